@@ -1,0 +1,1 @@
+"""The CAMMSR model in plain torch; imports nothing else of this project."""

@@ -1,0 +1,33 @@
+"""The errors a user can mend: each becomes one message and an exit code, never a traceback."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class CammsrError(Exception):
+    """Something went wrong that the user can act on (exit code 1).
+
+    Args:
+        message: What is wrong and where, in one line.
+        hint: How to mend it, best ending in the command that does; printed on a line of its own.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class UsageError(CammsrError):
+    """The options or the configuration are wrong (exit code 2)."""
+
+    exit_code = 2
+
+
+def closest(word: str, known: Iterable[str], count: int = 3) -> list[str]:
+    """The known words most like `word`, best first, for "did you mean" hints."""
+    return difflib.get_close_matches(word, list(known), n=count, cutoff=0.5)

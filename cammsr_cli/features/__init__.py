@@ -1,0 +1,1 @@
+"""Runs encoders over a catalogue: finds them, caches their work, merges it."""

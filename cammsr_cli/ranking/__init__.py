@@ -1,0 +1,1 @@
+"""Scores to top-k, metrics and explanations."""

@@ -1,0 +1,1 @@
+"""Encoders: what turns an item's text, image or video into a vector."""
