@@ -1,1 +1,12 @@
 """Encoders: what turns an item's text, image or video into a vector."""
+
+from cammsr_encoders.protocol import (
+    API,
+    MEDIA_FIELDS,
+    BadSample,
+    Encoder,
+    UnknownOption,
+    WeightsUnavailable,
+)
+
+__all__ = ["API", "MEDIA_FIELDS", "BadSample", "Encoder", "UnknownOption", "WeightsUnavailable"]

@@ -1,0 +1,85 @@
+"""The Typer app: registers the commands, turns exceptions into messages and exit codes.
+
+Exit codes: 0 done, 1 failed, 2 wrong usage or settings, 130 interrupted.
+
+Nothing heavy is imported here: `cammsr --help` must be quick. Each command imports torch, polars
+and the rest when it runs.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from cammsr_cli import __version__, console
+from cammsr_cli.commands import encoders, evaluate, info, prepare, recommend, train
+from cammsr_cli.errors import CammsrError
+
+INTERRUPTED = 130
+
+
+class _Group(TyperGroup):
+    """A command group whose failures are messages, not tracebacks."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except CammsrError as error:
+            console.report_error(error)
+            raise typer.Exit(error.exit_code) from None
+        except KeyboardInterrupt:
+            console.note("interrupted")
+            raise typer.Exit(INTERRUPTED) from None
+        except (typer.Exit, typer.Abort, BrokenPipeError):
+            raise
+        except (
+            OSError,
+            RuntimeError,
+            ValueError,
+            TypeError,
+            LookupError,
+            ArithmeticError,
+        ) as error:
+            console.report_fault(error)
+            raise typer.Exit(1) from None
+
+
+app = typer.Typer(
+    name="cammsr",
+    cls=_Group,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="Recommends the next item from what items say, look like and show.",
+    epilog="Start here: cammsr prepare --help",
+)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        console.result(f"cammsr {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Show the version and exit."
+        ),
+    ] = False,
+) -> None:
+    pass
+
+
+for _module in (prepare, train, evaluate, recommend, encoders, info):
+    _name = _module.__name__.rpartition(".")[2]
+    app.command(_name, epilog=_module.HELP_EPILOG)(_module.command)
+
+
+def main() -> None:
+    """Run the tool."""
+    app()

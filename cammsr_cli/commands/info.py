@@ -1,0 +1,59 @@
+"""`cammsr info`: what is in a data set and where it came from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cammsr_cli import console
+from cammsr_cli.commands.examples import epilog
+
+EXAMPLES = ["cammsr info shop.h5", "cammsr info shop.h5 --json"]
+HELP_EPILOG = epilog(EXAMPLES)
+
+
+def command(
+    data: Annotated[Path, typer.Argument(help="Data set.", metavar="DATA.h5")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show what a data set holds.
+
+    Counts, modalities, what made them, and the files they came from.
+    """
+    from cammsr_cli.data.summary import summarise
+
+    summary = summarise(data)
+    if as_json:
+        console.result_json(summary)
+        return
+    console.result_table(
+        [("what", False), ("count", True)],
+        [[name, f"{count:,}"] for name, count in summary["counts"].items()],
+        title=str(data),
+    )
+    console.result_table(
+        [
+            ("modality", False),
+            ("items", True),
+            ("missing", True),
+            ("size", True),
+            ("type", False),
+            ("made by", False),
+        ],
+        [
+            [
+                name,
+                f"{one['present']:,}",
+                f"{one['missing']:,}",
+                str(one["dim"]),
+                one["dtype"],
+                one["fingerprint"],
+            ]
+            for name, one in summary["modalities"].items()
+        ],
+    )
+    for name, digest in summary["sources"].items():
+        console.result(f"source {name}  sha256 {digest}")
+    console.result(f"content {summary['content']}  ({summary['tool']})")

@@ -1,0 +1,269 @@
+"""`cammsr prepare`: raw files to one data set."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cammsr_cli import console
+from cammsr_cli.commands.examples import epilog
+from cammsr_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from cammsr_cli.features.prepare import PrepareReport
+
+EXAMPLES = [
+    "cammsr prepare shop --out shop.h5 --encoder text --encoder image --encoder video",
+    "cammsr prepare shop/reviews.jsonl --items shop/items.jsonl --out small.h5 "
+    "--encoder image=,size=96 --dry-run",
+    "cammsr prepare shop --out core.h5 --k-core 5 --min-rating 4 --encoder text",
+]
+HELP_EPILOG = epilog(EXAMPLES)
+
+
+class OrderName(StrEnum):
+    """What puts a user's events in order."""
+
+    TIME = "time"
+    FILE = "file"
+
+
+class DuplicatesName(StrEnum):
+    """Which events count as duplicates, and which of them stays."""
+
+    EXACT = "exact"
+    FIRST = "first"
+    LAST = "last"
+    KEEP = "keep"
+
+
+class CatalogueName(StrEnum):
+    """Which items of the items file are kept."""
+
+    ALL = "all"
+    RATED = "rated"
+
+
+class DtypeName(StrEnum):
+    """What vectors are stored as."""
+
+    FLOAT16 = "float16"
+    FLOAT32 = "float32"
+
+
+class PrecisionName(StrEnum):
+    """What encoders compute in."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+
+
+def command(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            help="Interactions (CSV, TSV, JSONL, Parquet; plain, .gz or .zst), or a folder: "
+            "a MovieLens release as downloaded, or one with interactions.* and items.*"
+        ),
+    ],
+    items: Annotated[
+        Path | None, typer.Option(help="Items file, if SOURCE is not a folder that holds it.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Data set to write.")] = Path("data.h5"),
+    encoder: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME[=MODEL][,OPTION=VALUE]",
+            help="Encoder to run: text, image, video or a plugin's; repeatable. "
+            "MODEL is any Hugging Face (text) or timm (image, video) name.",
+        ),
+    ] = None,
+    features: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="MODALITY=FILE",
+            help="Ready-made vectors (CSV, TSV, Parquet, NPY) as a modality; repeatable.",
+        ),
+    ] = None,
+    media_root: Annotated[
+        Path | None,
+        typer.Option(help="Folder that media paths are relative to [default: the items file's]."),
+    ] = None,
+    map_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--map",
+            metavar="FIELD=COLUMN",
+            help="Column of a field that is not found by its name; repeatable. "
+            "items.FIELD= and interactions.FIELD= say which file.",
+        ),
+    ] = None,
+    min_rating: Annotated[
+        float | None, typer.Option(help="Drop events with a lower rating.")
+    ] = None,
+    k_core: Annotated[
+        int, typer.Option(min=0, help="Drop users and items with fewer events, repeatedly.")
+    ] = 0,
+    order: Annotated[OrderName, typer.Option(help="Order of a user's events.")] = OrderName.TIME,
+    duplicates: Annotated[
+        DuplicatesName,
+        typer.Option(
+            help="exact: same user, item and time count once; first, last: one event a user and "
+            "item; keep: all."
+        ),
+    ] = DuplicatesName.EXACT,
+    catalogue: Annotated[
+        CatalogueName, typer.Option(help="Keep all listed items, or only those with events.")
+    ] = CatalogueName.ALL,
+    review_text: Annotated[
+        bool,
+        typer.Option(help="Let reviews of training events describe items. Held-out ones never do."),
+    ] = True,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    precision: Annotated[
+        PrecisionName, typer.Option(help="What encoders compute in.")
+    ] = PrecisionName.FLOAT32,
+    batch_size: Annotated[int, typer.Option(min=1, help="Items a batch.")] = 32,
+    workers: Annotated[
+        int, typer.Option(min=-1, help="Processes that decode media; -1: one a spare core.")
+    ] = -1,
+    dtype: Annotated[DtypeName, typer.Option(help="How vectors are stored.")] = DtypeName.FLOAT16,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Fail if any item cannot be encoded.")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace --out.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would be done; write nothing.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+) -> None:
+    """Turn raw files into one data set.
+
+    Interactions, texts, images and videos go in, vectors of all items and the events come out.
+
+    Work already done is kept in a cache: a second run encodes only what is new, and a run that was
+    killed goes on where it was. An item whose picture or clip is missing or broken stays, without
+    that modality; such items are counted and listed beside the data set.
+    """
+    from dataclasses import asdict
+
+    from cammsr_cli.cache_folder import cache_folder
+    from cammsr_cli.data.corpus import SourceOptions
+    from cammsr_cli.devices import resolve_device
+    from cammsr_cli.features.prepare import PrepareOptions, plan, prepare
+    from cammsr_cli.features.registry import EncoderSpec
+    from cammsr_cli.features.runner import FeatureOptions
+
+    options = PrepareOptions(
+        source=SourceOptions(
+            interactions=source,
+            items=items,
+            columns=_pairs("--map", map_ or [], "FIELD=COLUMN"),
+            min_rating=min_rating,
+            k_core=k_core,
+            order=order.value,
+            duplicates=duplicates.value,
+            review_text=review_text,
+            catalogue=catalogue.value,
+        ),
+        out=out,
+        encoders=[EncoderSpec.parse(text) for text in encoder or []],
+        vectors={
+            name: Path(file)
+            for name, file in _pairs("--features", features or [], "MODALITY=FILE").items()
+        },
+        media_root=media_root or _beside(source, items),
+        features=FeatureOptions(
+            batch_size=batch_size,
+            workers=_spare_cores() if workers < 0 else workers,
+            dtype=dtype.value,
+            cache_dir=cache_folder(),
+        ),
+        device=str(resolve_device(device)),
+        precision=precision.value,
+        strict=strict,
+        force=force,
+    )
+    report = plan(options) if dry_run else prepare(options, console.progress_bar)
+    if as_json:
+        console.result_json(asdict(report))
+    else:
+        _show(report, dry_run)
+    if not dry_run:
+        console.next_command(f"cammsr train {out}")
+
+
+def _pairs(option: str, texts: Sequence[str], form: str) -> dict[str, str]:
+    pairs: dict[str, str] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not name or not equals or not value:
+            raise UsageError(f"{option} {text}: write {form}")
+        if name in pairs:
+            raise UsageError(f"{option} {name} is given twice")
+        pairs[name] = value
+    return pairs
+
+
+def _beside(source: Path, items: Path | None) -> Path:
+    """Media lie beside the file that names them, unless the user says otherwise."""
+    named_in = items or source
+    return named_in if named_in.is_dir() else named_in.parent
+
+
+def _spare_cores() -> int:
+    """One process a core but for the one that feeds the model, eight at most."""
+    import os
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(0, min(8, (cores or 1) - 1))
+
+
+def _show(report: PrepareReport, dry_run: bool) -> None:
+    for line in report.notes:
+        console.note(f"note: {line}")
+    console.result_table(
+        [
+            ("modality", False),
+            ("made by", False),
+            ("items", True),
+            ("missing", True),
+            ("unreadable" if not dry_run else "not found", True),
+            ("to encode" if dry_run else "encoded", True),
+            ("from cache", True),
+            ("size", True),
+        ],
+        [
+            [
+                name,
+                one.made_by,
+                f"{one.present:,}",
+                f"{one.missing:,}",
+                f"{one.problems:,}",
+                f"{one.encoded:,}",
+                f"{one.cached:,}",
+                str(one.dim),
+            ]
+            for name, one in report.modalities.items()
+        ],
+        title=f"{report.users:,} users, {report.items:,} items, {report.events:,} events, "
+        f"{report.categories:,} categories",
+    )
+    if report.problems_file is not None:
+        unreadable = ", ".join(
+            f"{one.problems:,} of {report.items:,} {name}"
+            for name, one in report.modalities.items()
+            if one.problems
+        )
+        console.note(f"unreadable: {unreadable}; listed in {report.problems_file}")
+    megabytes = (report.bytes or 0) / 1e6
+    console.result(
+        f"would write {report.out}, about {megabytes:,.1f} MB"
+        if dry_run
+        else f"{report.out}: {megabytes:,.1f} MB"
+    )

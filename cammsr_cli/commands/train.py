@@ -1,0 +1,143 @@
+"""`cammsr train`: a data set to a run folder with a trained model."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cammsr_cli import console
+from cammsr_cli.commands.examples import epilog
+from cammsr_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from cammsr_cli.training.loop import EpochReport
+    from cammsr_cli.training.train import Started
+
+EXAMPLES = [
+    "cammsr train shop.h5 --out run",
+    "cammsr train shop.h5 --out baseline --preset sasrec --set training.epochs=5",
+    "cammsr train shop.h5 --out wide --set model.width=128 --set training.epochs=2",
+    "cammsr train --list-settings",
+]
+HELP_EPILOG = epilog(EXAMPLES)
+
+
+def command(
+    data: Annotated[
+        Path | None, typer.Argument(help="Data set made by 'cammsr prepare'.", metavar="DATA.h5")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the run.")] = Path("run"),
+    preset: Annotated[
+        str,
+        typer.Option(help="Where settings start: cammsr, or sasrec (ids alone, the baseline)."),
+    ] = "cammsr",
+    config: Annotated[
+        Path | None, typer.Option(help="YAML file of settings, as in a run's config.yaml.")
+    ] = None,
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="One setting, as section.key=value; repeatable."),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Seed of every random number [default: 0].")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the last checkpoint in --out.")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace the run in --out.")] = False,
+    list_settings: Annotated[
+        bool, typer.Option("--list-settings", help="Show every setting with its default and exit.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the outcome as JSON.")] = False,
+) -> None:
+    """Train a model on a prepared data set.
+
+    Stops by itself when validation NDCG@10 no longer gets better, and keeps the best weights.
+    A run that was killed goes on with --resume.
+    """
+    from dataclasses import asdict
+
+    from cammsr_cli.config import described, resolve
+
+    if list_settings:
+        console.result_table(
+            [("setting", False), ("default", False), ("what it does", False)], described()
+        )
+        return
+    if data is None:
+        raise UsageError("which data set? Name the file that 'cammsr prepare' wrote", EXAMPLES[0])
+    if resume and (force or config or assignments or seed is not None or preset != "cammsr"):
+        raise UsageError(
+            "--resume goes on with the settings the run began with: "
+            "leave out --force, --preset, --config, --set and --seed"
+        )
+    seeds = [] if seed is None else [f"training.seed={seed}"]
+    settings = resolve(preset, config, [*(assignments or []), *seeds])
+
+    from cammsr_cli.devices import resolve_device
+    from cammsr_cli.training import train as training
+
+    where = resolve_device(device)
+    display = _Display(settings.training.epochs)
+    if resume:
+        outcome = training.resume(
+            data, out, device=where, on_start=display.start, on_epoch=display.epoch
+        )
+    else:
+        if force:
+            training.discard(out)
+        outcome = training.train(
+            data,
+            out,
+            settings,
+            preset=preset,
+            device=where,
+            on_start=display.start,
+            on_epoch=display.epoch,
+        )
+    if as_json:
+        console.result_json({"run": str(out), **asdict(outcome)})
+    else:
+        console.result(
+            f"{out}: best validation NDCG@10 {outcome.best_ndcg:.4f} in epoch "
+            f"{outcome.best_epoch} of {outcome.epochs}"
+        )
+    console.next_command(f"cammsr evaluate {out}")
+
+
+class _Display:
+    """What people see of a training: one line an epoch, on stderr."""
+
+    def __init__(self, epochs: int) -> None:
+        self.epochs = epochs
+        self.seconds: list[float] = []
+
+    def start(self, started: Started) -> None:
+        streams = ", ".join(["id", *started.spec.feature_dims])
+        console.note(
+            f"{started.parameters:,} parameters on {started.device}; streams: {streams}"
+            + (f"; resumed after epoch {started.resumed_epoch}" if started.resumed_epoch else "")
+        )
+
+    def epoch(self, report: EpochReport) -> None:
+        self.seconds.append(report.seconds)
+        typical = sum(self.seconds[-10:]) / len(self.seconds[-10:])
+        left = _clock(typical * (self.epochs - report.epoch))
+        losses = " ".join(f"{name} {value:.3f}" for name, value in report.losses.items())
+        star = "*" if report.best_epoch == report.epoch else " "
+        line = (
+            f"epoch {report.epoch:3d}{star} NDCG@10 {report.ndcg:.4f} (best {report.best_ndcg:.4f})"
+            f"  {losses}  {report.events_per_second:,.0f} events/s  at most {left} left"
+        )
+        sys.stderr.write(line + "\n")
+        sys.stderr.flush()
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

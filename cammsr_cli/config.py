@@ -1,0 +1,190 @@
+"""Settings of the model and its training: one place for names, defaults, limits and help.
+
+Precedence: preset < config file < environment (`CAMMSR_MODEL__WIDTH=128`) < command line
+(`--set model.width=128`). The resolved settings are saved with every run as `config.yaml`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from cammsr_cli.errors import UsageError, closest
+
+PREFIX = "CAMMSR_"
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelConfig(_Settings):
+    """The model's parts and sizes; the names are those of `core.model.Cammsr`."""
+
+    use_id: bool = Field(True, description="Give items an id stream beside their content.")
+    modalities: list[str] | None = Field(
+        None, description="Modalities to use; all that the data set has, if not given."
+    )
+    width: int = Field(64, ge=8, description="Width of all vectors.")
+    layers: int = Field(2, ge=1, description="Transformer blocks.")
+    heads: int = Field(2, ge=1, description="Attention heads a block; must divide width.")
+    length: int = Field(100, ge=2, description="Longest history the model looks at, in events.")
+    dropout: float = Field(0.2, ge=0, lt=1, description="Dropout of the sequence encoder.")
+    id_dropout: float = Field(
+        0.1, ge=0, lt=1, description="Share of items whose id is hidden in a training step."
+    )
+    norm: Literal["dyt", "layernorm"] = Field("dyt", description="Normalisation layer.")
+    time: bool = Field(True, description="Use the time between events.")
+    guidance: bool = Field(True, description="Let predicted categories guide experts and fusion.")
+    experts: int = Field(4, ge=0, description="Experts a stream; 0 for none.")
+    synergies: bool = Field(True, description="Give pairs of streams representations of their own.")
+    user_weights: bool = Field(True, description="Let the user's state weigh the representations.")
+
+
+class TrainingConfig(_Settings):
+    """How the model is trained."""
+
+    epochs: int = Field(200, ge=1, description="Most passes over the training events.")
+    patience: int = Field(
+        10, ge=1, description="Epochs without a better validation NDCG@10 before stopping."
+    )
+    batch_size: int = Field(128, ge=1, description="Histories a step.")
+    learning_rate: float = Field(1e-3, gt=0, description="Adam's step size.")
+    weight_decay: float = Field(0.0, ge=0, description="AdamW's weight decay.")
+    clip: float = Field(5.0, gt=0, description="Largest norm of the gradient.")
+    category_weight: float = Field(0.1, ge=0, description="Weight of the category loss.")
+    swap_weight: float = Field(0.05, ge=0, description="Weight of the modality-swap loss.")
+    swap_share: float = Field(0.2, ge=0, le=1, description="Share of positions that are swapped.")
+    swap_temperature: float = Field(0.2, gt=0, description="Temperature of the swap loss.")
+    balance_weight: float = Field(0.0, ge=0, description="Weight of the expert-balance loss.")
+    keep_checkpoints: int = Field(2, ge=1, description="Newest checkpoints kept.")
+    seed: int = Field(0, ge=0, description="Seed of every random number.")
+
+
+class Config(_Settings):
+    """All settings of a run."""
+
+    model: ModelConfig = ModelConfig()
+    training: TrainingConfig = TrainingConfig()
+
+
+PRESETS: dict[str, dict[str, dict[str, Any]]] = {
+    "cammsr": {},
+    "sasrec": {
+        "model": {"modalities": [], "norm": "layernorm", "time": False, "id_dropout": 0.0},
+        "training": {"swap_weight": 0.0, "category_weight": 0.0},
+    },
+}
+"""Named starting points. `sasrec` is the id stream alone: what CAMMSR must beat."""
+
+
+def resolve(
+    preset: str = "cammsr",
+    file: Path | None = None,
+    assignments: Sequence[str] = (),
+    environment: Mapping[str, str] | None = None,
+) -> Config:
+    """Settings from all four sources, the later ones winning.
+
+    Args:
+        preset: A name in `PRESETS`.
+        file: YAML with sections `model` and `training`.
+        assignments: "section.key=value" from the command line.
+        environment: Variables `CAMMSR_SECTION__KEY`; the process's own if not given.
+
+    Raises:
+        UsageError: An unknown preset, key or value; all faults are told at once.
+    """
+    if preset not in PRESETS:
+        raise UsageError(f"unknown preset '{preset}'; there are: {', '.join(PRESETS)}")
+    merged: dict[str, dict[str, Any]] = {"model": {}, "training": {}}
+    layers = [PRESETS[preset]]
+    if file is not None:
+        layers.append(read_yaml(file))
+    variables = os.environ if environment is None else environment
+    layers.append(
+        _assigned(
+            f"{name.removeprefix(PREFIX).replace('__', '.', 1).lower()}={value}"
+            for name, value in sorted(variables.items())
+            if name.startswith(PREFIX) and "__" in name
+        )
+    )
+    layers.append(_assigned(assignments))
+    for layer in layers:
+        for section, values in layer.items():
+            merged.setdefault(section, {}).update(values)
+    return validated(merged)
+
+
+def validated(values: Mapping[str, Any]) -> Config:
+    """A checked `Config`; raises UsageError naming every fault."""
+    try:
+        config = Config.model_validate(values)
+    except ValidationError as error:
+        faults = "; ".join(_fault(dict(item)) for item in error.errors())
+        raise UsageError(f"settings: {faults}", "See them all with: cammsr train --help") from None
+    if config.model.width % config.model.heads:
+        raise UsageError(
+            f"settings: model.width {config.model.width} is not a multiple of model.heads "
+            f"{config.model.heads}"
+        )
+    return config
+
+
+def read_yaml(file: Path) -> dict[str, dict[str, Any]]:
+    """The sections of a config file."""
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"cannot read the config file {file}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"{file} is not YAML: {str(error).splitlines()[0]}") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict) or not all(isinstance(v, dict) for v in content.values()):
+        raise UsageError(f"{file} must hold the sections 'model:' and 'training:'")
+    return content
+
+
+def described() -> list[tuple[str, str, str]]:
+    """Every setting as (name, default, help), for `--help` and the docs."""
+    sections: list[tuple[str, type[_Settings]]] = [
+        ("model", ModelConfig),
+        ("training", TrainingConfig),
+    ]
+    return [
+        (f"{section}.{name}", str(field.default), field.description or "")
+        for section, settings in sections
+        for name, field in settings.model_fields.items()
+    ]
+
+
+def _assigned(assignments: Any) -> dict[str, dict[str, Any]]:
+    result: dict[str, dict[str, Any]] = {}
+    for assignment in assignments:
+        name, equals, value = assignment.partition("=")
+        section, dot, key = name.partition(".")
+        if not equals or not dot or not key:
+            raise UsageError(
+                f"cannot read the setting '{assignment}'; write section.key=value, "
+                "for example model.width=128"
+            )
+        try:
+            result.setdefault(section, {})[key] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise UsageError(f"cannot read the value of the setting '{assignment}'") from None
+    return result
+
+
+def _fault(error: dict[str, Any]) -> str:
+    name = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        known = [n for n, _, _ in described()]
+        near = closest(name, known, 1) or known
+        return f"there is no setting '{name}' (did you mean {', '.join(near)}?)"
+    return f"{name} = {error['input']!r}: {error['msg']}"

@@ -1,0 +1,112 @@
+"""The one sink: results to stdout, everything else to stderr.
+
+stdout carries nothing but the result a program or a person asked for; progress, notes and errors
+go to stderr, and progress bars only where that is a terminal.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from cammsr_cli.errors import CammsrError
+
+
+def result(text: str) -> None:
+    """Print a result for people."""
+    sys.stdout.write(text + "\n")
+
+
+def result_json(value: Any) -> None:
+    """Print a result for programs: one JSON document."""
+    sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False) + "\n")
+
+
+def result_table(
+    columns: Sequence[tuple[str, bool]], rows: Sequence[Sequence[str]], title: str | None = None
+) -> None:
+    """Print a table; each column is (heading, whether it holds numbers)."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for heading, numeric in columns:
+        table.add_column(heading, justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    # A pipe has no width: give it room enough, so that nothing is cut.
+    Console(width=None if sys.stdout.isatty() else 140, highlight=False).print(table)
+
+
+def note(text: str) -> None:
+    """Tell the person something on stderr."""
+    sys.stderr.write(text + "\n")
+
+
+def next_command(text: str) -> None:
+    """End a success with the command that usually follows."""
+    note(f"Next: {text}")
+
+
+def report_error(error: CammsrError) -> None:
+    """Print an error a user can mend: what and where, then how."""
+    note(f"error: {error.message}")
+    if error.hint:
+        note(f"  {error.hint}")
+
+
+def report_fault(error: Exception) -> None:
+    """Print an error of ours: one line, and the traceback only if asked for."""
+    if os.environ.get("CAMMSR_DEBUG") == "1":
+        traceback.print_exception(error)
+        return
+    note(f"error: {type(error).__name__}: {error}")
+    note("  This looks like a fault in cammsr. CAMMSR_DEBUG=1 shows where it happened.")
+
+
+@contextmanager
+def progress_bar(description: str) -> Iterator[Callable[[int, int, int], None]]:
+    """A progress bar on stderr; the yielded function takes done, total and failed.
+
+    Where stderr is no terminal nothing is drawn: the counts are told at the end by the caller.
+    """
+    if not sys.stderr.isatty():
+        yield lambda _done, _total, _failed: None
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[failed]}"),
+        console=Console(stderr=True),
+    ) as bar:
+        task = bar.add_task(description, total=None, rate="", failed="")
+
+        def update(done: int, total: int, failed: int) -> None:
+            speed = bar.tasks[0].speed
+            bar.update(
+                task,
+                completed=done,
+                total=total,
+                rate=f"{speed:.1f}/s" if speed else "",
+                failed=f"{failed} failed" if failed else "",
+            )
+
+        yield update

@@ -1,0 +1,305 @@
+"""The CAMMSR model: items to tables, histories to user states, both to scores.
+
+Axes: N items, M modalities, S streams, K representations (streams, then pairs), D width,
+V score width (the K blocks of the score, end to end), B users, L positions, C categories.
+
+Method: Xu et al., "CAMMSR: Category-Guided Attentive Mixture of Experts for Multimodal
+Sequential Recommendation", ICDE 2026, arXiv 2603.04320; the equations used here, and where they
+depart, are in docs/model.md. With the id stream alone the same code is SASRec (Kang and McAuley,
+ICDM 2018).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from cammsr_cli.core.camoe import Camoe, Fused
+from cammsr_cli.core.layers import Norm
+from cammsr_cli.core.sequence import SequenceEncoder
+from cammsr_cli.core.windows import Window
+
+ID = "id"
+"""Name of the stream that is the item's own embedding."""
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """What the model is told of N items.
+
+    Attributes:
+        id_row_N: int64 row of the id table, -1 for an item that has none (new since training).
+        features: Modality to float [N, dim].
+        present: Modality to bool [N].
+    """
+
+    id_row_N: Tensor
+    features: Mapping[str, Tensor]
+    present: Mapping[str, Tensor]
+
+    def to(self, device: torch.device) -> Catalogue:
+        """The same catalogue on `device`."""
+        return Catalogue(
+            self.id_row_N.to(device),
+            {m: f.to(device) for m, f in self.features.items()},
+            {m: p.to(device) for m, p in self.present.items()},
+        )
+
+
+@dataclass(frozen=True)
+class ItemTables:
+    """What a step needs of N items, computed once.
+
+    Attributes:
+        input_ND: What the sequence encoder reads.
+        target_NV: What a user's query is multiplied with.
+        fused: Representations, weights, category logits and gates behind them.
+        present_NS: Which streams each item has.
+    """
+
+    input_ND: Tensor
+    target_NV: Tensor
+    fused: Fused
+    present_NS: Tensor
+
+
+class FeatureProjection(nn.Module):
+    """A frozen feature to width D: standardised by column, scaled to length 1 by row, projected.
+
+    The column statistics are measured on the training catalogue and travel with the weights.
+    Rows of length 1, not sqrt(dim): Adam moves every weight by the same amount, so with long rows
+    a single step would move a 2,560-d feature's projection by many times its own size.
+    """
+
+    def __init__(self, dim: int, width: int) -> None:
+        super().__init__()
+        self.mean: Tensor
+        self.scale: Tensor
+        self.register_buffer("mean", torch.zeros(dim))
+        self.register_buffer("scale", torch.ones(dim))
+        self.norm = nn.LayerNorm(dim, elementwise_affine=False)
+        self.row_scale = dim**-0.5
+        self.linear = nn.Linear(dim, width)
+        nn.init.normal_(self.linear.weight, std=0.05)
+        nn.init.zeros_(self.linear.bias)
+
+    def measure(self, features: Tensor) -> None:
+        """Take column mean and standard deviation from `features` [n, dim]."""
+        if len(features) > 1:
+            self.mean.copy_(features.float().mean(0))
+            self.scale.copy_(features.float().std(0).clamp(min=1e-6))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """[N, dim] to [N, D]."""
+        x: Tensor = self.linear(
+            self.norm((features.float() - self.mean) / self.scale) * self.row_scale
+        )
+        return x
+
+
+class Cammsr(nn.Module):
+    """The model.
+
+    Every part can be switched off by its argument. A data set without categories has no guidance,
+    one with fewer than two streams no synergies.
+
+    Args:
+        num_ids: Rows of the id table (items seen in training).
+        feature_dims: Modality to the size of its prepared vectors, in the order of the streams.
+        num_categories: C.
+        use_id: Whether items have an id stream.
+        width: D.
+        layers: Transformer blocks.
+        heads: Attention heads a block.
+        length: Longest history.
+        dropout: Share of the sequence encoder's activations dropped in training.
+        id_dropout: Share of items whose id is hidden in a training step, so that content learns.
+        norm: "dyt" or "layernorm".
+        time: Whether time gaps are used.
+        guidance: Whether predicted categories guide experts and fusion.
+        experts: Experts a stream; 0 for none.
+        synergies: Whether pairs of streams have representations of their own.
+        user_weights: Whether the user state weighs the representations.
+    """
+
+    def __init__(
+        self,
+        num_ids: int,
+        feature_dims: Mapping[str, int],
+        num_categories: int,
+        *,
+        use_id: bool = True,
+        width: int = 64,
+        layers: int = 2,
+        heads: int = 2,
+        length: int = 100,
+        dropout: float = 0.2,
+        id_dropout: float = 0.0,
+        norm: Norm = "dyt",
+        time: bool = True,
+        guidance: bool = True,
+        experts: int = 4,
+        synergies: bool = True,
+        user_weights: bool = True,
+    ) -> None:
+        super().__init__()
+        if not use_id and not feature_dims:
+            raise ValueError("the model needs at least one stream: the id or a modality")
+        self.modalities = tuple(feature_dims)
+        self.streams = ((ID,) if use_id else ()) + self.modalities
+        self.length = length
+        self.id_dropout = id_dropout
+        self.id_table = nn.Embedding(max(num_ids, 1), width) if use_id else None
+        if self.id_table is not None:
+            nn.init.normal_(self.id_table.weight, std=0.02)
+        self.projections = nn.ModuleDict(
+            {m: FeatureProjection(dim, width) for m, dim in feature_dims.items()}
+        )
+        self.missing_SD = nn.Parameter(torch.randn(len(self.streams), width) * 0.02)
+        self.camoe = (
+            Camoe(len(self.streams), width, num_categories, guidance, experts, synergies)
+            if self.modalities
+            else None
+        )
+        self.sequence = SequenceEncoder(width, layers, heads, length, dropout, norm, time)
+        self.block_widths = self._block_widths(width)
+        self.score = (
+            ScoreBlocks(width, self.block_widths, user_weights) if self.camoe is not None else None
+        )
+
+    @property
+    def representation_names(self) -> list[str]:
+        """The K representations: streams by name, pairs as "text+image"."""
+        pairs = self.camoe.pairs if self.camoe is not None else []
+        return [*self.streams, *(f"{self.streams[m]}+{self.streams[n]}" for m, n in pairs)]
+
+    def measure(self, catalogue: Catalogue) -> None:
+        """Take each modality's column statistics from the items that have it."""
+        for name in self.modalities:
+            features = catalogue.features[name][catalogue.present[name]]
+            projection = self.projections[name]
+            assert isinstance(projection, FeatureProjection)
+            projection.measure(features)
+
+    def item_streams(self, catalogue: Catalogue) -> tuple[Tensor, Tensor]:
+        """Streams x [N, S, D] and which are present [N, S].
+
+        A missing stream holds its learnt vector and is masked out of every softmax; an item with
+        no stream at all is described by the learnt vectors alone.
+        """
+        values, present = [], []
+        if self.id_table is not None:
+            has_id_N = catalogue.id_row_N >= 0
+            values.append(self.id_table(catalogue.id_row_N.clamp(min=0)))
+            if self.training and self.id_dropout and self.modalities:
+                kept_N = torch.rand(len(has_id_N), device=has_id_N.device) >= self.id_dropout
+                has_id_N = has_id_N & kept_N
+            present.append(has_id_N)
+        for name in self.modalities:
+            values.append(self.projections[name](catalogue.features[name]))
+            present.append(catalogue.present[name])
+        present_NS = torch.stack(present, dim=1)
+        x_NSD = torch.where(present_NS.unsqueeze(-1), torch.stack(values, 1), self.missing_SD)
+        return x_NSD, present_NS | ~present_NS.any(1, keepdim=True)
+
+    def item_tables(self, x_NSD: Tensor, present_NS: Tensor) -> ItemTables:
+        """Everything a step needs of the items whose streams are given."""
+        if self.camoe is None or self.score is None:
+            x_ND = x_NSD[:, 0]
+            weight_N1 = x_ND.new_ones(len(x_ND), 1)
+            return ItemTables(
+                x_ND, x_ND, Fused(x_NSD, weight_N1, x_ND.new_zeros(len(x_ND), 0), None), present_NS
+            )
+        fused = self.camoe(x_NSD, present_NS)
+        # Weights sum to 1; times their number, an untrained fusion is a plain sum.
+        share_NK = fused.weight_NK * (fused.weight_NK > 0).sum(1, keepdim=True)
+        input_ND = torch.einsum("nk,nkd->nd", share_NK, fused.representation_NKD)
+        target_NV = self.score.targets(fused.representation_NKD, share_NK)
+        return ItemTables(input_ND, target_NV, fused, present_NS)
+
+    def swapped(self, x_NSD: Tensor, present_NS: Tensor, shift: int) -> tuple[Tensor, Tensor]:
+        """The streams with each content stream in another's seat, `shift` seats on; ids stay."""
+        first = len(self.streams) - len(self.modalities)
+        return (
+            torch.cat([x_NSD[:, :first], x_NSD[:, first:].roll(shift, dims=1)], dim=1),
+            torch.cat([present_NS[:, :first], present_NS[:, first:].roll(shift, dims=1)], dim=1),
+        )
+
+    def user_states(self, input_BLD: Tensor, window: Window) -> Tensor:
+        """H [B, L, D] for histories whose items' input vectors are given."""
+        h_BLD: Tensor = self.sequence(input_BLD, window.gap_BL)
+        return h_BLD
+
+    def queries(self, h: Tensor) -> Tensor:
+        """User states [..., D] to what items' targets are multiplied with, [..., V]."""
+        return h if self.score is None else self.score.queries(h)
+
+    def contributions(self, query_BV: Tensor, target_BV: Tensor) -> Tensor:
+        """The K summands of each score <query, target>: [B, K]."""
+        products = (query_BV * target_BV).split(self.block_widths, dim=-1)
+        return torch.stack([block.sum(-1) for block in products], dim=-1)
+
+    def _block_widths(self, width: int) -> list[int]:
+        """V = D for the id, half of it for each modality, an eighth for each pair."""
+        if self.camoe is None:
+            return [width]
+        widths = [width if name == ID else max(width // 2, 8) for name in self.streams]
+        return widths + [max(width // 8, 4)] * len(self.camoe.pairs)
+
+
+class ScoreBlocks(nn.Module):
+    """score(u, i) = sum_k a_k(u) w_ik <Q_k h_u, P_k R_ik>, kept as one inner product.
+
+    a(u), the user's weights, is a softmax over the K representations, times K; w_i are the item's
+    fusion weights. The blocks <Q_k h, P_k R_ik> lie end to end in vectors of width V, so that
+    ranking a catalogue is one matrix product and any nearest-neighbour index applies.
+    """
+
+    def __init__(self, width: int, block_widths: list[int], user_weights: bool) -> None:
+        super().__init__()
+        self.block_widths = block_widths
+        self.query = nn.Linear(width, sum(block_widths), bias=False)
+        self.targets_K = nn.ModuleList(nn.Linear(width, v, bias=False) for v in block_widths)
+        self.user_weights = nn.Linear(width, len(block_widths)) if user_weights else None
+        with torch.no_grad():
+            for rows, target in zip(
+                self.query.weight.split(block_widths), self.targets_K, strict=True
+            ):
+                assert isinstance(target, nn.Linear)
+                nn.init.orthogonal_(target.weight)
+                rows.copy_(target.weight)
+        if self.user_weights is not None:
+            nn.init.zeros_(self.user_weights.weight)
+            nn.init.zeros_(self.user_weights.bias)
+
+    def targets(self, representation_NKD: Tensor, share_NK: Tensor) -> Tensor:
+        """The items' side of the score, [N, V]."""
+        blocks = [
+            share_NK[:, k, None] * project(representation_NKD[:, k])
+            for k, project in enumerate(self.targets_K)
+        ]
+        return torch.cat(blocks, dim=-1)
+
+    def queries(self, h: Tensor) -> Tensor:
+        """The user's side of the score, [..., V]."""
+        query: Tensor = self.query(h)
+        if self.user_weights is None:
+            return query
+        weights = self.user_weights(h).softmax(-1) * len(self.block_widths)
+        per_block = torch.tensor(self.block_widths, device=h.device)
+        return query * torch.repeat_interleave(
+            weights, per_block, dim=-1, output_size=sum(self.block_widths)
+        )
+
+
+def swap_positions(plain: ItemTables, swapped: ItemTables, window: Window, share: float) -> Tensor:
+    """Input vectors [B, L, D] in which a random `share` of positions shows the swapped item."""
+    chosen_BL = torch.rand(window.item_BL.shape, device=window.item_BL.device) < share
+    return torch.where(
+        chosen_BL.unsqueeze(-1),
+        swapped.input_ND[window.item_BL],
+        plain.input_ND[window.item_BL],
+    )

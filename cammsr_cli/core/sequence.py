@@ -1,0 +1,61 @@
+"""The sequence encoder: from a history of item vectors to a user state at every position.
+
+Axes: B users, L positions, D width.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from cammsr_cli.core.layers import Norm, TransformerBlock, make_norm
+from cammsr_cli.core.windows import TIME_BUCKETS
+
+
+class SequenceEncoder(nn.Module):
+    """A causal Transformer with learnt positions and, if asked, log-bucketed time gaps.
+
+    Args:
+        width: D.
+        layers: Number of Transformer blocks.
+        heads: Attention heads a block; must divide `width`.
+        length: Longest history, L at most.
+        dropout: Share of activations dropped in training.
+        norm: "dyt" or "layernorm".
+        time: Whether the gap to the event before is added to each position.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        layers: int,
+        heads: int,
+        length: int,
+        dropout: float,
+        norm: Norm,
+        time: bool,
+    ) -> None:
+        super().__init__()
+        self.dropout = dropout
+        self.input_scale = nn.Parameter(torch.tensor(float(width) ** 0.5))
+        self.position = nn.Embedding(length, width)
+        self.gap = nn.Embedding(TIME_BUCKETS, width) if time else None
+        for table in (self.position, self.gap):
+            if table is not None:
+                nn.init.normal_(table.weight, std=0.02)
+        self.blocks = nn.ModuleList(
+            TransformerBlock(width, heads, dropout, norm) for _ in range(layers)
+        )
+        self.final_norm = make_norm(norm, width)
+
+    def forward(self, x_BLD: Tensor, gap_BL: Tensor) -> Tensor:
+        """User states h_BLD: what is known of each user after each event."""
+        x_BLD = x_BLD * self.input_scale + self.position.weight[: x_BLD.shape[1]]
+        if self.gap is not None:
+            x_BLD = x_BLD + self.gap(gap_BL)
+        x_BLD = functional.dropout(x_BLD, self.dropout, self.training)
+        for block in self.blocks:
+            x_BLD = block(x_BLD)
+        h_BLD: Tensor = self.final_norm(x_BLD)
+        return h_BLD

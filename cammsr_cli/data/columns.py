@@ -1,0 +1,196 @@
+"""Column names of raw files, recognised or mapped to the names this project uses."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from cammsr_cli.errors import UsageError, closest
+
+FileKind = Literal["interactions", "items"]
+KINDS: tuple[FileKind, FileKind] = ("interactions", "items")
+
+# Best first: where a file holds several of the names of one field, the first named here wins.
+# Compared in lower case without "_", "-" and spaces.
+CANDIDATES: dict[FileKind, dict[str, tuple[str, ...]]] = {
+    "interactions": {
+        "user": (
+            *("user", "userid", "uid", "reviewerid", "customerid", "customer", "reviewer"),
+            *("memberid", "visitorid", "accountid"),
+        ),
+        "item": (
+            *("item", "itemid", "iid", "parentasin", "asin", "movieid", "productid", "product"),
+            *("sku", "bookid", "articleid", "trackid", "songid", "gameid", "videoid", "movie"),
+        ),
+        "timestamp": (
+            *("timestamp", "unixtimestamp", "time", "unixreviewtime", "unixtime", "datetime"),
+            *("date", "createdat", "reviewdate", "eventtime", "ts"),
+        ),
+        "rating": ("rating", "overall", "stars", "score", "starrating"),
+        "review": ("review", "reviewtext", "text", "reviewbody"),
+    },
+    "items": {
+        "item": (
+            *("item", "itemid", "iid", "parentasin", "asin", "movieid", "productid", "product"),
+            *("sku", "bookid", "articleid", "trackid", "songid", "gameid", "videoid", "id"),
+        ),
+        "title": ("title", "name", "itemname", "productname", "producttitle"),
+        "description": ("description", "plot", "overview", "desc", "summary", "features"),
+        "category": ("category", "categories", "genres", "genre", "maincategory"),
+        "image": (
+            *("image", "imagepath", "img", "poster", "picture", "images", "imageurl", "imurl"),
+            *("imagefile", "posterpath"),
+        ),
+        "video": ("video", "videopath", "clip", "trailer", "videos", "videofile"),
+    },
+}
+
+
+@dataclass(frozen=True)
+class Header:
+    """The column names of one file, and how the file is called in messages."""
+
+    file: str
+    columns: Sequence[str]
+
+
+@dataclass(frozen=True)
+class MatchedColumns:
+    """Field to column name, for each of the two files; a field without a column is not there."""
+
+    interactions: dict[str, str]
+    items: dict[str, str] = field(default_factory=dict)
+
+
+def normalised(name: str) -> str:
+    """A column name in lower case without underscores, hyphens and spaces."""
+    return re.sub(r"[_\-\s]", "", name.lower())
+
+
+def match_columns(
+    interactions: Header,
+    items: Header | None,
+    overrides: Mapping[str, str],
+    required: Iterable[str] = ("user", "item", "timestamp"),
+) -> MatchedColumns:
+    """Find the column of every field in the interactions file and in the items file.
+
+    Args:
+        interactions: The interactions file's header.
+        items: The items file's header, if there is such a file; its `item` column is required.
+        overrides: Field to column, as given by `--map field=column`. A field holds for whichever
+            of the two files has that column; `interactions.item` and `items.item` name the file.
+        required: The fields without which the interactions file is of no use.
+
+    Raises:
+        UsageError: An override names an unknown field or column, or a required column is
+            missing; all faults are told at once, and the hint says how to map the missing ones.
+    """
+    headers: dict[FileKind, Header] = {"interactions": interactions}
+    if items is not None:
+        headers["items"] = items
+    mapped, faults = _apply_overrides(headers, overrides)
+    matched = {kind: _matched(kind, header, mapped[kind]) for kind, header in headers.items()}
+    needed: dict[FileKind, tuple[str, ...]] = {"interactions": tuple(required), "items": ("item",)}
+    hints: list[str] = []
+    for kind, header in headers.items():
+        missing = [name for name in needed[kind] if name not in matched[kind]]
+        if missing:
+            faults.append(_missing_message(header, missing))
+            hints += _mappings(kind, header, missing, matched[kind])
+    if faults:
+        raise UsageError("; ".join(faults), _hint(hints, matched["interactions"]))
+    return MatchedColumns(matched["interactions"], matched.get("items", {}))
+
+
+def _matched(kind: FileKind, header: Header, mapped: Mapping[str, str]) -> dict[str, str]:
+    by_name: dict[str, str] = {}
+    for column in header.columns:
+        if column not in mapped.values():
+            by_name.setdefault(normalised(column), column)
+    found = dict(mapped)
+    for name, candidates in CANDIDATES[kind].items():
+        recognised = next((by_name[c] for c in candidates if c in by_name), None)
+        if name not in found and recognised is not None:
+            found[name] = recognised
+    return found
+
+
+def _apply_overrides(
+    headers: Mapping[FileKind, Header], overrides: Mapping[str, str]
+) -> tuple[dict[FileKind, dict[str, str]], list[str]]:
+    mapped: dict[FileKind, dict[str, str]] = {"interactions": {}, "items": {}}
+    faults: list[str] = []
+    # A field with its file named beats the same field without.
+    for key, column in sorted(overrides.items(), key=lambda pair: "." in pair[0]):
+        kinds, name = _target(key)
+        if not kinds:
+            faults.append(_unknown_field(key))
+            continue
+        present = [kind for kind in kinds if kind in headers]
+        holders = [kind for kind in present if column in headers[kind].columns]
+        for kind in holders:
+            mapped[kind][name] = column
+        if not present:
+            faults.append(f"{name!r} is read from an items file, and there is none")
+        elif not holders:
+            faults.append(_unknown_column(name, column, [headers[kind] for kind in present]))
+    return mapped, faults
+
+
+def _target(key: str) -> tuple[list[FileKind], str]:
+    """The files an override's key may speak of, none if it is unknown, and the field."""
+    prefix, dot, name = key.strip().lower().rpartition(".")
+    return [k for k in KINDS if name in CANDIDATES[k] and (not dot or prefix == k)], name
+
+
+def _unknown_field(key: str) -> str:
+    fields = {kind: ", ".join(CANDIDATES[kind]) for kind in KINDS}
+    return (
+        f"no field {key!r} to map (interactions: {fields['interactions']}; "
+        f"items: {fields['items']})"
+    )
+
+
+def _unknown_column(name: str, column: str, headers: Sequence[Header]) -> str:
+    files = " nor ".join(header.file for header in headers)
+    there = "; ".join(f"{header.file}: {', '.join(header.columns)}" for header in headers)
+    known = [known for header in headers for known in header.columns]
+    meant = closest(column, known, 1)
+    question = f", did you mean {meant[0]!r}?" if meant else ""
+    return f"column {column!r}, mapped to {name}, is not in {files}{question} (columns of {there})"
+
+
+def _missing_message(header: Header, missing: Sequence[str]) -> str:
+    return (
+        f"{header.file} has no column recognised as {', '.join(missing)} "
+        f"(its columns: {', '.join(header.columns)})"
+    )
+
+
+def _mappings(
+    kind: FileKind, header: Header, missing: Sequence[str], taken: Mapping[str, str]
+) -> list[str]:
+    """`--map field=column` for each missing field, with the likeliest column nobody claims."""
+    free = [column for column in header.columns if column not in taken.values()]
+    mappings: list[str] = []
+    for name in missing:
+        lower = {column.lower(): column for column in free}
+        likely = [lower[word] for word in closest(name, lower, 1)] or free[:1]
+        column = likely[0] if likely else "COLUMN"
+        free = [other for other in free if other != column]
+        prefix = "items." if kind == "items" else ""
+        mappings.append(f"--map {prefix}{name}={column}")
+    return mappings
+
+
+def _hint(mappings: Sequence[str], interactions: Mapping[str, str]) -> str:
+    if not mappings:
+        return "Give --map FIELD=COLUMN with a field and a column named above."
+    which = "which one it is" if len(mappings) == 1 else "which ones they are"
+    hint = f"Say {which}: {' '.join(mappings)}"
+    if any(mapping.startswith("--map timestamp=") for mapping in mappings):
+        hint = f"If the rows stand in the order they happened: --order file. Else s{hint[1:]}"
+    return hint

@@ -1,0 +1,327 @@
+"""A corpus: users, items and events of raw files, in memory, ready to be encoded and stored."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from cammsr_cli.data.catalogue import (
+    Catalogue,
+    read_catalogue,
+    training_reviews,
+    training_tags,
+)
+from cammsr_cli.data.columns import Header, MatchedColumns, match_columns
+from cammsr_cli.data.grouplens import LAYOUTS, open_grouplens
+from cammsr_cli.data.interactions import (
+    Duplicates,
+    Filters,
+    Interactions,
+    Order,
+    counted,
+    read_interactions,
+)
+from cammsr_cli.data.splits import TRAIN, leave_one_out
+from cammsr_cli.data.tables import FORMATS, SourceTables, Table, open_table, table_format
+from cammsr_cli.errors import CammsrError, UsageError
+from cammsr_cli.files import sha256_of
+
+INTERACTION_NAMES = ("interactions", "reviews", "ratings", "events")
+ITEM_NAMES = ("items", "meta", "products", "catalogue", "movies")
+
+
+@dataclass(frozen=True)
+class SourceOptions:
+    """Everything needed to read raw files into a corpus.
+
+    Attributes:
+        interactions: A file, or a folder: a MovieLens release as downloaded, or one that holds
+            `interactions.*` (`reviews.*`, `ratings.*`, `events.*`) and perhaps `items.*`
+            (`meta.*`, `products.*`, `catalogue.*`, `movies.*`).
+        items: The items file, if there is one and the folder does not hold it.
+        columns: Field to column, for columns that are not recognised by name.
+        min_rating: Events with a lower rating are dropped; None keeps all.
+        k_core: Users and items with fewer events are dropped, repeated until stable.
+        order: Sequence order; ties in time keep the file's order.
+        duplicates: "exact" drops events with the same user, item and timestamp; "first" and
+            "last" keep one event of a user and an item; "keep" keeps all.
+        review_text: Add reviews and tags of training events as item fields.
+        catalogue: "all" keeps items of the items file that nobody rated, "rated" drops them.
+    """
+
+    interactions: Path
+    items: Path | None = None
+    columns: Mapping[str, str] = field(default_factory=dict)
+    min_rating: float | None = None
+    k_core: int = 0
+    order: Order = "time"
+    duplicates: Duplicates = "exact"
+    review_text: bool = True
+    catalogue: Literal["all", "rated"] = "all"
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Users, items and events; U users, N items, E events.
+
+    Attributes:
+        user_ids: [U] in order of first appearance in the interactions file.
+        item_ids: [N] in order of the items file, then unlisted items in order of appearance.
+        fields: Per field [N] texts (`title`, `description`, `reviews`, `image`, …), None where
+            an item has none; media as written in the file.
+        item_rows: [N] 0-based row in the items file, None if not listed there.
+        category_names: [C] in order of first appearance in the catalogue.
+        category_indptr: int64 [N + 1], CSR offsets of each item's categories.
+        category_index: int32, index into `category_names`.
+        event_indptr: int64 [U + 1], CSR offsets of each user's events.
+        event_item: int32 [E], in sequence order.
+        event_time: int64 [E], seconds since 1970 UTC, or positions if the file has no times.
+        event_part: uint8 [E], 0 train, 1 validation, 2 test.
+        sources: File name (no folders) to SHA-256.
+        notes: Counts for people, e.g. "12 events below rating 4 dropped".
+    """
+
+    user_ids: list[str]
+    item_ids: list[str]
+    fields: dict[str, list[str | None]]
+    item_rows: list[int | None]
+    category_names: list[str]
+    category_indptr: NDArray[np.int64]
+    category_index: NDArray[np.int32]
+    event_indptr: NDArray[np.int64]
+    event_item: NDArray[np.int32]
+    event_time: NDArray[np.int64]
+    event_part: NDArray[np.uint8]
+    sources: dict[str, str]
+    notes: list[str]
+
+
+def read_corpus(options: SourceOptions) -> Corpus:
+    """Read raw files: recognise columns, filter and order events, split them, build the catalogue.
+
+    Nothing of the interactions file becomes part of an item but the review text of training
+    events; a title that stands in a reviews file is the review's, not the item's.
+
+    Raises:
+        UsageError: The options do not fit the files: folder, files or columns are not found.
+        CammsrError: A file is broken or a value in it cannot be read, or nothing is left.
+    """
+    tables = _open_sources(options)
+    columns = _match(tables, options)
+    filters = Filters(options.min_rating, options.duplicates, options.k_core, options.order)
+    log = read_interactions(tables.interactions, columns.interactions, filters)
+    listed = read_catalogue(tables.items, columns.items) if tables.items else Catalogue()
+    notes = log.notes + listed.notes
+
+    positions = _kept_positions(listed, log, options.catalogue, notes)
+    unlisted = _unlisted(listed, log, tables.items, notes)
+    item_ids = [listed.ids[position] for position in positions] + unlisted
+    index = {item: number for number, item in enumerate(item_ids)}
+    event_item = np.array([index[item] for item in log.item_ids], dtype=np.int32)[log.item]
+    part = leave_one_out(log.indptr)
+
+    nothing = [None] * len(unlisted)
+    fields = {
+        name: [*(values[position] for position in positions), *nothing]
+        for name, values in listed.fields.items()
+    }
+    if options.review_text:
+        written = _written(tables, columns, log, event_item, part, index)
+        _note_replaced(fields, written, notes)
+        fields |= written
+    labels = [listed.categories[position] for position in positions] + [[] for _ in unlisted]
+    category_names, category_indptr, category_index = _category_table(labels)
+    return Corpus(
+        user_ids=log.user_ids,
+        item_ids=item_ids,
+        fields=fields,
+        item_rows=[*(listed.rows[position] for position in positions), *nothing],
+        category_names=category_names,
+        category_indptr=category_indptr,
+        category_index=category_index,
+        event_indptr=log.indptr,
+        event_item=event_item,
+        event_time=log.time,
+        event_part=part,
+        sources=_sources(tables),
+        notes=notes,
+    )
+
+
+# --- finding the files --------------------------------------------------------------------------
+
+
+def _open_sources(options: SourceOptions) -> SourceTables:
+    tables = _open_given(options.interactions)
+    if options.items is None:
+        return tables
+    if options.items.exists() and options.items.samefile(tables.interactions.path):
+        raise UsageError(
+            f"{options.items} is given as the interactions and as the items",
+            "Give a file with one row an item as --items, or none: "
+            "a review's title is not the item's.",
+        )
+    return replace(tables, items=open_table(options.items))
+
+
+def _open_given(path: Path) -> SourceTables:
+    if not path.is_dir():
+        return SourceTables(open_table(path))
+    grouplens = open_grouplens(path)
+    if grouplens is not None:
+        return grouplens
+    interactions = _find(path, INTERACTION_NAMES)
+    if interactions is None:
+        names = ", ".join(f"{name}.*" for name in INTERACTION_NAMES)
+        raise UsageError(
+            f"{path} holds no interactions: looked for {', '.join(LAYOUTS)}, "
+            f"and for {names} with an extension of {', '.join(FORMATS)}",
+            "Give the file itself, or rename it to one of these.",
+        )
+    items = _find(path, ITEM_NAMES)
+    return SourceTables(open_table(interactions), open_table(items) if items else None)
+
+
+def _find(folder: Path, names: Sequence[str]) -> Path | None:
+    """The table whose name comes first in `names`; two of one name are a fault."""
+    tables = sorted(file for file in folder.iterdir() if file.is_file() and table_format(file))
+    for name in names:
+        found = [file for file in tables if file.name.lower().partition(".")[0] == name]
+        if len(found) > 1:
+            raise UsageError(
+                f"{folder} holds several {name} files: {', '.join(file.name for file in found)}",
+                "Give the file itself instead of the folder.",
+            )
+        if found:
+            return found[0]
+    return None
+
+
+def _match(tables: SourceTables, options: SourceOptions) -> MatchedColumns:
+    required = ["user", "item"]
+    if options.order == "time":
+        required.append("timestamp")
+    if options.min_rating is not None:
+        required.append("rating")
+    items = _header(tables.items) if tables.items else None
+    return match_columns(_header(tables.interactions), items, options.columns, required)
+
+
+def _header(table: Table) -> Header:
+    return Header(str(table.path), table.frame.columns)
+
+
+def _sources(tables: SourceTables) -> dict[str, str]:
+    sources: dict[str, str] = {}
+    for table in (tables.interactions, tables.items, tables.tags):
+        if table is not None:
+            name = table.path.name
+            key = name if name not in sources else f"{name} (items)"
+            sources[key] = sha256_of(table.path)
+    return sources
+
+
+# --- joining items and events -------------------------------------------------------------------
+
+
+def _kept_positions(
+    listed: Catalogue, log: Interactions, which: Literal["all", "rated"], notes: list[str]
+) -> list[int]:
+    """Positions in `listed` of the items that stay: never those which the k-core dropped."""
+    rated = set(log.item_ids)
+    if which == "rated":
+        positions = [p for p, item in enumerate(listed.ids) if item in rated]
+        left_out = len(listed.ids) - len(positions)
+        if left_out:
+            notes.append(f"{counted(left_out, 'listed item')} without events left out")
+        return positions
+    positions = [p for p, item in enumerate(listed.ids) if item not in log.dropped_items]
+    unrated = sum(listed.ids[position] not in rated for position in positions)
+    if unrated:
+        notes.append(f"{counted(unrated, 'listed item')} without events kept")
+    return positions
+
+
+def _unlisted(
+    listed: Catalogue, log: Interactions, items: Table | None, notes: list[str]
+) -> list[str]:
+    """Items with events that the items file does not list: they have an id and no content."""
+    known = set(listed.ids)
+    unlisted = [item for item in log.item_ids if item not in known]
+    if unlisted and items is not None:
+        note = f"{counted(len(unlisted), 'item')} with events not listed in {items.path.name}"
+        if len(unlisted) == len(log.item_ids):
+            note += ", which is all of them: check that both files use the same item ids"
+        notes.append(f"{note}; kept without content")
+    return unlisted
+
+
+def _category_table(
+    labels: Sequence[Sequence[str]],
+) -> tuple[list[str], NDArray[np.int64], NDArray[np.int32]]:
+    """Names by first appearance, and each item's categories as CSR."""
+    number: dict[str, int] = {}
+    index = [number.setdefault(name, len(number)) for names in labels for name in names]
+    indptr = np.zeros(len(labels) + 1, dtype=np.int64)
+    np.cumsum([len(names) for names in labels], out=indptr[1:])
+    return list(number), indptr, np.array(index, dtype=np.int32)
+
+
+def _written(
+    tables: SourceTables,
+    columns: MatchedColumns,
+    log: Interactions,
+    event_item: NDArray[np.int32],
+    part: NDArray[np.uint8],
+    index: Mapping[str, int],
+) -> dict[str, list[str | None]]:
+    """What users wrote about items, of training events only: `reviews`, and GroupLens `tags`."""
+    fields: dict[str, list[str | None]] = {}
+    if "review" in columns.interactions:
+        review = _review_text(tables.interactions, columns.interactions["review"])
+        fields["reviews"] = training_reviews(
+            review.gather(log.row), event_item, part, log.rank, len(index)
+        )
+    if tables.tags is not None:
+        held_out = _held_out_pairs(log, part)
+        fields["tags"] = training_tags(tables.tags.frame.iter_rows(), index, held_out)
+        reviews = fields.get("reviews", [None] * len(index))
+        fields["reviews"] = [
+            "\n".join(filter(None, texts)) or None
+            for texts in zip(reviews, fields["tags"], strict=True)
+        ]
+    return {name: values for name, values in fields.items() if any(values)}
+
+
+def _review_text(table: Table, column: str) -> pl.Series:
+    review = table.frame[column]
+    if review.dtype.is_nested():
+        raise CammsrError(
+            f"{table.path}: column {column!r}, read as the review, holds lists, not text",
+            "Map another column: --map review=COLUMN",
+        )
+    return review.cast(pl.String)
+
+
+def _held_out_pairs(log: Interactions, part: NDArray[np.uint8]) -> set[tuple[str, str]]:
+    """User id and item id of all validation and test events."""
+    events = np.flatnonzero(part != TRAIN)
+    users = np.searchsorted(log.indptr, events, side="right") - 1
+    return {
+        (log.user_ids[user], log.item_ids[item])
+        for user, item in zip(users, log.item[events], strict=True)
+    }
+
+
+def _note_replaced(
+    fields: Mapping[str, object], written: Mapping[str, object], notes: list[str]
+) -> None:
+    for name in written:
+        if name in fields:
+            notes.append(f"column {name!r} of the items file replaced by training {name}")

@@ -1,0 +1,261 @@
+"""The prepared data set: one HDF5 file that `prepare` writes and everything else reads.
+
+Layout (schema 1), U users, N items, E events, C categories:
+
+    /                       schema, tool, content (SHA-256 of all below), sources (JSON)
+    /users/id               [U] str
+    /items/id               [N] str
+    /items/fields/<name>    [N] str, empty where missing: title, description, image, video, ...
+    /items/categories       names [C] str, indptr [N+1] int64, index int32 (CSR, multi-label)
+    /events                 indptr [U+1] int64 (CSR by user), item [E] int32, time [E] int64
+                            (seconds), in time order, ties broken by file order
+    /splits/leave_one_out   [E] uint8: 0 train, 1 validation, 2 test
+    /features/<modality>    values [N, dim] float16 or float32, present [N] bool;
+                            attributes encoder, fingerprint, fields
+
+Reading opens the file, takes what is asked for and closes it: no handle outlives a call, so a
+`DataSet` may be sent to other processes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from cammsr_cli import __version__
+from cammsr_cli.data.corpus import Corpus
+from cammsr_cli.errors import CammsrError
+from cammsr_cli.files import written_whole
+
+SCHEMA = 1
+TRAIN, VALIDATION, TEST = 0, 1, 2
+
+_TEXT = h5py.string_dtype("utf-8")
+
+
+@dataclass(frozen=True)
+class ModalityInfo:
+    """Where a modality's vectors come from.
+
+    Attributes:
+        dim: Length of a vector.
+        encoder: Name of the plugin or file that made them.
+        fingerprint: Everything that decides the vectors' values.
+        fields: The item fields that were read.
+    """
+
+    dim: int
+    encoder: str
+    fingerprint: str
+    fields: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ModalityVectors:
+    """One modality of all items, to be written.
+
+    Attributes:
+        values: [N, dim] float16 or float32; rows without the modality are zero.
+        present: [N] bool.
+        info: Where they come from.
+    """
+
+    values: NDArray[np.floating]
+    present: NDArray[np.bool_]
+    info: ModalityInfo
+
+
+def write_dataset(path: Path, corpus: Corpus, modalities: Mapping[str, ModalityVectors]) -> None:
+    """Write a data set, whole or not at all; the same input gives the same content."""
+    with written_whole(path) as partial, h5py.File(partial, "w") as file:
+        file["users/id"] = _strings(corpus.user_ids)
+        file["items/id"] = _strings(corpus.item_ids)
+        for name, values in sorted(corpus.fields.items()):
+            file[f"items/fields/{name}"] = _strings([value or "" for value in values])
+        file["items/categories/names"] = _strings(corpus.category_names)
+        file["items/categories/indptr"] = corpus.category_indptr
+        file["items/categories/index"] = corpus.category_index
+        file["events/indptr"] = corpus.event_indptr
+        file["events/item"] = corpus.event_item
+        file["events/time"] = corpus.event_time
+        file["splits/leave_one_out"] = corpus.event_part
+        file.create_group("features")
+        for name, modality in sorted(modalities.items()):
+            group = file.create_group(f"features/{name}")
+            group["values"] = modality.values
+            group["present"] = modality.present
+            group.attrs["encoder"] = modality.info.encoder
+            group.attrs["fingerprint"] = modality.info.fingerprint
+            group.attrs["fields"] = json.dumps(modality.info.fields)
+        file.attrs["content"] = _digest(file)
+        file.attrs["schema"] = SCHEMA
+        file.attrs["tool"] = f"cammsr {__version__}"
+        file.attrs["sources"] = json.dumps(corpus.sources, sort_keys=True)
+
+
+class DataSet:
+    """A prepared data set, read as asked.
+
+    Args:
+        path: The HDF5 file.
+
+    Raises:
+        CammsrError: The file is missing, damaged, not a data set, or of another schema.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with self._open() as file:
+            self.content = str(file.attrs["content"])
+            self.tool = str(file.attrs["tool"])
+            self.sources: dict[str, str] = json.loads(str(file.attrs["sources"]))
+            self.category_names = _read_strings(file["items/categories/names"])
+            self.modalities = {
+                name: ModalityInfo(
+                    dim=int(group["values"].shape[1]),
+                    encoder=str(group.attrs["encoder"]),
+                    fingerprint=str(group.attrs["fingerprint"]),
+                    fields=tuple(json.loads(str(group.attrs["fields"]))),
+                )
+                for name, group in file["features"].items()
+            }
+            self.field_names = list(file["items/fields"])
+
+    @cached_property
+    def user_ids(self) -> list[str]:
+        """User ids, by user index."""
+        return self._strings_at("users/id")
+
+    @cached_property
+    def item_ids(self) -> list[str]:
+        """Item ids, by item index."""
+        return self._strings_at("items/id")
+
+    @cached_property
+    def event_indptr(self) -> NDArray[np.int64]:
+        """User u's events are `indptr[u]` to `indptr[u + 1]`; [U + 1]."""
+        return self._array("events/indptr").astype(np.int64)
+
+    @cached_property
+    def event_item(self) -> NDArray[np.int32]:
+        """Item index of each event, [E]."""
+        return self._array("events/item").astype(np.int32)
+
+    @cached_property
+    def event_time(self) -> NDArray[np.int64]:
+        """Time of each event in seconds, [E]."""
+        return self._array("events/time").astype(np.int64)
+
+    @cached_property
+    def event_part(self) -> NDArray[np.uint8]:
+        """TRAIN, VALIDATION or TEST for each event, [E]."""
+        return self._array("splits/leave_one_out").astype(np.uint8)
+
+    @cached_property
+    def categories(self) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+        """CSR of the items' categories: indptr [N + 1] and category index."""
+        return (
+            self._array("items/categories/indptr").astype(np.int64),
+            self._array("items/categories/index").astype(np.int32),
+        )
+
+    def field(self, name: str) -> list[str]:
+        """One text field of all items, "" where missing."""
+        if name not in self.field_names:
+            return [""] * len(self.item_ids)
+        return self._strings_at(f"items/fields/{name}")
+
+    def vectors(self, modality: str) -> tuple[NDArray[np.floating], NDArray[np.bool_]]:
+        """Values [N, dim] and present [N] of one modality."""
+        return (
+            self._array(f"features/{modality}/values"),
+            self._array(f"features/{modality}/present").astype(np.bool_),
+        )
+
+    def category_labels(self) -> NDArray[np.float32]:
+        """1 where an item has a category, [N, C]."""
+        indptr, index = self.categories
+        labels = np.zeros((len(indptr) - 1, len(self.category_names)), dtype=np.float32)
+        labels[np.repeat(np.arange(len(indptr) - 1), np.diff(indptr)), index] = 1
+        return labels
+
+    def item_categories(self, item: int) -> list[str]:
+        """Names of one item's categories."""
+        indptr, index = self.categories
+        return [self.category_names[c] for c in index[indptr[item] : indptr[item + 1]]]
+
+    def _array(self, name: str) -> NDArray[np.generic]:
+        with self._open() as file:
+            array: NDArray[np.generic] = file[name][()]
+            return array
+
+    def _strings_at(self, name: str) -> list[str]:
+        with self._open() as file:
+            return _read_strings(file[name])
+
+    @contextmanager
+    def _open(self) -> Iterator[h5py.File]:
+        if not self.path.is_file():
+            raise CammsrError(
+                f"no such data set: {self.path}", "Make one with: cammsr prepare --help"
+            )
+        try:
+            file = h5py.File(self.path, "r")
+        except OSError as error:
+            raise CammsrError(
+                f"{self.path} is not a readable HDF5 file: it is damaged, cut short or something "
+                f"else ({_short(error)})",
+                "Make it again with: cammsr prepare",
+            ) from error
+        with file:
+            found = file.attrs.get("schema")
+            if found is None:
+                raise CammsrError(
+                    f"{self.path} is an HDF5 file but not a cammsr data set",
+                    "Make one with: cammsr prepare --help",
+                )
+            if int(found) != SCHEMA:
+                raise CammsrError(
+                    f"{self.path} has data set schema {int(found)}, written by "
+                    f"{file.attrs.get('tool', 'an unknown tool')}; this is cammsr {__version__}, "
+                    f"which reads schema {SCHEMA}",
+                    "Make it again with this version: cammsr prepare --force",
+                )
+            yield file
+
+
+def _strings(values: Sequence[str]) -> NDArray[np.object_]:
+    return np.array(values, dtype=_TEXT)
+
+
+def _read_strings(dataset: h5py.Dataset) -> list[str]:
+    values: list[str] = dataset.asstr()[()].tolist()
+    return values
+
+
+def _digest(file: h5py.File) -> str:
+    """SHA-256 over the names and values of all that is in the file so far."""
+    digest = hashlib.sha256()
+
+    def add(name: str, node: h5py.Group | h5py.Dataset) -> None:
+        digest.update(f"{name}\0{sorted(node.attrs.items())}\0".encode())
+        if isinstance(node, h5py.Dataset):
+            value = node[()]
+            is_text = h5py.check_string_dtype(node.dtype) is not None
+            digest.update(b"\0".join(value.tolist()) if is_text else value.tobytes())
+
+    file.visititems(add)
+    return digest.hexdigest()
+
+
+def _short(error: OSError) -> str:
+    return str(error).split("(")[-1].rstrip(")") or "unreadable"

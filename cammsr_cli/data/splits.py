@@ -1,0 +1,28 @@
+"""Leave-one-out: a user's last event tests, the one before validates, the rest trains."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+TRAIN, VALIDATION, TEST = 0, 1, 2
+
+
+def leave_one_out(event_indptr: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """The part of every event.
+
+    Users with three events or more give one to validation and one to test, users with two give
+    one to test, users with one train only.
+
+    Args:
+        event_indptr: int64 [U+1], CSR offsets of each user's events, in sequence order.
+
+    Returns:
+        uint8 [E]: 0 train, 1 validation, 2 test.
+    """
+    part = np.full(int(event_indptr[-1]), TRAIN, dtype=np.uint8)
+    ends = event_indptr[1:]
+    counts = np.diff(event_indptr)
+    part[ends[counts >= 2] - 1] = TEST
+    part[ends[counts >= 3] - 2] = VALIDATION
+    return part

@@ -1,0 +1,42 @@
+"""A data set in numbers: what `cammsr info` shows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from cammsr_cli.data.dataset import TEST, TRAIN, VALIDATION, DataSet
+
+
+def summarise(path: Path) -> dict[str, Any]:
+    """Counts, modalities and provenance of the data set at `path`, ready for JSON."""
+    data = DataSet(path)
+    modalities = {}
+    for name, info in data.modalities.items():
+        values, present = data.vectors(name)
+        modalities[name] = {
+            "dim": info.dim,
+            "dtype": str(values.dtype),
+            "present": int(present.sum()),
+            "missing": int((~present).sum()),
+            "encoder": info.encoder,
+            "fingerprint": info.fingerprint,
+            "fields": list(info.fields),
+        }
+    part = data.event_part
+    return {
+        "data": str(path),
+        "counts": {
+            "users": len(data.user_ids),
+            "items": len(data.item_ids),
+            "events": len(part),
+            "training events": int((part == TRAIN).sum()),
+            "validation events": int((part == VALIDATION).sum()),
+            "test events": int((part == TEST).sum()),
+            "categories": len(data.category_names),
+        },
+        "modalities": modalities,
+        "sources": data.sources,
+        "content": data.content,
+        "tool": data.tool,
+    }

@@ -1,0 +1,287 @@
+"""From raw files to a data set: what `cammsr prepare` does."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from cammsr_encoders.protocol import Encoder
+
+from cammsr_cli.data.corpus import Corpus, SourceOptions, read_corpus
+from cammsr_cli.data.dataset import ModalityInfo, ModalityVectors, write_dataset
+from cammsr_cli.errors import CammsrError, UsageError
+from cammsr_cli.features.registry import EncoderSpec, make_encoder
+from cammsr_cli.features.runner import (
+    FeatureOptions,
+    Features,
+    Problem,
+    Progress,
+    encode_items,
+    plan_items,
+)
+from cammsr_cli.features.vectors import read_vectors
+from cammsr_cli.files import written_whole
+
+ProgressBar = Callable[[str], AbstractContextManager[Progress]]
+"""Opens a progress bar for a modality of the given name."""
+
+
+@dataclass(frozen=True)
+class PrepareOptions:
+    """Everything `prepare` is told.
+
+    Attributes:
+        source: How to read the raw files.
+        out: The data set to write.
+        encoders: Encoders to run, in order.
+        vectors: Modality to a file of ready-made vectors.
+        media_root: Folder that media paths are relative to.
+        features: How encoders are run.
+        device: Where encoders run, resolved.
+        precision: "float32" or "bfloat16".
+        strict: Whether an item that cannot be encoded stops everything.
+        force: Whether `out` may be replaced.
+    """
+
+    source: SourceOptions
+    out: Path
+    encoders: Sequence[EncoderSpec] = ()
+    vectors: Mapping[str, Path] = field(default_factory=dict)
+    media_root: Path | None = None
+    features: FeatureOptions = FeatureOptions()
+    device: str = "cpu"
+    precision: str = "float32"
+    strict: bool = False
+    force: bool = False
+
+
+@dataclass(frozen=True)
+class ModalityReport:
+    """What became, or would become, of one modality.
+
+    Attributes:
+        made_by: The encoder as it was asked for, or the file of ready-made vectors.
+        present: Items that have it.
+        missing: Items that do not, for whatever reason.
+        problems: Items that should have it and do not: file missing, refused or unreadable.
+        encoded: Distinct inputs encoded now.
+        cached: Distinct inputs known from earlier runs.
+        dim: Length of a vector; None in a dry run.
+    """
+
+    made_by: str
+    present: int
+    missing: int
+    problems: int
+    encoded: int
+    cached: int
+    dim: int | None
+
+
+@dataclass(frozen=True)
+class PrepareReport:
+    """What `prepare` did, or in a dry run would do.
+
+    Attributes:
+        out: The data set.
+        users: Number of users.
+        items: Number of items.
+        events: Number of events.
+        categories: Number of categories.
+        modalities: By name.
+        notes: Counts for people.
+        problems_file: Where the items that could not be encoded are listed, if there are any.
+        bytes: Size of the data set; in a dry run that of its arrays, or None if not known.
+    """
+
+    out: str
+    users: int
+    items: int
+    events: int
+    categories: int
+    modalities: dict[str, ModalityReport]
+    notes: list[str]
+    problems_file: str | None
+    bytes: int | None
+
+
+def prepare(options: PrepareOptions, progress_bar: ProgressBar) -> PrepareReport:
+    """Read raw files, encode them, and write the data set, whole or not at all.
+
+    Raises:
+        UsageError: The options do not fit together or do not fit the files.
+        CammsrError: A file cannot be read, weights cannot be had, or, if strict, an item cannot
+            be encoded.
+    """
+    _require_writable(options)
+    encoders = _make_encoders(options)
+    corpus = read_corpus(options.source)
+    made: dict[str, tuple[str, Features]] = {}
+    for spec, encoder in encoders:
+        with progress_bar(encoder.modality) as progress:
+            features = encode_items(
+                encoder,
+                _records(corpus, encoder.fields),
+                corpus.item_ids,
+                options.media_root,
+                options.features,
+                progress,
+                spec.name,
+            )
+        made[encoder.modality] = str(spec), features
+    for modality, path in options.vectors.items():
+        vectors = read_vectors(
+            path, corpus.item_ids, corpus.item_rows, modality, dtype=options.features.dtype
+        )
+        made[modality] = str(path), vectors
+    problems = [problem for _, features in made.values() for problem in features.problems]
+    problems_file = _write_problems(options.out, problems)
+    if problems and options.strict:
+        raise CammsrError(
+            f"{len(problems):,} item(s) could not be encoded and --strict is on, so "
+            f"{options.out} was not written; they are listed in {problems_file}",
+            f"The first: item {problems[0].item_id}, {problems[0].modality} "
+            f"{problems[0].path or ''}: {problems[0].reason}",
+        )
+    write_dataset(options.out, corpus, {name: _stored(f) for name, (_, f) in made.items()})
+    return PrepareReport(
+        out=str(options.out),
+        **_counts(corpus),
+        modalities={name: _report(by, features) for name, (by, features) in made.items()},
+        notes=corpus.notes + [f"{name}: {n}" for name, (_, f) in made.items() for n in f.notes],
+        problems_file=None if problems_file is None else str(problems_file),
+        bytes=options.out.stat().st_size,
+    )
+
+
+def plan(options: PrepareOptions) -> PrepareReport:
+    """What `prepare` would do: reads the raw files and looks for media, encodes nothing.
+
+    Raises:
+        UsageError: As `prepare`.
+        CammsrError: As `prepare`.
+    """
+    _require_writable(options)
+    encoders = _make_encoders(options)
+    corpus = read_corpus(options.source)
+    items = len(corpus.item_ids)
+    reports, size = {}, corpus.event_item.nbytes + corpus.event_time.nbytes
+    for spec, encoder in encoders:
+        planned = plan_items(
+            encoder,
+            _records(corpus, encoder.fields),
+            corpus.item_ids,
+            options.media_root,
+            options.features,
+            spec.name,
+        )
+        reports[encoder.modality] = ModalityReport(
+            made_by=str(spec),
+            present=planned.items,
+            missing=items - planned.items,
+            problems=len(planned.problems),
+            encoded=planned.to_encode,
+            cached=planned.cached,
+            dim=encoder.dim,
+        )
+        size += items * encoder.dim * np.dtype(options.features.dtype).itemsize
+    for modality, path in options.vectors.items():
+        vectors = read_vectors(
+            path, corpus.item_ids, corpus.item_rows, modality, dtype=options.features.dtype
+        )
+        reports[modality] = _report(str(path), vectors)
+        size += vectors.values.nbytes
+    return PrepareReport(
+        out=str(options.out),
+        **_counts(corpus),
+        modalities=reports,
+        notes=corpus.notes,
+        problems_file=None,
+        bytes=size,
+    )
+
+
+def _require_writable(options: PrepareOptions) -> None:
+    if options.out.is_dir():
+        raise UsageError(f"--out {options.out} is a folder; name a file, such as shop.h5")
+    if options.out.exists() and not options.force:
+        raise UsageError(
+            f"{options.out} is there already and nothing is overwritten",
+            "Choose another name, or replace it: --force",
+        )
+    if options.media_root is not None and not options.media_root.is_dir():
+        raise UsageError(f"--media-root {options.media_root} is not a folder")
+
+
+def _make_encoders(options: PrepareOptions) -> list[tuple[EncoderSpec, Encoder]]:
+    encoders: list[tuple[EncoderSpec, Encoder]] = []
+    taken = dict.fromkeys(options.vectors, "ready-made vectors")
+    for spec in options.encoders:
+        encoder = make_encoder(spec, options.device, options.precision)
+        if encoder.modality in taken:
+            raise UsageError(
+                f"two sources for the modality '{encoder.modality}': {taken[encoder.modality]} "
+                f"and encoder {spec}",
+                "Leave one out",
+            )
+        taken[encoder.modality] = f"encoder {spec}"
+        encoders.append((spec, encoder))
+    return encoders
+
+
+def _records(corpus: Corpus, names: Sequence[str]) -> list[dict[str, str]]:
+    """Each item's values of the fields an encoder reads."""
+    columns = {name: corpus.fields[name] for name in names if name in corpus.fields}
+    return [
+        {name: value for name, values in columns.items() if (value := values[row])}
+        for row in range(len(corpus.item_ids))
+    ]
+
+
+def _write_problems(out: Path, problems: Sequence[Problem]) -> Path | None:
+    """List the items that could not be encoded beside the data set; drop an older list."""
+    path = out.with_name(f"{out.name}.problems.csv")
+    if not problems:
+        path.unlink(missing_ok=True)
+        return None
+    with written_whole(path) as partial, partial.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["item", "modality", "path", "reason"])
+        writer.writerows([p.item_id, p.modality, p.path or "", p.reason] for p in problems)
+    return path
+
+
+def _stored(features: Features) -> ModalityVectors:
+    info = ModalityInfo(
+        dim=int(features.values.shape[1]),
+        encoder=features.encoder,
+        fingerprint=features.fingerprint,
+        fields=features.fields,
+    )
+    return ModalityVectors(features.values, features.present, info)
+
+
+def _report(made_by: str, features: Features) -> ModalityReport:
+    present = int(features.present.sum())
+    return ModalityReport(
+        made_by=made_by,
+        present=present,
+        missing=len(features.present) - present,
+        problems=len(features.problems),
+        encoded=features.encoded,
+        cached=features.cached,
+        dim=int(features.values.shape[1]),
+    )
+
+
+def _counts(corpus: Corpus) -> dict[str, int]:
+    return {
+        "users": len(corpus.user_ids),
+        "items": len(corpus.item_ids),
+        "events": len(corpus.event_item),
+        "categories": len(corpus.category_names),
+    }

@@ -1,0 +1,204 @@
+"""Finds encoders by their entry points; a broken plugin is told of, and breaks nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from cammsr_encoders.protocol import (
+    API,
+    ENTRY_POINTS,
+    Encoder,
+    UnknownOption,
+    WeightsUnavailable,
+)
+
+from cammsr_cli.errors import CammsrError, UsageError, closest
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+_OPTION = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=")
+
+
+@dataclass(frozen=True)
+class EncoderEntry:
+    """An encoder that some installed package offers.
+
+    Attributes:
+        name: What the user calls it.
+        distribution: The package that brings it; several, joined by ", ", if they clash.
+        version: The package's version.
+        target: Where its class is, as "module:Class".
+        modality: What it yields; None if broken.
+        fields: The item fields it reads; none if broken.
+        broken: Why it cannot be used, in one line; None if it can.
+    """
+
+    name: str
+    distribution: str
+    version: str
+    target: str
+    modality: str | None = None
+    fields: tuple[str, ...] = ()
+    broken: str | None = None
+
+
+@dataclass(frozen=True)
+class EncoderSpec:
+    """Which encoder is wanted, with which model and options.
+
+    Attributes:
+        name: The encoder.
+        model: Its model, as the encoder understands it; None for its default.
+        options: Its further options, as strings.
+    """
+
+    name: str
+    model: str | None = None
+    options: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, text: str) -> EncoderSpec:
+        """Read "NAME", "NAME=MODEL", "NAME=MODEL,option=value,..." or "NAME=,option=value".
+
+        A model may hold "/", ":", "-", and commas that do not look like an option's beginning.
+
+        Raises:
+            UsageError: If the text has another form.
+        """
+        name, equals, rest = text.strip().partition("=")
+        form = "write NAME, NAME=MODEL or NAME=MODEL,option=value (no model: NAME=,option=value)"
+        if not _NAME.fullmatch(name):
+            raise UsageError(f"encoder {text!r}: {name!r} is not an encoder's name", form)
+        model, *pairs = re.split(rf",(?={_OPTION.pattern})", rest) if equals else [""]
+        if model.startswith(","):
+            raise UsageError(f"encoder {text!r}: {model[1:]!r} is not option=value", form)
+        if _OPTION.match(model):
+            raise UsageError(
+                f"encoder {text!r}: {model!r} stands where the model belongs",
+                f"for the default model write {name}=,{model}",
+            )
+        options: dict[str, str] = {}
+        for pair in pairs:
+            option, _, value = pair.partition("=")
+            if option in options:
+                raise UsageError(f"encoder {text!r}: option {option!r} is given twice", form)
+            options[option] = value
+        return cls(name, model or None, options)
+
+    def __str__(self) -> str:
+        pairs = [f"{option}={value}" for option, value in self.options.items()]
+        rest = ",".join([self.model or "", *pairs])
+        return f"{self.name}={rest}" if rest else self.name
+
+
+def find_encoders() -> dict[str, EncoderEntry]:
+    """All installed encoders by name, sorted; each is imported, and told as broken if that fails.
+
+    Names, versions and faults only: nothing is made, no model is loaded.
+    """
+    return {name: _entry(name, points)[0] for name, points in sorted(_points().items())}
+
+
+def make_encoder(spec: EncoderSpec, device: str = "cpu", precision: str = "float32") -> Encoder:
+    """Make the encoder that a spec asks for; only this one is imported.
+
+    Args:
+        spec: Name, model and options.
+        device: "cpu", "cuda", "cuda:N" or "mps".
+        precision: "float32" or "bfloat16".
+
+    Raises:
+        UsageError: If there is no such encoder, or it does not take such options.
+        CammsrError: If the encoder is broken, or its weights cannot be had.
+    """
+    points = _points()
+    if spec.name not in points:
+        like = closest(spec.name, points)
+        raise UsageError(
+            f"no encoder is called {spec.name!r}; there are: {', '.join(sorted(points)) or 'none'}",
+            f"did you mean {like[0]}?" if like else "a plugin brings others once it is installed",
+        )
+    entry, made_by = _entry(spec.name, points[spec.name])
+    if made_by is None:
+        raise CammsrError(
+            f"encoder {spec.name!r} of {entry.distribution} is broken: {entry.broken}",
+            f"update or uninstall {entry.distribution.partition(', ')[0]}",
+        )
+    return _made(spec, entry, made_by, device, precision)
+
+
+def _made(
+    spec: EncoderSpec, entry: EncoderEntry, kind: Any, device: str, precision: str
+) -> Encoder:
+    whose = f"encoder {spec.name!r} of {entry.distribution} {entry.version}"
+    try:
+        encoder = kind(spec.model, device=device, precision=precision, **spec.options)
+    except (UnknownOption, ValueError) as error:
+        raise UsageError(f"--encoder {spec}: {error}") from error
+    except WeightsUnavailable as error:
+        raise CammsrError(f"encoder {spec.name!r}: {error}") from error
+    except Exception as error:  # whatever a stranger's constructor raises is told as its fault
+        raise CammsrError(f"{whose} cannot be made: {_one_line(error)}") from error
+    if not isinstance(encoder.fields, tuple) or not encoder.fields:
+        raise CammsrError(f"{whose} reads no item field: its `fields` is {encoder.fields!r}")
+    made: Encoder = encoder
+    return made
+
+
+def _points() -> dict[str, list[EntryPoint]]:
+    found: dict[str, list[EntryPoint]] = {}
+    for point in entry_points(group=ENTRY_POINTS):
+        found.setdefault(point.name, []).append(point)
+    return found
+
+
+def _entry(name: str, points: list[EntryPoint]) -> tuple[EncoderEntry, Any]:
+    """What there is to say of a name, and its class; None for a class that cannot be used."""
+    whose = sorted({(_distribution(point), _version(point)) for point in points})
+    distributions = ", ".join(distribution for distribution, _ in whose)
+    versions = ", ".join(version for _, version in whose)
+    facts = (name, distributions, versions, points[0].value)
+    if len(points) > 1:
+        both = " and ".join(f"{one} {version}" for one, version in whose)
+        reason = f"the name is claimed by {both}; uninstall one of them"
+        return EncoderEntry(*facts, broken=reason), None
+    kind, reason_or_none = _loaded(points[0])
+    if reason_or_none is not None:
+        return EncoderEntry(*facts, broken=reason_or_none), None
+    fields = getattr(kind, "fields", ())
+    told = tuple(str(one) for one in fields) if isinstance(fields, tuple | list) else ()
+    return EncoderEntry(*facts, modality=str(getattr(kind, "modality", name)), fields=told), kind
+
+
+def _loaded(point: EntryPoint) -> tuple[Any, str | None]:
+    """A plugin's class, or why it cannot be used."""
+    try:
+        # stdout carries results; what a plugin prints while it is imported is none.
+        with contextlib.redirect_stdout(sys.stderr):
+            kind = point.load()
+    except (Exception, SystemExit) as error:  # a stranger's module may raise anything
+        return None, _one_line(error)
+    if not callable(kind):
+        return None, f"{point.value} is not a class"
+    api = getattr(kind, "api", None)
+    if api != API or isinstance(api, bool):
+        return None, f"written for encoder api {api!r}; this version has api {API}"
+    missing = [one for one in ("modality", "fields", "load", "encode") if not hasattr(kind, one)]
+    return kind, f"lacks {', '.join(missing)}" if missing else None
+
+
+def _distribution(point: EntryPoint) -> str:
+    return point.dist.name if point.dist else "unknown package"
+
+
+def _version(point: EntryPoint) -> str:
+    return point.dist.version if point.dist else "?"
+
+
+def _one_line(error: BaseException) -> str:
+    return ": ".join([type(error).__name__, *str(error).splitlines()[:1]])

@@ -1,0 +1,296 @@
+"""Ready-made vectors: features that somebody has computed already, from CSV, Parquet or NPY."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from cammsr_cli.errors import CammsrError, UsageError, closest
+from cammsr_cli.features.runner import Features, Problem, StoredType, fitting
+from cammsr_cli.files import sha256_of
+
+# Column names that hold the item, compared without case, "_" and "-".
+_ID_NAMES = ("itemid", "item", "movieid", "parentasin", "asin", "productid", "id")
+_DELIMITERS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
+_COMPRESSED = (".gz", ".zst")
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Vectors by row of the file.
+
+    Attributes:
+        ids: [R] item identifiers.
+        values: float64 [R, D]; NaN where the file has none.
+        first_line: The file's line (or row) number of the first vector.
+    """
+
+    ids: list[str]
+    values: NDArray[np.float64]
+    first_line: int
+
+
+@dataclass(frozen=True)
+class _Listed:
+    """Vectors by item of the catalogue.
+
+    Attributes:
+        values: float64 [N, D].
+        listed: bool [N], whether the file has a row for the item.
+        notes: Counts for people.
+    """
+
+    values: NDArray[np.float64]
+    listed: NDArray[np.bool_]
+    notes: list[str]
+
+
+def read_vectors(
+    path: Path,
+    item_ids: Sequence[str],
+    item_rows: Sequence[int | None],
+    modality: str,
+    *,
+    id_column: str | None = None,
+    dtype: StoredType = "float16",
+    row_count: int | None = None,
+) -> Features:
+    """Features from a file of vectors.
+
+    A table (CSV, TSV, plain or .gz or .zst; Parquet) has a column with the item and either one list
+    column or numeric columns, which together are the vector; text columns are left out. An array
+    (NPY) has one row for each row of the items file.
+
+    Args:
+        path: The file.
+        item_ids: [N] the catalogue.
+        item_rows: [N] each item's row in the items file, as in `Corpus.item_rows`.
+        modality: For messages.
+        id_column: The column with the item; recognised by name if None.
+        dtype: What the features are stored as.
+        row_count: Rows of the items file, for NPY; taken from `item_rows` if None.
+
+    Raises:
+        UsageError: If the format or the columns are not understood.
+        CammsrError: If a cell is no number, an item appears twice, or the row count is off.
+    """
+    if not path.is_file():
+        raise UsageError(f"no vectors file {path}", "give a .csv, .tsv, .parquet or .npy file")
+    kind = _kind(path)
+    if kind == ".npy":
+        vectors = _array_rows(path, item_rows, row_count)
+    else:
+        vectors = _by_item(path, _table_rows(path, kind, id_column), item_ids)
+    fingerprint = json.dumps({"vectors": f"sha256:{sha256_of(path)}", "id_column": id_column})
+    return _features(path, vectors, item_ids, modality, dtype, fingerprint)
+
+
+def _kind(path: Path) -> str:
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    if suffixes and suffixes[-1] in _COMPRESSED:
+        suffixes.pop()
+    kind = suffixes[-1] if suffixes else ""
+    if kind not in (*_DELIMITERS, ".parquet", ".npy"):
+        raise UsageError(
+            f"{path.name}: {kind or 'no extension'} is no format for vectors",
+            "save them as .csv, .tsv, .parquet or .npy",
+        )
+    return kind
+
+
+def _array_rows(path: Path, item_rows: Sequence[int | None], row_count: int | None) -> _Listed:
+    """Vectors by item from an array aligned to the items file's rows."""
+    try:
+        values = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise CammsrError(
+            f"{path.name} is no readable .npy array of numbers: {str(error).splitlines()[0]}",
+            "save it again with numpy.save(file, array.astype('float32'))",
+        ) from error
+    if values.ndim != 2 or values.dtype.kind not in "fiu" or values.shape[1] == 0:
+        raise CammsrError(
+            f"{path.name} is {values.dtype} {list(values.shape)}; vectors are numbers [rows, dim]"
+        )
+    listed = [row for row in item_rows if row is not None]
+    expected = row_count if row_count is not None else max(listed, default=-1) + 1
+    if len(values) != expected:
+        raise CammsrError(
+            f"{path.name} has {len(values)} rows and the items file has {expected}",
+            "an .npy file has one row for each row of the items file, in its order; "
+            "a .csv or .parquet file with an item column needs no such order",
+        )
+    vectors = np.full((len(item_rows), values.shape[1]), np.nan)
+    for item, row in enumerate(item_rows):
+        if row is not None:
+            vectors[item] = values[row]
+    return _Listed(vectors, np.array([row is not None for row in item_rows], bool), [])
+
+
+def _table_rows(path: Path, kind: str, id_column: str | None) -> _Rows:
+    table = _table(path, kind)
+    column = _id_column(path, table.columns, id_column)
+    ids = _identifiers(table[column])
+    rest = table.drop(column)
+    line = 1 if kind == ".parquet" else 2  # a delimited file's first line is its header
+    lists = [one for one in rest.columns if _is_list(rest[one])]
+    if len(lists) > 1:
+        raise UsageError(f"{path.name} has several list columns: {', '.join(lists)}; keep one")
+    if lists:
+        return _Rows(ids, _list_values(path, rest[lists[0]], line), line)
+    return _Rows(ids, _numeric_values(path, rest, line), line)
+
+
+def _table(path: Path, kind: str) -> pl.DataFrame:
+    try:
+        if kind == ".parquet":
+            return pl.read_parquet(path)
+        return pl.read_csv(path, separator=_DELIMITERS[kind], infer_schema=False)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        told = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CammsrError(f"{path.name} cannot be read as {kind[1:]}: {told}") from error
+
+
+def _id_column(path: Path, columns: list[str], wanted: str | None) -> str:
+    if wanted is not None:
+        if wanted in columns:
+            return wanted
+        like = closest(wanted, columns)
+        raise UsageError(
+            f"{path.name} has no column {wanted!r}; it has: {', '.join(columns[:12])}",
+            f"did you mean {like[0]}?" if like else None,
+        )
+    plain = {one.strip().lower().replace("_", "").replace("-", ""): one for one in columns[::-1]}
+    for name in _ID_NAMES:
+        if name in plain:
+            return plain[name]
+    raise UsageError(
+        f"{path.name}: no column names the item; it has: {', '.join(columns[:12])}",
+        "call the item's column item_id, or say which it is",
+    )
+
+
+def _identifiers(column: pl.Series) -> list[str]:
+    if column.dtype.is_float() and bool((column.drop_nulls() % 1 == 0).all()):
+        column = column.cast(pl.Int64)
+    return [(value or "").strip() for value in column.cast(pl.String)]
+
+
+def _is_list(column: pl.Series) -> bool:
+    if isinstance(column.dtype, pl.List | pl.Array):
+        return True
+    filled = column.drop_nulls() if column.dtype == pl.String else column.clear()
+    return len(filled) > 0 and str(filled[0]).lstrip().startswith("[")
+
+
+def _list_values(path: Path, column: pl.Series, first_line: int) -> NDArray[np.float64]:
+    """[R, D] from a column of lists, or of JSON lists as text; a null is a row of NaN."""
+    lists: list[list[Any] | None] = []
+    for line, cell in enumerate(column, start=first_line):
+        try:
+            told = json.loads(cell) if isinstance(cell, str) else cell
+            lists.append(None if told is None else [float(one) for one in told])
+        except (ValueError, TypeError) as error:
+            raise CammsrError(
+                f"{path.name}, line {line}: column {column.name!r} is no list of numbers"
+            ) from error
+    dim = next((len(one) for one in lists if one), 0)
+    if dim == 0:
+        raise CammsrError(f"{path.name}: column {column.name!r} holds no numbers")
+    for line, one in enumerate(lists, start=first_line):
+        if one and len(one) != dim:
+            raise CammsrError(
+                f"{path.name}, line {line}: a vector of {len(one)} numbers among those of {dim}"
+            )
+    return np.array([one or [np.nan] * dim for one in lists], dtype=np.float64)
+
+
+def _numeric_values(path: Path, table: pl.DataFrame, first_line: int) -> NDArray[np.float64]:
+    """[R, D] from the numeric columns; columns with no number at all are left out."""
+    columns: list[NDArray[np.float64]] = []
+    for series in table:
+        numbers = _numbers(path, series, first_line)
+        if numbers is not None:
+            columns.append(numbers)
+    if not columns:
+        raise UsageError(
+            f"{path.name} has no numeric column beside the item",
+            "a table of vectors has numbers in its other columns, or one list column",
+        )
+    return np.stack(columns, axis=1)
+
+
+def _numbers(path: Path, series: pl.Series, first_line: int) -> NDArray[np.float64] | None:
+    """A column as float64 with NaN for empty cells; None if it holds no numbers at all."""
+    if series.dtype.is_numeric():
+        return series.cast(pl.Float64).fill_null(np.nan).to_numpy()
+    if series.dtype != pl.String:
+        return None
+    text = series.str.strip_chars()
+    text = text.set(text == "", None)
+    numbers = text.cast(pl.Float64, strict=False)
+    if numbers.null_count() == len(numbers):
+        return None
+    wrong = numbers.is_null() & text.is_not_null()
+    if wrong.any():
+        row = int(wrong.arg_true()[0])
+        raise CammsrError(
+            f"{path.name}, line {row + first_line}: {text[row]!r} in column {series.name!r} "
+            "is not a number",
+            "mend the cell, or leave it empty if the item has no vector",
+        )
+    return numbers.fill_null(np.nan).to_numpy()
+
+
+def _by_item(path: Path, rows: _Rows, item_ids: Sequence[str]) -> _Listed:
+    """Vectors by item from rows that name theirs."""
+    line_of: dict[str, int] = {}
+    for line, one in enumerate(rows.ids, start=rows.first_line):
+        if one in line_of:
+            raise CammsrError(
+                f"{path.name}: item {one!r} appears twice, on lines {line_of[one]} and {line}",
+                "keep one vector an item",
+            )
+        line_of[one] = line
+    vectors = np.full((len(item_ids), rows.values.shape[1]), np.nan)
+    listed = np.array([one in line_of for one in item_ids], bool)
+    for item in map(int, listed.nonzero()[0]):
+        vectors[item] = rows.values[line_of[item_ids[item]] - rows.first_line]
+    strange = len(line_of.keys() - set(item_ids))
+    if not listed.any():
+        raise CammsrError(
+            f"{path.name} names no item of the catalogue (its first: {rows.ids[:1]})",
+            "check that its item column holds the same identifiers as the interactions",
+        )
+    notes = [f"{strange} ids of {path.name} are not in the catalogue"] if strange else []
+    return _Listed(vectors, listed, notes)
+
+
+def _features(
+    path: Path,
+    vectors: _Listed,
+    item_ids: Sequence[str],
+    modality: str,
+    dtype: StoredType,
+    fingerprint: str,
+) -> Features:
+    """Mask what is not listed, and with a problem what has NaN or cannot be stored."""
+    values = np.zeros(vectors.values.shape, dtype)
+    present = np.zeros(len(values), bool)
+    problems: list[Problem] = []
+    for item in map(int, vectors.listed.nonzero()[0]):
+        stored = fitting(vectors.values[item], values.dtype)
+        if isinstance(stored, str):
+            problems.append(Problem(item_ids[item], modality, path.name, stored))
+        else:
+            values[item], present[item] = stored, True
+    absent = int((~vectors.listed).sum())
+    told = [f"{absent} items have no vector in {path.name}"] if absent else []
+    notes = [*vectors.notes, *told]
+    return Features(values, present, problems, 0, 0, fingerprint, "vectors", (), notes)

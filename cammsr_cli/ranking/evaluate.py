@@ -1,0 +1,138 @@
+"""How good a run is: what `cammsr evaluate` prints."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cammsr_cli.data.dataset import TEST, VALIDATION
+from cammsr_cli.errors import CammsrError, UsageError
+from cammsr_cli.ranking.full_ranking import model_ranks, popularity_ranks, questions
+from cammsr_cli.ranking.metrics import (
+    CUTOFFS,
+    METRICS,
+    Estimate,
+    bootstrap_interval,
+    estimate_all,
+    per_user,
+)
+from cammsr_cli.run_folder import RunFolder, load_run
+
+Split = Literal["test", "validation"]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Run minus other run, over the same users.
+
+    Attributes:
+        mean: Mean difference of the metric.
+        low: Lower end of the paired bootstrap's 95 % interval.
+        high: Upper end.
+        relative: Difference over the other run's mean; None where that is 0.
+    """
+
+    mean: float
+    low: float
+    high: float
+    relative: float | None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Every metric of a run, of popularity, and of a second run if one was named.
+
+    Attributes:
+        split: "test" or "validation".
+        users: How many users were asked about.
+        items: Size of the catalogue that was ranked.
+        seen_excluded: Whether items already seen were left out of the ranking.
+        model: Metric name to estimate.
+        popularity: The same for recommending the most bought items to all.
+        against: Metric name to the difference from the second run.
+    """
+
+    split: Split
+    users: int
+    items: int
+    seen_excluded: bool
+    model: dict[str, Estimate]
+    popularity: dict[str, Estimate]
+    against: dict[str, Difference] | None
+
+
+def evaluate(
+    run: Path,
+    *,
+    data: Path | None,
+    device: torch.device,
+    split: Split = "test",
+    exclude_seen: bool = True,
+    against: Path | None = None,
+    seed: int = 0,
+) -> Evaluation:
+    """Rank the whole catalogue for every user and measure where the next item stands.
+
+    Args:
+        run: A finished run.
+        data: The data set, if not the one it was trained on.
+        device: Where to compute.
+        split: Which held-out event to find.
+        exclude_seen: Leave items of the user's history out of the ranking.
+        against: A second run to compare with, user by user.
+        seed: Of the bootstrap.
+
+    Raises:
+        CammsrError: A run or its data cannot be used, or there is no one to ask about.
+        UsageError: The two runs were trained on different data.
+    """
+    loaded = load_run(RunFolder(run), data, device)
+    asked = questions(loaded.data, TEST if split == "test" else VALIDATION)
+    if not len(asked.item_U):
+        raise CammsrError(
+            f"{loaded.data.path} has no {split} events: no user has a history long enough",
+            "Prepare it from more events",
+        )
+    rank = model_ranks(loaded.model, loaded.catalogue, loaded.events, asked, exclude_seen)
+    differences = None
+    if against is not None:
+        other = load_run(RunFolder(against), data, device)
+        if other.data.content != loaded.data.content:
+            raise UsageError(f"{run} and {against} were trained on different data sets")
+        other_rank = model_ranks(other.model, other.catalogue, other.events, asked, exclude_seen)
+        differences = compare(rank, other_rank, seed=seed)
+    popular = popularity_ranks(loaded.data, loaded.events, asked, exclude_seen)
+    return Evaluation(
+        split=split,
+        users=len(rank),
+        items=len(loaded.data.item_ids),
+        seen_excluded=exclude_seen,
+        model=estimate_all(rank, seed=seed),
+        popularity=estimate_all(popular, seed=seed),
+        against=differences,
+    )
+
+
+def compare(
+    rank: NDArray[np.int64], other: NDArray[np.int64], seed: int = 0
+) -> dict[str, Difference]:
+    """Paired bootstrap over users: how much better `rank` is than `other`, metric by metric."""
+    names = [(metric, k) for metric in METRICS for k in CUTOFFS]
+    other_UM = np.stack([per_user(other, m, k) for m, k in names], axis=1)
+    delta_UM = np.stack([per_user(rank, m, k) for m, k in names], axis=1) - other_UM
+    low, high = bootstrap_interval(delta_UM, seed=seed)
+    mean, base = delta_UM.mean(0), other_UM.mean(0)
+    return {
+        f"{metric}@{k}": Difference(
+            mean=float(mean[i]),
+            low=float(low[i]),
+            high=float(high[i]),
+            relative=float(mean[i] / base[i]) if base[i] else None,
+        )
+        for i, (metric, k) in enumerate(names)
+    }

@@ -1,0 +1,298 @@
+"""The run folder: what `train` writes and what `evaluate` and `recommend` read.
+
+    config.yaml        all settings, resolved
+    config.json        what the model must be given to be built again
+    item_ids.json      the items that have a row in the id table, in order
+    metrics.jsonl      one line an epoch
+    checkpoints/       step-N/: weights, optimiser, random state
+    model.safetensors  the best weights; written last, so a run that has it is finished
+    README.md          model card
+
+Nothing in it is a pickle.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from cammsr_cli import __version__
+from cammsr_cli.config import Config, ModelConfig, validated
+from cammsr_cli.core.model import Cammsr, Catalogue
+from cammsr_cli.core.windows import Events
+from cammsr_cli.data.dataset import TRAIN, DataSet
+from cammsr_cli.errors import CammsrError
+from cammsr_cli.files import written_whole
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """What a model was built for, enough to build it again and to refuse what it is not for.
+
+    Attributes:
+        format: Version of the run folder.
+        tool: Version of cammsr that wrote it.
+        preset: Name of the starting point of its settings.
+        data_path: The data set it was trained on, as an absolute path.
+        data_content: That data set's content digest.
+        feature_dims: Modality to vector size, in the order of the model's streams.
+        fingerprints: Modality to the fingerprint of what made its vectors.
+        category_names: The categories it predicts.
+        num_ids: Rows of the id table.
+    """
+
+    format: int
+    tool: str
+    preset: str
+    data_path: str
+    data_content: str
+    feature_dims: dict[str, int]
+    fingerprints: dict[str, str]
+    category_names: list[str]
+    num_ids: int
+
+
+class RunFolder:
+    """Paths and files of one run."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
+    def weights(self) -> Path:
+        """The best weights; there once training is finished."""
+        return self.path / "model.safetensors"
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON line an epoch."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def exists(self) -> bool:
+        """Whether a run was begun here."""
+        return (self.path / "config.json").is_file()
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run came to its end."""
+        return self.weights.is_file()
+
+    def begin(self, config: Config, spec: ModelSpec, item_ids: list[str]) -> None:
+        """Write what is known before training."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        self.write_text("config.yaml", yaml.safe_dump(config.model_dump(), sort_keys=False))
+        self.write_text("item_ids.json", json.dumps(item_ids, ensure_ascii=False))
+        self.write_text("config.json", json.dumps(asdict(spec), indent=2, ensure_ascii=False))
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write one of the folder's text files, whole."""
+        with written_whole(self.path / name) as partial:
+            partial.write_text(text, encoding="utf-8")
+
+    def spec(self) -> ModelSpec:
+        """What the model was built for.
+
+        Raises:
+            CammsrError: Not a run folder, or one of another format.
+        """
+        content = self._read("config.json")
+        if content.get("format") != FORMAT:
+            raise CammsrError(
+                f"{self.path} has run format {content.get('format')}, written by "
+                f"{content.get('tool', 'an unknown tool')}; this is cammsr {__version__}, which "
+                f"reads format {FORMAT}",
+                "Train again with this version: cammsr train",
+            )
+        return ModelSpec(**content)
+
+    def config(self) -> Config:
+        """The settings the run was started with."""
+        text = (self.path / "config.yaml").read_text(encoding="utf-8")
+        return validated(yaml.safe_load(text))
+
+    def item_ids(self) -> list[str]:
+        """Ids of the items that have a row in the id table."""
+        ids: list[str] = self._read("item_ids.json")
+        return ids
+
+    def _read(self, name: str) -> Any:
+        file = self.path / name
+        if not file.is_file():
+            raise CammsrError(
+                f"{self.path} is not a run folder: it has no {name}",
+                "Make one with: cammsr train DATA.h5 --out RUN",
+            )
+        try:
+            return json.loads(file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise CammsrError(f"{file} is damaged: {error}", "Train again: cammsr train") from error
+
+
+def training_items(data: DataSet) -> list[int]:
+    """Indices of the items with at least one training event: those that get an id row."""
+    seen: list[int] = np.unique(data.event_item[data.event_part == TRAIN]).tolist()
+    return seen
+
+
+def describe(data: DataSet, config: ModelConfig, preset: str) -> ModelSpec:
+    """The spec of a new model for `data`.
+
+    Raises:
+        CammsrError: The settings name a modality that the data set does not have.
+    """
+    chosen = list(data.modalities) if config.modalities is None else config.modalities
+    unknown = [name for name in chosen if name not in data.modalities]
+    if unknown:
+        raise CammsrError(
+            f"{data.path} has no modality {', '.join(unknown)}; it has: "
+            f"{', '.join(data.modalities) or 'none'}",
+            "Set model.modalities to some of those, or prepare the data set with that encoder",
+        )
+    if not chosen and not config.use_id:
+        raise CammsrError("the settings leave the model without id and without any modality")
+    return ModelSpec(
+        format=FORMAT,
+        tool=f"cammsr {__version__}",
+        preset=preset,
+        data_path=str(data.path.resolve()),
+        data_content=data.content,
+        feature_dims={name: data.modalities[name].dim for name in chosen},
+        fingerprints={name: data.modalities[name].fingerprint for name in chosen},
+        category_names=data.category_names,
+        num_ids=len(training_items(data)),
+    )
+
+
+def build_model(spec: ModelSpec, config: ModelConfig) -> Cammsr:
+    """A new model with random weights."""
+    sizes = config.model_dump(exclude={"modalities"})
+    return Cammsr(spec.num_ids, spec.feature_dims, len(spec.category_names), **sizes)
+
+
+def read_catalogue(data: DataSet, modalities: Mapping[str, int], id_rows: list[str]) -> Catalogue:
+    """The items of `data` as tensors, each with its row among `id_rows` or -1."""
+    row_of = {item_id: row for row, item_id in enumerate(id_rows)}
+    rows = torch.tensor([row_of.get(item_id, -1) for item_id in data.item_ids], dtype=torch.int64)
+    features, present = {}, {}
+    for name in modalities:
+        values, has = data.vectors(name)
+        features[name], present[name] = torch.from_numpy(values), torch.from_numpy(has)
+    return Catalogue(rows, features, present)
+
+
+def read_events(data: DataSet, device: torch.device) -> Events:
+    """All events of `data` on `device`."""
+    return Events(
+        torch.from_numpy(data.event_item).long().to(device),
+        torch.from_numpy(data.event_time).to(device),
+    )
+
+
+@dataclass(frozen=True)
+class LoadedRun:
+    """A trained model with the data set it is asked about, on one device.
+
+    Attributes:
+        spec: What the model was built for.
+        model: In evaluation mode.
+        data: The data set.
+        catalogue: Its items.
+        events: Its events.
+        new_items: How many of its items the model has never seen in training.
+        device: Where all of it lives.
+    """
+
+    spec: ModelSpec
+    model: Cammsr
+    data: DataSet
+    catalogue: Catalogue
+    events: Events
+    new_items: int
+    device: torch.device
+
+
+def load_run(folder: RunFolder, data_path: Path | None, device: torch.device) -> LoadedRun:
+    """Load a finished run and the data set it was trained on, or a newer one like it.
+
+    A data set with more users, events or items is welcome: items new since training are known by
+    their content. One made by other encoders, or of another catalogue, is refused.
+
+    Raises:
+        CammsrError: The run is missing, unfinished or damaged, or the data set is another one.
+    """
+    spec = folder.spec()
+    if not folder.finished:
+        raise CammsrError(
+            f"the training in {folder.path} is not finished: there is no {folder.weights.name}",
+            f"Go on with: cammsr train {spec.data_path} --out {folder.path} --resume",
+        )
+    data = DataSet(data_path or Path(spec.data_path))
+    id_rows = folder.item_ids()
+    require_matching(data, spec, id_rows, folder.path)
+    model = build_model(spec, folder.config().model)
+    load_weights(model, folder.weights)
+    catalogue = read_catalogue(data, spec.feature_dims, id_rows).to(device)
+    new_items = int((catalogue.id_row_N < 0).sum())
+    return LoadedRun(
+        spec, model.to(device).eval(), data, catalogue, read_events(data, device), new_items, device
+    )
+
+
+def require_matching(data: DataSet, spec: ModelSpec, id_rows: list[str], run: Path) -> None:
+    """Refuse a data set that the model was not trained for."""
+    if data.content == spec.data_content:
+        return
+    for name, fingerprint in spec.fingerprints.items():
+        if name not in data.modalities or data.modalities[name].fingerprint != fingerprint:
+            raise CammsrError(
+                f"{run} was trained on another data set: its {name} vectors were made by "
+                f"{fingerprint}, those of {data.path} by "
+                f"{data.modalities[name].fingerprint if name in data.modalities else 'nothing'}",
+                f"Use the data set it was trained on: --data {spec.data_path}",
+            )
+    known = len(set(id_rows) & set(data.item_ids))
+    if known * 2 < len(id_rows):
+        raise CammsrError(
+            f"{run} was trained on another data set: only {known:,} of its {len(id_rows):,} items "
+            f"are in {data.path}",
+            f"Use the data set it was trained on: --data {spec.data_path}",
+        )
+
+
+def save_weights(model: Cammsr, path: Path) -> None:
+    """Write the weights as safetensors, whole."""
+    state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    with written_whole(path) as partial:
+        save_file(state, partial)
+
+
+def load_weights(model: Cammsr, path: Path) -> None:
+    """Read weights written by `save_weights`.
+
+    Raises:
+        CammsrError: The file is damaged or belongs to another model.
+    """
+    try:
+        model.load_state_dict(load_file(path))
+    except (SafetensorError, RuntimeError, OSError) as error:
+        raise CammsrError(
+            f"{path} cannot be loaded into this run's model: {str(error).splitlines()[0]}",
+            "Train again: cammsr train",
+        ) from error

@@ -1,0 +1,92 @@
+"""Checkpoints: a training's whole state on disk, written whole, found again after a crash."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.optim import Optimizer
+
+from cammsr_cli.core.model import Cammsr
+from cammsr_cli.errors import CammsrError
+from cammsr_cli.files import written_whole
+from cammsr_cli.run_folder import load_weights, save_weights
+
+
+@dataclass
+class Progress:
+    """How far a training is.
+
+    Attributes:
+        epoch: Epochs done.
+        step: Steps done.
+        best: Best validation NDCG@10 so far.
+        best_epoch: The epoch it came from.
+        best_step: The step it came from: names its checkpoint.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    best: float = -1.0
+    best_epoch: int = 0
+    best_step: int = 0
+
+
+def checkpoint_path(folder: Path, step: int) -> Path:
+    """Where the checkpoint of a step lies."""
+    return folder / f"step-{step}"
+
+
+def save_checkpoint(folder: Path, model: Cammsr, optimizer: Optimizer, progress: Progress) -> None:
+    """Write weights, optimiser, random state and progress as `step-N`, whole."""
+    state: dict[str, Any] = {
+        "optimizer": optimizer.state_dict(),
+        "random": torch.get_rng_state(),
+        "cuda_random": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "progress": vars(progress).copy(),
+    }
+    with written_whole(checkpoint_path(folder, progress.step)) as partial:
+        partial.mkdir()
+        save_weights(model, partial / "model.safetensors")
+        torch.save(state, partial / "state.pt")
+
+
+def load_checkpoint(path: Path, model: Cammsr, optimizer: Optimizer) -> Progress:
+    """Bring back everything `save_checkpoint` wrote; `weights_only`, so no code is run.
+
+    Raises:
+        CammsrError: The checkpoint is damaged or belongs to another model.
+    """
+    load_weights(model, path / "model.safetensors")
+    try:
+        state = torch.load(path / "state.pt", weights_only=True, map_location="cpu")
+        optimizer.load_state_dict(state["optimizer"])
+    except (RuntimeError, ValueError, KeyError, EOFError, OSError) as error:
+        raise CammsrError(
+            f"the checkpoint {path} cannot be read: {str(error).splitlines()[0]}",
+            f"Delete that folder and resume from the one before: rm -r '{path}'",
+        ) from error
+    torch.set_rng_state(state["random"])
+    if state["cuda_random"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(state["cuda_random"])
+    return Progress(**state["progress"])
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The checkpoint with the highest step, if there is any."""
+    found = [path for path in folder.glob("step-*") if path.name[5:].isdigit()]
+    return max(found, key=lambda path: int(path.name[5:]), default=None)
+
+
+def drop_old_checkpoints(folder: Path, progress: Progress, keep: int) -> None:
+    """Delete all but the newest `keep` and the best one."""
+    found = sorted(
+        (path for path in folder.glob("step-*") if path.name[5:].isdigit()),
+        key=lambda path: int(path.name[5:]),
+    )
+    for path in found[:-keep]:
+        if path != checkpoint_path(folder, progress.best_step):
+            shutil.rmtree(path)

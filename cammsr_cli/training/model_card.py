@@ -1,0 +1,48 @@
+"""The run folder's README: what the model is, was trained on, and how to use it."""
+
+from __future__ import annotations
+
+from jinja2 import Environment, StrictUndefined
+
+from cammsr_cli.config import Config
+from cammsr_cli.run_folder import ModelSpec
+from cammsr_cli.training.loop import Outcome
+
+_CARD = """\
+# A cammsr model ({{ spec.preset }})
+
+Recommends a user's next item. Made by {{ spec.tool }}.
+
+| | |
+|---|---|
+| data set | `{{ spec.data_path }}` |
+| content | `{{ spec.data_content }}` |
+| items with an id row | {{ "{:,}".format(spec.num_ids) }} |
+| categories | {{ spec.category_names | length }} |
+| parameters | {{ "{:,}".format(outcome.parameters) }} |
+| epochs | {{ outcome.epochs }}, best {{ outcome.best_epoch }} |
+| validation NDCG@10 | {{ "%.4f" | format(outcome.best_ndcg) }} (full ranking, seen items excluded) |
+| seed | {{ config.training.seed }} |
+{% if spec.fingerprints %}
+## What its vectors were made by
+
+| modality | size | fingerprint |
+|---|---|---|
+{% for name, fingerprint in spec.fingerprints.items() -%}
+| {{ name }} | {{ spec.feature_dims[name] }} | {{ fingerprint }} |
+{% endfor %}
+{%- endif %}
+## Use
+
+    cammsr evaluate RUN
+    cammsr recommend RUN --user USER
+
+It knows only what its training events show: who was not in the data is not served by it, and what
+was popular there is favoured. Settings: `config.yaml`.
+"""
+
+
+def model_card(spec: ModelSpec, config: Config, outcome: Outcome) -> str:
+    """The card as Markdown."""
+    environment = Environment(undefined=StrictUndefined, autoescape=False, trim_blocks=True)  # noqa: S701 - Markdown, not HTML
+    return environment.from_string(_CARD).render(spec=spec, config=config, outcome=outcome) + "\n"

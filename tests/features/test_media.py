@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import os
+import unicodedata
+from pathlib import Path
+
+import pytest
+
+from cammsr_cli.features.media import resolve_media
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    (tmp_path / "outside.jpg").write_text("secret")
+    root = tmp_path / "media"
+    (root / "sub").mkdir(parents=True)
+    (root / "sub" / "é ü 映画.jpg").write_text("x")
+    (root / "a.jpg").write_text("x")
+    (root / "in.jpg").symlink_to("a.jpg")
+    (root / "out.jpg").symlink_to(tmp_path / "outside.jpg")
+    (root / "loop.jpg").symlink_to("loop.jpg")
+    os.mkfifo(root / "pipe.jpg")
+    return root
+
+
+@pytest.mark.parametrize("written", ["a.jpg", " a.jpg ", "./a.jpg", "sub/é ü 映画.jpg", "in.jpg"])
+def test_files_within_are_found(root: Path, written: str) -> None:
+    path = resolve_media(written, root)
+    assert isinstance(path, Path)
+    assert path.is_absolute()
+    assert path.read_text() == "x"
+
+
+def test_a_name_is_found_however_its_accents_are_spelled(root: Path) -> None:
+    (root / unicodedata.normalize("NFD", "café.jpg")).write_text("x")
+    assert isinstance(resolve_media(unicodedata.normalize("NFC", "café.jpg"), root), Path)
+
+
+def test_a_name_with_unusual_spaces_and_joined_emoji_is_found(root: Path) -> None:
+    name = "Screenshot 9.41\u202fAM 👩\u200d🚀.png"
+    (root / name).write_text("x")
+    assert isinstance(resolve_media(name, root), Path)
+
+
+@pytest.mark.parametrize(
+    ("written", "reason"),
+    [
+        ("/etc/passwd", "absolute"),
+        ("C:\\x.jpg", "absolute"),
+        ("\\\\host\\x.jpg", "absolute"),
+        ("../outside.jpg", "'..'"),
+        ("sub/../../outside.jpg", "'..'"),
+        ("sub\\..\\x.jpg", "'..'"),
+        ("out.jpg", "leads out"),
+        ("loop.jpg", ""),
+        ("pipe.jpg", "not a regular file"),
+        ("sub", "not a regular file"),
+        ("a.jpg/b.jpg", ""),
+        ("none.jpg", "no such file"),
+        ("x" * 5000, ""),
+        ("a\0b.jpg", "not a file name"),
+        ("a\ud800b.jpg", "not a file name"),
+        ("", "not a file name"),
+        ("https://host/x.jpg", "not downloaded yet; give a local file"),
+        ("data:image/png;base64,xx", "not downloaded yet"),
+    ],
+)
+def test_all_else_is_refused_with_a_reason(root: Path, written: str, reason: str) -> None:
+    told = resolve_media(written, root)
+    assert isinstance(told, str)
+    assert reason in told
+    assert "\n" not in told
+
+
+def test_without_a_media_folder() -> None:
+    assert resolve_media("a.jpg", None) == "no media folder is given"

@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cammsr_cli.errors import CammsrError, UsageError
+from cammsr_cli.features.registry import EncoderSpec, find_encoders, make_encoder
+from cammsr_cli.features.runner import encode_items
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "custom_encoder"
+GOOD = """
+class Encoder:
+    api, modality, fields, dim, fingerprint = 1, "toy", ("title",), 1, "toy"
+    def __init__(self, model=None, *, device="cpu", precision="float32"): ...
+    def load(self, item): ...
+    def encode(self, samples): ...
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "spec"),
+    [
+        ("text", EncoderSpec("text")),
+        ("text=", EncoderSpec("text")),
+        ("text=BAAI/bge-small-en", EncoderSpec("text", "BAAI/bge-small-en")),
+        ("text=/a b/c:d-e,f", EncoderSpec("text", "/a b/c:d-e,f")),
+        ("video=,frames=4", EncoderSpec("video", None, {"frames": "4"})),
+        (
+            "video=hf-hub:timm/x.y,frames=4,size=96",
+            EncoderSpec("video", "hf-hub:timm/x.y", {"frames": "4", "size": "96"}),
+        ),
+        ("text=,prompt=a, b: ", EncoderSpec("text", None, {"prompt": "a, b:"})),
+    ],
+)
+def test_specs_are_read_and_written(text: str, spec: EncoderSpec) -> None:
+    assert EncoderSpec.parse(text) == spec
+    assert EncoderSpec.parse(str(spec)) == spec
+
+
+@pytest.mark.parametrize("text", ["", "=x", "a b", "video=frames=4", "v=,a", "v=,a=1,a=2"])
+def test_bad_specs_are_refused(text: str) -> None:
+    with pytest.raises(UsageError):
+        EncoderSpec.parse(text)
+
+
+def test_the_built_in_encoders_are_found_as_plugins() -> None:
+    found = find_encoders()
+    assert {"text", "image", "video"} <= found.keys()
+    assert found["video"].distribution == "cammsr"
+    assert found["video"].target == "cammsr_encoders.video:VideoEncoder"
+    assert found["video"].fields == ("video",)
+    assert found["video"].broken is None
+
+
+def test_making_one() -> None:
+    encoder = make_encoder(EncoderSpec.parse("video=,frames=4"), precision="bfloat16")
+    assert encoder.modality == "video"
+    with pytest.raises(UsageError, match=r"'vidoe'; there are: .*image, text, video") as told:
+        make_encoder(EncoderSpec("vidoe"))
+    assert told.value.hint == "did you mean video?"
+    with pytest.raises(UsageError, match="no option 'frame'; it has: frames, size"):
+        make_encoder(EncoderSpec("video", None, {"frame": "4"}))
+    with pytest.raises(UsageError, match="not between"):
+        make_encoder(EncoderSpec("video", None, {"frames": "0"}))
+
+
+def _installed(folder: Path, distribution: str, name: str, code: str) -> None:
+    """A package as pip leaves it: a module and its metadata."""
+    module = distribution.replace("-", "_")
+    (folder / f"{module}.py").write_text(code)
+    told = folder / f"{module}-1.0.dist-info"
+    told.mkdir()
+    (told / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.0\n")
+    (told / "entry_points.txt").write_text(f"[cammsr.encoders]\n{name} = {module}:Encoder\n")
+
+
+@pytest.fixture
+def plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return tmp_path
+
+
+def test_broken_plugins_are_listed_with_the_reason_and_harm_nothing(
+    plugins: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _installed(plugins, "raises-on-import", "raising", "print('hello')\nraise OSError('no driver')")
+    _installed(plugins, "exits-on-import", "exiting", "raise SystemExit(3)")
+    _installed(plugins, "from-the-future", "future", "class Encoder: api = 2")
+    _installed(plugins, "without-class", "classless", "")
+    _installed(plugins, "half-done", "half", "class Encoder: api = 1; modality = 'x'")
+    found = find_encoders()
+    assert found["raising"].broken == "OSError: no driver"
+    assert found["exiting"].broken == "SystemExit: 3"
+    assert found["future"].broken == "written for encoder api 2; this version has api 1"
+    assert "Encoder" in str(found["classless"].broken)
+    assert found["half"].broken == "lacks fields, load, encode"
+    assert capsys.readouterr().out == ""
+    assert make_encoder(EncoderSpec("image")).modality == "image"
+    with pytest.raises(CammsrError, match="'raising' of raises-on-import is broken: OSError"):
+        make_encoder(EncoderSpec("raising"))
+
+
+def test_a_name_claimed_twice_is_an_error_only_when_asked_for(plugins: Path) -> None:
+    _installed(plugins, "toy-one", "toy", GOOD)
+    _installed(plugins, "toy-two", "toy", GOOD)
+    assert find_encoders()["toy"].distribution == "toy-one, toy-two"
+    with pytest.raises(CammsrError, match=r"claimed by toy-one 1\.0 and toy-two 1\.0"):
+        make_encoder(EncoderSpec("toy"))
+
+
+def test_a_constructor_that_fails_is_told_as_the_plugins_fault(plugins: Path) -> None:
+    code = GOOD.replace('precision="float32"): ...', 'precision="float32"): 1 / 0')
+    _installed(plugins, "toy-zero", "zero", code)
+    with pytest.raises(CammsrError, match=r"of toy-zero 1\.0 cannot be made: ZeroDivisionError"):
+        make_encoder(EncoderSpec("zero"))
+
+
+def test_the_toy_in_the_readme_works(plugins: Path) -> None:
+    readme = (Path(__file__).parents[2] / "encoders" / "README.md").read_text(encoding="utf-8")
+    code = readme.split("```python\n")[1].split("```")[0]
+    assert sum(bool(line.strip()) for line in code.splitlines()) <= 10
+    _installed(plugins, "my-package", "length", code.replace("LengthEncoder", "Encoder"))
+    encoder = make_encoder(EncoderSpec("length"))
+    features = encode_items(encoder, [{"title": "abc"}, {}], ["1", "2"], None)
+    assert features.present.tolist() == [True, False]
+    np.testing.assert_allclose(features.values[0], [np.log(4), 0], rtol=1e-3)
+
+
+def test_the_example_plugin_installs_is_found_and_passes_its_tests(tmp_path: Path) -> None:
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation"]
+    offline = ["--no-index", "--disable-pip-version-check", "--target", str(tmp_path / "site")]
+    subprocess.run([*pip, *offline, str(EXAMPLE)], check=True, capture_output=True, timeout=120)
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
+    code = """
+import json, dataclasses
+from cammsr_cli.features.registry import EncoderSpec, find_encoders, make_encoder
+encoder = make_encoder(EncoderSpec.parse("colour=,bins=3"))
+print(json.dumps({**dataclasses.asdict(find_encoders()["colour"]), "dim": encoder.dim}))
+"""
+    run = [sys.executable, "-c", code]
+    done = subprocess.run(run, env=environment, check=True, capture_output=True, text=True)
+    assert json.loads(done.stdout) == {
+        "name": "colour", "distribution": "cammsr-colour", "version": "0.1.0",
+        "target": "cammsr_colour:ColourEncoder", "modality": "colour", "fields": ["image"],
+        "broken": None, "dim": 27,
+    }  # fmt: skip
+    own = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(EXAMPLE / "tests")]
+    tested = subprocess.run(own, env=environment, capture_output=True, text=True, cwd=tmp_path)
+    assert tested.returncode == 0, tested.stdout
