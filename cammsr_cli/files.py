@@ -32,7 +32,7 @@ def written_whole(path: Path) -> Iterator[Path]:
         _sync(partial)
         if partial.is_dir() and path.exists():
             _remove(path)
-        os.replace(partial, path)
+        partial.replace(path)
     finally:
         _remove(partial)
 

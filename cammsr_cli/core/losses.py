@@ -25,7 +25,7 @@ def catalogue_cross_entropy(query_MV: Tensor, target_NV: Tensor, item_M: Tensor)
         return functional.cross_entropy(query_MV @ target_NV.T, item_M)
     parts = [
         checkpoint(_summed_cross_entropy, query, target_NV, item, use_reentrant=False)
-        for query, item in zip(query_MV.split(rows), item_M.split(rows), strict=True)
+        for query, item in zip(torch.split(query_MV, rows), torch.split(item_M, rows), strict=True)
     ]
     return torch.stack(parts).sum() / len(query_MV)
 

@@ -239,7 +239,7 @@ class Cammsr(nn.Module):
 
     def contributions(self, query_BV: Tensor, target_BV: Tensor) -> Tensor:
         """The K summands of each score <query, target>: [B, K]."""
-        products = (query_BV * target_BV).split(self.block_widths, dim=-1)
+        products = torch.split(query_BV * target_BV, self.block_widths, dim=-1)
         return torch.stack([block.sum(-1) for block in products], dim=-1)
 
     def _block_widths(self, width: int) -> list[int]:
@@ -266,7 +266,7 @@ class ScoreBlocks(nn.Module):
         self.user_weights = nn.Linear(width, len(block_widths)) if user_weights else None
         with torch.no_grad():
             for rows, target in zip(
-                self.query.weight.split(block_widths), self.targets_K, strict=True
+                torch.split(self.query.weight, block_widths), self.targets_K, strict=True
             ):
                 assert isinstance(target, nn.Linear)
                 nn.init.orthogonal_(target.weight)

@@ -47,7 +47,7 @@ class Window:
 
 
 def cut(events: Events, start_B: Tensor, end_B: Tensor) -> Window:
-    """The events `[start, end)` of each row, padded on the right to the longest row (at least 1)."""
+    """The events `[start, end)` of each row, padded on the right to the longest row."""
     length_B = end_B - start_B
     longest = max(1, int(length_B.max())) if len(length_B) else 1
     offset_L = torch.arange(longest, device=start_B.device)
@@ -104,7 +104,7 @@ def shuffled_batches(
     order_W = torch.randperm(len(length_W), generator=generator).to(device)
     pools = [
         part[torch.argsort(length_W[part], stable=True)]
-        for part in order_W.split(batch_size * pool)
+        for part in torch.split(order_W, batch_size * pool)
     ]
-    batches = [batch for part in pools for batch in part.split(batch_size)]
+    batches = [batch for part in pools for batch in torch.split(part, batch_size)]
     return [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]

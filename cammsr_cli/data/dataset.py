@@ -26,6 +26,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -176,10 +177,8 @@ class DataSet:
 
     def vectors(self, modality: str) -> tuple[NDArray[np.floating], NDArray[np.bool_]]:
         """Values [N, dim] and present [N] of one modality."""
-        return (
-            self._array(f"features/{modality}/values"),
-            self._array(f"features/{modality}/present").astype(np.bool_),
-        )
+        values: NDArray[Any] = self._array(f"features/{modality}/values")
+        return values, self._array(f"features/{modality}/present").astype(np.bool_)
 
     def category_labels(self) -> NDArray[np.float32]:
         """1 where an item has a category, [N, C]."""

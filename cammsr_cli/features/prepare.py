@@ -52,7 +52,7 @@ class PrepareOptions:
     encoders: Sequence[EncoderSpec] = ()
     vectors: Mapping[str, Path] = field(default_factory=dict)
     media_root: Path | None = None
-    features: FeatureOptions = FeatureOptions()
+    features: FeatureOptions = field(default_factory=FeatureOptions)
     device: str = "cpu"
     precision: str = "float32"
     strict: bool = False

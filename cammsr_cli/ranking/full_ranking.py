@@ -83,7 +83,7 @@ def model_ranks(
 def popularity_ranks(
     data: DataSet, events: Events, asked: Questions, exclude_seen: bool = True
 ) -> NDArray[np.int64]:
-    """Rank of the item to be found when all users get the most bought items of the training part."""
+    """Rank of the item to be found when everyone gets what was bought most in training."""
     counts = np.bincount(data.event_item[data.event_part == TRAIN], minlength=len(data.item_ids))
     count_N = torch.from_numpy(counts).float().to(events.item_E.device)
     return ranks(
@@ -112,9 +112,9 @@ def ranks(
     )
     found = []
     for start_B, end_B, item_B in zip(
-        start_U.split(USERS_AT_ONCE),
-        end_U.split(USERS_AT_ONCE),
-        item_U.split(USERS_AT_ONCE),
+        torch.split(start_U, USERS_AT_ONCE),
+        torch.split(end_U, USERS_AT_ONCE),
+        torch.split(item_U, USERS_AT_ONCE),
         strict=True,
     ):
         score_BN = score(start_B, end_B)

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,9 +31,6 @@ from cammsr_cli.training.checkpoints import (
     save_checkpoint,
 )
 from cammsr_cli.training.objective import Labels, Objective
-
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
 
 
 @dataclass(frozen=True)
@@ -222,13 +219,13 @@ class Trainer:
         entropy = -(gate_NSE * gate_NSE.clamp(min=1e-12).log()).sum(-1).mean()
         return float(entropy) / math.log(gate_NSE.shape[-1])
 
-    def _log(self, report: EpochReport, writer: SummaryWriter | None) -> None:
+    def _log(self, report: EpochReport, writer: Any) -> None:
         with self.folder.metrics.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(asdict(report)) + "\n")
         if writer is not None:
             for name, value in {**report.losses, "validation NDCG@10": report.ndcg}.items():
-                writer.add_scalar(name, value, report.epoch)  # type: ignore[no-untyped-call]
-            writer.flush()  # type: ignore[no-untyped-call]
+                writer.add_scalar(name, value, report.epoch)
+            writer.flush()
 
     def _forget_later_epochs(self) -> None:
         """Drop the metrics of epochs after the checkpoint: they will be run again."""
@@ -260,10 +257,11 @@ def _training_bounds(data: DataSet) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(start_U), torch.from_numpy(start_U + trained_U)
 
 
-def _tensorboard(folder: RunFolder) -> SummaryWriter | None:
-    """A TensorBoard writer where the extra `tensorboard` is installed."""
+def _tensorboard(folder: RunFolder) -> Any:
+    """A TensorBoard writer where the extra `tensorboard` is installed, else None."""
     if find_spec("tensorboard") is None:
         return None
     from torch.utils.tensorboard import SummaryWriter
 
-    return SummaryWriter(str(folder.path / "tensorboard"))  # type: ignore[no-untyped-call]
+    writer: Any = SummaryWriter  # typed or not, depending on what is installed
+    return writer(str(folder.path / "tensorboard"))

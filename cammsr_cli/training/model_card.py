@@ -21,7 +21,7 @@ Recommends a user's next item. Made by {{ spec.tool }}.
 | categories | {{ spec.category_names | length }} |
 | parameters | {{ "{:,}".format(outcome.parameters) }} |
 | epochs | {{ outcome.epochs }}, best {{ outcome.best_epoch }} |
-| validation NDCG@10 | {{ "%.4f" | format(outcome.best_ndcg) }} (full ranking, seen items excluded) |
+| validation NDCG@10 | {{ "%.4f" | format(outcome.best_ndcg) }} |
 | seed | {{ config.training.seed }} |
 {% if spec.fingerprints %}
 ## What its vectors were made by
@@ -37,8 +37,9 @@ Recommends a user's next item. Made by {{ spec.tool }}.
     cammsr evaluate RUN
     cammsr recommend RUN --user USER
 
-It knows only what its training events show: who was not in the data is not served by it, and what
-was popular there is favoured. Settings: `config.yaml`.
+NDCG@10 is measured by ranking the whole catalogue, seen items excluded. The model knows only what
+its training events show: who was not in the data is not served by it, and what was popular there
+is favoured. Settings: `config.yaml`.
 """
 
 

@@ -73,7 +73,7 @@ class ImageWeights:
         """
         if self.file is not None:
             return self.file
-        assert self.repository is not None  # noqa: S101 - one of the two is always set
+        assert self.repository is not None
         commit = self.revision.rpartition("@")[2]
         return _hub_file(self.architecture, self.repository, "model.safetensors", commit)
 
