@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -465,6 +467,7 @@ def _decoded(data: _Slices, name: str, workers: int) -> Iterator[list[Any]]:
         num_workers=workers,
         prefetch_factor=2,
         collate_fn=_as_is,
+        worker_init_fn=partial(_end_with_parent, os.getpid()),
     )
     done = 0
     try:
@@ -482,6 +485,21 @@ def _decoded(data: _Slices, name: str, workers: int) -> Iterator[list[Any]]:
             "it ran out of memory, or a file crashes the decoder: use fewer workers or smaller "
             "batches, or take the file out of the items file",
         ) from error
+
+
+def _end_with_parent(parent: int, _worker: int) -> None:
+    """In a worker process: end when the parent is gone.
+
+    A worker whose parent was killed may wait for ever to hand over its last samples, through a
+    pipe that it holds open itself; torch's own watchdog does not see that.
+    """
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _as_is(samples: list[Any]) -> list[Any]:

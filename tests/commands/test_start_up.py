@@ -1,0 +1,31 @@
+"""Starting the tool is quick, because nothing heavy is imported before it is needed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+
+
+def best_of(runs: int, *arguments: str) -> float:
+    def once() -> float:
+        began = time.perf_counter()
+        subprocess.run([sys.executable, *arguments], check=True, capture_output=True)
+        return time.perf_counter() - began
+
+    return min(once() for _ in range(runs))
+
+
+def test_help_takes_little_longer_than_python() -> None:
+    bare = best_of(7, "-c", "pass")
+    assert best_of(7, "-m", "cammsr_cli", "--help") - bare < 0.3
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys, cammsr_cli.app; "
+        "print([m for m in ('torch', 'polars', 'numpy', 'timm', 'transformers', 'h5py', "
+        "'pydantic') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,349 @@
+"""The whole model: what is missing stays without influence, every part comes off, scores add up."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+import torch
+
+from cammsr_cli.config import PRESETS, ModelConfig
+from cammsr_cli.core.model import Cammsr, Catalogue, ItemTables, swap_positions
+from cammsr_cli.core.windows import Events, Window, cut
+
+N, DIMS, C = 12, {"text": 5, "image": 7}, 3
+
+
+def _catalogue(modalities=("text", "image"), seed: int = 0) -> Catalogue:
+    """12 items: 0-3 have all, 4 no text, 5 no image, 6 no id, 7 only text, 8 nothing at all."""
+    generator = torch.Generator().manual_seed(seed)
+    present = {m: torch.ones(N, dtype=torch.bool) for m in modalities}
+    row = torch.arange(N)
+    row[[6, 7, 8]] = -1
+    missing = {"text": [4, 8], "image": [5, 7, 8]}
+    for name in modalities:
+        present[name][missing[name]] = False
+    features = {m: torch.randn(N, DIMS[m], generator=generator) for m in modalities}
+    return Catalogue(row, features, present)
+
+
+def _model(**changed) -> Cammsr:
+    """With random values where training starts from zero, in evaluation mode."""
+    torch.manual_seed(0)
+    modalities = changed.pop("modalities", ("text", "image"))
+    categories = changed.pop("categories", C)
+    sizes = {"width": 16, "layers": 1, "heads": 2, "length": 6, "dropout": 0.0, **changed}
+    model = Cammsr(N, {m: DIMS[m] for m in modalities}, categories, **sizes)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if not parameter.any():
+                parameter.normal_(std=0.3)
+    return model.eval()
+
+
+def _tables(model: Cammsr, catalogue: Catalogue) -> ItemTables:
+    return model.item_tables(*model.item_streams(catalogue))
+
+
+def _window() -> Window:
+    events = Events(torch.tensor([0, 1, 4, 8, 5, 6, 2, 7, 3]), torch.arange(9) * 77)
+    return cut(events, torch.tensor([0, 5]), torch.tensor([5, 9]))
+
+
+def _queries(model: Cammsr, tables: ItemTables) -> torch.Tensor:
+    window = _window()
+    return model.queries(model.user_states(tables.input_ND[window.item_BL], window))
+
+
+PARTS = {
+    "whole": {},
+    "no id": {"use_id": False},
+    "no guidance": {"guidance": False},
+    "no categories": {"categories": 0},
+    "no experts": {"experts": 0},
+    "one expert": {"experts": 1},
+    "no synergies": {"synergies": False},
+    "no user weights": {"user_weights": False},
+    "no time": {"time": False},
+    "layernorm": {"norm": "layernorm"},
+    "id dropout": {"id_dropout": 0.5},
+    "one modality": {"modalities": ("image",)},
+    "one modality, no id": {"modalities": ("text",), "use_id": False},
+    "id alone": {"modalities": ()},
+}
+
+
+@pytest.mark.parametrize("changed", PARTS.values(), ids=PARTS.keys())
+def test_each_part_comes_off_and_every_parameter_left_learns(changed) -> None:
+    model = _model(**changed).train()
+    catalogue = _catalogue(model.modalities)
+    tables = _tables(model, catalogue)
+    score = _queries(model, tables) @ tables.target_NV.T
+    loss = (
+        score.logsumexp(-1).sum() + score.square().sum() + tables.fused.category_NC.square().sum()
+    )
+    assert loss.isfinite()
+    loss.backward()
+    alone = len(model.streams) == 1
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+        # One representation has nothing to be weighed against: these cannot learn, nor matter.
+        idle = ["fusion", "unguided", "embedding_CD", "user_weights"] if alone else []
+        idle += ["gate_"] if changed.get("experts") == 1 else []
+        if not any(part in name for part in idle):
+            assert parameter.grad.abs().max() > 0, name
+
+
+def test_parts_switched_off_leave_no_parameters_behind() -> None:
+    def names(**changed) -> str:
+        return " ".join(dict(_model(**changed).named_parameters()))
+
+    assert "heads" not in names(guidance=False)
+    assert "heads" not in names(categories=0)
+    assert "experts" not in names(experts=0)
+    assert ".synergies." not in names(synergies=False)
+    assert "user_weights" not in names(user_weights=False)
+    assert "gap" not in names(time=False)
+    assert "id_table" not in names(use_id=False)
+    assert "norm.alpha" not in names(norm="layernorm")
+    assert "camoe" not in names(modalities=())
+
+
+def test_a_model_of_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least one stream"):
+        Cammsr(N, {}, C, use_id=False)
+
+
+def test_sasrec_scores_by_the_inner_product_of_state_and_id_embedding() -> None:
+    given = ModelConfig(**PRESETS["sasrec"]["model"], width=16, heads=2, length=6, dropout=0.0)
+    torch.manual_seed(0)
+    model = Cammsr(N, {}, C, **given.model_dump(exclude={"modalities"})).eval()
+    catalogue = Catalogue(torch.arange(N), {}, {})
+    tables = _tables(model, catalogue)
+    window = _window()
+    assert model.id_table is not None
+    state = model.user_states(model.id_table.weight[window.item_BL], window)
+    ours = _queries(model, tables) @ tables.target_NV.T
+    torch.testing.assert_close(ours, state @ model.id_table.weight.T)
+    assert model.camoe is None
+    assert model.representation_names == ["id"]
+
+
+@pytest.mark.parametrize(
+    "changed", [PARTS[k] for k in ("whole", "no id", "no synergies", "id alone", "no user weights")]
+)
+def test_contributions_sum_to_the_score(changed) -> None:
+    model = _model(**changed)
+    tables = _tables(model, _catalogue(model.modalities))
+    query = _queries(model, tables)[0, :1].expand(N, -1)
+    parts = model.contributions(query, tables.target_NV)
+    assert parts.shape == (N, len(model.representation_names))
+    torch.testing.assert_close(parts.sum(1), (query * tables.target_NV).sum(1))
+
+
+def test_score_is_the_weighted_sum_of_the_design() -> None:
+    """score(u, i) = sum_k a_k(u) w_ik <Q_k h_u, P_k R_ik>, block by block."""
+    model = _model()
+    assert model.score is not None
+    assert model.score.user_weights is not None
+    tables = _tables(model, _catalogue())
+    h = torch.randn(16)
+    a = model.score.user_weights(h).softmax(-1) * 6
+    fused = tables.fused
+    parts = model.contributions(model.queries(h).expand(N, -1), tables.target_NV)
+    bounds = [0, *torch.tensor(model.block_widths).cumsum(0).tolist()]
+    for k, (first, last) in enumerate(pairwise(bounds)):
+        q = model.score.query.weight[first:last] @ h
+        p = model.score.targets_K[k](fused.representation_NKD[:, k])
+        there = (fused.weight_NK > 0).sum(1)
+        torch.testing.assert_close(parts[:, k], a[k] * there * fused.weight_NK[:, k] * (p @ q))
+
+
+def test_blocks_of_the_score() -> None:
+    model = _model(width=64)
+    assert model.representation_names == [
+        "id", "text", "image", "id+text", "id+image", "text+image",
+    ]  # fmt: skip
+    assert model.block_widths == [64, 32, 32, 8, 8, 8]
+    tables = _tables(model, _catalogue())
+    assert tables.target_NV.shape == (N, 152)
+    assert _queries(model, tables).shape[-1] == 152
+
+
+def test_what_is_stored_for_a_missing_modality_never_matters() -> None:
+    model = _model()
+    clean, dirty = _catalogue(), _catalogue()
+    for name, present in dirty.present.items():
+        dirty.features[name][~present] = 1e6 * torch.randn(int((~present).sum()), DIMS[name])
+    model.measure(clean)
+    statistics = {
+        k: v.clone() for k, v in model.state_dict().items() if "mean" in k or "scale" in k
+    }
+    model.measure(dirty)
+    for name, value in statistics.items():
+        assert torch.equal(model.state_dict()[name], value), name
+    a, b = _tables(model, clean), _tables(model, dirty)
+    assert torch.equal(a.input_ND, b.input_ND)
+    assert torch.equal(a.target_NV, b.target_NV)
+    assert torch.equal(a.fused.category_NC, b.fused.category_NC)
+    assert torch.equal(a.fused.weight_NK, b.fused.weight_NK)
+
+
+def test_what_is_stored_for_a_missing_modality_never_reaches_a_gradient() -> None:
+    def gradients(catalogue: Catalogue) -> dict[str, torch.Tensor]:
+        model = _model()
+        tables = _tables(model, catalogue)
+        (_queries(model, tables) @ tables.target_NV.T).square().sum().backward()
+        return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+    dirty = _catalogue()
+    for name, present in dirty.present.items():
+        dirty.features[name][~present] = 1e6
+    ours, theirs = gradients(_catalogue()), gradients(dirty)
+    for name, gradient in ours.items():
+        torch.testing.assert_close(theirs[name], gradient, msg=name)
+
+
+def test_missing_streams_weigh_nothing() -> None:
+    fused = _tables(_model(), _catalogue()).fused
+    names = _model().representation_names
+    weight = {name: fused.weight_NK[:, k] for k, name in enumerate(names)}
+    assert all(weight[name][4] == 0 for name in ("text", "id+text", "text+image"))
+    assert all(weight[name][5] == 0 for name in ("image", "id+image", "text+image"))
+    assert all(weight[name][6] == 0 for name in ("id", "id+text", "id+image"))
+    assert weight["text"][7] == 1
+
+
+def test_an_item_with_no_stream_at_all_gives_finite_numbers() -> None:
+    model = _model().train()
+    catalogue = _catalogue()
+    tables = _tables(model, catalogue)
+    for value in (tables.input_ND, tables.target_NV, tables.fused.weight_NK):
+        assert value[8].isfinite().all()
+    tables.target_NV[8].sum().backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+    assert model.missing_SD.grad is not None
+    assert (model.missing_SD.grad.abs().amax(1) > 0).all()
+
+
+def test_an_item_without_id_row_is_scored_by_its_content_alone() -> None:
+    model, catalogue = _model(), _catalogue()
+    before = _tables(model, catalogue).target_NV
+    with torch.no_grad():
+        model.id_table.weight.normal_()
+    after = _tables(model, catalogue).target_NV
+    assert torch.equal(before[[6, 7, 8]], after[[6, 7, 8]])
+    assert not torch.allclose(before[0], after[0])
+    other = _catalogue()
+    other.features["text"][6] += torch.randn(5)
+    assert not torch.allclose(_tables(model, other).target_NV[6], after[6])
+
+
+def test_items_take_the_id_row_they_are_given() -> None:
+    model, catalogue = _model(), _catalogue()
+    rows = catalogue.id_row_N.clone()
+    rows[[0, 1]] = torch.tensor([1, 0])
+    x, _ = model.item_streams(catalogue)
+    y, _ = model.item_streams(Catalogue(rows, catalogue.features, catalogue.present))
+    assert torch.equal(x[[0, 1], 0], y[[1, 0], 0])
+    assert torch.equal(x[2:], y[2:])
+
+
+def test_swapped_streams_trade_places_and_ids_stay() -> None:
+    model = _model()
+    x, present = model.item_streams(_catalogue())
+    y, there = model.swapped(x, present, 1)
+    for values, swapped in ((x, y), (present, there)):
+        assert torch.equal(swapped[:, 0], values[:, 0])
+        assert torch.equal(swapped[:, 1], values[:, 2])
+        assert torch.equal(swapped[:, 2], values[:, 1])
+    back, _ = model.swapped(y, there, 1)
+    assert torch.equal(back, x)
+
+
+def test_without_id_all_streams_trade_places() -> None:
+    model = _model(use_id=False)
+    x, present = model.item_streams(_catalogue())
+    y, _ = model.swapped(x, present, 1)
+    assert torch.equal(y, x.flip(1))
+
+
+def test_swap_positions_swaps_the_asked_share() -> None:
+    model = _model()
+    streams = model.item_streams(_catalogue())
+    plain = model.item_tables(*streams)
+    swapped = model.item_tables(*model.swapped(*streams, 1))
+    events = Events(torch.arange(600) % 4, torch.arange(600))
+    window = cut(events, torch.arange(0, 600, 6), torch.arange(6, 606, 6))
+    torch.manual_seed(0)
+    mixed = swap_positions(plain, swapped, window, 0.3)
+    is_plain = (mixed == plain.input_ND[window.item_BL]).all(-1)
+    is_swapped = (mixed == swapped.input_ND[window.item_BL]).all(-1)
+    assert (is_plain ^ is_swapped).all()
+    assert 0.24 < is_swapped.float().mean() < 0.36
+    none, every = (swap_positions(plain, swapped, window, share) for share in (0.0, 1.0))
+    assert torch.equal(none, plain.input_ND[window.item_BL])
+    assert torch.equal(every, swapped.input_ND[window.item_BL])
+
+
+def test_id_dropout_hides_the_asked_share_in_training_only() -> None:
+    model = Cammsr(2000, {"text": 5}, 0, width=16, id_dropout=0.3)
+    has = {"text": torch.ones(2000, dtype=torch.bool)}
+    catalogue = Catalogue(torch.arange(2000), {"text": torch.randn(2000, 5)}, has)
+    torch.manual_seed(0)
+    x, present = model.item_streams(catalogue)
+    assert 0.26 < (~present[:, 0]).float().mean() < 0.34
+    assert torch.equal(x[~present[:, 0], 0], model.missing_SD[0].expand_as(x[~present[:, 0], 0]))
+    assert model.eval().item_streams(catalogue)[1].all()
+
+
+def test_projection_standardises_columns_and_lets_scale_not_matter() -> None:
+    catalogue = _catalogue()
+    scaled = Catalogue(
+        catalogue.id_row_N,
+        {m: f * 300 + 20 for m, f in catalogue.features.items()},
+        catalogue.present,
+    )
+    model = _model()
+    model.measure(catalogue)
+    before = _tables(model, catalogue).target_NV
+    model.measure(scaled)
+    torch.testing.assert_close(_tables(model, scaled).target_NV, before, rtol=1e-3, atol=1e-4)
+    assert model.projections["text"].mean.shape == (5,)
+    assert "projections.text.mean" in model.state_dict()
+
+
+def test_half_precision_features_are_welcome() -> None:
+    model, catalogue = _model(), _catalogue()
+    half = {m: f.half() for m, f in catalogue.features.items()}
+    tables = _tables(model, Catalogue(catalogue.id_row_N, half, catalogue.present))
+    assert tables.target_NV.dtype == torch.float32
+    torch.testing.assert_close(
+        tables.target_NV, _tables(model, catalogue).target_NV, rtol=0.05, atol=0.05
+    )
+
+
+def test_a_later_event_never_changes_an_earlier_query() -> None:
+    model = _model()
+    tables = _tables(model, _catalogue())
+    times = torch.tensor([0, 5, 9, 100])
+    items = torch.tensor([0, 1, 2, 3])
+    other = torch.tensor([0, 1, 2, 7])
+    one, two = (cut(Events(i, times), torch.tensor([0]), torch.tensor([4])) for i in (items, other))
+    a, b = (model.queries(model.user_states(tables.input_ND[w.item_BL], w))[0] for w in (one, two))
+    assert torch.equal(a[:3], b[:3])
+    assert not torch.allclose(a[3], b[3])
+
+
+def test_all_items_do_not_know_of_each_other() -> None:
+    """New items can be scored beside the old ones: an item's vector is its own."""
+    model, catalogue = _model(), _catalogue()
+    together = _tables(model, catalogue).target_NV
+    for n in range(N):
+        alone = Catalogue(
+            catalogue.id_row_N[n : n + 1],
+            {m: f[n : n + 1] for m, f in catalogue.features.items()},
+            {m: p[n : n + 1] for m, p in catalogue.present.items()},
+        )
+        torch.testing.assert_close(_tables(model, alone).target_NV[0], together[n])

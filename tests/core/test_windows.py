@@ -1,0 +1,154 @@
+"""Windows cover every history exactly; padding, gaps and batches by hand and by property."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cammsr_cli.core.windows import (
+    TIME_BUCKETS,
+    Events,
+    cut,
+    shuffled_batches,
+    training_windows,
+)
+
+
+def _generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def _bounds(lengths: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    end = torch.tensor(lengths, dtype=torch.int64).cumsum(0)
+    return end - torch.tensor(lengths, dtype=torch.int64), end
+
+
+def test_cut_by_hand() -> None:
+    events = Events(
+        torch.tensor([7, 8, 9, 5, 6]), torch.tensor([10, 10, 11, 100, 100 + 1000], dtype=torch.long)
+    )
+    window = cut(events, torch.tensor([0, 3]), torch.tensor([3, 5]))
+    assert window.item_BL.tolist() == [[7, 8, 9], [5, 6, 0]]
+    # 1000 seconds: log2(1001) = 9.97, bucket 10; the padding and each first event: 0.
+    assert window.gap_BL.tolist() == [[0, 0, 1], [0, 10, 0]]
+    assert window.valid_BL.tolist() == [[True, True, True], [True, True, False]]
+    assert window.length_B.tolist() == [3, 2]
+
+
+def test_cut_in_mid_history_knows_nothing_of_what_came_before() -> None:
+    events = Events(torch.tensor([1, 2, 3]), torch.tensor([0, 5000, 5001]))
+    window = cut(events, torch.tensor([1]), torch.tensor([3]))
+    assert window.item_BL.tolist() == [[2, 3]]
+    assert window.gap_BL.tolist() == [[0, 1]]
+
+
+@pytest.mark.parametrize(
+    ("gap", "bucket"),
+    [
+        (0, 0),
+        (1, 1),
+        (2, 2),
+        (3, 2),
+        (4, 3),
+        (7, 3),
+        (8, 4),
+        (3600, 12),
+        (86400, 17),
+        (2**38 - 1, 38),
+        (2**38, 39),
+        (2**50, TIME_BUCKETS - 1),
+        (-5, 0),
+    ],
+)
+def test_time_buckets_by_hand(gap: int, bucket: int) -> None:
+    events = Events(torch.tensor([1, 2]), torch.tensor([1_000, 1_000 + gap]))
+    assert cut(events, torch.tensor([0]), torch.tensor([2])).gap_BL.tolist() == [[0, bucket]]
+
+
+def test_cut_of_no_history_is_all_padding() -> None:
+    events = Events(torch.tensor([4]), torch.tensor([0]))
+    window = cut(events, torch.tensor([1, 0]), torch.tensor([1, 1]))
+    assert window.valid_BL.tolist() == [[False], [True]]
+    assert window.length_B.tolist() == [0, 1]
+    assert cut(events, torch.tensor([1]), torch.tensor([1])).valid_BL.tolist() == [[False]]
+
+
+HISTORIES = st.lists(st.integers(0, 30), min_size=1, max_size=8)
+
+
+@settings(max_examples=80, deadline=None)
+@given(lengths=HISTORIES, length=st.integers(1, 9), seed=st.integers(0, 1000))
+def test_every_event_but_a_users_first_is_a_target_exactly_once(lengths, length, seed) -> None:
+    start_U, end_U = _bounds(lengths)
+    start_W, end_W = training_windows(start_U, end_U, length, _generator(seed))
+    targets = Counter(
+        at + 1
+        for start, end in zip(start_W.tolist(), end_W.tolist(), strict=True)
+        for at in range(start, end)
+    )
+    owed = [
+        at
+        for start, end in zip(start_U.tolist(), end_U.tolist(), strict=True)
+        for at in range(start + 1, end)
+    ]
+    assert targets == Counter(owed)
+    assert all(1 <= size <= length for size in (end_W - start_W).tolist())
+    # No window reaches over the border between two users: inputs and their last target are one's.
+    owner = torch.repeat_interleave(torch.tensor(lengths))
+    for start, end in zip(start_W.tolist(), end_W.tolist(), strict=True):
+        assert owner[start] == owner[end]
+
+
+@settings(max_examples=30, deadline=None)
+@given(lengths=HISTORIES, length=st.integers(1, 9), seed=st.integers(0, 1000))
+def test_windows_and_batches_are_the_same_for_the_same_seed(lengths, length, seed) -> None:
+    def drawn() -> list[list[int]]:
+        generator = _generator(seed)
+        start, end = training_windows(*_bounds(lengths), length, generator)
+        batches = shuffled_batches(end - start, 3, generator)
+        return [start.tolist(), end.tolist(), *(batch.tolist() for batch in batches)]
+
+    assert drawn() == drawn()
+
+
+def test_short_histories_are_never_cut() -> None:
+    start, end = training_windows(*_bounds([5, 6]), 5, _generator(0))
+    assert list(zip(start.tolist(), end.tolist(), strict=True)) == [(0, 4), (5, 10)]
+
+
+def test_where_a_long_history_is_cut_is_drawn_anew() -> None:
+    generator = _generator(0)
+    firsts = Counter(
+        training_windows(*_bounds([40]), 5, generator)[1][0].item() for _ in range(200)
+    )
+    # The first window is 1 to 5 long, about equally often.
+    assert set(firsts) == {1, 2, 3, 4, 5}
+    assert min(firsts.values()) > 15
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 50), min_size=1, max_size=60),
+    batch_size=st.integers(1, 7),
+    pool=st.integers(1, 4),
+    seed=st.integers(0, 1000),
+)
+def test_batches_partition_the_windows(lengths, batch_size, pool, seed) -> None:
+    batches = shuffled_batches(torch.tensor(lengths), batch_size, _generator(seed), pool)
+    assert sorted(i for batch in batches for i in batch.tolist()) == list(range(len(lengths)))
+    assert all(1 <= len(batch) <= batch_size for batch in batches)
+    assert sum(len(batch) < batch_size for batch in batches) <= 1
+
+
+def test_batches_hold_windows_of_like_length_in_random_order() -> None:
+    lengths = torch.arange(64) % 8
+    batches = shuffled_batches(lengths, 8, _generator(0), pool=8)
+    # One pool of everything: eight of each length, so every batch is of one length.
+    assert all(lengths[batch].unique().numel() == 1 for batch in batches)
+    assert [int(lengths[batch][0]) for batch in batches] != sorted(range(8))
+    other = shuffled_batches(lengths, 8, _generator(1), pool=8)
+    assert [b.tolist() for b in batches] != [b.tolist() for b in other]

@@ -1,0 +1,245 @@
+"""The prepared data set: what goes in comes out, the same input gives the same bytes."""
+
+from __future__ import annotations
+
+import dataclasses
+import pickle
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from cammsr_cli.data.corpus import Corpus
+from cammsr_cli.data.dataset import DataSet, ModalityInfo, ModalityVectors, write_dataset
+from cammsr_cli.data.summary import summarise
+from cammsr_cli.errors import CammsrError
+
+
+def _corpus(**changed) -> Corpus:
+    corpus = Corpus(
+        user_ids=["anna", "Bü ro", "三"],
+        item_ids=["a", "b", "c", "d"],
+        fields={
+            "title": ["Алиса", None, 'ç, "quoted"\nsecond line', "d 🎬"],
+            "image": ["a.jpg", "b c.png", None, None],
+        },
+        item_rows=[0, 1, 2, None],
+        category_names=["drama", "crime"],
+        category_indptr=np.array([0, 2, 2, 3, 4], dtype=np.int64),
+        category_index=np.array([0, 1, 1, 0], dtype=np.int32),
+        event_indptr=np.array([0, 3, 3, 5], dtype=np.int64),
+        event_item=np.array([0, 2, 1, 3, 3], dtype=np.int32),
+        event_time=np.array([-5, 10, 2**40, 7, 7], dtype=np.int64),
+        event_part=np.array([0, 1, 2, 0, 2], dtype=np.uint8),
+        sources={"ratings.csv": "ab" * 32},
+        notes=["1 event dropped"],
+    )
+    return dataclasses.replace(corpus, **changed)
+
+
+def _modalities(**changed) -> dict[str, ModalityVectors]:
+    text = ModalityVectors(
+        np.arange(12, dtype=np.float16).reshape(4, 3),
+        np.array([True, False, True, True]),
+        ModalityInfo(3, "text", "toy 1.0 seed=3", ("title", "description")),
+    )
+    image = ModalityVectors(
+        np.linspace(-1, 1, 8, dtype=np.float32).reshape(4, 2),
+        np.array([True, True, False, False]),
+        ModalityInfo(2, "image", "pixels 2", ("image",)),
+    )
+    return {"text": dataclasses.replace(text, **changed), "image": image}
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> Path:
+    path = tmp_path / "a shop" / "data.h5"
+    write_dataset(path, _corpus(), _modalities())
+    return path
+
+
+def test_round_trip(written: Path) -> None:
+    data, corpus = DataSet(written), _corpus()
+    assert data.user_ids == corpus.user_ids
+    assert data.item_ids == corpus.item_ids
+    assert data.field_names == ["image", "title"]
+    assert data.field("title") == [value or "" for value in corpus.fields["title"]]
+    assert data.field("image") == ["a.jpg", "b c.png", "", ""]
+    assert data.field("description") == [""] * 4
+    assert data.category_names == corpus.category_names
+    for ours, expected in [
+        (data.event_indptr, corpus.event_indptr),
+        (data.event_item, corpus.event_item),
+        (data.event_time, corpus.event_time),
+        (data.event_part, corpus.event_part),
+        (data.categories[0], corpus.category_indptr),
+        (data.categories[1], corpus.category_index),
+    ]:
+        assert ours.dtype == expected.dtype
+        assert ours.tolist() == expected.tolist()
+    assert data.sources == corpus.sources
+
+
+def test_vectors_round_trip_with_their_type_and_origin(written: Path) -> None:
+    data = DataSet(written)
+    assert set(data.modalities) == {"text", "image"}
+    for name, expected in _modalities().items():
+        values, present = data.vectors(name)
+        assert values.dtype == expected.values.dtype
+        np.testing.assert_array_equal(values, expected.values)
+        assert present.dtype == np.bool_
+        assert present.tolist() == expected.present.tolist()
+        assert data.modalities[name] == expected.info
+
+
+def test_category_labels_by_hand(written: Path) -> None:
+    data = DataSet(written)
+    assert data.category_labels().tolist() == [[1, 1], [0, 0], [0, 1], [1, 0]]
+    assert [data.item_categories(i) for i in range(4)] == [
+        ["drama", "crime"], [], ["crime"], ["drama"],
+    ]  # fmt: skip
+
+
+def test_the_same_input_gives_the_same_bytes(written: Path, tmp_path: Path) -> None:
+    again = tmp_path / "again.h5"
+    shuffled = _corpus(fields=dict(reversed(_corpus().fields.items())))
+    write_dataset(again, shuffled, dict(reversed(_modalities().items())))
+    assert again.read_bytes() == written.read_bytes()
+    assert DataSet(again).content == DataSet(written).content
+
+
+def _altered(array: np.ndarray) -> np.ndarray:
+    altered = array.copy()
+    altered.flat[-1] += 1
+    return altered
+
+
+CHANGES = {
+    "user_ids": {"user_ids": ["anna", "Bü ro", "四"]},
+    "item_ids": {"item_ids": ["a", "b", "c", "e"]},
+    "title": {"fields": {**_corpus().fields, "title": ["Алиса", None, None, "d 🎬"]}},
+    "field name": {"fields": {"titles": _corpus().fields["title"], "image": ["", "", "", ""]}},
+    "category names": {"category_names": ["drama", "comedy"]},
+    **{
+        name: {name: _altered(getattr(_corpus(), name))}
+        for name in ("category_index", "event_item", "event_time", "event_part")
+    },
+    "event_indptr": {"event_indptr": np.array([0, 2, 3, 5], dtype=np.int64)},
+    "category_indptr": {"category_indptr": np.array([0, 1, 2, 3, 4], dtype=np.int64)},
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES.keys())
+def test_the_digest_changes_with_any_value_of_the_corpus(written, tmp_path, change) -> None:
+    other = tmp_path / "other.h5"
+    write_dataset(other, _corpus(**change), _modalities())
+    assert DataSet(other).content != DataSet(written).content
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"values": _altered(_modalities()["text"].values)},
+        {"present": np.array([True, True, True, True])},
+        {"info": ModalityInfo(3, "text", "toy 1.0 seed=4", ("title", "description"))},
+        {"info": ModalityInfo(3, "words", "toy 1.0 seed=3", ("title", "description"))},
+        {"info": ModalityInfo(3, "text", "toy 1.0 seed=3", ("title",))},
+    ],
+    ids=["values", "present", "fingerprint", "encoder", "fields"],
+)
+def test_the_digest_changes_with_anything_of_a_modality(written, tmp_path, change) -> None:
+    other = tmp_path / "other.h5"
+    write_dataset(other, _corpus(), _modalities(**change))
+    assert DataSet(other).content != DataSet(written).content
+
+
+def test_where_the_files_came_from_is_no_content(written, tmp_path) -> None:
+    other = tmp_path / "other.h5"
+    write_dataset(other, _corpus(sources={"log.csv": "cd" * 32}), _modalities())
+    assert DataSet(other).content == DataSet(written).content
+
+
+def test_a_data_set_without_categories_fields_or_modalities(tmp_path: Path) -> None:
+    path = tmp_path / "bare.h5"
+    bare = _corpus(
+        fields={},
+        category_names=[],
+        category_indptr=np.zeros(5, dtype=np.int64),
+        category_index=np.zeros(0, dtype=np.int32),
+    )
+    write_dataset(path, bare, {})
+    data = DataSet(path)
+    assert data.modalities == {}
+    assert data.category_names == []
+    assert data.category_labels().shape == (4, 0)
+    assert data.item_categories(0) == []
+    assert data.field("title") == [""] * 4
+
+
+def test_a_missing_file_is_told(tmp_path: Path) -> None:
+    with pytest.raises(CammsrError, match="no such data set: .*nowhere.h5") as caught:
+        DataSet(tmp_path / "nowhere.h5")
+    assert "cammsr prepare" in (caught.value.hint or "")
+    with pytest.raises(CammsrError, match="no such data set"):
+        DataSet(tmp_path)
+
+
+@pytest.mark.parametrize("kept", [0, 5, 100, 0.5, 0.99])
+def test_a_truncated_file_is_told(written: Path, kept: float) -> None:
+    content = written.read_bytes()
+    length = kept if isinstance(kept, int) else int(len(content) * kept)
+    written.write_bytes(content[:length])
+    with pytest.raises(CammsrError, match="damaged, cut short") as caught:
+        DataSet(written)
+    assert caught.value.exit_code == 1
+    assert "cammsr prepare" in (caught.value.hint or "")
+
+
+def test_something_else_is_told(tmp_path: Path) -> None:
+    text = tmp_path / "ratings.csv"
+    text.write_text("user,item\n1,2\n")
+    with pytest.raises(CammsrError, match="not a readable HDF5 file"):
+        DataSet(text)
+    foreign = tmp_path / "foreign.h5"
+    with h5py.File(foreign, "w") as file:
+        file["x"] = [1, 2]
+    with pytest.raises(CammsrError, match="not a cammsr data set"):
+        DataSet(foreign)
+
+
+def test_another_schema_is_told_with_who_wrote_it(written: Path) -> None:
+    with h5py.File(written, "a") as file:
+        file.attrs["schema"] = 99
+        file.attrs["tool"] = "cammsr 9.9"
+    with pytest.raises(CammsrError, match=r"schema 99, written by cammsr 9.9.*reads schema 1"):
+        DataSet(written)
+
+
+def test_a_failed_write_leaves_the_old_data_set(written: Path) -> None:
+    before = written.read_bytes()
+    broken = _modalities(values=np.array([object()]))
+    with pytest.raises(TypeError):
+        write_dataset(written, _corpus(), broken)
+    assert written.read_bytes() == before
+    assert [path.name for path in written.parent.iterdir()] == [written.name]
+
+
+def test_a_data_set_can_be_sent_to_another_process(written: Path) -> None:
+    data = pickle.loads(pickle.dumps(DataSet(written)))
+    assert data.item_ids == ["a", "b", "c", "d"]
+    written.unlink()  # no handle is held that would keep it
+
+
+def test_summary_counts_by_hand(written: Path) -> None:
+    found = summarise(written)
+    assert found["counts"] == {
+        "users": 3, "items": 4, "events": 5, "training events": 2, "validation events": 1,
+        "test events": 2, "categories": 2,
+    }  # fmt: skip
+    assert found["modalities"]["text"] == {
+        "dim": 3, "dtype": "float16", "present": 3, "missing": 1, "encoder": "text",
+        "fingerprint": "toy 1.0 seed=3", "fields": ["title", "description"],
+    }  # fmt: skip
+    assert found["content"] == DataSet(written).content
+    assert found["sources"] == {"ratings.csv": "ab" * 32}

@@ -1,0 +1,124 @@
+"""Explanations: shares that sum to 1, say what differs between items, and name what there is."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cammsr_cli.core.model import Cammsr, Catalogue
+from cammsr_cli.ranking.explain import modality_weights, put_forward, stream_shares
+from cammsr_cli.ranking.full_ranking import item_tables
+
+N = 20
+
+
+def _model(**changed) -> Cammsr:
+    torch.manual_seed(0)
+    return Cammsr(N, {"text": 4, "image": 6}, 2, **{"width": 16, **changed}).eval()
+
+
+def _targets(model: Cammsr) -> torch.Tensor:
+    torch.manual_seed(1)
+    ones = torch.ones(N, dtype=torch.bool)
+    present = {"text": ones, "image": torch.rand(N) < 0.7}
+    features = {"text": torch.randn(N, 4), "image": torch.randn(N, 6)}
+    return item_tables(model, Catalogue(torch.arange(N), features, present)).target_NV
+
+
+@pytest.mark.parametrize("changed", [{}, {"synergies": False}, {"use_id": False}])
+def test_weights_are_shares_that_sum_to_one(changed) -> None:
+    model = _model(**changed)
+    target = _targets(model)
+    weights = modality_weights(model, torch.randn(target.shape[1]), target, torch.arange(N))
+    assert list(weights) == list(model.streams)
+    stacked = torch.stack(list(weights.values()))
+    assert (stacked >= 0).all()
+    torch.testing.assert_close(stacked.sum(0), torch.ones(N))
+    assert stacked.std(1).max() > 0.01  # and differ from item to item
+
+
+def test_a_constant_added_to_all_items_contributions_changes_nothing() -> None:
+    model = _model()
+    target = _targets(model)
+    query, items = torch.randn(target.shape[1]), torch.tensor([3, 0, 11])
+    before = modality_weights(model, query, target, items)
+    after = modality_weights(model, query, target + torch.randn(target.shape[1]), items)
+    for name in before:
+        torch.testing.assert_close(after[name], before[name], rtol=1e-3, atol=1e-4)
+
+
+def _by_block(model: Cammsr, contributions: list[list[float]]) -> torch.Tensor:
+    """Targets whose contributions [n, K] to a query of ones are those given."""
+    rows = []
+    for row in contributions:
+        first = []
+        for value, width in zip(row, model.block_widths, strict=True):
+            first += [value] + [0.0] * (width - 1)
+        rows.append(first)
+    return torch.tensor(rows)
+
+
+def test_weights_by_hand() -> None:
+    model = _model()
+    # id, text, image, id+text, id+image, text+image; the average of the two items is 0.
+    lift = [1.0, 2.0, 0.0, 4.0, 0.0, 2.0]
+    target = _by_block(model, [lift, [-value for value in lift]])
+    query = torch.ones(target.shape[1])
+    weights = modality_weights(model, query, target, torch.tensor([0, 1]))
+    # id 1 + 4/2 = 3, text 2 + 4/2 + 2/2 = 5, image 2/2 = 1, of 9.
+    assert [weights[name][0].item() for name in ("id", "text", "image")] == pytest.approx(
+        [3 / 9, 5 / 9, 1 / 9]
+    )
+    # Nothing lifts the second one: all alike.
+    assert [weights[name][1].item() for name in ("id", "text", "image")] == pytest.approx(
+        [1 / 3] * 3
+    )
+
+
+def test_what_pulls_an_item_down_counts_as_nought() -> None:
+    model = _model(synergies=False)
+    target = _by_block(model, [[1.0, -5.0, 3.0], [-1.0, 5.0, -3.0]])
+    weights = modality_weights(model, torch.ones(target.shape[1]), target, torch.tensor([0]))
+    assert [w.item() for w in weights.values()] == pytest.approx([1 / 4, 0, 3 / 4])
+
+
+def test_items_all_alike_are_explained_evenly() -> None:
+    model = _model()
+    target = torch.ones(N, sum(model.block_widths))
+    weights = modality_weights(model, torch.ones(target.shape[1]), target, torch.tensor([2]))
+    assert [w.item() for w in weights.values()] == pytest.approx([1 / 3] * 3)
+
+
+def test_each_share_is_given_away_whole() -> None:
+    shares = stream_shares(_model())
+    assert shares.tolist() == [
+        [1, 0, 0], [0, 1, 0], [0, 0, 1], [0.5, 0.5, 0], [0.5, 0, 0.5], [0, 0.5, 0.5],
+    ]  # fmt: skip
+    alone = Cammsr(N, {}, 0, width=16)
+    assert stream_shares(alone).tolist() == [[1]]
+
+
+def test_put_forward_names_the_heaviest_content_there_is() -> None:
+    weights = {"id": 0.9, "text": 0.02, "image": 0.08}
+    assert put_forward(weights, {"text": True, "image": True}) == "image"
+    assert put_forward(weights, {"text": True, "image": False}) == "text"
+    assert put_forward(weights, {"text": False, "image": False}) is None
+    assert put_forward({"id": 1.0}, {}) is None
+
+
+@given(
+    weight=st.lists(st.floats(0, 1), min_size=4, max_size=4),
+    has=st.lists(st.booleans(), min_size=3, max_size=3),
+)
+def test_put_forward_never_names_the_id_nor_what_is_missing(weight, has) -> None:
+    names = ["text", "image", "video"]
+    present = dict(zip(names, has, strict=True))
+    weights = dict(zip(["id", *names], weight, strict=True))
+    chosen = put_forward(weights, present)
+    if chosen is None:
+        assert not any(has)
+    else:
+        assert present[chosen]
+        assert weights[chosen] == max(weights[name] for name in names if present[name])

@@ -1,0 +1,205 @@
+"""Full ranking against a brute-force ranking in numpy, one user and one item at a time."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from cammsr_cli.core.model import Cammsr, Catalogue
+from cammsr_cli.core.windows import Events
+from cammsr_cli.data.dataset import TEST, VALIDATION
+from cammsr_cli.ranking import full_ranking
+from cammsr_cli.ranking.full_ranking import (
+    Questions,
+    hide_seen,
+    item_tables,
+    model_ranks,
+    popularity_ranks,
+    questions,
+    ranks,
+    user_queries,
+)
+
+ITEMS = 15
+
+
+def _brute_force(scores, histories, targets, exclude_seen: bool) -> list[int]:
+    found = []
+    for score, history, target in zip(scores, histories, targets, strict=True):
+        rank = 1
+        for item, value in enumerate(score):
+            if item == target or (exclude_seen and item in history):
+                continue
+            if not value < score[target]:  # ties and what is not a number count against us
+                rank += 1
+        found.append(rank)
+    return found
+
+
+def _log(seed: int, users: int = 40) -> SimpleNamespace:
+    """Random histories as a data set has them: last event test, the one before validation."""
+    generator = np.random.default_rng(seed)
+    lengths = generator.integers(0, 9, users)
+    indptr = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    part = np.zeros(indptr[-1], dtype=np.uint8)
+    for u in range(users):
+        if lengths[u] >= 3:
+            part[indptr[u + 1] - 1], part[indptr[u + 1] - 2] = TEST, VALIDATION
+    return SimpleNamespace(
+        event_indptr=indptr,
+        event_item=generator.integers(0, ITEMS, indptr[-1]).astype(np.int32),
+        event_time=np.sort(generator.integers(0, 10**6, indptr[-1])),
+        event_part=part,
+        item_ids=[str(i) for i in range(ITEMS)],
+    )
+
+
+def _events(log: SimpleNamespace) -> Events:
+    return Events(torch.from_numpy(log.event_item).long(), torch.from_numpy(log.event_time))
+
+
+def test_questions_ask_for_the_held_out_event_after_all_before_it() -> None:
+    log = SimpleNamespace(
+        event_indptr=np.array([0, 4, 4, 5, 8]),
+        event_part=np.array([0, 0, 1, 2, 2, 0, 1, 2], dtype=np.uint8),
+        event_item=np.array([9, 8, 7, 6, 5, 4, 3, 2], dtype=np.int32),
+    )
+    test = questions(log, TEST)
+    # User 1 has no events; user 2 has a test event and no history, and is not asked about.
+    assert test.user_U.tolist() == [0, 3]
+    assert test.start_U.tolist() == [0, 5]
+    assert test.end_U.tolist() == [3, 7]
+    assert test.item_U.tolist() == [6, 2]
+    validation = questions(log, VALIDATION)
+    assert validation.end_U.tolist() == [2, 6]
+    assert validation.item_U.tolist() == [7, 3]
+
+
+@pytest.mark.parametrize("exclude_seen", [True, False])
+@pytest.mark.parametrize("seed", range(4))
+def test_ranks_are_those_of_brute_force(monkeypatch, seed: int, exclude_seen: bool) -> None:
+    monkeypatch.setattr(full_ranking, "USERS_AT_ONCE", 7)  # several chunks, the last one short
+    log = _log(seed)
+    asked = questions(log, TEST)
+    # Few different scores, so that there are many ties.
+    table = torch.randint(0, 5, (len(asked.item_U), ITEMS), generator=_seeded(seed)).float()
+    at = iter(range(10**6))
+
+    def score(start_B, end_B):
+        return torch.stack([table[next(at)] for _ in start_B])
+
+    ours = ranks(score, _events(log), asked, exclude_seen)
+    histories = [
+        set(log.event_item[s:e].tolist()) for s, e in zip(asked.start_U, asked.end_U, strict=True)
+    ]
+    assert ours.dtype == np.int64
+    expected = _brute_force(table.tolist(), histories, asked.item_U, exclude_seen)
+    assert ours.tolist() == expected
+    assert any(t in h for t, h in zip(asked.item_U, histories, strict=True))  # repeats are there
+
+
+def _seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def _one(scores: list[float], history: list[int], target: int, exclude_seen=True) -> int:
+    items = torch.tensor([*history, target])
+    asked = Questions(
+        np.array([0]), np.array([0]), np.array([len(history)]), np.array([target], dtype=np.int64)
+    )
+    events = Events(items, torch.arange(len(items)))
+    return int(
+        ranks(
+            lambda s, e: torch.tensor([scores], dtype=torch.float32), events, asked, exclude_seen
+        )[0]
+    )
+
+
+def test_ranks_by_hand() -> None:
+    assert _one([5, 4, 3, 2], history=[0], target=2) == 2
+    assert _one([5, 4, 3, 2], history=[0], target=2, exclude_seen=False) == 3
+    assert _one([1, 1, 1, 1], history=[3], target=0) == 3  # ties count against us
+    assert _one([5, 4, 3, 2], history=[2, 0], target=2) == 2  # a repeat is never left out
+    assert _one([0, 0, 9, 0], history=[2], target=2) == 1
+
+
+def test_scores_that_are_not_numbers_rank_last() -> None:
+    nan = float("nan")
+    assert _one([1, 2, nan, 0], history=[3], target=2) >= 3
+    assert _one([nan, nan, nan, nan], history=[3], target=2) >= 3
+    # Others that are not numbers count against us too.
+    assert _one([nan, 2, 5, 0], history=[3], target=2) == 2
+
+
+def test_seen_is_the_whole_history_not_only_what_the_model_reads() -> None:
+    score = torch.zeros(2, 6)
+    events = Events(torch.tensor([1, 2, 2, 5, 0]), torch.arange(5))
+    hide_seen(score, events, torch.tensor([0, 4]), torch.tensor([4, 4]))
+    hidden = torch.isinf(score).tolist()
+    assert hidden == [[False, True, True, False, False, True], [False] * 6]
+
+
+def test_no_one_to_ask_gives_no_ranks() -> None:
+    none = np.zeros(0, dtype=np.int64)
+    events = Events(torch.tensor([1]), torch.tensor([0]))
+    empty = ranks(lambda s, e: torch.zeros(0, 3), events, Questions(none, none, none, none), True)
+    assert empty.shape == (0,)
+
+
+def test_popularity_counts_training_events_only() -> None:
+    # Item 1 is popular in training; item 0 only in what is held out.
+    log = SimpleNamespace(
+        event_indptr=np.array([0, 3, 6]),
+        event_item=np.array([1, 0, 0, 1, 2, 0], dtype=np.int32),
+        event_part=np.array([0, 1, 2, 0, 0, 2], dtype=np.uint8),
+        item_ids=["a", "b", "c", "d"],
+    )
+    events = Events(torch.from_numpy(log.event_item).long(), torch.arange(6))
+    found = popularity_ranks(log, events, questions(log, TEST), exclude_seen=False)
+    # Counts: a 0, b 2, c 1, d 0; target a ties with d.
+    assert found.tolist() == [4, 4]
+
+
+def _model() -> tuple[Cammsr, Catalogue]:
+    torch.manual_seed(0)
+    model = Cammsr(ITEMS, {"text": 4}, 0, width=16, length=3, layers=1)
+    present = torch.ones(ITEMS, dtype=torch.bool)
+    present[3] = False
+    catalogue = Catalogue(torch.arange(ITEMS), {"text": torch.randn(ITEMS, 4)}, {"text": present})
+    return model.eval(), catalogue
+
+
+@pytest.mark.parametrize("exclude_seen", [True, False])
+def test_model_ranks_are_those_of_its_scores_one_user_at_a_time(exclude_seen: bool) -> None:
+    model, catalogue = _model()
+    log = _log(0)
+    asked, events = questions(log, TEST), _events(log)
+    tables = item_tables(model, catalogue)
+    scores, histories = [], []
+    for start, end in zip(asked.start_U, asked.end_U, strict=True):
+        query = user_queries(model, tables, events, torch.tensor([start]), torch.tensor([end]))
+        scores.append((query @ tables.target_NV.T)[0].tolist())
+        histories.append(set(log.event_item[start:end].tolist()))
+    ours = model_ranks(model, catalogue, events, asked, exclude_seen)
+    expected = np.array(_brute_force(scores, histories, asked.item_U, exclude_seen))
+    # One user alone and many in a batch may round differently: the last digit of a score.
+    assert (ours != expected).mean() < 0.1
+    assert np.abs(ours - expected).max() <= 1
+
+
+def test_users_with_short_and_long_histories_are_asked_right_in_one_batch() -> None:
+    model, catalogue = _model()
+    events = Events(torch.tensor([4, 1, 2, 3, 5, 6, 7, 9]), torch.arange(8) * 50)
+    tables = item_tables(model, catalogue)
+    # One event; two; six, of which the model reads the last three.
+    start, end = torch.tensor([0, 0, 2]), torch.tensor([1, 2, 8])
+    together = user_queries(model, tables, events, start, end)
+    for row in range(3):
+        alone = user_queries(model, tables, events, start[row : row + 1], end[row : row + 1])
+        torch.testing.assert_close(together[row], alone[0])
+    last_three = user_queries(model, tables, events, torch.tensor([5]), torch.tensor([8]))
+    torch.testing.assert_close(together[2], last_three[0])
+    assert not torch.allclose(together[0], together[1], atol=1e-4)

@@ -1,0 +1,198 @@
+"""Settings: what wins over what, and what is said of those that are wrong."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+
+import pytest
+import yaml
+
+from cammsr_cli.config import PRESETS, Config, ModelConfig, TrainingConfig, described, resolve
+from cammsr_cli.core.model import Cammsr
+from cammsr_cli.errors import UsageError
+
+
+def _file(folder: Path, text: str) -> Path:
+    path = folder / "my settings.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_defaults_are_those_of_the_models() -> None:
+    assert resolve(environment={}) == Config()
+
+
+def test_later_sources_win(tmp_path: Path) -> None:
+    file = _file(tmp_path, "model: {norm: dyt, width: 16, layers: 3, heads: 4}\n")
+    environment = {"CAMMSR_MODEL__WIDTH": "32", "CAMMSR_MODEL__LAYERS": "4"}
+    config = resolve("sasrec", file, ["model.width=48"], environment)
+    assert config.model.width == 48  # command line over environment, file
+    assert config.model.layers == 4  # environment over file
+    assert config.model.heads == 4  # file over default
+    assert config.model.norm == "dyt"  # file over preset
+    assert config.model.modalities == []  # preset over default
+    assert config.training == TrainingConfig(swap_weight=0.0, category_weight=0.0)
+
+
+def test_the_last_of_two_assignments_wins() -> None:
+    given = ["model.width=16", "model.width=32"]
+    assert resolve(assignments=given, environment={}).model.width == 32
+
+
+def test_the_process_environment_is_read(monkeypatch) -> None:
+    monkeypatch.setenv("CAMMSR_TRAINING__LEARNING_RATE", "5e-4")
+    assert resolve().training.learning_rate == 5e-4
+
+
+def test_other_variables_are_left_alone() -> None:
+    environment = {"CAMMSR_CACHE_DIR": "/x", "CAMMSR_DEBUG": "1", "MODEL__WIDTH": "8", "A__B": "1"}
+    assert resolve(environment=environment) == Config()
+
+
+def test_values_are_read_as_yaml() -> None:
+    config = resolve(
+        assignments=[
+            "model.modalities=[text, image]",
+            "model.time=false",
+            "training.learning_rate=3.3e-04",
+            "model.norm=layernorm",
+        ],
+        environment={},
+    )
+    assert config.model.modalities == ["text", "image"]
+    assert config.model.time is False
+    assert config.training.learning_rate == 3.3e-4
+    assert config.model.norm == "layernorm"
+
+
+def test_sasrec_is_the_id_alone() -> None:
+    model = resolve("sasrec", environment={}).model
+    assert model.modalities == []
+    assert model.norm == "layernorm"
+    assert not model.time
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_presets_are_not_changed_by_what_is_laid_over_them(preset: str) -> None:
+    before = resolve(preset, environment={})
+    resolve(preset, None, ["model.width=8", "model.modalities=[x]", "training.epochs=1"], {})
+    assert resolve(preset, environment={}) == before
+
+
+def test_an_unknown_preset_lists_those_there_are() -> None:
+    with pytest.raises(UsageError, match="unknown preset 'bert4rec'.*cammsr, sasrec"):
+        resolve("bert4rec", environment={})
+
+
+def test_an_unknown_key_comes_with_a_suggestion() -> None:
+    with pytest.raises(
+        UsageError, match=r"'model\.widht' \(did you mean model\.width\?\)"
+    ) as caught:
+        resolve(assignments=["model.widht=8"], environment={})
+    assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        {"environment": {"CAMMSR_MODEL__WIDHT": "8"}},
+        {"environment": {"CAMMSR_MODLE__WIDTH": "8"}},
+        {"assignments": ["modle.width=8"], "environment": {}},
+    ],
+)
+def test_unknown_keys_are_refused_wherever_they_come_from(source) -> None:
+    with pytest.raises(UsageError, match="there is no setting"):
+        resolve(**source)
+
+
+def test_unknown_keys_of_a_file_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"model\.with"):
+        resolve(file=_file(tmp_path, "model: {with: 3}\n"), environment={})
+
+
+def test_several_faults_are_told_at_once(tmp_path: Path) -> None:
+    file = _file(tmp_path, "model: {dropout: 1.5, norm: batch}\n")
+    with pytest.raises(UsageError) as caught:
+        resolve(file=file, assignments=["training.epoch=3", "model.width=4"], environment={})
+    for said in ("model.dropout = 1.5", "model.norm = 'batch'", "training.epochs", "model.width"):
+        assert said in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "model.width=7", "model.layers=0", "model.heads=0", "model.length=1", "model.dropout=1",
+        "model.dropout=-0.1", "model.id_dropout=1", "model.experts=-1", "model.norm=rms",
+        "model.width=wide", "training.epochs=0", "training.patience=0", "training.batch_size=0",
+        "training.learning_rate=0", "training.weight_decay=-1", "training.clip=0",
+        "training.swap_share=1.1", "training.swap_temperature=0", "training.keep_checkpoints=0",
+        "training.seed=-1", "training.learning_rate=.nan", "training.category_weight=-0.1",
+    ],
+)  # fmt: skip
+def test_limits(wrong: str) -> None:
+    with pytest.raises(UsageError, match=wrong.partition("=")[0].replace(".", r"\.")):
+        resolve(assignments=[wrong], environment={})
+
+
+def test_heads_must_divide_width() -> None:
+    with pytest.raises(UsageError, match=r"model\.width 64 is not a multiple of model\.heads 3"):
+        resolve(assignments=["model.heads=3"], environment={})
+    assert resolve(assignments=["model.heads=3", "model.width=48"], environment={})
+
+
+@pytest.mark.parametrize("wrong", ["width=3", "model.width", "model.=3", "=3", ""])
+def test_an_assignment_of_another_form_is_told_how(wrong: str) -> None:
+    with pytest.raises(UsageError, match=r"section\.key=value"):
+        resolve(assignments=[wrong], environment={})
+
+
+def test_a_value_that_is_not_yaml_is_told() -> None:
+    with pytest.raises(UsageError, match=r"model\.modalities=\[text"):
+        resolve(assignments=["model.modalities=[text"], environment={})
+
+
+def test_files_that_cannot_be_read_are_told(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="cannot read the config file .*absent"):
+        resolve(file=tmp_path / "absent.yaml", environment={})
+    with pytest.raises(UsageError, match="is not YAML"):
+        resolve(file=_file(tmp_path, "model: [1, 2\n"), environment={})
+    with pytest.raises(UsageError, match="must hold the sections"):
+        resolve(file=_file(tmp_path, "width: 3\n"), environment={})
+    with pytest.raises(UsageError, match="must hold the sections"):
+        resolve(file=_file(tmp_path, "- model\n"), environment={})
+    binary = tmp_path / "binary.yaml"
+    binary.write_bytes(b"\xff\xfe\x00model")
+    with pytest.raises(UsageError, match="is not YAML"):
+        resolve(file=binary, environment={})
+
+
+def test_an_empty_file_changes_nothing(tmp_path: Path) -> None:
+    assert resolve(file=_file(tmp_path, "# nothing yet\n"), environment={}) == Config()
+
+
+def test_resolved_settings_come_back_from_their_own_file(tmp_path: Path) -> None:
+    config = resolve("sasrec", None, ["training.learning_rate=7e-5", "model.experts=0"], {})
+    file = _file(tmp_path, yaml.safe_dump(config.model_dump()))
+    assert resolve(file=file, environment={}) == config
+
+
+def test_model_settings_are_the_model_s_own_arguments() -> None:
+    arguments = inspect.signature(Cammsr).parameters.values()
+    keywords = {p.name for p in arguments if p.kind is inspect.Parameter.KEYWORD_ONLY}
+    assert set(ModelConfig.model_fields) - {"modalities"} == keywords
+
+
+def test_every_setting_is_described_with_its_default() -> None:
+    found = {name: (default, text) for name, default, text in described()}
+    assert set(found) == {
+        *(f"model.{name}" for name in ModelConfig.model_fields),
+        *(f"training.{name}" for name in TrainingConfig.model_fields),
+    }
+    assert all(text.endswith(".") for _, text in found.values())
+    assert found["model.width"][0] == "64"
+
+
+def test_settings_do_not_change_once_made() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        Config().model.width = 3
