@@ -85,15 +85,15 @@ class Synergies(nn.Module):
 
     def __init__(self, pairs: list[tuple[int, int]], width: int) -> None:
         super().__init__()
-        self.first = [m for m, _ in pairs]
-        self.second = [n for _, n in pairs]
+        self.pairs = pairs
         self.w1_PGD = nn.Parameter(torch.randn(len(pairs), 3 * width, width) * (3 * width) ** -0.5)
         self.w2_PDD = nn.Parameter(torch.zeros(len(pairs), width, width))
 
     def forward(self, r_NSD: Tensor) -> Tensor:
         """Pair representations s [N, P, D]."""
         r_SND = r_NSD.transpose(0, 1)
-        m_PND, n_PND = r_SND[self.first], r_SND[self.second]
+        m_PND = torch.stack([r_SND[m] for m, _ in self.pairs])
+        n_PND = torch.stack([r_SND[n] for _, n in self.pairs])
         joined_PNG = torch.cat([m_PND, n_PND, m_PND * n_PND], dim=-1)
         return (functional.gelu(joined_PNG @ self.w1_PGD) @ self.w2_PDD).transpose(0, 1)
 

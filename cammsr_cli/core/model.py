@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from cammsr_cli.core.camoe import Camoe, Fused
 from cammsr_cli.core.layers import Norm
@@ -228,8 +229,23 @@ class Cammsr(nn.Module):
             torch.cat([present_NS[:, :first], present_NS[:, first:].roll(shift, dims=1)], dim=1),
         )
 
-    def user_states(self, input_BLD: Tensor, window: Window) -> Tensor:
-        """H [B, L, D] for histories whose items' input vectors are given."""
+    def user_states(self, tables: ItemTables, window: Window) -> Tensor:
+        """What is known of each user after each event of the windows: h [B, L, D]."""
+        return self._encode(_rows(tables.input_ND, window.item_BL), window)
+
+    def swapped_user_states(
+        self, tables: ItemTables, swapped: ItemTables, window: Window, share: float
+    ) -> Tensor:
+        """As `user_states`, but a random `share` of positions shows the item of `swapped`."""
+        chosen_BL = torch.rand(window.item_BL.shape, device=window.item_BL.device) < share
+        input_BLD = torch.where(
+            chosen_BL.unsqueeze(-1),
+            _rows(swapped.input_ND, window.item_BL),
+            _rows(tables.input_ND, window.item_BL),
+        )
+        return self._encode(input_BLD, window)
+
+    def _encode(self, input_BLD: Tensor, window: Window) -> Tensor:
         h_BLD: Tensor = self.sequence(input_BLD, window.gap_BL)
         return h_BLD
 
@@ -295,11 +311,10 @@ class ScoreBlocks(nn.Module):
         )
 
 
-def swap_positions(plain: ItemTables, swapped: ItemTables, window: Window, share: float) -> Tensor:
-    """Input vectors [B, L, D] in which a random `share` of positions shows the swapped item."""
-    chosen_BL = torch.rand(window.item_BL.shape, device=window.item_BL.device) < share
-    return torch.where(
-        chosen_BL.unsqueeze(-1),
-        swapped.input_ND[window.item_BL],
-        plain.input_ND[window.item_BL],
-    )
+def _rows(table_ND: Tensor, at: Tensor) -> Tensor:
+    """`table_ND[at]`, by way of an embedding: its gradient is summed in one order, always.
+
+    The gradient of indexing is summed by threads as they come, so that a training could not be
+    repeated to the bit.
+    """
+    return functional.embedding(at, table_ND)

@@ -59,7 +59,7 @@ def user_queries(
 ) -> Tensor:
     """What each user's state asks for after the events `[start, end)`: [B, V]."""
     window = cut(events, torch.maximum(start_B, end_B - model.length), end_B)
-    h_BLD = model.user_states(tables.input_ND[window.item_BL], window)
+    h_BLD = model.user_states(tables, window)
     last_B = (window.length_B - 1).clamp(min=0)
     return model.queries(h_BLD[torch.arange(len(h_BLD), device=h_BLD.device), last_B])
 

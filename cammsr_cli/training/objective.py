@@ -17,7 +17,7 @@ from cammsr_cli.core.losses import (
     category_loss,
     swap_loss,
 )
-from cammsr_cli.core.model import Cammsr, Catalogue, ItemTables, swap_positions
+from cammsr_cli.core.model import Cammsr, Catalogue, ItemTables
 from cammsr_cli.core.windows import Events, Window, cut
 
 
@@ -52,7 +52,7 @@ class Objective:
         tables = model.item_tables(x_NSD, present_NS)
         window = cut(self.events, start_B, end_B)
         target_BL = cut(self.events, start_B + 1, end_B + 1).item_BL
-        h_BLD = model.user_states(tables.input_ND[window.item_BL], window)
+        h_BLD = model.user_states(tables, window)
         query_MV = model.queries(h_BLD[window.valid_BL])
         parts = {
             "recommendation": catalogue_cross_entropy(
@@ -83,8 +83,7 @@ class Objective:
         h_BLD, target_BL = plain
         shift = int(torch.randint(1, len(model.modalities), ()))
         swapped = model.item_tables(*model.swapped(*streams, shift))
-        input_BLD = swap_positions(tables, swapped, window, self.config.swap_share)
-        other_BLD = model.user_states(input_BLD, window)
+        other_BLD = model.swapped_user_states(tables, swapped, window, self.config.swap_share)
         row_B, last_B = torch.arange(len(h_BLD), device=h_BLD.device), window.length_B - 1
         return swap_loss(
             h_BLD[row_B, last_B],
