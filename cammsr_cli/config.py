@@ -12,7 +12,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
 from cammsr_cli.errors import UsageError, closest
 
@@ -45,6 +52,14 @@ class ModelConfig(_Settings):
     synergies: bool = Field(True, description="Give pairs of streams representations of their own.")
     user_weights: bool = Field(True, description="Let the user's state weigh the representations.")
 
+    @field_validator("heads")
+    @classmethod
+    def _divides_width(cls, heads: int, info: ValidationInfo) -> int:
+        width = info.data.get("width", heads)  # absent where it is wrong itself
+        if width % heads:
+            raise ValueError(f"model.width {width} is not a multiple of it")
+        return heads
+
 
 class TrainingConfig(_Settings):
     """How the model is trained."""
@@ -54,7 +69,7 @@ class TrainingConfig(_Settings):
         10, ge=1, description="Epochs without a better validation NDCG@10 before stopping."
     )
     batch_size: int = Field(128, ge=1, description="Histories a step.")
-    learning_rate: float = Field(1e-3, gt=0, description="Adam's step size.")
+    learning_rate: float = Field(1e-3, gt=0, allow_inf_nan=False, description="Adam's step size.")
     weight_decay: float = Field(0.0, ge=0, description="AdamW's weight decay.")
     clip: float = Field(5.0, gt=0, description="Largest norm of the gradient.")
     category_weight: float = Field(0.1, ge=0, description="Weight of the category loss.")
@@ -63,7 +78,7 @@ class TrainingConfig(_Settings):
     swap_temperature: float = Field(0.2, gt=0, description="Temperature of the swap loss.")
     balance_weight: float = Field(0.0, ge=0, description="Weight of the expert-balance loss.")
     keep_checkpoints: int = Field(2, ge=1, description="Newest checkpoints kept.")
-    seed: int = Field(0, ge=0, description="Seed of every random number.")
+    seed: int = Field(0, ge=0, lt=2**31, description="Seed of every random number.")
 
 
 class Config(_Settings):
@@ -124,16 +139,10 @@ def resolve(
 def validated(values: Mapping[str, Any]) -> Config:
     """A checked `Config`; raises UsageError naming every fault."""
     try:
-        config = Config.model_validate(values)
+        return Config.model_validate(values)
     except ValidationError as error:
         faults = "; ".join(_fault(dict(item)) for item in error.errors())
         raise UsageError(f"settings: {faults}", "See them all with: cammsr train --help") from None
-    if config.model.width % config.model.heads:
-        raise UsageError(
-            f"settings: model.width {config.model.width} is not a multiple of model.heads "
-            f"{config.model.heads}"
-        )
-    return config
 
 
 def read_yaml(file: Path) -> dict[str, dict[str, Any]]:
@@ -144,11 +153,12 @@ def read_yaml(file: Path) -> dict[str, dict[str, Any]]:
         raise UsageError(f"cannot read the config file {file}: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UsageError(f"{file} is not YAML: {str(error).splitlines()[0]}") from error
-    if content is None:
-        return {}
-    if not isinstance(content, dict) or not all(isinstance(v, dict) for v in content.values()):
+    sections = {} if content is None else content
+    if isinstance(sections, dict):
+        sections = {name: {} if values is None else values for name, values in sections.items()}
+    if not isinstance(sections, dict) or not all(isinstance(v, dict) for v in sections.values()):
         raise UsageError(f"{file} must hold the sections 'model:' and 'training:'")
-    return content
+    return sections
 
 
 def described() -> list[tuple[str, str, str]]:

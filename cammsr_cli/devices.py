@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from cammsr_cli.errors import UsageError
@@ -22,15 +23,16 @@ def resolve_device(name: str) -> torch.device:
         if torch.cuda.is_available():
             return torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    kind, _, index = name.partition(":")
-    if kind not in ("cpu", "cuda", "mps") or (index and not index.isdigit()):
+    form = re.fullmatch(r"(cpu|mps|cuda)|cuda:(\d+)", name, flags=re.ASCII)
+    if form is None:
         raise UsageError(f"unknown device '{name}'; write auto, cpu, cuda, cuda:N or mps")
+    kind, index = form[1] or "cuda", form[2]
     if kind == "cuda" and not torch.cuda.is_available():
         raise UsageError(
             f"--device {name}: there is no CUDA device that torch can use on this machine",
             "Use --device auto, or --device cpu",
         )
-    if kind == "cuda" and index and int(index) >= torch.cuda.device_count():
+    if index is not None and int(index) >= torch.cuda.device_count():
         raise UsageError(
             f"--device {name}: this machine has {torch.cuda.device_count()} CUDA device(s), "
             "numbered from 0"

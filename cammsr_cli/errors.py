@@ -28,6 +28,11 @@ class UsageError(CammsrError):
     exit_code = 2
 
 
+def first_line(error: BaseException) -> str:
+    """What an exception says, in one line; its kind if it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 def closest(word: str, known: Iterable[str], count: int = 3) -> list[str]:
     """The known words most like `word`, best first, for "did you mean" hints."""
     return difflib.get_close_matches(word, list(known), n=count, cutoff=0.5)

@@ -26,11 +26,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from cammsr_cli import __version__
-from cammsr_cli.config import Config, ModelConfig, validated
+from cammsr_cli.config import Config, ModelConfig, read_yaml, validated
 from cammsr_cli.core.model import Cammsr, Catalogue
 from cammsr_cli.core.windows import Events
 from cammsr_cli.data.dataset import TRAIN, DataSet
-from cammsr_cli.errors import CammsrError
+from cammsr_cli.errors import CammsrError, UsageError, first_line
 from cammsr_cli.files import written_whole
 
 FORMAT = 1
@@ -113,6 +113,8 @@ class RunFolder:
             CammsrError: Not a run folder, or one of another format.
         """
         content = self._read("config.json")
+        if not isinstance(content, dict):
+            raise self._damaged("config.json", "not a JSON object")
         if content.get("format") != FORMAT:
             raise CammsrError(
                 f"{self.path} has run format {content.get('format')}, written by "
@@ -120,12 +122,21 @@ class RunFolder:
                 f"reads format {FORMAT}",
                 "Train again with this version: cammsr train",
             )
-        return ModelSpec(**content)
+        try:
+            return ModelSpec(**content)
+        except TypeError as error:
+            raise self._damaged("config.json", first_line(error)) from error
 
     def config(self) -> Config:
-        """The settings the run was started with."""
-        text = (self.path / "config.yaml").read_text(encoding="utf-8")
-        return validated(yaml.safe_load(text))
+        """The settings the run was started with.
+
+        Raises:
+            CammsrError: They cannot be read.
+        """
+        try:
+            return validated(read_yaml(self.path / "config.yaml"))
+        except UsageError as error:
+            raise self._damaged("config.yaml", error.message) from error
 
     def item_ids(self) -> list[str]:
         """Ids of the items that have a row in the id table."""
@@ -142,7 +153,13 @@ class RunFolder:
         try:
             return json.loads(file.read_text(encoding="utf-8"))
         except ValueError as error:
-            raise CammsrError(f"{file} is damaged: {error}", "Train again: cammsr train") from error
+            raise self._damaged(name, first_line(error)) from error
+
+    def _damaged(self, name: str, how: str) -> CammsrError:
+        return CammsrError(
+            f"{self.path / name} is damaged: {how}",
+            f"Train again: cammsr train DATA.h5 --out {self.path} --force",
+        )
 
 
 def training_items(data: DataSet) -> list[int]:
@@ -293,6 +310,6 @@ def load_weights(model: Cammsr, path: Path) -> None:
         model.load_state_dict(load_file(path))
     except (SafetensorError, RuntimeError, OSError) as error:
         raise CammsrError(
-            f"{path} cannot be loaded into this run's model: {str(error).splitlines()[0]}",
+            f"{path} cannot be loaded into this run's model: {first_line(error)}",
             "Train again: cammsr train",
         ) from error

@@ -81,7 +81,7 @@ def test_presets_are_not_changed_by_what_is_laid_over_them(preset: str) -> None:
 
 
 def test_an_unknown_preset_lists_those_there_are() -> None:
-    with pytest.raises(UsageError, match="unknown preset 'bert4rec'.*cammsr, sasrec"):
+    with pytest.raises(UsageError, match=r"unknown preset 'bert4rec'.*cammsr, sasrec"):
         resolve("bert4rec", environment={})
 
 
@@ -119,6 +119,15 @@ def test_several_faults_are_told_at_once(tmp_path: Path) -> None:
         assert said in caught.value.message
 
 
+@pytest.mark.xfail(strict=True, reason="each is told only once the others are mended")
+@pytest.mark.parametrize("given", [["model.heads=3", "model.layers=0"], ["a", "model.layers=0"]])
+def test_faults_of_every_kind_are_told_at_once(given: list[str]) -> None:
+    with pytest.raises(UsageError) as caught:
+        resolve(assignments=given, environment={})
+    assert "model.layers" in caught.value.message
+    assert given[0].partition("=")[0] in caught.value.message
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -153,7 +162,7 @@ def test_a_value_that_is_not_yaml_is_told() -> None:
 
 
 def test_files_that_cannot_be_read_are_told(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="cannot read the config file .*absent"):
+    with pytest.raises(UsageError, match=r"cannot read the config file .*absent"):
         resolve(file=tmp_path / "absent.yaml", environment={})
     with pytest.raises(UsageError, match="is not YAML"):
         resolve(file=_file(tmp_path, "model: [1, 2\n"), environment={})

@@ -35,6 +35,13 @@ def test_other_names_are_refused_with_those_there_are(name: str) -> None:
         resolve_device(name)
 
 
+@pytest.mark.xfail(strict=True, reason="torch's RuntimeError instead of a UsageError")
+@pytest.mark.parametrize("name", ["cpu:", "cpu:01", "cpu:²"])
+def test_numbers_that_torch_cannot_read_are_refused(name: str) -> None:
+    with pytest.raises(UsageError):
+        resolve_device(name)
+
+
 @pytest.mark.parametrize("name", ["cuda", "cuda:0"])
 def test_absent_cuda_is_told(monkeypatch, name: str) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)

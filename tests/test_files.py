@@ -40,18 +40,27 @@ def test_a_file_appears_only_when_it_is_complete(tmp_path: Path) -> None:
 def test_an_exception_leaves_the_old_file_and_nothing_half_written(tmp_path, kind) -> None:
     path = tmp_path / "x.txt"
     path.write_text("old")
-    with pytest.raises(kind), written_whole(path) as partial:
-        partial.write_text("half")
-        raise kind
+
+    def interrupted() -> None:
+        with written_whole(path) as partial:
+            partial.write_text("half")
+            raise kind
+
+    with pytest.raises(kind):
+        interrupted()
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 
 
 def test_an_exception_without_an_old_file_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(_StopError), written_whole(tmp_path / "x") as partial:
-        partial.mkdir()
-        (partial / "y").write_text("half")
-        raise _StopError
+    def interrupted() -> None:
+        with written_whole(tmp_path / "x") as partial:
+            partial.mkdir()
+            (partial / "y").write_text("half")
+            raise _StopError
+
+    with pytest.raises(_StopError):
+        interrupted()
     assert list(tmp_path.iterdir()) == []
 
 

@@ -23,12 +23,14 @@ class Fused:
 
     Attributes:
         representation_NKD: r (one a stream), then s (one a pair).
+        present_NK: Which representations each item has; a pair needs both its streams.
         weight_NK: Fusion weights, 0 where a representation is missing, summing to 1.
         category_NC: Category logits, the mean over the streams that are present.
         gate_NSE: Expert gates, summing to 1 over E; None without experts.
     """
 
     representation_NKD: Tensor
+    present_NK: Tensor
     weight_NK: Tensor
     category_NC: Tensor
     gate_NSE: Tensor | None
@@ -150,7 +152,7 @@ class Camoe(nn.Module):
             representation_NKD = torch.cat([x_NSD, self.synergies(x_NSD)], dim=1)
             present_NK = torch.cat([present_NS, both_NP], dim=1)
         weight_NK = self._fusion_weights(representation_NKD, present_NK, q_ND)
-        return Fused(representation_NKD, weight_NK, category_NC, gate_NSE)
+        return Fused(representation_NKD, present_NK, weight_NK, category_NC, gate_NSE)
 
     def _fusion_weights(self, r_NKD: Tensor, present_NK: Tensor, q_ND: Tensor) -> Tensor:
         query_ND = self.fusion_query(q_ND)

@@ -58,7 +58,7 @@ class ItemTables:
         input_ND: What the sequence encoder reads.
         target_NV: What a user's query is multiplied with.
         fused: Representations, weights, category logits and gates behind them.
-        present_NS: Which streams each item has.
+        present_NS: Which streams each item has; all, for an item that has none.
     """
 
     input_ND: Tensor
@@ -68,35 +68,42 @@ class ItemTables:
 
 
 class FeatureProjection(nn.Module):
-    """A frozen feature to width D: standardised by column, scaled to length 1 by row, projected.
+    """A frozen feature to width D: standardised by column, scaled to rows of about 1, projected.
 
-    The column statistics are measured on the training catalogue and travel with the weights.
-    Rows of length 1, not sqrt(dim): Adam moves every weight by the same amount, so with long rows
-    a single step would move a 2,560-d feature's projection by many times its own size.
+    The column statistics are measured on the training catalogue and travel with the weights; a
+    column that is constant there says nothing and is left out. Rows of length 1, not sqrt(dim):
+    Adam moves every weight by the same amount, so with long rows a single step would move a
+    2,560-d feature's projection by many times its own size.
     """
+
+    FARTHEST = 10.0
+    """Standard deviations beyond which a value is cut: one odd picture must not rule."""
 
     def __init__(self, dim: int, width: int) -> None:
         super().__init__()
         self.mean: Tensor
         self.scale: Tensor
         self.register_buffer("mean", torch.zeros(dim))
-        self.register_buffer("scale", torch.ones(dim))
-        self.norm = nn.LayerNorm(dim, elementwise_affine=False)
-        self.row_scale = dim**-0.5
+        self.register_buffer("scale", torch.full((dim,), dim**-0.5))
         self.linear = nn.Linear(dim, width)
         nn.init.normal_(self.linear.weight, std=0.05)
         nn.init.zeros_(self.linear.bias)
 
     def measure(self, features: Tensor) -> None:
         """Take column mean and standard deviation from `features` [n, dim]."""
-        if len(features) > 1:
-            self.mean.copy_(features.float().mean(0))
-            self.scale.copy_(features.float().std(0).clamp(min=1e-6))
+        if len(features) < 2:
+            return
+        values = features.double()
+        mean, deviation = values.mean(0), values.std(0)
+        constant = deviation <= 1e-6 * mean.abs().clamp(min=1e-6)
+        self.mean.copy_(mean)
+        self.scale.copy_(torch.where(constant, 0.0, len(mean) ** -0.5 / deviation))
 
     def forward(self, features: Tensor) -> Tensor:
         """[N, dim] to [N, D]."""
+        farthest = self.FARTHEST * features.shape[1] ** -0.5
         x: Tensor = self.linear(
-            self.norm((features.float() - self.mean) / self.scale) * self.row_scale
+            ((features.float() - self.mean) * self.scale).clamp(-farthest, farthest)
         )
         return x
 
@@ -156,8 +163,8 @@ class Cammsr(nn.Module):
         self.id_table = nn.Embedding(max(num_ids, 1), width) if use_id else None
         if self.id_table is not None:
             nn.init.normal_(self.id_table.weight, std=0.02)
-        self.projections = nn.ModuleDict(
-            {m: FeatureProjection(dim, width) for m, dim in feature_dims.items()}
+        self.projections = nn.ModuleList(
+            FeatureProjection(dim, width) for dim in feature_dims.values()
         )
         self.missing_SD = nn.Parameter(torch.randn(len(self.streams), width) * 0.02)
         self.camoe = (
@@ -179,9 +186,8 @@ class Cammsr(nn.Module):
 
     def measure(self, catalogue: Catalogue) -> None:
         """Take each modality's column statistics from the items that have it."""
-        for name in self.modalities:
+        for name, projection in zip(self.modalities, self.projections, strict=True):
             features = catalogue.features[name][catalogue.present[name]]
-            projection = self.projections[name]
             assert isinstance(projection, FeatureProjection)
             projection.measure(features)
 
@@ -197,10 +203,13 @@ class Cammsr(nn.Module):
             values.append(self.id_table(catalogue.id_row_N.clamp(min=0)))
             if self.training and self.id_dropout and self.modalities:
                 kept_N = torch.rand(len(has_id_N), device=has_id_N.device) >= self.id_dropout
-                has_id_N = has_id_N & kept_N
+                has_content_N = torch.stack(
+                    [catalogue.present[name] for name in self.modalities]
+                ).any(0)
+                has_id_N = has_id_N & (kept_N | ~has_content_N)
             present.append(has_id_N)
-        for name in self.modalities:
-            values.append(self.projections[name](catalogue.features[name]))
+        for name, projection in zip(self.modalities, self.projections, strict=True):
+            values.append(projection(catalogue.features[name]))
             present.append(catalogue.present[name])
         present_NS = torch.stack(present, dim=1)
         x_NSD = torch.where(present_NS.unsqueeze(-1), torch.stack(values, 1), self.missing_SD)
@@ -210,13 +219,12 @@ class Cammsr(nn.Module):
         """Everything a step needs of the items whose streams are given."""
         if self.camoe is None or self.score is None:
             x_ND = x_NSD[:, 0]
-            weight_N1 = x_ND.new_ones(len(x_ND), 1)
-            return ItemTables(
-                x_ND, x_ND, Fused(x_NSD, weight_N1, x_ND.new_zeros(len(x_ND), 0), None), present_NS
-            )
+            weight_N1, none_N0 = x_ND.new_ones(len(x_ND), 1), x_ND.new_zeros(len(x_ND), 0)
+            fused = Fused(x_NSD, present_NS, weight_N1, none_N0, None)
+            return ItemTables(x_ND, x_ND, fused, present_NS)
         fused = self.camoe(x_NSD, present_NS)
         # Weights sum to 1; times their number, an untrained fusion is a plain sum.
-        share_NK = fused.weight_NK * (fused.weight_NK > 0).sum(1, keepdim=True)
+        share_NK = fused.weight_NK * fused.present_NK.sum(1, keepdim=True)
         input_ND = torch.einsum("nk,nkd->nd", share_NK, fused.representation_NKD)
         target_NV = self.score.targets(fused.representation_NKD, share_NK)
         return ItemTables(input_ND, target_NV, fused, present_NS)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 TIME_BUCKETS = 40
-"""Log2 buckets of the gap between events: bucket 39 is beyond 17,000 years in seconds."""
+"""Log2 buckets of the gap between events: in seconds, bucket 39 begins at 8,700 years."""
 
 
 @dataclass(frozen=True)

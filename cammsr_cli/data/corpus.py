@@ -76,6 +76,7 @@ class Corpus:
         fields: Per field [N] texts (`title`, `description`, `reviews`, `image`, …), None where
             an item has none; media as written in the file.
         item_rows: [N] 0-based row in the items file, None if not listed there.
+        listed_rows: Rows of the items file, 0 if there is none.
         category_names: [C] in order of first appearance in the catalogue.
         category_indptr: int64 [N + 1], CSR offsets of each item's categories.
         category_index: int32, index into `category_names`.
@@ -91,6 +92,7 @@ class Corpus:
     item_ids: list[str]
     fields: dict[str, list[str | None]]
     item_rows: list[int | None]
+    listed_rows: int
     category_names: list[str]
     category_indptr: NDArray[np.int64]
     category_index: NDArray[np.int32]
@@ -142,6 +144,7 @@ def read_corpus(options: SourceOptions) -> Corpus:
         item_ids=item_ids,
         fields=fields,
         item_rows=[*(listed.rows[position] for position in positions), *nothing],
+        listed_rows=tables.items.frame.height if tables.items else 0,
         category_names=category_names,
         category_indptr=category_indptr,
         category_index=category_index,

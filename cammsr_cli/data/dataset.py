@@ -80,6 +80,7 @@ def write_dataset(path: Path, corpus: Corpus, modalities: Mapping[str, ModalityV
     with written_whole(path) as partial, h5py.File(partial, "w") as file:
         file["users/id"] = _strings(corpus.user_ids)
         file["items/id"] = _strings(corpus.item_ids)
+        file.create_group("items/fields")
         for name, values in sorted(corpus.fields.items()):
             file[f"items/fields/{name}"] = _strings([value or "" for value in values])
         file["items/categories/names"] = _strings(corpus.category_names)
@@ -217,7 +218,7 @@ class DataSet:
             ) from error
         with file:
             found = file.attrs.get("schema")
-            if found is None:
+            if "content" not in file.attrs or not isinstance(found, int | np.integer):
                 raise CammsrError(
                     f"{self.path} is an HDF5 file but not a cammsr data set",
                     "Make one with: cammsr prepare --help",
@@ -250,6 +251,7 @@ def _digest(file: h5py.File) -> str:
         if isinstance(node, h5py.Dataset):
             value = node[()]
             is_text = h5py.check_string_dtype(node.dtype) is not None
+            digest.update(f"{node.dtype}{node.shape}\0".encode())
             digest.update(b"\0".join(value.tolist()) if is_text else value.tobytes())
 
     file.visititems(add)

@@ -130,7 +130,8 @@ def clean_ids(table: Table, column: str) -> pl.Series:
         whole = ids.cast(pl.Int64, strict=False)
         if (whole.cast(ids.dtype) == ids).all() and whole.null_count() == ids.null_count():
             ids = whole
-    ids = ids.cast(pl.String).str.strip_chars()
+    # NUL is no character of a name, and HDF5 cannot hold it.
+    ids = ids.cast(pl.String).str.replace_all("\0", "", literal=True).str.strip_chars()
     return ids.to_frame("id").select(pl.when(pl.col("id") != "").then(pl.col("id"))).to_series()
 
 

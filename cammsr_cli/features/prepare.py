@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -25,6 +26,9 @@ from cammsr_cli.features.runner import (
 )
 from cammsr_cli.features.vectors import read_vectors
 from cammsr_cli.files import written_whole
+
+ID = "id"
+"""The stream that is no modality: an item's own embedding."""
 
 ProgressBar = Callable[[str], AbstractContextManager[Progress]]
 """Opens a progress bar for a modality of the given name."""
@@ -134,9 +138,7 @@ def prepare(options: PrepareOptions, progress_bar: ProgressBar) -> PrepareReport
             )
         made[encoder.modality] = str(spec), features
     for modality, path in options.vectors.items():
-        vectors = read_vectors(
-            path, corpus.item_ids, corpus.item_rows, modality, dtype=options.features.dtype
-        )
+        vectors = _ready_made(path, corpus, modality, options)
         made[modality] = str(path), vectors
     problems = [problem for _, features in made.values() for problem in features.problems]
     problems_file = _write_problems(options.out, problems)
@@ -190,9 +192,7 @@ def plan(options: PrepareOptions) -> PrepareReport:
         )
         size += items * encoder.dim * np.dtype(options.features.dtype).itemsize
     for modality, path in options.vectors.items():
-        vectors = read_vectors(
-            path, corpus.item_ids, corpus.item_rows, modality, dtype=options.features.dtype
-        )
+        vectors = _ready_made(path, corpus, modality, options)
         reports[modality] = _report(str(path), vectors)
         size += vectors.values.nbytes
     return PrepareReport(
@@ -217,11 +217,23 @@ def _require_writable(options: PrepareOptions) -> None:
         raise UsageError(f"--media-root {options.media_root} is not a folder")
 
 
+def _require_name(modality: str, whose: str) -> None:
+    """A modality's name is that of a stream of the model and of a group in the data set."""
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", modality) or modality == ID:
+        raise UsageError(
+            f"{whose}: a modality cannot be called '{modality}'",
+            "Use lower-case letters, digits and _, beginning with a letter; 'id' is taken",
+        )
+
+
 def _make_encoders(options: PrepareOptions) -> list[tuple[EncoderSpec, Encoder]]:
+    for modality, path in options.vectors.items():
+        _require_name(modality, f"--features {modality}={path}")
     encoders: list[tuple[EncoderSpec, Encoder]] = []
     taken = dict.fromkeys(options.vectors, "ready-made vectors")
     for spec in options.encoders:
         encoder = make_encoder(spec, options.device, options.precision)
+        _require_name(encoder.modality, f"--encoder {spec}")
         if encoder.modality in taken:
             raise UsageError(
                 f"two sources for the modality '{encoder.modality}': {taken[encoder.modality]} "
@@ -231,6 +243,17 @@ def _make_encoders(options: PrepareOptions) -> list[tuple[EncoderSpec, Encoder]]
         taken[encoder.modality] = f"encoder {spec}"
         encoders.append((spec, encoder))
     return encoders
+
+
+def _ready_made(path: Path, corpus: Corpus, modality: str, options: PrepareOptions) -> Features:
+    return read_vectors(
+        path,
+        corpus.item_ids,
+        corpus.item_rows,
+        modality,
+        dtype=options.features.dtype,
+        row_count=corpus.listed_rows,
+    )
 
 
 def _records(corpus: Corpus, names: Sequence[str]) -> list[dict[str, str]]:

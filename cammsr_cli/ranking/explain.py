@@ -12,22 +12,23 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from cammsr_cli.core.model import ID, Cammsr
+from cammsr_cli.core.model import ID, Cammsr, ItemTables
 
 
 @torch.inference_mode()
 def modality_weights(
-    model: Cammsr, query_V: Tensor, target_NV: Tensor, items_B: Tensor
+    model: Cammsr, query_V: Tensor, tables: ItemTables, items_B: Tensor
 ) -> dict[str, Tensor]:
     """Share of each stream in what lifts each item above this user's average item.
 
-    Contributions are centred over the catalogue, those that pull the item down count as 0, a
-    pair's goes in halves to its two streams, and the rest is scaled to sum to 1.
+    Contributions are centred over the catalogue, a pair's goes in halves to its two streams, what
+    pulls the item down or is missing from it counts as 0, and the rest is scaled to sum to 1.
 
     Returns:
         Stream name to float [B]; all streams alike where nothing lifts an item.
     """
-    lift_BK = _centred(model, query_V, target_NV, items_B)
+    lift_BK = _centred(model, query_V, tables.target_NV, items_B)
+    lift_BK = lift_BK * tables.fused.present_NK[items_B]
     lift_BS = (lift_BK @ stream_shares(model).to(lift_BK)).clamp(min=0)
     total_B1 = lift_BS.sum(1, keepdim=True)
     even = torch.full_like(lift_BS, 1 / lift_BS.shape[1])

@@ -86,7 +86,7 @@ class Recommender:
             hide_seen(score_1N, run.events, start_1, end_1)
         score_B, item_B = score_1N[0].topk(min(k, score_1N.shape[1]))
         item_B, score_B = item_B[score_B.isfinite()], score_B[score_B.isfinite()]
-        weights = modality_weights(run.model, query_1V[0], self.tables.target_NV, item_B)
+        weights = modality_weights(run.model, query_1V[0], self.tables, item_B)
         return [
             self._recommendation(
                 rank, int(item), float(score), {s: float(w[rank - 1]) for s, w in weights.items()}

@@ -5,15 +5,26 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
 from torch.optim import Optimizer
 
 from cammsr_cli.core.model import Cammsr
-from cammsr_cli.errors import CammsrError
+from cammsr_cli.errors import CammsrError, first_line
 from cammsr_cli.files import written_whole
 from cammsr_cli.run_folder import load_weights, save_weights
+
+_DAMAGE = (
+    RuntimeError,
+    ValueError,
+    TypeError,
+    LookupError,
+    EOFError,
+    OSError,
+    UnpicklingError,  # torch's word for content that `weights_only` refuses
+)
 
 
 @dataclass
@@ -64,15 +75,16 @@ def load_checkpoint(path: Path, model: Cammsr, optimizer: Optimizer) -> Progress
     try:
         state = torch.load(path / "state.pt", weights_only=True, map_location="cpu")
         optimizer.load_state_dict(state["optimizer"])
-    except (RuntimeError, ValueError, KeyError, EOFError, OSError) as error:
+        progress = Progress(**state["progress"])
+        torch.set_rng_state(state["random"])
+        if state["cuda_random"] and torch.cuda.is_available():
+            torch.cuda.set_rng_state_all(state["cuda_random"])
+    except _DAMAGE as error:
         raise CammsrError(
-            f"the checkpoint {path} cannot be read: {str(error).splitlines()[0]}",
+            f"the checkpoint {path} cannot be read: {first_line(error)}",
             f"Delete that folder and resume from the one before: rm -r '{path}'",
         ) from error
-    torch.set_rng_state(state["random"])
-    if state["cuda_random"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(state["cuda_random"])
-    return Progress(**state["progress"])
+    return progress
 
 
 def newest_checkpoint(folder: Path) -> Path | None:

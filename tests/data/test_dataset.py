@@ -25,6 +25,7 @@ def _corpus(**changed) -> Corpus:
             "image": ["a.jpg", "b c.png", None, None],
         },
         item_rows=[0, 1, 2, None],
+        listed_rows=4,
         category_names=["drama", "crime"],
         category_indptr=np.array([0, 2, 2, 3, 4], dtype=np.int64),
         category_index=np.array([0, 1, 1, 0], dtype=np.int32),
@@ -160,10 +161,10 @@ def test_where_the_files_came_from_is_no_content(written, tmp_path) -> None:
     assert DataSet(other).content == DataSet(written).content
 
 
-def test_a_data_set_without_categories_fields_or_modalities(tmp_path: Path) -> None:
+def test_a_data_set_without_categories_or_modalities(tmp_path: Path) -> None:
     path = tmp_path / "bare.h5"
     bare = _corpus(
-        fields={},
+        fields={"title": [None] * 4},
         category_names=[],
         category_indptr=np.zeros(5, dtype=np.int64),
         category_index=np.zeros(0, dtype=np.int32),
@@ -177,8 +178,25 @@ def test_a_data_set_without_categories_fields_or_modalities(tmp_path: Path) -> N
     assert data.field("title") == [""] * 4
 
 
+@pytest.mark.xfail(strict=True, reason="KeyError: the group items/fields is never made")
+def test_a_data_set_without_any_item_field(tmp_path: Path) -> None:
+    write_dataset(tmp_path / "bare.h5", _corpus(fields={}), _modalities())
+    data = DataSet(tmp_path / "bare.h5")
+    assert data.field_names == []
+    assert data.field("title") == [""] * 4
+
+
+@pytest.mark.xfail(strict=True, reason="ValueError or KeyError instead of a CammsrError")
+@pytest.mark.parametrize("schema", ["1.0.0", 1])
+def test_a_foreign_file_with_a_schema_of_its_own_is_told(tmp_path: Path, schema) -> None:
+    with h5py.File(tmp_path / "foreign.h5", "w") as file:
+        file.attrs["schema"] = schema
+    with pytest.raises(CammsrError, match="not a cammsr data set"):
+        DataSet(tmp_path / "foreign.h5")
+
+
 def test_a_missing_file_is_told(tmp_path: Path) -> None:
-    with pytest.raises(CammsrError, match="no such data set: .*nowhere.h5") as caught:
+    with pytest.raises(CammsrError, match=r"no such data set: .*nowhere\.h5") as caught:
         DataSet(tmp_path / "nowhere.h5")
     assert "cammsr prepare" in (caught.value.hint or "")
     with pytest.raises(CammsrError, match="no such data set"):

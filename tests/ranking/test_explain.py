@@ -49,6 +49,20 @@ def test_a_constant_added_to_all_items_contributions_changes_nothing() -> None:
         torch.testing.assert_close(after[name], before[name], rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.xfail(strict=True, reason="lacking it lifts, where others are pulled down by it")
+def test_a_modality_the_item_lacks_has_no_share() -> None:
+    model = _model()
+    has = torch.ones(N, dtype=torch.bool)
+    has[7] = False
+    torch.manual_seed(1)
+    features = {"text": torch.randn(N, 4), "image": torch.randn(N, 6)}
+    present = {"text": torch.ones(N, dtype=torch.bool), "image": has}
+    target = item_tables(model, Catalogue(torch.arange(N), features, present)).target_NV
+    for _ in range(20):
+        weights = modality_weights(model, torch.randn(target.shape[1]), target, torch.tensor([7]))
+        assert weights["image"].item() == 0
+
+
 def _by_block(model: Cammsr, contributions: list[list[float]]) -> torch.Tensor:
     """Targets whose contributions [n, K] to a query of ones are those given."""
     rows = []

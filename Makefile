@@ -1,0 +1,35 @@
+# What a contributor does. Each target makes the virtual environment it needs.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+DEMO ?= demo
+
+.PHONY: help demo test lint bench clean
+
+help:  ## list the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 8
+
+# One environment for all; made anew when the project's dependencies change.
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --editable '.[test]'
+	touch $@
+
+demo: $(VENV)/.installed  ## a small shop: raw files to recommendations
+	rm -rf $(DEMO)
+	BIN=$(abspath $(BIN)) DEMO=$(DEMO) examples/quickstart/run.sh
+
+test: $(VENV)/.installed  ## all tests
+	$(BIN)/pytest
+
+lint: $(VENV)/.installed  ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.installed  ## the figures of docs/benchmarks.md; needs the data sets, see there
+	$(BIN)/python benchmarks/ml100k.py
+
+clean:  ## remove what the targets made
+	rm -rf $(VENV) $(DEMO) dist build .pytest_cache .mypy_cache .ruff_cache
