@@ -43,6 +43,7 @@ def test_weights_sum_to_one_and_are_zero_where_missing() -> None:
     m = present
     pairs = torch.stack([m[:, 0] & m[:, 1], m[:, 0] & m[:, 2], m[:, 1] & m[:, 2]], 1)
     there = torch.cat([m, pairs], 1)
+    assert torch.equal(fused.present_NK, there)
     assert (fused.weight_NK[~there] == 0).all()
     assert (fused.weight_NK[there] > 0).all()
 

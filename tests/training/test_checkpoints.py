@@ -19,10 +19,6 @@ from cammsr_cli.training.checkpoints import (
     save_checkpoint,
 )
 
-BROKEN = pytest.mark.xfail(
-    strict=True, reason="load_checkpoint lets UnpicklingError, IndexError and KeyError through"
-)
-
 
 def _training(seed: int = 0, width: int = 16) -> tuple[Cammsr, torch.optim.AdamW]:
     torch.manual_seed(seed)
@@ -59,11 +55,13 @@ def test_a_resumed_training_goes_on_as_if_it_had_never_stopped(tmp_path: Path) -
 
 def test_weights_travel_with_the_measured_columns(tmp_path: Path) -> None:
     model, optimizer = _training()
-    model.projections["text"].measure(torch.randn(30, 4) * 5 + 2)
+    model.projections[0].measure(torch.randn(30, 4) * 5 + 2)
     save_checkpoint(tmp_path, model, optimizer, Progress(step=1))
     other, its_optimizer = _training(seed=1)
     load_checkpoint(checkpoint_path(tmp_path, 1), other, its_optimizer)
-    assert torch.equal(other.projections["text"].mean, model.projections["text"].mean)
+    for name in ("mean", "scale"):
+        theirs, ours = (getattr(m.projections[0], name) for m in (other, model))
+        assert torch.equal(theirs, ours)
 
 
 class _Attack:
@@ -83,7 +81,7 @@ def test_no_code_in_a_checkpoint_is_run(tmp_path: Path, how: str) -> None:
         torch.save({"optimizer": _Attack(mark)}, state)
     else:
         state.write_bytes(pickle.dumps(_Attack(mark), protocol=2))
-    with pytest.raises((CammsrError, pickle.UnpicklingError)):
+    with pytest.raises(CammsrError, match="cannot be read"):
         load_checkpoint(checkpoint_path(tmp_path, 1), model, optimizer)
     assert not mark.exists()
     pickle.loads(pickle.dumps(_Attack(mark)))
@@ -93,10 +91,10 @@ def test_no_code_in_a_checkpoint_is_run(tmp_path: Path, how: str) -> None:
 @pytest.mark.parametrize(
     "content",
     [
-        pytest.param(b"", marks=BROKEN),
-        pytest.param(b"not a checkpoint at all", marks=BROKEN),
+        b"",
+        b"not a checkpoint at all",
         b"PK\x03\x04 cut short",
-        pytest.param(pickle.dumps({"optimizer": Progress}, protocol=2), marks=BROKEN),
+        pickle.dumps({"optimizer": Progress}, protocol=2),
     ],
     ids=["empty", "text", "zip", "pickle"],
 )
@@ -110,7 +108,6 @@ def test_a_damaged_state_is_told_with_the_way_out(tmp_path: Path, content: bytes
     assert "step-1" in (caught.value.hint or "")
 
 
-@BROKEN
 def test_a_state_without_its_parts_is_told(tmp_path: Path) -> None:
     model, optimizer = _training()
     save_checkpoint(tmp_path, model, optimizer, Progress(step=1))

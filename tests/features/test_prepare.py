@@ -1,0 +1,173 @@
+"""From raw files and ready-made vectors to a data set: names, alignment, nothing half done."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from cammsr_cli.data.corpus import SourceOptions
+from cammsr_cli.data.dataset import DataSet
+from cammsr_cli.errors import CammsrError, UsageError
+from cammsr_cli.features.prepare import PrepareOptions, PrepareReport, plan, prepare
+from cammsr_cli.features.registry import EncoderSpec
+
+# Two users with three items in common; "d" and "e", the last rows of the items file, are rated
+# once and fall to a 2-core; "cold" is rated by nobody and stays.
+INTERACTIONS = "user,item,timestamp\n" + "".join(
+    f"{user},{item},{time}\n" for user, items in (("u", "abcd"), ("v", "cbae"))
+    for time, item in enumerate(items)
+)  # fmt: skip
+ITEMS = "item,title\na,A\ncold,Cold\nb,B\nc,C\nd,D\ne,E\n"
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    """A folder with interactions, items, and vectors of one column that count the items' rows."""
+    folder = tmp_path / "my files"
+    folder.mkdir()
+    (folder / "interactions.csv").write_text(INTERACTIONS)
+    (folder / "items.csv").write_text(ITEMS)
+    (folder / "vectors.csv").write_text("item,x\na,0\ncold,1\nb,2\nc,3\nd,4\ne,5\n")
+    np.save(folder / "vectors.npy", np.arange(6.0).reshape(6, 1))
+    return folder
+
+
+def _options(files: Path, source: dict[str, object] | None = None, **changed) -> PrepareOptions:
+    given = {"vectors": {"text": files / "vectors.csv"}, **changed}
+    return PrepareOptions(SourceOptions(files, **(source or {})), files / "out.h5", **given)
+
+
+@contextlib.contextmanager
+def _no_bar(name: str):
+    yield lambda *_: None
+
+
+def _prepare(options: PrepareOptions) -> PrepareReport:
+    return prepare(options, _no_bar)
+
+
+@pytest.mark.parametrize("name", ["text", "a", "clip_v2", "values", "type", "x1_"])
+def test_names_of_lower_case_letters_digits_and_underscores_will_do(files: Path, name: str) -> None:
+    report = _prepare(_options(files, vectors={name: files / "vectors.csv"}))
+    assert list(report.modalities) == [name]
+    data = DataSet(files / "out.h5")
+    assert data.modalities[name].dim == 1
+    assert data.vectors(name)[0].ravel().tolist() == [0, 1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("act", [plan, _prepare], ids=["plan", "prepare"])
+@pytest.mark.parametrize(
+    "name", ["id", "Text", "1st", "_x", "clip.v2", "a/b", "a b", "a-b", "a+b", "ä", "a\n", "²", ""]
+)
+def test_other_names_are_refused_and_nothing_is_written(files: Path, name: str, act) -> None:
+    before = sorted(files.iterdir())
+    with pytest.raises(UsageError, match="a modality cannot be called") as caught:
+        act(_options(files, vectors={"text": files / "vectors.csv", name: files / "vectors.csv"}))
+    assert f"'{name}'" in caught.value.message
+    assert "lower-case" in (caught.value.hint or "")
+    assert sorted(files.iterdir()) == before
+
+
+def test_a_wrong_name_is_told_on_the_command_line(files: Path, cammsr: Callable) -> None:
+    out = files / "out.h5"
+    for name in ("id", "clip.v2"):
+        given = f"{name}={files / 'vectors.csv'}"
+        answer = cammsr("prepare", files, "--out", out, "--features", given)
+        assert answer.code == 2
+        assert f"error: --features {given}: a modality cannot be called '{name}'" in answer.err
+        assert answer.out == ""
+        assert not out.exists()
+
+
+@pytest.mark.parametrize("act", [plan, _prepare], ids=["plan", "prepare"])
+def test_an_array_follows_the_items_file_whose_last_rows_the_core_dropped(files: Path, act) -> None:
+    options = _options(files, {"k_core": 2}, vectors={"text": files / "vectors.npy"})
+    report = act(options)
+    assert report.items == 4
+    assert (report.modalities["text"].present, report.modalities["text"].missing) == (4, 0)
+    if act is _prepare:
+        data = DataSet(options.out)
+        assert data.item_ids == ["a", "cold", "b", "c"]
+        assert data.vectors("text")[0].ravel().tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("rows", [4, 5, 7])
+def test_an_array_of_another_length_is_refused(files: Path, rows: int) -> None:
+    np.save(files / "vectors.npy", np.arange(float(rows)).reshape(rows, 1))
+    options = _options(files, {"k_core": 2}, vectors={"text": files / "vectors.npy"})
+    with pytest.raises(CammsrError, match=f"has {rows} rows and the items file has 6"):
+        _prepare(options)
+    assert not options.out.exists()
+
+
+def test_an_array_without_an_items_file_is_refused(files: Path) -> None:
+    (files / "items.csv").unlink()
+    with pytest.raises(CammsrError, match="has 6 rows and the items file has 0"):
+        _prepare(_options(files, vectors={"text": files / "vectors.npy"}))
+
+
+@pytest.mark.parametrize("act", [plan, _prepare], ids=["plan", "prepare"])
+def test_vectors_and_an_encoder_for_one_modality_are_refused(files: Path, act) -> None:
+    options = _options(files, encoders=[EncoderSpec.parse("text")])
+    with pytest.raises(UsageError, match="two sources for the modality 'text': ready-made") as told:
+        act(options)
+    assert "encoder text" in told.value.message
+    assert not options.out.exists()
+
+
+def test_two_files_for_one_modality_are_refused(files: Path, cammsr: Callable) -> None:
+    out = files / "out.h5"
+    given = [x for name in ("csv", "npy") for x in ("--features", f"text={files}/vectors.{name}")]
+    answer = cammsr("prepare", files, "--out", out, *given)
+    assert answer.code == 2
+    assert "--features text is given twice" in answer.err
+    assert not out.exists()
+
+
+def test_two_modalities_from_two_files(files: Path) -> None:
+    both = {"text": files / "vectors.csv", "audio": files / "vectors.npy"}
+    report = _prepare(_options(files, vectors=both))
+    assert list(report.modalities) == ["text", "audio"]
+    assert report.modalities["audio"].made_by == str(files / "vectors.npy")
+    assert report.problems_file is None
+    data = DataSet(files / "out.h5")
+    np.testing.assert_array_equal(data.vectors("text")[0], data.vectors("audio")[0])
+
+
+def test_a_plan_says_what_is_then_done_and_writes_nothing(files: Path) -> None:
+    planned = plan(_options(files))
+    assert not (files / "out.h5").exists()
+    done = _prepare(_options(files))
+    assert planned.modalities == done.modalities
+    assert (planned.users, planned.items, planned.events) == (2, 6, 8)
+    assert (done.users, done.items, done.events) == (2, 6, 8)
+
+
+def test_items_whose_vector_is_no_number_are_listed_and_strict_stops(files: Path) -> None:
+    (files / "vectors.csv").write_text("item,x\na,1\nb,nan\n")
+    listed = files / "out.h5.problems.csv"
+    with pytest.raises(CammsrError, match="--strict is on"):
+        _prepare(_options(files, strict=True))
+    assert not (files / "out.h5").exists()
+    report = _prepare(_options(files))
+    assert report.problems_file == str(listed)
+    assert listed.read_text().splitlines()[1].startswith("b,text,")
+    assert (report.modalities["text"].present, report.modalities["text"].problems) == (1, 1)
+    # A list of problems that are mended does not stay behind.
+    (files / "vectors.csv").write_text("item,x\na,1\nb,2\n")
+    assert _prepare(_options(files, force=True)).problems_file is None
+    assert not listed.exists()
+
+
+def test_the_same_input_gives_the_same_bytes(files: Path) -> None:
+    _prepare(_options(files))
+    first = (files / "out.h5").read_bytes()
+    _prepare(_options(files, force=True))
+    assert (files / "out.h5").read_bytes() == first
+    with h5py.File(files / "out.h5") as file:
+        assert set(file["features"]) == {"text"}
