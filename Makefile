@@ -17,8 +17,8 @@ $(VENV)/.installed: pyproject.toml
 	touch $@
 
 demo: $(VENV)/.installed  ## a small shop: raw files to recommendations
-	rm -rf $(DEMO)
-	BIN=$(abspath $(BIN)) DEMO=$(DEMO) examples/quickstart/run.sh
+	rm -rf "$(DEMO)"
+	BIN="$(BIN)" DEMO="$(DEMO)" examples/quickstart/run.sh
 
 test: $(VENV)/.installed  ## all tests
 	$(BIN)/pytest

@@ -70,13 +70,21 @@ class TrainingConfig(_Settings):
     )
     batch_size: int = Field(128, ge=1, description="Histories a step.")
     learning_rate: float = Field(1e-3, gt=0, allow_inf_nan=False, description="Adam's step size.")
-    weight_decay: float = Field(0.0, ge=0, description="AdamW's weight decay.")
-    clip: float = Field(5.0, gt=0, description="Largest norm of the gradient.")
-    category_weight: float = Field(0.1, ge=0, description="Weight of the category loss.")
-    swap_weight: float = Field(0.05, ge=0, description="Weight of the modality-swap loss.")
+    weight_decay: float = Field(0.0, ge=0, allow_inf_nan=False, description="AdamW's weight decay.")
+    clip: float = Field(5.0, gt=0, allow_inf_nan=False, description="Largest norm of the gradient.")
+    category_weight: float = Field(
+        0.1, ge=0, allow_inf_nan=False, description="Weight of the category loss."
+    )
+    swap_weight: float = Field(
+        0.05, ge=0, allow_inf_nan=False, description="Weight of the modality-swap loss."
+    )
     swap_share: float = Field(0.2, ge=0, le=1, description="Share of positions that are swapped.")
-    swap_temperature: float = Field(0.2, gt=0, description="Temperature of the swap loss.")
-    balance_weight: float = Field(0.0, ge=0, description="Weight of the expert-balance loss.")
+    swap_temperature: float = Field(
+        0.2, gt=0, allow_inf_nan=False, description="Temperature of the swap loss."
+    )
+    balance_weight: float = Field(
+        0.0, ge=0, allow_inf_nan=False, description="Weight of the expert-balance loss."
+    )
     keep_checkpoints: int = Field(2, ge=1, description="Newest checkpoints kept.")
     seed: int = Field(0, ge=0, lt=2**31, description="Seed of every random number.")
 
@@ -197,4 +205,4 @@ def _fault(error: dict[str, Any]) -> str:
         known = [n for n, _, _ in described()]
         near = closest(name, known, 1) or known
         return f"there is no setting '{name}' (did you mean {', '.join(near)}?)"
-    return f"{name} = {error['input']!r}: {error['msg']}"
+    return f"{name} = {error['input']!r}: {error['msg'].removeprefix('Value error, ')}"

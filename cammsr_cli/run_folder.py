@@ -15,13 +15,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import yaml
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
@@ -36,8 +37,7 @@ from cammsr_cli.files import written_whole
 FORMAT = 1
 
 
-@dataclass(frozen=True)
-class ModelSpec:
+class ModelSpec(BaseModel):
     """What a model was built for, enough to build it again and to refuse what it is not for.
 
     Attributes:
@@ -52,15 +52,17 @@ class ModelSpec:
         num_ids: Rows of the id table.
     """
 
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
     format: int
     tool: str
     preset: str
     data_path: str
     data_content: str
-    feature_dims: dict[str, int]
+    feature_dims: dict[str, PositiveInt]
     fingerprints: dict[str, str]
     category_names: list[str]
-    num_ids: int
+    num_ids: NonNegativeInt
 
 
 class RunFolder:
@@ -99,7 +101,7 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         self.write_text("config.yaml", yaml.safe_dump(config.model_dump(), sort_keys=False))
         self.write_text("item_ids.json", json.dumps(item_ids, ensure_ascii=False))
-        self.write_text("config.json", json.dumps(asdict(spec), indent=2, ensure_ascii=False))
+        self.write_text("config.json", spec.model_dump_json(indent=2))
 
     def write_text(self, name: str, text: str) -> None:
         """Write one of the folder's text files, whole."""
@@ -123,9 +125,11 @@ class RunFolder:
                 "Train again with this version: cammsr train",
             )
         try:
-            return ModelSpec(**content)
-        except TypeError as error:
-            raise self._damaged("config.json", first_line(error)) from error
+            return ModelSpec.model_validate(content)
+        except ValidationError as error:
+            fault = error.errors()[0]
+            where = ".".join(str(part) for part in fault["loc"])
+            raise self._damaged("config.json", f"{where}: {fault['msg']}") from error
 
     def config(self) -> Config:
         """The settings the run was started with.
@@ -134,13 +138,24 @@ class RunFolder:
             CammsrError: They cannot be read.
         """
         try:
-            return validated(read_yaml(self.path / "config.yaml"))
+            sections = read_yaml(self.path / "config.yaml")
+            config = validated(sections)
         except UsageError as error:
             raise self._damaged("config.yaml", error.message) from error
+        if sections != config.model_dump():
+            raise self._damaged("config.yaml", "it does not hold all settings")
+        return config
 
     def item_ids(self) -> list[str]:
-        """Ids of the items that have a row in the id table."""
-        ids: list[str] = self._read("item_ids.json")
+        """Ids of the items that have a row in the id table.
+
+        Raises:
+            CammsrError: They are not as many as the model has rows.
+        """
+        ids = self._read("item_ids.json")
+        rows = self.spec().num_ids
+        if not isinstance(ids, list) or len(ids) != rows or not all(type(i) is str for i in ids):
+            raise self._damaged("item_ids.json", f"not a list of {rows} ids")
         return ids
 
     def _read(self, name: str) -> Any:

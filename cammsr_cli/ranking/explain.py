@@ -25,13 +25,14 @@ def modality_weights(
     pulls the item down or is missing from it counts as 0, and the rest is scaled to sum to 1.
 
     Returns:
-        Stream name to float [B]; all streams alike where nothing lifts an item.
+        Stream name to float [B]; the item's streams alike where nothing lifts it.
     """
     lift_BK = _centred(model, query_V, tables.target_NV, items_B)
     lift_BK = lift_BK * tables.fused.present_NK[items_B]
     lift_BS = (lift_BK @ stream_shares(model).to(lift_BK)).clamp(min=0)
     total_B1 = lift_BS.sum(1, keepdim=True)
-    even = torch.full_like(lift_BS, 1 / lift_BS.shape[1])
+    present_BS = tables.present_NS[items_B].to(lift_BS)
+    even = present_BS / present_BS.sum(1, keepdim=True)
     weight_BS = torch.where(total_B1 > 0, lift_BS / total_B1.clamp(min=1e-12), even)
     return {name: weight_BS[:, s] for s, name in enumerate(model.streams)}
 
