@@ -17,7 +17,7 @@ run prepare "$demo/shop" --out "$demo/shop.h5" \
     --encoder text --encoder image=,size=128 --encoder video=,size=96,frames=6
 run train "$demo/shop.h5" --out "$demo/run" --set training.epochs=20
 run evaluate "$demo/run"
-run recommend "$demo/run" --user user-0001 --user user-0002 --k 6
+run recommend "$demo/run" --user user-0001 --user user-0002 --user user-0003 --k 5
 cat <<'END'
 
 In this shop, buyers choose posters by their looks, books by their words and toys by what the clip
