@@ -71,6 +71,13 @@ class TrainingConfig(_Settings):
     batch_size: int = Field(128, ge=1, description="Histories a step.")
     learning_rate: float = Field(1e-3, gt=0, allow_inf_nan=False, description="Adam's step size.")
     weight_decay: float = Field(0.0, ge=0, allow_inf_nan=False, description="AdamW's weight decay.")
+    average: float = Field(
+        0.99,
+        ge=0,
+        lt=1,
+        description="Decay a step of the moving average of the weights, which is what is kept; "
+        "0 keeps the last weights.",
+    )
     clip: float = Field(5.0, gt=0, allow_inf_nan=False, description="Largest norm of the gradient.")
     category_weight: float = Field(
         0.1, ge=0, allow_inf_nan=False, description="Weight of the category loss."

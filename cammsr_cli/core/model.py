@@ -86,7 +86,7 @@ class FeatureProjection(nn.Module):
         self.register_buffer("mean", torch.zeros(dim))
         self.register_buffer("scale", torch.full((dim,), dim**-0.5))
         self.linear = nn.Linear(dim, width)
-        nn.init.normal_(self.linear.weight, std=0.05)
+        nn.init.normal_(self.linear.weight, std=0.02)
         nn.init.zeros_(self.linear.bias)
 
     def measure(self, features: Tensor) -> None:

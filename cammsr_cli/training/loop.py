@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import time
@@ -23,7 +24,8 @@ from cammsr_cli.ranking.full_ranking import item_tables, model_ranks, questions
 from cammsr_cli.ranking.metrics import per_user
 from cammsr_cli.run_folder import RunFolder, load_weights, save_weights
 from cammsr_cli.training.checkpoints import (
-    Progress,
+    AVERAGED,
+    TrainingState,
     checkpoint_path,
     drop_old_checkpoints,
     load_checkpoint,
@@ -96,7 +98,6 @@ class Trainer:
         folder: RunFolder,
         device: torch.device,
     ) -> None:
-        self.model = model
         self.catalogue = catalogue
         self.events = events
         self.config = config.training
@@ -110,11 +111,13 @@ class Trainer:
             Labels(torch.from_numpy(labels).to(device), bool((labels.sum(1) > 1).any())),
             self.config,
         )
-        self.optimizer = torch.optim.AdamW(
+        optimizer = torch.optim.AdamW(
             model.parameters(),
             lr=self.config.learning_rate,
             weight_decay=self.config.weight_decay,
         )
+        averaged = copy.deepcopy(model).eval().requires_grad_(False)
+        self.state = TrainingState(model, averaged, optimizer)
         self.asked = questions(data, VALIDATION)
         self.start_U, self.end_U = (bound.to(device) for bound in _training_bounds(data))
         if not len(self.asked.item_U):
@@ -122,14 +125,13 @@ class Trainer:
                 f"{data.path} has no validation events: no user has 3 events or more",
                 "Prepare it from more events, or without a k-core filter",
             )
-        self.progress = Progress()
 
     def resume(self) -> bool:
         """Go back to the newest checkpoint, if there is one."""
         newest = newest_checkpoint(self.folder.checkpoints)
         if newest is None:
             return False
-        self.progress = load_checkpoint(newest, self.model, self.optimizer)
+        load_checkpoint(newest, self.state)
         self._forget_later_epochs()
         return True
 
@@ -143,25 +145,18 @@ class Trainer:
         while not self._done():
             began = time.perf_counter()
             losses, events_per_second = self._train_epoch()
-            rank = model_ranks(self.model.eval(), self.catalogue, self.events, self.asked)
-            ndcg = float(per_user(rank, "NDCG", 10).mean())
-            self.progress.epoch += 1
-            if ndcg > self.progress.best:
-                self.progress.best = ndcg
-                self.progress.best_epoch = self.progress.epoch
-                self.progress.best_step = self.progress.step
-            save_checkpoint(self.folder.checkpoints, self.model, self.optimizer, self.progress)
-            drop_old_checkpoints(
-                self.folder.checkpoints, self.progress, self.config.keep_checkpoints
-            )
+            ndcg, recall = self._validate()
+            save_checkpoint(self.folder.checkpoints, self.state)
+            progress = self.state.progress
+            drop_old_checkpoints(self.folder.checkpoints, progress, self.config.keep_checkpoints)
             epoch_report = EpochReport(
-                epoch=self.progress.epoch,
-                step=self.progress.step,
+                epoch=progress.epoch,
+                step=progress.step,
                 losses=losses,
                 ndcg=ndcg,
-                recall=float(per_user(rank, "Recall", 10).mean()),
-                best_ndcg=self.progress.best,
-                best_epoch=self.progress.best_epoch,
+                recall=recall,
+                best_ndcg=progress.best,
+                best_epoch=progress.best_epoch,
                 events_per_second=events_per_second,
                 seconds=time.perf_counter() - began,
                 expert_entropy=self._expert_entropy(),
@@ -171,16 +166,33 @@ class Trainer:
         return self._finish()
 
     def _done(self) -> bool:
-        waited = self.progress.epoch - self.progress.best_epoch
-        return self.progress.epoch >= self.config.epochs or (
-            self.progress.epoch > 0 and waited >= self.config.patience
+        progress = self.state.progress
+        waited = progress.epoch - progress.best_epoch
+        return progress.epoch >= self.config.epochs or (
+            progress.epoch > 0 and waited >= self.config.patience
         )
+
+    def _validate(self) -> tuple[float, float]:
+        """NDCG@10 and Recall@10 of the averaged weights; takes note of the best."""
+        rank = model_ranks(self.state.averaged, self.catalogue, self.events, self.asked)
+        ndcg = float(per_user(rank, "NDCG", 10).mean())
+        progress = self.state.progress
+        progress.epoch += 1
+        if ndcg > progress.best:
+            progress.best, progress.best_epoch, progress.best_step = (
+                ndcg,
+                progress.epoch,
+                progress.step,
+            )
+        return ndcg, float(per_user(rank, "Recall", 10).mean())
 
     def _train_epoch(self) -> tuple[dict[str, float], float]:
         """One pass over all training events; mean losses and events a second."""
-        self.model.train()
+        self.state.model.train()
         # Drawn from seed and epoch alone: a resumed run sees the batches it would have seen.
-        generator = torch.Generator().manual_seed(self.config.seed * 100_003 + self.progress.epoch)
+        generator = torch.Generator().manual_seed(
+            self.config.seed * 100_003 + self.state.progress.epoch
+        )
         start_W, end_W = training_windows(self.start_U, self.end_U, self.length, generator)
         batches = shuffled_batches(end_W - start_W, self.config.batch_size, generator)
         sums: dict[str, Tensor] = {}
@@ -194,26 +206,37 @@ class Trainer:
         return means, float((end_W - start_W).sum()) / elapsed
 
     def _step(self, start_B: Tensor, end_B: Tensor) -> dict[str, Tensor]:
-        losses = self.objective.losses(self.model, start_B, end_B)
+        losses = self.objective.losses(self.state.model, start_B, end_B)
         loss = torch.stack(list(losses.values())).sum()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.state.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
+        norm = torch.nn.utils.clip_grad_norm_(self.state.model.parameters(), self.config.clip)
         if not math.isfinite(float(norm)):
             parts = ", ".join(f"{name} {float(value):.3g}" for name, value in losses.items())
             raise CammsrError(
-                f"training diverged at step {self.progress.step + 1}: the gradient is not finite "
-                f"(loss parts: {parts})",
+                f"training diverged at step {self.state.progress.step + 1}: the gradient is not "
+                f"finite (loss parts: {parts})",
                 "Try a smaller step: --set training.learning_rate="
                 f"{self.config.learning_rate / 3:.1e}",
             )
-        self.optimizer.step()
-        self.progress.step += 1
+        self.state.optimizer.step()
+        self.state.progress.step += 1
+        self._average()
         return {name: value.detach() for name, value in losses.items()}
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        """Move the averaged weights towards the present ones; fast at first, then by `average`."""
+        step = self.state.progress.step
+        decay = min(self.config.average, step / (step + 10))
+        for slow, weight in zip(
+            self.state.averaged.parameters(), self.state.model.parameters(), strict=True
+        ):
+            slow.lerp_(weight, 1 - decay)
 
     @torch.inference_mode()
     def _expert_entropy(self) -> float | None:
-        gate_NSE = item_tables(self.model, self.catalogue).fused.gate_NSE
+        gate_NSE = item_tables(self.state.averaged, self.catalogue).fused.gate_NSE
         if gate_NSE is None or gate_NSE.shape[-1] < 2:
             return None
         entropy = -(gate_NSE * gate_NSE.clamp(min=1e-12).log()).sum(-1).mean()
@@ -234,18 +257,18 @@ class Trainer:
         lines = self.folder.metrics.read_text(encoding="utf-8").splitlines()
         self.folder.write_text(
             self.folder.metrics.name,
-            "".join(f"{line}\n" for line in lines[: self.progress.epoch]),
+            "".join(f"{line}\n" for line in lines[: self.state.progress.epoch]),
         )
 
     def _finish(self) -> Outcome:
-        best = checkpoint_path(self.folder.checkpoints, self.progress.best_step)
-        load_weights(self.model, best / "model.safetensors")
-        save_weights(self.model, self.folder.weights)
+        best = checkpoint_path(self.folder.checkpoints, self.state.progress.best_step)
+        load_weights(self.state.averaged, best / AVERAGED)
+        save_weights(self.state.averaged, self.folder.weights)
         return Outcome(
-            best_ndcg=self.progress.best,
-            best_epoch=self.progress.best_epoch,
-            epochs=self.progress.epoch,
-            parameters=sum(p.numel() for p in self.model.parameters()),
+            best_ndcg=self.state.progress.best,
+            best_epoch=self.state.progress.best_epoch,
+            epochs=self.state.progress.epoch,
+            parameters=sum(p.numel() for p in self.state.model.parameters()),
         )
 
 

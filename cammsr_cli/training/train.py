@@ -66,9 +66,10 @@ def train(
         )
     data = DataSet(data_path)
     spec = describe(data, config.model, preset)
-    item_ids = data.item_ids
-    folder.begin(config, spec, [item_ids[item] for item in training_items(data)])
-    return _train(folder, data, device, on_start, on_epoch)
+    id_rows = [data.item_ids[item] for item in training_items(data)]
+    trainer = _trainer(folder, data, config, spec, id_rows, device)
+    folder.begin(config, spec, id_rows)
+    return _run(trainer, spec, config, on_start, on_epoch)
 
 
 def resume(
@@ -98,7 +99,10 @@ def resume(
             f"{data.content[:12]}",
             f"Resume with that one: cammsr train {spec.data_path} --out {out} --resume",
         )
-    return _train(folder, data, device, on_start, on_epoch)
+    config = folder.config()
+    trainer = _trainer(folder, data, config, spec, folder.item_ids(), device)
+    trainer.resume()
+    return _run(trainer, spec, config, on_start, on_epoch)
 
 
 def discard(out: Path) -> None:
@@ -117,22 +121,32 @@ def discard(out: Path) -> None:
     shutil.rmtree(out)
 
 
-def _train(
+def _trainer(
     folder: RunFolder,
     data: DataSet,
+    config: Config,
+    spec: ModelSpec,
+    id_rows: list[str],
     device: torch.device,
+) -> Trainer:
+    """A trainer of a new model; nothing is written yet."""
+    torch.manual_seed(config.training.seed)
+    catalogue = read_catalogue(data, spec.feature_dims, id_rows).to(device)
+    model = build_model(spec, config.model).to(device)
+    model.measure(catalogue)
+    return Trainer(model, data, catalogue, read_events(data, device), config, folder, device)
+
+
+def _run(
+    trainer: Trainer,
+    spec: ModelSpec,
+    config: Config,
     on_start: Callable[[Started], None],
     on_epoch: Callable[[EpochReport], None],
 ) -> Outcome:
-    config, spec = folder.config(), folder.spec()
-    torch.manual_seed(config.training.seed)
-    catalogue = read_catalogue(data, spec.feature_dims, folder.item_ids()).to(device)
-    model = build_model(spec, config.model).to(device)
-    model.measure(catalogue)
-    trainer = Trainer(model, data, catalogue, read_events(data, device), config, folder, device)
-    trainer.resume()
-    parameters = sum(p.numel() for p in model.parameters())
-    on_start(Started(spec, parameters, str(device), trainer.progress.epoch))
+    state = trainer.state
+    parameters = sum(p.numel() for p in state.model.parameters())
+    on_start(Started(spec, parameters, str(trainer.device), state.progress.epoch))
     outcome = trainer.run(on_epoch)
-    folder.write_text("README.md", model_card(spec, config, outcome))
+    trainer.folder.write_text("README.md", model_card(spec, config, outcome))
     return outcome
