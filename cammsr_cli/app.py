@@ -34,8 +34,14 @@ class _Group(TyperGroup):
             raise typer.Exit(INTERRUPTED) from None
         except (typer.Exit, typer.Abort, BrokenPipeError):
             raise
+        except OSError as error:
+            if error.errno is None:
+                console.report_fault(error)
+            else:  # the system said no: a full disk, a folder that may not be written to
+                where = f": {error.filename}" if error.filename else ""
+                console.report_error(CammsrError(f"{error.strerror}{where}"))
+            raise typer.Exit(1) from None
         except (
-            OSError,
             RuntimeError,
             ValueError,
             TypeError,

@@ -35,11 +35,13 @@ class ModelConfig(_Settings):
 
     use_id: bool = Field(True, description="Give items an id stream beside their content.")
     modalities: list[str] | None = Field(
-        None, description="Modalities to use; all that the data set has, if not given."
+        None, description="Modalities to use, as [text,image]; all that there are, if not given."
     )
     width: int = Field(64, ge=8, description="Width of all vectors.")
     layers: int = Field(2, ge=1, description="Transformer blocks.")
-    heads: int = Field(2, ge=1, description="Attention heads a block; must divide width.")
+    heads: int = Field(
+        2, ge=1, validate_default=True, description="Attention heads a block; must divide width."
+    )
     length: int = Field(100, ge=2, description="Longest history the model looks at, in events.")
     dropout: float = Field(0.2, ge=0, lt=1, description="Dropout of the sequence encoder.")
     id_dropout: float = Field(
@@ -51,6 +53,13 @@ class ModelConfig(_Settings):
     experts: int = Field(4, ge=0, description="Experts a stream; 0 for none.")
     synergies: bool = Field(True, description="Give pairs of streams representations of their own.")
     user_weights: bool = Field(True, description="Let the user's state weigh the representations.")
+
+    @field_validator("modalities")
+    @classmethod
+    def _once_each(cls, modalities: list[str] | None) -> list[str] | None:
+        if modalities is not None and len(set(modalities)) < len(modalities):
+            raise ValueError("a modality is named twice")
+        return modalities
 
     @field_validator("heads")
     @classmethod
@@ -66,7 +75,7 @@ class TrainingConfig(_Settings):
 
     epochs: int = Field(200, ge=1, description="Most passes over the training events.")
     patience: int = Field(
-        10, ge=1, description="Epochs without a better validation NDCG@10 before stopping."
+        15, ge=1, description="Epochs without a better validation NDCG@10 before stopping."
     )
     batch_size: int = Field(128, ge=1, description="Histories a step.")
     learning_rate: float = Field(1e-3, gt=0, allow_inf_nan=False, description="Adam's step size.")
@@ -157,7 +166,9 @@ def validated(values: Mapping[str, Any]) -> Config:
         return Config.model_validate(values)
     except ValidationError as error:
         faults = "; ".join(_fault(dict(item)) for item in error.errors())
-        raise UsageError(f"settings: {faults}", "See them all with: cammsr train --help") from None
+        raise UsageError(
+            f"settings: {faults}", "See them all with: cammsr train --list-settings"
+        ) from None
 
 
 def read_yaml(file: Path) -> dict[str, dict[str, Any]]:
@@ -210,6 +221,8 @@ def _fault(error: dict[str, Any]) -> str:
     name = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
         known = [n for n, _, _ in described()]
-        near = closest(name, known, 1) or known
-        return f"there is no setting '{name}' (did you mean {', '.join(near)}?)"
+        near = closest(name, known, 1)
+        sections = "settings begin with model. or training."
+        advice = f"did you mean {near[0]}?" if near else sections
+        return f"there is no setting '{name}' ({advice})"
     return f"{name} = {error['input']!r}: {error['msg'].removeprefix('Value error, ')}"

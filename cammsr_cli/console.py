@@ -16,10 +16,17 @@ from typing import Any
 
 from cammsr_cli.errors import CammsrError
 
+ZERO_WIDTH_JOINER = "\u200d"  # joins emoji
+
+
+def plain(text: str) -> str:
+    """Text without characters that a terminal would obey: ids and titles come from strangers."""
+    return "".join(c if c.isprintable() or c == ZERO_WIDTH_JOINER else "\ufffd" for c in text)
+
 
 def result(text: str) -> None:
-    """Print a result for people."""
-    sys.stdout.write(text + "\n")
+    """Print a result for people, one line."""
+    sys.stdout.write(plain(text) + "\n")
 
 
 def result_json(value: Any) -> None:
@@ -35,18 +42,21 @@ def result_table(
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=title, title_justify="left", title_style="bold")
+    table = Table()
     for heading, numeric in columns:
         table.add_column(heading, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
+        table.add_row(*(Text(plain(cell)) for cell in row))
     # A pipe has no width: give it room enough, so that nothing is cut.
-    Console(width=None if sys.stdout.isatty() else 140, highlight=False).print(table)
+    output = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
+    if title is not None:
+        output.print(Text(plain(title), style="bold"))
+    output.print(table)
 
 
 def note(text: str) -> None:
     """Tell the person something on stderr."""
-    sys.stderr.write(text + "\n")
+    sys.stderr.write("\n".join(plain(line) for line in text.split("\n")) + "\n")
 
 
 def next_command(text: str) -> None:

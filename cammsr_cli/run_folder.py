@@ -14,6 +14,7 @@ Nothing in it is a pickle.
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,17 @@ from cammsr_cli.errors import CammsrError, UsageError, first_line
 from cammsr_cli.files import written_whole
 
 FORMAT = 1
+
+_WRITTEN = (
+    "model.safetensors",
+    "config.json",
+    "config.yaml",
+    "item_ids.json",
+    "metrics.jsonl",
+    "README.md",
+    "checkpoints",
+    "tensorboard",
+)
 
 
 class ModelSpec(BaseModel):
@@ -96,6 +108,15 @@ class RunFolder:
         """Whether the run came to its end."""
         return self.weights.is_file()
 
+    def clear(self) -> None:
+        """Remove what an earlier run wrote; whatever else lies in the folder stays."""
+        for name in _WRITTEN:
+            path = self.path / name
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+
     def begin(self, config: Config, spec: ModelSpec, item_ids: list[str]) -> None:
         """Write what is known before training."""
         self.path.mkdir(parents=True, exist_ok=True)
@@ -142,8 +163,8 @@ class RunFolder:
             config = validated(sections)
         except UsageError as error:
             raise self._damaged("config.yaml", error.message) from error
-        if sections != config.model_dump():
-            raise self._damaged("config.yaml", "it does not hold all settings")
+        if not sections.get("model") or not sections.get("training"):
+            raise self._damaged("config.yaml", "it holds no settings")
         return config
 
     def item_ids(self) -> list[str]:
@@ -274,6 +295,11 @@ def load_run(folder: RunFolder, data_path: Path | None, device: torch.device) ->
         raise CammsrError(
             f"the training in {folder.path} is not finished: there is no {folder.weights.name}",
             f"Go on with: cammsr train {spec.data_path} --out {folder.path} --resume",
+        )
+    if data_path is None and not Path(spec.data_path).is_file():
+        raise CammsrError(
+            f"{folder.path} was trained on {spec.data_path}, which is not there any more",
+            "If it was moved, say where it is: --data FILE",
         )
     data = DataSet(data_path or Path(spec.data_path))
     id_rows = folder.item_ids()

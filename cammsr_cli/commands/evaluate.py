@@ -42,7 +42,7 @@ def command(
     keep_seen: Annotated[
         bool, typer.Option("--keep-seen", help="Leave items a user has seen in the ranking.")
     ] = False,
-    seed: Annotated[int, typer.Option(help="Seed of the bootstrap.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the bootstrap.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -74,9 +74,9 @@ def command(
 
 
 def _show(evaluation: Evaluation, run: Path, against: Path | None) -> None:
-    columns = [("metric", False), (run.name or str(run), True), ("popularity", True)]
+    columns = [("metric", False), (str(run), True), ("popularity", True)]
     if against is not None:
-        columns.append((f"better than {against.name or against} by", True))
+        columns.append((f"better than {against} by", True))
     rows = []
     for name, estimate in evaluation.model.items():
         row = [name, _interval(estimate), _interval(evaluation.popularity[name])]

@@ -190,6 +190,7 @@ def command(
         force=force,
     )
     report = plan(options) if dry_run else prepare(options, console.progress_bar)
+    _tell(report)
     if as_json:
         console.result_json(asdict(report))
     else:
@@ -224,9 +225,20 @@ def _spare_cores() -> int:
     return max(0, min(8, (cores or 1) - 1))
 
 
-def _show(report: PrepareReport, dry_run: bool) -> None:
+def _tell(report: PrepareReport) -> None:
+    """What people should know, on stderr."""
     for line in report.notes:
         console.note(f"note: {line}")
+    if report.problems_file is not None:
+        unreadable = ", ".join(
+            f"{one.problems:,} of {report.items:,} {name}"
+            for name, one in report.modalities.items()
+            if one.problems
+        )
+        console.note(f"unreadable: {unreadable}; listed in {report.problems_file}")
+
+
+def _show(report: PrepareReport, dry_run: bool) -> None:
     console.result_table(
         [
             ("modality", False),
@@ -254,13 +266,6 @@ def _show(report: PrepareReport, dry_run: bool) -> None:
         title=f"{report.users:,} users, {report.items:,} items, {report.events:,} events, "
         f"{report.categories:,} categories",
     )
-    if report.problems_file is not None:
-        unreadable = ", ".join(
-            f"{one.problems:,} of {report.items:,} {name}"
-            for name, one in report.modalities.items()
-            if one.problems
-        )
-        console.note(f"unreadable: {unreadable}; listed in {report.problems_file}")
     megabytes = (report.bytes or 0) / 1e6
     console.result(
         f"would write {report.out}, about {megabytes:,.1f} MB"

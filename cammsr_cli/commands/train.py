@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -63,6 +65,10 @@ def command(
 
     from cammsr_cli.config import described, resolve
 
+    if list_settings and as_json:
+        names = ("setting", "default", "help")
+        console.result_json([dict(zip(names, one, strict=True)) for one in described()])
+        return
     if list_settings:
         console.result_table(
             [("setting", False), ("default", False), ("what it does", False)], described()
@@ -82,23 +88,23 @@ def command(
     from cammsr_cli.training import train as training
 
     where = resolve_device(device)
-    display = _Display(settings.training.epochs)
-    if resume:
-        outcome = training.resume(
-            data, out, device=where, on_start=display.start, on_epoch=display.epoch
-        )
-    else:
-        if force:
-            training.discard(out)
-        outcome = training.train(
-            data,
-            out,
-            settings,
-            preset=preset,
-            device=where,
-            on_start=display.start,
-            on_epoch=display.epoch,
-        )
+    display = _Display(settings.training.epochs, f"cammsr train {data} --out {out} --resume")
+    with display.interrupted():
+        if resume:
+            outcome = training.resume(
+                data, out, device=where, on_start=display.start, on_epoch=display.epoch
+            )
+        else:
+            outcome = training.train(
+                data,
+                out,
+                settings,
+                preset=preset,
+                device=where,
+                force=force,
+                on_start=display.start,
+                on_epoch=display.epoch,
+            )
     if as_json:
         console.result_json({"run": str(out), **asdict(outcome)})
     else:
@@ -112,9 +118,20 @@ def command(
 class _Display:
     """What people see of a training: one line an epoch, on stderr."""
 
-    def __init__(self, epochs: int) -> None:
+    def __init__(self, epochs: int, resume: str) -> None:
         self.epochs = epochs
+        self.resume = resume
         self.seconds: list[float] = []
+
+    @contextmanager
+    def interrupted(self) -> Iterator[None]:
+        """Say how to go on, if Ctrl-C ends the training after its first checkpoint."""
+        try:
+            yield
+        except KeyboardInterrupt:
+            if self.seconds:
+                console.note(f"Go on with: {self.resume}")
+            raise
 
     def start(self, started: Started) -> None:
         streams = ", ".join(["id", *started.spec.feature_dims])

@@ -97,7 +97,8 @@ def _fields(frame: pl.DataFrame, columns: Mapping[str, str]) -> dict[str, list[s
         if name in columns:
             fields[name] = [first_media(value) for value in frame[columns[name]].to_list()]
     for column in frame.columns:
-        if column not in columns.values() and column not in fields:
+        unnamed = not column.strip()  # as the index that pandas writes
+        if not unnamed and column not in columns.values() and column not in fields:
             fields[column] = [text_of(value, ", ") for value in frame[column].to_list()]
     return fields
 

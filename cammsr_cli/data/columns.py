@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -182,7 +183,7 @@ def _mappings(
         column = likely[0] if likely else "COLUMN"
         free = [other for other in free if other != column]
         prefix = "items." if kind == "items" else ""
-        mappings.append(f"--map {prefix}{name}={column}")
+        mappings.append(f"--map {shlex.quote(f'{prefix}{name}={column}')}")
     return mappings
 
 

@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import h5py
 import numpy as np
@@ -82,7 +83,7 @@ def write_dataset(path: Path, corpus: Corpus, modalities: Mapping[str, ModalityV
         file["items/id"] = _strings(corpus.item_ids)
         file.create_group("items/fields")
         for name, values in sorted(corpus.fields.items()):
-            file[f"items/fields/{name}"] = _strings([value or "" for value in values])
+            file[f"items/fields/{_escaped(name)}"] = _strings([value or "" for value in values])
         file["items/categories/names"] = _strings(corpus.category_names)
         file["items/categories/indptr"] = corpus.category_indptr
         file["items/categories/index"] = corpus.category_index
@@ -130,7 +131,7 @@ class DataSet:
                 )
                 for name, group in file["features"].items()
             }
-            self.field_names = list(file["items/fields"])
+            self.field_names = [unquote(name) for name in file["items/fields"]]
 
     @cached_property
     def user_ids(self) -> list[str]:
@@ -174,7 +175,7 @@ class DataSet:
         """One text field of all items, "" where missing."""
         if name not in self.field_names:
             return [""] * len(self.item_ids)
-        return self._strings_at(f"items/fields/{name}")
+        return self._strings_at(f"items/fields/{_escaped(name)}")
 
     def vectors(self, modality: str) -> tuple[NDArray[np.floating], NDArray[np.bool_]]:
         """Values [N, dim] and present [N] of one modality."""
@@ -231,6 +232,11 @@ class DataSet:
                     "Make it again with this version: cammsr prepare --force",
                 )
             yield file
+
+
+def _escaped(name: str) -> str:
+    """A column's name as a name in HDF5, where "/" and "." have a meaning."""
+    return name.replace("%", "%25").replace("/", "%2F").replace(".", "%2E")
 
 
 def _strings(values: Sequence[str]) -> NDArray[np.object_]:

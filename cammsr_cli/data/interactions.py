@@ -248,7 +248,7 @@ def _from_strings(
     if numbers.null_count():
         numbers = values.cast(pl.Float64, strict=False)
     if not numbers.null_count():
-        return _from_numbers(numbers, table, notes)
+        return _from_days(numbers) if _are_days(numbers) else _from_numbers(numbers, table, notes)
     dates = _from_iso(values)
     date_count = len(values) - dates["second"].null_count()
     number_count = len(values) - numbers.null_count()
@@ -268,8 +268,29 @@ def _from_numbers(values: pl.Series, table: Table, notes: list[str]) -> pl.DataF
     known = values.drop_nulls().to_numpy()
     median = float(np.median(np.abs(known))) if len(known) else 0.0
     _, ticks, unit = next(row for row in _UNITS if median < row[0])
-    notes.append(f"timestamps of {table.path.name} are numbers, read as {unit}")
-    return _split(values, ticks)
+    times = _split(values, ticks)
+    notes.append(f"timestamps of {table.path.name} are numbers, read as {unit}{_span(times)}")
+    return times
+
+
+def _span(times: pl.DataFrame) -> str:
+    """First and last day, so that a wrong unit or a stray value is seen."""
+    days = times["second"].drop_nulls().to_numpy() // 86_400
+    if not len(days):
+        return ""
+    return f" ({np.datetime64(int(days.min()), 'D')} to {np.datetime64(int(days.max()), 'D')})"
+
+
+def _are_days(numbers: pl.Series) -> bool:
+    """Whether all numbers are dates written YYYYMMDD."""
+    if not numbers.dtype.is_integer() or not len(numbers):
+        return False
+    plausible = numbers.is_between(19_000_101, 21_001_231).all()
+    return bool(plausible) and not _from_days(numbers)["second"].null_count()
+
+
+def _from_days(numbers: pl.Series) -> pl.DataFrame:
+    return _from_iso(numbers.cast(pl.String))
 
 
 def _split(values: pl.Series, ticks: int) -> pl.DataFrame:

@@ -285,7 +285,7 @@ def _read_delimited(path: Path, content: bytes, kind: Literal["csv", "tsv"]) -> 
     """
     if b"\n" not in content:
         content = content.replace(b"\r", b"\n")
-    separator = _SEPARATORS[kind]
+    separator = _separator(content, kind)
     try:
         frame = pl.read_csv(content, separator=separator, infer_schema=False)
         if any("\ufffd" in name for name in frame.columns):
@@ -295,6 +295,15 @@ def _read_delimited(path: Path, content: bytes, kind: Literal["csv", "tsv"]) -> 
         text = decode(path, content)
     quoted = kind == "csv" or _quotes_add_up(text, separator)
     return Table(path, _parse_delimited(path, text, separator, quoted), kind, quoted)
+
+
+def _separator(content: bytes, kind: Literal["csv", "tsv"]) -> str:
+    """The kind's own, or what the header shows instead: many programs write "CSV" with ";"."""
+    usual = _SEPARATORS[kind]
+    header = content[:65_536].partition(b"\n")[0].decode("utf-8", "replace")
+    counts = {mark: header.count(mark) for mark in (";", "\t", "|", ",")}
+    other = max(counts, key=lambda mark: counts[mark])
+    return usual if counts[usual] or not counts[other] else other
 
 
 def _without_blank_rows(frame: pl.DataFrame) -> pl.DataFrame:

@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import h5py
 import numpy as np
 from cammsr_encoders.protocol import Encoder
 
@@ -154,7 +155,11 @@ def prepare(options: PrepareOptions, progress_bar: ProgressBar) -> PrepareReport
         out=str(options.out),
         **_counts(corpus),
         modalities={name: _report(by, features) for name, (by, features) in made.items()},
-        notes=corpus.notes + [f"{name}: {n}" for name, (_, f) in made.items() for n in f.notes],
+        notes=[
+            *corpus.notes,
+            *(f"{name}: {note}" for name, (_, f) in made.items() for note in f.notes),
+            *_warnings(options, {name: int(f.present.sum()) for name, (_, f) in made.items()}),
+        ],
         problems_file=None if problems_file is None else str(problems_file),
         bytes=options.out.stat().st_size,
     )
@@ -199,10 +204,24 @@ def plan(options: PrepareOptions) -> PrepareReport:
         out=str(options.out),
         **_counts(corpus),
         modalities=reports,
-        notes=corpus.notes,
+        notes=[
+            *corpus.notes,
+            *_warnings(options, {name: one.present for name, one in reports.items()}),
+        ],
         problems_file=None,
         bytes=size,
     )
+
+
+def _warnings(options: PrepareOptions, present: Mapping[str, int]) -> list[str]:
+    """What is allowed but hardly meant."""
+    warnings = [f"no item has the modality {name}" for name, items in present.items() if not items]
+    if not options.encoders and not options.vectors:
+        warnings.append(
+            "no encoder is given, so items are known by their ids alone; "
+            "for more: --encoder text --encoder image --encoder video"
+        )
+    return warnings
 
 
 def _require_writable(options: PrepareOptions) -> None:
@@ -212,6 +231,11 @@ def _require_writable(options: PrepareOptions) -> None:
         raise UsageError(
             f"{options.out} is there already and nothing is overwritten",
             "Choose another name, or replace it: --force",
+        )
+    if options.out.exists() and not h5py.is_hdf5(options.out):
+        raise UsageError(
+            f"--force replaces only a data set, and {options.out} is something else",
+            "Choose another name: --out NAME.h5",
         )
     if options.media_root is not None and not options.media_root.is_dir():
         raise UsageError(f"--media-root {options.media_root} is not a folder")

@@ -131,7 +131,7 @@ class _Inputs:
         keys: [K].
         samples: [K] what `load` gets.
         rows: [K] the items, by row, that have this input.
-        written: [K] the media path as written, for messages.
+        written: [K] the media path as written by each of those items, for messages.
         without: Items with none of the fields.
         problems: Missing and refused files.
     """
@@ -139,7 +139,7 @@ class _Inputs:
     keys: list[Key] = field(default_factory=list)
     samples: list[dict[str, str]] = field(default_factory=list)
     rows: list[list[int]] = field(default_factory=list)
-    written: list[str | None] = field(default_factory=list)
+    written: list[list[str | None]] = field(default_factory=list)
     without: int = 0
     problems: list[Problem] = field(default_factory=list)
 
@@ -261,8 +261,10 @@ def _gather(
             inputs.keys.append(key)
             inputs.samples.append(sample)
             inputs.rows.append([])
-            inputs.written.append(next((given[one] for one in sample if one in MEDIA_FIELDS), None))
+            inputs.written.append([])
         inputs.rows[number].append(row)
+        path = next((given[one] for one in sample if one in MEDIA_FIELDS), None)
+        inputs.written[number].append(path)
     return inputs
 
 
@@ -334,10 +336,10 @@ class _Sink:
 
     def fail(self, number: int, reason: str) -> None:
         """Record why the items with this input have no vector."""
-        path = self.inputs.written[number]
+        rows, paths = self.inputs.rows[number], self.inputs.written[number]
         self.result.problems.extend(
             Problem(self.item_ids[row], self.modality, path, reason)
-            for row in self.inputs.rows[number]
+            for row, path in zip(rows, paths, strict=True)
         )
         self.done += 1
         self.failed += 1

@@ -111,7 +111,7 @@ def _array_rows(path: Path, item_rows: Sequence[int | None], row_count: int | No
         values = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:
         raise CammsrError(
-            f"{path.name} is no readable .npy array of numbers: {str(error).splitlines()[0]}",
+            f"{path.name} is no readable .npy array of numbers",
             "save it again with numpy.save(file, array.astype('float32'))",
         ) from error
     if values.ndim != 2 or values.dtype.kind not in "fiu" or values.shape[1] == 0:
@@ -172,7 +172,7 @@ def _id_column(path: Path, columns: list[str], wanted: str | None) -> str:
             return plain[name]
     raise UsageError(
         f"{path.name}: no column names the item; it has: {', '.join(columns[:12])}",
-        "call the item's column item_id, or say which it is",
+        "call the item's column item_id",
     )
 
 

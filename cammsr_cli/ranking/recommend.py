@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from heapq import nsmallest
+from itertools import takewhile
 
 import torch
 
 from cammsr_cli.core.model import ItemTables
-from cammsr_cli.errors import CammsrError, closest
+from cammsr_cli.errors import CammsrError
 from cammsr_cli.ranking.explain import modality_weights, put_forward
 from cammsr_cli.ranking.full_ranking import hide_seen, item_tables, user_queries
 from cammsr_cli.run_folder import LoadedRun
@@ -97,7 +99,7 @@ class Recommender:
     def _user(self, user: str) -> int:
         if user in self._user_index:
             return self._user_index[user]
-        near = closest(user, self._user_index) or list(self._user_index)[:3]
+        near = nsmallest(3, self._user_index, key=lambda other: _unlike(user, other))
         raise CammsrError(
             f"there is no user '{user}' in {self.run.data.path} "
             f"({len(self._user_index):,} users; ids like: {', '.join(near)})",
@@ -127,6 +129,14 @@ class Recommender:
             if value and field not in ("title", "reviews"):  # the title stands there anyway
                 return PutForward(modality, field, _piece(modality, value))
         return PutForward(modality, "", "")
+
+
+def _unlike(asked: str, other: str) -> tuple[int, int, str]:
+    """Sort key: ids that begin alike come first, then those of like length."""
+    alike = sum(
+        1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(asked, other, strict=False))
+    )
+    return -alike, abs(len(asked) - len(other)), other
 
 
 def _piece(modality: str, value: str) -> str:

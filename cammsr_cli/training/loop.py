@@ -123,7 +123,12 @@ class Trainer:
         if not len(self.asked.item_U):
             raise CammsrError(
                 f"{data.path} has no validation events: no user has 3 events or more",
-                "Prepare it from more events, or without a k-core filter",
+                "Prepare it from more events",
+            )
+        if not bool((self.end_U - self.start_U > 1).any()):
+            raise CammsrError(
+                f"{data.path} has nothing to learn from: no user has 2 training events (4 in all)",
+                "Prepare it from more events",
             )
 
     def resume(self) -> bool:
@@ -212,7 +217,7 @@ class Trainer:
         loss.backward()  # type: ignore[no-untyped-call]
         norm = torch.nn.utils.clip_grad_norm_(self.state.model.parameters(), self.config.clip)
         if not math.isfinite(float(norm)):
-            parts = ", ".join(f"{name} {float(value):.3g}" for name, value in losses.items())
+            parts = ", ".join(f"{name} {value.item():.3g}" for name, value in losses.items())
             raise CammsrError(
                 f"training diverged at step {self.state.progress.step + 1}: the gradient is not "
                 f"finite (loss parts: {parts})",

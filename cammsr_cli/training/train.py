@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,17 +48,27 @@ def train(
     *,
     preset: str,
     device: torch.device,
+    force: bool = False,
     on_start: Callable[[Started], None],
     on_epoch: Callable[[EpochReport], None],
 ) -> Outcome:
-    """Train a new model into the folder `out`, which must be empty or not exist.
+    """Train a new model into the folder `out`.
+
+    `out` must be empty or not exist, unless `force` is given: then the run in it is replaced, once
+    the data set and the settings are known to be sound, and other files there are left alone.
 
     Raises:
-        UsageError: `out` is in use.
+        UsageError: `out` is in use, or is no run folder.
         CammsrError: The data set cannot be used.
     """
     folder = RunFolder(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    in_use = out.exists() and (not out.is_dir() or any(out.iterdir()))
+    if in_use and force and not folder.exists:
+        raise UsageError(
+            f"--force replaces only a run, and {out} is none: it has no config.json",
+            "Choose another folder: --out RUN",
+        )
+    if in_use and not force:
         raise UsageError(
             f"{out} is there already and nothing is overwritten",
             f"Go on with it: cammsr train {data_path} --out {out} --resume; or start anew: --force",
@@ -68,6 +77,7 @@ def train(
     spec = describe(data, config.model, preset)
     id_rows = [data.item_ids[item] for item in training_items(data)]
     trainer = _trainer(folder, data, config, spec, id_rows, device)
+    folder.clear()
     folder.begin(config, spec, id_rows)
     return _run(trainer, spec, config, on_start, on_epoch)
 
@@ -103,22 +113,6 @@ def resume(
     trainer = _trainer(folder, data, config, spec, folder.item_ids(), device)
     trainer.resume()
     return _run(trainer, spec, config, on_start, on_epoch)
-
-
-def discard(out: Path) -> None:
-    """Delete a run folder to start anew; refuses a folder that is no run.
-
-    Raises:
-        UsageError: The folder holds something else.
-    """
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return
-    if not RunFolder(out).exists:
-        raise UsageError(
-            f"--force deletes only a run folder, and {out} is not one: it has no config.json",
-            "Choose another folder: --out RUN",
-        )
-    shutil.rmtree(out)
 
 
 def _trainer(
