@@ -270,5 +270,6 @@ def test_another_catalogue_is_refused(tmp_path, run: RunFolder) -> None:
 
 def test_a_data_set_that_is_gone_is_told(run: RunFolder, data: DataSet) -> None:
     data.path.unlink()
-    with pytest.raises(CammsrError, match="no such data set"):
+    with pytest.raises(CammsrError, match="is not there any more") as caught:
         load_run(run, None, CPU)
+    assert "--data" in (caught.value.hint or "")

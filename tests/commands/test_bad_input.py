@@ -223,3 +223,117 @@ def test_pipe_that_closes_early_is_no_fault(shop) -> None:
         check=True,
     )
     assert "Traceback" not in done.stderr
+
+
+def test_force_loses_no_run_to_a_mistyped_name(shop, tmp_path: Path, cammsr: Callable) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(shop.run, run)
+    (run / "my notes.txt").write_text("mine")
+    before = {path.name: path.stat().st_size for path in run.iterdir()}
+    for arguments in (
+        ["train", tmp_path / "mistyped.h5", "--out", run, "--force"],
+        ["train", shop.data, "--out", run, "--force", "--set", "model.modalities=[sound]"],
+    ):
+        assert cammsr(*arguments).code == 1
+        assert {path.name: path.stat().st_size for path in run.iterdir()} == before
+    again = cammsr("train", shop.data, "--out", run, "--force", "--set", "training.epochs=1")
+    assert again.code == 0, again.err
+    assert (run / "my notes.txt").read_text() == "mine"
+    assert len((run / "metrics.jsonl").read_text().splitlines()) == 1
+
+
+def test_force_never_replaces_raw_data(files: Path, cammsr: Callable) -> None:
+    source = files / "interactions.csv"
+    answer = cammsr("prepare", source, "--out", source, "--force")
+    assert answer.code == 2
+    assert source.read_text() == INTERACTIONS
+
+
+def test_nothing_to_learn_from_is_told(tmp_path: Path, cammsr: Callable) -> None:
+    (tmp_path / "interactions.csv").write_text(
+        "user,item,timestamp\n"
+        + "".join(f"u{u},i{(u + s) % 5},{s}\n" for u in range(5) for s in range(3))
+    )
+    data, run = tmp_path / "few.h5", tmp_path / "run"
+    assert cammsr("prepare", tmp_path, "--out", data).code == 0
+    assert_refused(cammsr("train", data, "--out", run), run, "nothing to learn from", code=1)
+
+
+def test_log_without_items_or_encoders_says_so_and_trains(tmp_path: Path, cammsr: Callable) -> None:
+    (tmp_path / "events.csv").write_text(INTERACTIONS)
+    data, run = tmp_path / "ids.h5", tmp_path / "run"
+    answer = cammsr("prepare", tmp_path / "events.csv", "--out", data)
+    assert answer.code == 0, answer.err
+    assert "no encoder is given" in answer.err
+    assert cammsr("info", data).code == 0
+    assert cammsr("train", data, "--out", run, "--set", "training.epochs=1").code == 0
+    answer = cammsr("recommend", run, "--user", "u1", "--json")
+    assert json.loads(answer.out)[0]["recommendations"][0]["weights"] == {"id": 1.0}
+
+
+def test_columns_with_odd_names_and_other_separators_are_read(
+    tmp_path: Path, cammsr: Callable
+) -> None:
+    (tmp_path / "interactions.csv").write_text(INTERACTIONS.replace(",", ";"))
+    (tmp_path / "items.csv").write_text(
+        ",item,title,price/usd,.,price\n" + "".join(f"{i},i{i},T{i},{i}.5,x,9\n" for i in range(7))
+    )
+    data = tmp_path / "odd.h5"
+    answer = cammsr("prepare", tmp_path, "--out", data)
+    assert answer.code == 0, answer.err
+    from cammsr_cli.data.dataset import DataSet
+
+    found = DataSet(data)
+    assert set(found.field_names) == {"title", "price/usd", ".", "price"}
+    assert found.field("price/usd")[2] == "2.5"
+
+
+def test_dates_as_numbers_are_dates(tmp_path: Path, cammsr: Callable) -> None:
+    (tmp_path / "interactions.csv").write_text(
+        "user,item,date\nu,a,20240103\nu,b,20240101\nu,c,20240102\n"
+    )
+    data = tmp_path / "dates.h5"
+    assert cammsr("prepare", tmp_path, "--out", data).code == 0
+    from cammsr_cli.data.dataset import DataSet
+
+    found = DataSet(data)
+    assert [found.item_ids[item] for item in found.event_item] == ["b", "c", "a"]
+    assert found.event_time[0] == 1_704_067_200
+
+
+def test_titles_cannot_command_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    from cammsr_cli import console
+
+    console.result_table([("title", False)], [["\x1b[31mred\x1b[0m \u202e two\nlines"]])
+    console.note("user \x1b]0;x\x07")
+    out, err = capsys.readouterr()
+    assert "\x1b" not in out + err
+    assert "\u202e" not in out
+    assert "two�lines" in out
+
+
+def test_each_broken_file_is_listed_under_its_own_name(tmp_path: Path, cammsr: Callable) -> None:
+    (tmp_path / "interactions.csv").write_text(INTERACTIONS)
+    (tmp_path / "items.csv").write_text("item,image\ni1,one.jpg\ni2,two.jpg\n")
+    for name in ("one.jpg", "two.jpg"):
+        (tmp_path / name).touch()
+    data = tmp_path / "x.h5"
+    answer = cammsr("prepare", tmp_path, "--out", data, "--encoder", "image=,size=64")
+    assert answer.code == 0, answer.err
+    assert "no item has the modality image" in answer.err
+    listed = (tmp_path / "x.h5.problems.csv").read_text().splitlines()[1:]
+    assert [line.split(",")[:3] for line in listed] == [
+        ["i1", "image", "one.jpg"],
+        ["i2", "image", "two.jpg"],
+    ]
+
+
+def test_moved_data_set_is_asked_for(shop, tmp_path: Path, cammsr: Callable) -> None:
+    data, run = tmp_path / "here.h5", tmp_path / "run"
+    shutil.copy(shop.data, data)
+    assert cammsr("train", data, "--out", run, "--set", "training.epochs=1").code == 0
+    data.rename(tmp_path / "there.h5")
+    answer = cammsr("evaluate", run)
+    assert answer.code == 1
+    assert "--data FILE" in answer.err
+    assert cammsr("evaluate", run, "--data", tmp_path / "there.h5").code == 0

@@ -54,7 +54,9 @@ def test_sequences_by_hand(tmp_path: Path) -> None:
     assert log.rank.tolist() == [1, 4, 5, 0, 2, 3]
     assert log.indptr.tolist() == [0, 3, 6]
     assert (log.indptr.dtype, log.item.dtype, log.time.dtype) == (np.int64, np.int32, np.int64)
-    assert log.notes == ["timestamps of log.csv are numbers, read as seconds"]
+    assert log.notes == [
+        "timestamps of log.csv are numbers, read as seconds (1970-01-01 to 1970-01-01)"
+    ]
 
 
 def test_order_of_the_file(tmp_path: Path) -> None:
@@ -123,7 +125,9 @@ def test_units_are_guessed_from_the_median(ticks: int, unit: str, as_text: bool)
     times = pl.Series([NOON * ticks, 0, (NOON + 1) * ticks + ticks // 2])
     log = from_times(times.cast(pl.String) if as_text else times)
     assert log.time.tolist() == [0, NOON, NOON + 1]
-    assert log.notes == [f"timestamps of log.parquet are numbers, read as {unit}"]
+    assert log.notes == [
+        f"timestamps of log.parquet are numbers, read as {unit} (1970-01-01 to 2020-01-01)"
+    ]
 
 
 def test_floats_are_sorted_by_their_fraction_and_rounded_down() -> None:
