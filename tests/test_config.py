@@ -214,3 +214,13 @@ def test_every_setting_is_described_with_its_default() -> None:
 def test_settings_do_not_change_once_made() -> None:
     with pytest.raises(ValueError, match="frozen"):
         Config().model.width = 3
+
+
+def test_the_model_s_own_defaults_are_those_of_the_settings() -> None:
+    own = {
+        name: parameter.default
+        for name, parameter in inspect.signature(Cammsr).parameters.items()
+        if parameter.default is not inspect.Parameter.empty
+    }
+    settings = ModelConfig().model_dump(exclude={"modalities"})
+    assert own == settings
