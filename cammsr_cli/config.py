@@ -92,7 +92,10 @@ class TrainingConfig(_Settings):
         0.1, ge=0, allow_inf_nan=False, description="Weight of the category loss."
     )
     swap_weight: float = Field(
-        0.02, ge=0, allow_inf_nan=False, description="Weight of the modality-swap loss."
+        0.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="Weight of the modality-swap loss; off, as it has not paid yet.",
     )
     swap_share: float = Field(0.2, ge=0, le=1, description="Share of positions that are swapped.")
     swap_temperature: float = Field(

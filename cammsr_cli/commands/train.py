@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 EXAMPLES = [
     "cammsr train shop.h5 --out run",
     "cammsr train shop.h5 --out baseline --preset sasrec --set training.epochs=5",
-    "cammsr train shop.h5 --out wide --set model.width=128 --set training.epochs=2",
+    "cammsr train shop.h5 --out wide --set model.width=128 --set training.swap_weight=0.05",
     "cammsr train --list-settings",
 ]
 HELP_EPILOG = epilog(EXAMPLES)
