@@ -18,8 +18,8 @@ def plugins(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     folder = tmp_path_factory.mktemp("plugins")
     subprocess.run(
         [
-            sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", folder,
-            PROJECT / "examples" / "custom_encoder",
+            sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation",
+            "--no-index", "--target", folder, PROJECT / "examples" / "custom_encoder",
         ],
         check=True,
         capture_output=True,
