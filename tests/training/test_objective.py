@@ -25,7 +25,7 @@ def _objective(**changed) -> Objective:
     present[[2, 5]] = False
     labels = torch.zeros(N, 3)
     labels[torch.arange(7), torch.arange(7) % 3] = 1
-    given = {"balance_weight": 0.01, "swap_share": 0.5, **changed}
+    given = {"balance_weight": 0.01, "swap_weight": 0.05, "swap_share": 0.5, **changed}
     return Objective(
         Catalogue(
             torch.arange(N),
