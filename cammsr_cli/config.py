@@ -88,6 +88,9 @@ class TrainingConfig(_Settings):
         "0 keeps the last weights.",
     )
     clip: float = Field(5.0, gt=0, allow_inf_nan=False, description="Largest norm of the gradient.")
+    shuffle_ties: bool = Field(
+        True, description="Deal events of one user at one time anew each epoch."
+    )
     category_weight: float = Field(
         0.1, ge=0, allow_inf_nan=False, description="Weight of the category loss."
     )

@@ -60,6 +60,20 @@ def cut(events: Events, start_B: Tensor, end_B: Tensor) -> Window:
     return Window(item_BL, bucket_BL, valid_BL, length_B)
 
 
+def shuffled_ties(events: Events, group_E: Tensor, generator: torch.Generator) -> Events:
+    """The events with those of each group dealt anew; groups stay where they are.
+
+    Args:
+        events: All events.
+        group_E: int64, rising: the same for events whose order says nothing, such as those of one
+            user at one time.
+        generator: A CPU generator.
+    """
+    chance_E = torch.rand(len(group_E), generator=generator, dtype=torch.float64)
+    order_E = torch.argsort(group_E.double() + chance_E.to(group_E.device))
+    return Events(events.item_E[order_E], events.time_E[order_E])
+
+
 def training_windows(
     start_U: Tensor, end_U: Tensor, length: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,7 @@ import json
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from typing import Any
 
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from cammsr_cli.config import Config
 from cammsr_cli.core.model import Cammsr, Catalogue
-from cammsr_cli.core.windows import Events, shuffled_batches, training_windows
+from cammsr_cli.core.windows import Events, shuffled_batches, shuffled_ties, training_windows
 from cammsr_cli.data.dataset import TRAIN, VALIDATION, DataSet
 from cammsr_cli.errors import CammsrError
 from cammsr_cli.ranking.full_ranking import item_tables, model_ranks, questions
@@ -118,6 +118,7 @@ class Trainer:
         )
         averaged = copy.deepcopy(model).eval().requires_grad_(False)
         self.state = TrainingState(model, averaged, optimizer)
+        self.tie_E = _ties(data, device) if self.config.shuffle_ties else None
         self.asked = questions(data, VALIDATION)
         self.start_U, self.end_U = (bound.to(device) for bound in _training_bounds(data))
         if not len(self.asked.item_U):
@@ -200,18 +201,22 @@ class Trainer:
         )
         start_W, end_W = training_windows(self.start_U, self.end_U, self.length, generator)
         batches = shuffled_batches(end_W - start_W, self.config.batch_size, generator)
+        objective = self.objective
+        if self.tie_E is not None:
+            events = shuffled_ties(self.events, self.tie_E, generator)
+            objective = replace(objective, events=events)
         sums: dict[str, Tensor] = {}
         began = time.perf_counter()
         for batch in batches:
-            losses = self._step(start_W[batch], end_W[batch])
+            losses = self._step(objective, start_W[batch], end_W[batch])
             for name, value in losses.items():
                 sums[name] = sums.get(name, torch.zeros((), device=self.device)) + value
         means = {name: float(total) / len(batches) for name, total in sums.items()}
         elapsed = time.perf_counter() - began
         return means, float((end_W - start_W).sum()) / elapsed
 
-    def _step(self, start_B: Tensor, end_B: Tensor) -> dict[str, Tensor]:
-        losses = self.objective.losses(self.state.model, start_B, end_B)
+    def _step(self, objective: Objective, start_B: Tensor, end_B: Tensor) -> dict[str, Tensor]:
+        losses = objective.losses(self.state.model, start_B, end_B)
         loss = torch.stack(list(losses.values())).sum()
         self.state.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -283,6 +288,22 @@ def _training_bounds(data: DataSet) -> tuple[Tensor, Tensor]:
     before = np.concatenate([[0], np.cumsum(data.event_part == TRAIN)])
     trained_U = before[data.event_indptr[1:]] - before[start_U]
     return torch.from_numpy(start_U), torch.from_numpy(start_U + trained_U)
+
+
+def _ties(data: DataSet, device: torch.device) -> Tensor | None:
+    """A number for each event that training events of one user at one time share.
+
+    None where no two events share one, as with order-only data.
+    """
+    user_E = np.repeat(np.arange(len(data.event_indptr) - 1), np.diff(data.event_indptr))
+    alike_E = (
+        (user_E[1:] == user_E[:-1])
+        & (data.event_time[1:] == data.event_time[:-1])
+        & (data.event_part[1:] == TRAIN)
+    )
+    if not alike_E.any():
+        return None
+    return torch.from_numpy(np.concatenate([[0], np.cumsum(~alike_E)])).to(device)
 
 
 def _tensorboard(folder: RunFolder) -> Any:

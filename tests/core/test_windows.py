@@ -14,6 +14,7 @@ from cammsr_cli.core.windows import (
     Events,
     cut,
     shuffled_batches,
+    shuffled_ties,
     training_windows,
 )
 
@@ -152,3 +153,17 @@ def test_batches_hold_windows_of_like_length_in_random_order() -> None:
     assert [int(lengths[batch][0]) for batch in batches] != sorted(range(8))
     other = shuffled_batches(lengths, 8, _generator(1), pool=8)
     assert [b.tolist() for b in batches] != [b.tolist() for b in other]
+
+
+def test_ties_are_dealt_anew_within_their_group_only() -> None:
+    events = Events(torch.arange(6), torch.tensor([5, 5, 5, 7, 9, 9]))
+    group = torch.tensor([0, 0, 0, 1, 2, 2])
+    generator = torch.Generator().manual_seed(0)
+    seen = set()
+    for _ in range(200):
+        dealt = shuffled_ties(events, group, generator)
+        assert dealt.time_E.tolist() == events.time_E.tolist()
+        item = dealt.item_E.tolist()
+        assert (sorted(item[:3]), item[3], sorted(item[4:])) == ([0, 1, 2], 3, [4, 5])
+        seen.add(tuple(item))
+    assert len(seen) == 12  # 3! orders of the first group, 2! of the last
