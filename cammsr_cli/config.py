@@ -21,7 +21,7 @@ from pydantic import (
     field_validator,
 )
 
-from cammsr_cli.errors import UsageError, closest
+from cammsr_cli.errors import UsageError, closest, first_line
 
 PREFIX = "CAMMSR_"
 
@@ -184,7 +184,7 @@ def read_yaml(file: Path) -> dict[str, dict[str, Any]]:
     except OSError as error:
         raise UsageError(f"cannot read the config file {file}: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"{file} is not YAML: {str(error).splitlines()[0]}") from error
+        raise UsageError(f"{file} is not YAML: {first_line(error)}") from error
     sections = {} if content is None else content
     if isinstance(sections, dict):
         sections = {name: {} if values is None else values for name, values in sections.items()}

@@ -31,7 +31,8 @@ from cammsr_cli import __version__
 from cammsr_cli.config import Config, ModelConfig, read_yaml, validated
 from cammsr_cli.core.model import Cammsr, Catalogue
 from cammsr_cli.core.windows import Events
-from cammsr_cli.data.dataset import TRAIN, DataSet
+from cammsr_cli.data.dataset import DataSet
+from cammsr_cli.data.splits import TRAIN
 from cammsr_cli.errors import CammsrError, UsageError, first_line
 from cammsr_cli.files import written_whole
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from cammsr_cli.core.model import Catalogue
-from cammsr_cli.data.dataset import TEST
+from cammsr_cli.data.splits import TEST
 from cammsr_cli.ranking.full_ranking import model_ranks, questions
 from cammsr_cli.ranking.metrics import per_user
 from cammsr_cli.ranking.recommend import Recommender

@@ -39,7 +39,6 @@ from cammsr_cli.errors import CammsrError
 from cammsr_cli.files import written_whole
 
 SCHEMA = 1
-TRAIN, VALIDATION, TEST = 0, 1, 2
 
 _TEXT = h5py.string_dtype("utf-8")
 

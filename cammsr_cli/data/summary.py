@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from cammsr_cli.data.dataset import TEST, TRAIN, VALIDATION, DataSet
+from cammsr_cli.data.dataset import DataSet
+from cammsr_cli.data.splits import TEST, TRAIN, VALIDATION
 
 
 def summarise(path: Path) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from cammsr_cli.errors import CammsrError, UsageError, closest
+from cammsr_cli.errors import CammsrError, UsageError, closest, first_line
 from cammsr_cli.features.runner import Features, Problem, StoredType, fitting
 from cammsr_cli.files import sha256_of
 
@@ -153,7 +153,7 @@ def _table(path: Path, kind: str) -> pl.DataFrame:
             return pl.read_parquet(path)
         return pl.read_csv(path, separator=_DELIMITERS[kind], infer_schema=False)
     except (pl.exceptions.PolarsError, OSError) as error:
-        told = str(error).splitlines()[0] if str(error) else type(error).__name__
+        told = first_line(error)
         raise CammsrError(f"{path.name} cannot be read as {kind[1:]}: {told}") from error
 
 

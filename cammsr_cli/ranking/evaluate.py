@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cammsr_cli.data.dataset import TEST, VALIDATION
+from cammsr_cli.data.splits import TEST, VALIDATION
 from cammsr_cli.errors import CammsrError, UsageError
 from cammsr_cli.ranking.full_ranking import model_ranks, popularity_ranks, questions
 from cammsr_cli.ranking.metrics import (

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from cammsr_cli.core.model import Cammsr, Catalogue, ItemTables
 from cammsr_cli.core.windows import Events, cut
-from cammsr_cli.data.dataset import TRAIN, DataSet
+from cammsr_cli.data.dataset import DataSet
+from cammsr_cli.data.splits import TRAIN
 
 USERS_AT_ONCE = 256
 

@@ -110,16 +110,18 @@ def load_checkpoint(path: Path, state: TrainingState) -> None:
 
 def newest_checkpoint(folder: Path) -> Path | None:
     """The checkpoint with the highest step, if there is any."""
-    found = [path for path in folder.glob("step-*") if path.name[5:].isdigit()]
-    return max(found, key=lambda path: int(path.name[5:]), default=None)
+    found = _by_step(folder)
+    return found[-1] if found else None
 
 
 def drop_old_checkpoints(folder: Path, progress: Progress, keep: int) -> None:
     """Delete all but the newest `keep` and the best one."""
-    found = sorted(
-        (path for path in folder.glob("step-*") if path.name[5:].isdigit()),
-        key=lambda path: int(path.name[5:]),
-    )
-    for path in found[:-keep]:
+    for path in _by_step(folder)[:-keep]:
         if path != checkpoint_path(folder, progress.best_step):
             shutil.rmtree(path)
+
+
+def _by_step(folder: Path) -> list[Path]:
+    """All whole checkpoints, oldest first."""
+    found = (path for path in folder.glob("step-*") if path.name[5:].isdigit())
+    return sorted(found, key=lambda path: int(path.name[5:]))

@@ -18,7 +18,8 @@ from torch import Tensor
 from cammsr_cli.config import Config
 from cammsr_cli.core.model import Cammsr, Catalogue
 from cammsr_cli.core.windows import Events, shuffled_batches, shuffled_ties, training_windows
-from cammsr_cli.data.dataset import TRAIN, VALIDATION, DataSet
+from cammsr_cli.data.dataset import DataSet
+from cammsr_cli.data.splits import TRAIN, VALIDATION
 from cammsr_cli.errors import CammsrError
 from cammsr_cli.ranking.full_ranking import item_tables, model_ranks, questions
 from cammsr_cli.ranking.metrics import per_user

@@ -10,7 +10,7 @@ import torch
 
 from cammsr_cli.core.model import Cammsr, Catalogue
 from cammsr_cli.core.windows import Events
-from cammsr_cli.data.dataset import TEST, VALIDATION
+from cammsr_cli.data.splits import TEST, VALIDATION
 from cammsr_cli.ranking import full_ranking
 from cammsr_cli.ranking.full_ranking import (
     Questions,
