@@ -15,55 +15,16 @@ import platform
 import shutil
 import sys
 import tempfile
-import time
-from dataclasses import dataclass
 from pathlib import Path
 
-PROJECT = Path(__file__).resolve().parent.parent
-
-
-@dataclass(frozen=True)
-class Measured:
-    """What one command took and said.
-
-    Attributes:
-        command: As a user types it.
-        seconds: Wall time.
-        megabytes: Peak resident memory of the process.
-        out: Its stdout.
-    """
-
-    command: str
-    seconds: float
-    megabytes: float
-    out: str
-
-
-def measure(*arguments: str) -> Measured:
-    """Run the tool as a process of its own, and stop if it fails."""
-    command = [sys.executable, "-m", "cammsr_cli", *arguments]
-    with tempfile.TemporaryFile("w+") as out:
-        began = time.perf_counter()
-        process = os.posix_spawn(
-            sys.executable,
-            command,
-            os.environ,
-            file_actions=[(os.POSIX_SPAWN_DUP2, out.fileno(), 1)],
-        )
-        _, status, usage = os.wait4(process, 0)
-        seconds = time.perf_counter() - began
-        out.seek(0)
-        said = out.read()
-    if status:
-        sys.exit(f"failed: cammsr {' '.join(arguments)}")
-    return Measured("cammsr " + " ".join(arguments), seconds, usage.ru_maxrss / 1024, said)
+from benchmarks.data_sets import RAW
+from benchmarks.processes import cammsr
 
 
 def main() -> None:
     """Run the commands and print the tables."""
-    default = os.environ.get("CAMMSR_TEST_DATA", PROJECT.parent / "shared" / "data")
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--data", type=Path, default=Path(default))
+    parser.add_argument("--data", type=Path, default=RAW)
     parser.add_argument("--work", type=Path, help="kept if given; else a temporary folder")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
@@ -80,13 +41,13 @@ def main() -> None:
     seed = ("--seed", str(options.seed))
     prepare = ("prepare", "ml100k", "--out", "ml100k.h5", "--force")
     steps = [
-        measure(*prepare, "--encoder", "text", "--encoder", "image"),
-        measure(*prepare, "--encoder", "text", "--encoder", "image"),
-        measure("train", "ml100k.h5", "--out", "run", "--force", *seed),
-        measure("train", "ml100k.h5", "--out", "baseline", "--preset", "sasrec", "--force", *seed),
-        measure("evaluate", "run", "--against", "baseline", "--json"),
-        measure("evaluate", "run", "--against", "baseline", "--keep-seen", "--json"),
-        measure("recommend", "run", "--user", "1"),
+        cammsr(*prepare, "--encoder", "text", "--encoder", "image"),
+        cammsr(*prepare, "--encoder", "text", "--encoder", "image"),
+        cammsr("train", "ml100k.h5", "--out", "run", "--force", *seed),
+        cammsr("train", "ml100k.h5", "--out", "baseline", "--preset", "sasrec", "--force", *seed),
+        cammsr("evaluate", "run", "--against", "baseline", "--json"),
+        cammsr("evaluate", "run", "--against", "baseline", "--keep-seen", "--json"),
+        cammsr("recommend", "run", "--user", "1"),
     ]
     print(
         f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, seed {options.seed}"

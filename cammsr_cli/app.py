@@ -1,6 +1,7 @@
 """The Typer app: registers the commands, turns exceptions into messages and exit codes.
 
-Exit codes: 0 done, 1 failed, 2 wrong usage or settings, 130 interrupted.
+Exit codes: 0 done, 1 failed, 2 wrong usage or settings, 130 interrupted,
+143 ended by SIGTERM.
 
 Nothing heavy is imported here: `cammsr --help` must be quick. Each command imports torch, polars
 and the rest when it runs.
@@ -15,9 +16,10 @@ from typer.core import TyperGroup
 
 from cammsr_cli import __version__, console
 from cammsr_cli.commands import encoders, evaluate, info, prepare, recommend, train
-from cammsr_cli.errors import CammsrError
+from cammsr_cli.errors import CammsrError, Terminated
 
 INTERRUPTED = 130
+TERMINATED = 143
 
 
 class _Group(TyperGroup):
@@ -29,9 +31,10 @@ class _Group(TyperGroup):
         except CammsrError as error:
             console.report_error(error)
             raise typer.Exit(error.exit_code) from None
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as error:
             console.note("interrupted")
-            raise typer.Exit(INTERRUPTED) from None
+            by_term = isinstance(error, Terminated)
+            raise typer.Exit(TERMINATED if by_term else INTERRUPTED) from None
         except (typer.Exit, typer.Abort, BrokenPipeError):
             raise
         except OSError as error:

@@ -49,6 +49,9 @@ class ModelConfig(_Settings):
     )
     norm: Literal["dyt", "layernorm"] = Field("dyt", description="Normalisation layer.")
     time: bool = Field(True, description="Use the time between events.")
+    distances: bool = Field(
+        True, description="Let attention learn a bias for each distance back in the history."
+    )
     guidance: bool = Field(True, description="Let predicted categories guide experts and fusion.")
     experts: int = Field(4, ge=0, description="Experts a stream; 0 for none.")
     synergies: bool = Field(True, description="Give pairs of streams representations of their own.")
@@ -77,7 +80,31 @@ class TrainingConfig(_Settings):
     patience: int = Field(
         15, ge=1, description="Epochs without a better validation NDCG@10 before stopping."
     )
-    batch_size: int = Field(128, ge=1, description="Histories a step.")
+    batch_size: int = Field(128, ge=1, description="Histories a step, over all devices.")
+    micro_batch: int = Field(
+        0,
+        ge=0,
+        description="Histories a device holds at once; 0 for all of its share. A step's gradient "
+        "is gathered over as many goes as it takes.",
+    )
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="Of matrix products; auto is bfloat16 on GPUs made for it."
+    )
+    sampled_above: int = Field(
+        100_000,
+        ge=0,
+        description="Catalogue size above which a step tells its targets from a sample of the "
+        "items, and no longer from all.",
+    )
+    negatives: int = Field(
+        4096, ge=1, description="Items drawn for that sample, beside the step's own targets."
+    )
+    validation_users: int = Field(
+        20_000, ge=1, description="Most users that validation asks about; the same ones each time."
+    )
+    checkpoint_minutes: float = Field(
+        10.0, gt=0, allow_inf_nan=False, description="Minutes between checkpoints in an epoch."
+    )
     learning_rate: float = Field(1e-3, gt=0, allow_inf_nan=False, description="Adam's step size.")
     weight_decay: float = Field(0.0, ge=0, allow_inf_nan=False, description="AdamW's weight decay.")
     average: float = Field(
@@ -121,7 +148,13 @@ class Config(_Settings):
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "cammsr": {},
     "sasrec": {
-        "model": {"modalities": [], "norm": "layernorm", "time": False, "id_dropout": 0.0},
+        "model": {
+            "modalities": [],
+            "norm": "layernorm",
+            "time": False,
+            "distances": False,
+            "id_dropout": 0.0,
+        },
         "training": {"swap_weight": 0.0, "category_weight": 0.0},
     },
 }

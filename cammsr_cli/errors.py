@@ -36,3 +36,7 @@ def first_line(error: BaseException) -> str:
 def closest(word: str, known: Iterable[str], count: int = 3) -> list[str]:
     """The known words most like `word`, best first, for "did you mean" hints."""
     return difflib.get_close_matches(word, list(known), n=count, cutoff=0.5)
+
+
+class Terminated(KeyboardInterrupt):
+    """The process was asked to end by SIGTERM, and did so in good order."""

@@ -17,6 +17,7 @@ import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from cammsr_cli import __version__
 from cammsr_cli.config import Config, ModelConfig, read_yaml, validated
@@ -201,7 +203,8 @@ class RunFolder:
 
 def training_items(data: DataSet) -> list[int]:
     """Indices of the items with at least one training event: those that get an id row."""
-    seen: list[int] = np.unique(data.event_item[data.event_part == TRAIN]).tolist()
+    trained = np.bincount(data.event_item[data.event_part == TRAIN], minlength=1)
+    seen: list[int] = np.flatnonzero(trained).tolist()
     return seen
 
 
@@ -254,7 +257,7 @@ def read_catalogue(data: DataSet, modalities: Mapping[str, int], id_rows: list[s
 def read_events(data: DataSet, device: torch.device) -> Events:
     """All events of `data` on `device`."""
     return Events(
-        torch.from_numpy(data.event_item).long().to(device),
+        torch.from_numpy(data.event_item).to(device),
         torch.from_numpy(data.event_time).to(device),
     )
 
@@ -268,7 +271,6 @@ class LoadedRun:
         model: In evaluation mode.
         data: The data set.
         catalogue: Its items.
-        events: Its events.
         new_items: How many of its items the model has never seen in training.
         device: Where all of it lives.
     """
@@ -277,9 +279,13 @@ class LoadedRun:
     model: Cammsr
     data: DataSet
     catalogue: Catalogue
-    events: Events
     new_items: int
     device: torch.device
+
+    @cached_property
+    def events(self) -> Events:
+        """All events of the data set, read when first asked for."""
+        return read_events(self.data, self.device)
 
 
 def load_run(folder: RunFolder, data_path: Path | None, device: torch.device) -> LoadedRun:
@@ -307,11 +313,9 @@ def load_run(folder: RunFolder, data_path: Path | None, device: torch.device) ->
     require_matching(data, spec, id_rows, folder.path)
     model = build_model(spec, folder.config().model)
     load_weights(model, folder.weights)
-    catalogue = read_catalogue(data, spec.feature_dims, id_rows).to(device)
+    catalogue = read_catalogue(data, spec.feature_dims, id_rows).to(device, features=False)
     new_items = int((catalogue.id_row_N < 0).sum())
-    return LoadedRun(
-        spec, model.to(device).eval(), data, catalogue, read_events(data, device), new_items, device
-    )
+    return LoadedRun(spec, model.to(device).eval(), data, catalogue, new_items, device)
 
 
 def require_matching(data: DataSet, spec: ModelSpec, id_rows: list[str], run: Path) -> None:
@@ -336,8 +340,13 @@ def require_matching(data: DataSet, spec: ModelSpec, id_rows: list[str], run: Pa
 
 
 def save_weights(model: Cammsr, path: Path) -> None:
-    """Write the weights as safetensors, whole."""
-    state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    """Write a model's weights as safetensors, whole."""
+    write_weights(model.state_dict(), path)
+
+
+def write_weights(weights: Mapping[str, Tensor], path: Path) -> None:
+    """Write a model's state dict as safetensors, whole."""
+    state = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
     with written_whole(path) as partial:
         save_file(state, partial)
 

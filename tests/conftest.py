@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from toy_data import write_toy_data
 from typer.testing import CliRunner
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -20,6 +21,8 @@ PROJECT = Path(__file__).resolve().parent.parent
 # Everything the tests run, in this process or another, has the same quiet, offline surroundings.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# Tensors here are tiny: on a busy machine, threads would spend their time waiting for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session")
@@ -107,6 +110,12 @@ def shop(
     trained = cammsr("train", data, "--out", run, "--set", "training.epochs=25")
     assert trained.code == 0, trained.err
     return Shop(folder, truth, data, run)
+
+
+@pytest.fixture(scope="session")
+def toy_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data set of 60 users and 40 items, to train on in seconds."""
+    return write_toy_data(tmp_path_factory.mktemp("toy data") / "toy.h5")
 
 
 @pytest.fixture

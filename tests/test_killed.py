@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import json
+import os
 import random
-import shutil
+import signal
+import subprocess
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 from conftest import start
+from tool_process import start_quickly
+from toy_data import write_toy_data
 
-EPOCHS = 6
+from cammsr_cli.files import sha256_of
+from cammsr_cli.training.checkpoints import CHECKSUMS
+
+EPOCHS = 20
 
 
 def contents(path: Path) -> dict[str, bytes]:
@@ -87,66 +95,161 @@ def test_killed_prepare_goes_on_where_it_was(
     assert contents(killed) == contents(undisturbed)
 
 
-def test_killed_train_resumes_to_the_same_end(shop, tmp_path: Path) -> None:
-    import os
+# --- train --------------------------------------------------------------------------------------
 
-    environment = dict(os.environ)
+SETTINGS: list[object] = [
+    "--seed", 5,
+    "--set", "model.width=16",
+    "--set", "model.layers=1",
+    "--set", "training.batch_size=8",
+    "--set", f"training.epochs={EPOCHS}",
+    "--set", f"training.patience={EPOCHS}",
+    "--set", "training.swap_weight=0.05",
+]  # fmt: skip
+OFTEN: list[object] = ["--set", "training.checkpoint_minutes=0.0005"]
+"""Thirty milliseconds: every few steps."""
 
-    def train(*more: object) -> list[object]:
-        return ["train", shop.data, "--out", *more]
 
-    settings = ["--set", f"training.epochs={EPOCHS}", "--seed", 5]
-    undisturbed = tmp_path / "undisturbed"
-    process = start(train(undisturbed, *settings), environment)
+@dataclass(frozen=True)
+class Undisturbed:
+    """A data set, and the run of a training on it that nothing disturbed."""
+
+    data: Path
+    run: Path
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
+    folder = tmp_path_factory.mktemp("train")
+    data = write_toy_data(folder / "toy.h5", users=150, seed=7)
+    run_to_its_end(["train", data, "--out", folder / "undisturbed", *SETTINGS])
+    return Undisturbed(data, folder / "undisturbed")
+
+
+def run_to_its_end(arguments: list[object]) -> str:
+    """What the tool says on stderr."""
+    process = start(arguments, dict(os.environ))
     _, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
+    return err
 
-    killed = tmp_path / "killed"
-    process = start(train(killed, *settings), environment)
-    checkpoints = killed / "checkpoints"
-    while process.poll() is None and not list(checkpoints.glob("step-*")):
-        time.sleep(0.01)
-    time.sleep(random.random())
-    process.kill()
-    process.communicate(timeout=60)
-    if process.returncode == 0:
-        pytest.fail("training ended before it was killed: train longer")
-    assert not (killed / "model.safetensors").exists()
 
-    process = start(["evaluate", killed], environment)
-    _, err = process.communicate(timeout=300)
-    assert process.returncode == 1
-    assert "--resume" in err
+def steps_saved(run: Path) -> list[int]:
+    """Steps of the whole checkpoints, rising; none of a folder that is not there yet."""
+    return sorted(int(path.name[5:]) for path in (run / "checkpoints").glob("step-*"))
 
-    process = start(train(killed, "--resume"), environment)
-    _, err = process.communicate(timeout=300)
-    assert process.returncode == 0, err
-    assert "resumed after epoch" in err
-    assert metrics(killed) == metrics(undisturbed)
-    assert (killed / "model.safetensors").read_bytes() == (
-        undisturbed / "model.safetensors"
-    ).read_bytes()
+
+def wait_for_checkpoint(process: subprocess.Popen[str], run: Path, after: int = 0) -> None:
+    """Return once there is a checkpoint of a step later than `after`."""
+    while process.poll() is None and max(steps_saved(run), default=0) <= after:
+        time.sleep(0.002)
 
 
 def metrics(run: Path) -> list[dict[str, object]]:
     """metrics.jsonl without what depends on the clock."""
     lines = (run / "metrics.jsonl").read_text().splitlines()
-    assert len(lines) == EPOCHS
     timed = ("events_per_second", "seconds")
     return [{k: v for k, v in json.loads(line).items() if k not in timed} for line in lines]
 
 
-def test_interrupted_train_exits_130_and_keeps_its_checkpoints(shop, tmp_path: Path) -> None:
-    import os
-    import signal
+def require_same_end(run: Path, other: Path) -> None:
+    assert len(metrics(other)) == EPOCHS
+    assert metrics(run) == metrics(other)
+    assert (run / "model.safetensors").read_bytes() == (other / "model.safetensors").read_bytes()
 
-    run = tmp_path / "run"
-    process = start(["train", shop.data, "--out", run], dict(os.environ))
-    while process.poll() is None and not list((run / "checkpoints").glob("step-*")):
-        time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 130, err
+
+def require_whole_checkpoints(run: Path) -> None:
+    """Every file of every checkpoint is as it was written."""
+    for checkpoint in (run / "checkpoints").glob("step-*"):
+        lines = (checkpoint / CHECKSUMS).read_text().splitlines()
+        listed = dict(reversed(line.split("  ")) for line in lines)
+        assert set(listed) == {file.name for file in checkpoint.iterdir()} - {CHECKSUMS}
+        for name, digest in listed.items():
+            assert sha256_of(checkpoint / name) == digest, checkpoint / name
+
+
+def test_killed_train_resumes_to_the_same_end(undisturbed: Undisturbed, tmp_path: Path) -> None:
+    run = tmp_path / "killed"
+    training: list[object] = ["train", undisturbed.data, "--out", run]
+    process = start([*training, *SETTINGS], dict(os.environ))
+    wait_for_checkpoint(process, run)
+    time.sleep(random.random() * 0.5)
+    process.kill()
+    process.communicate(timeout=60)
+    if process.returncode == 0:
+        pytest.fail("training ended before it was killed: train longer")
+    assert not (run / "model.safetensors").exists()
+
+    process = start(["evaluate", run], dict(os.environ))
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 1
+    assert "--resume" in err
+
+    step = steps_saved(run)[-1]
+    assert f"step {step}\n" in run_to_its_end([*training, "--resume"])
+    require_same_end(run, undisturbed.run)
+
+
+@pytest.mark.slow
+def test_killed_at_twenty_random_moments_train_ends_the_same(
+    undisturbed: Undisturbed, tmp_path: Path
+) -> None:
+    seed = random.randrange(10**6)
+    print(f"moments drawn with seed {seed}")  # shown if the test fails
+    moments = random.Random(seed)
+    run, said = tmp_path / "killed", tmp_path / "said.txt"
+    arguments: list[object] = ["train", undisturbed.data, "--out", run]
+    more = [*SETTINGS, *OFTEN]
+    for kill in range(20):
+        known = max(steps_saved(run), default=0)
+        process = start_quickly([*arguments, *more], said)
+        if kill == 0 or moments.random() < 0.8:
+            # Each life gets a little further ...
+            while process.is_alive() and max(steps_saved(run), default=0) <= known:
+                time.sleep(0.002)
+            time.sleep(moments.random() * 0.1)
+        else:
+            time.sleep(moments.random() * 0.5)  # ... save some that end before they begin.
+        process.kill()
+        process.join()
+        print(f"kill {kill}: step {known} to {max(steps_saved(run))}")
+        assert process.exitcode == -signal.SIGKILL, said.read_text()
+        assert not (run / "model.safetensors").exists()
+        require_whole_checkpoints(run)
+        if (run / "metrics.jsonl").exists():
+            metrics(run)  # each line can be read
+        more = ["--resume"]
+    process = start_quickly([*arguments, "--resume"], said)
+    process.join()
+    assert process.exitcode == 0, said.read_text()
+    assert "damaged" not in said.read_text()
+    require_same_end(run, undisturbed.run)
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)], ids=["SIGTERM", "SIGINT"]
+)
+def test_train_asked_to_end_saves_the_last_step_and_says_how_to_go_on(
+    undisturbed: Undisturbed, tmp_path: Path, number: int, code: int
+) -> None:
+    run = tmp_path / "a run"
+    training: list[object] = ["train", undisturbed.data, "--out", run]
+    process = start([*training, *SETTINGS], dict(os.environ))
+    wait_for_checkpoint(process, run)
+    epochs_end = steps_saved(run)
+    time.sleep(0.05)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == code, err
+    assert out == ""
     assert "Traceback" not in err
-    assert list((run / "checkpoints").glob("step-*"))
-    shutil.rmtree(run)
+    assert f"go on with: cammsr train {undisturbed.data} --out {run} --resume" in err
+    assert err.endswith("interrupted\n")
+    assert not (run / "model.safetensors").exists()
+    require_whole_checkpoints(run)
+    step = steps_saved(run)[-1]
+    assert step > epochs_end[0]
+    epochs = len(metrics(run))
+    said = run_to_its_end([*training, "--resume"])
+    assert f"resumed after epoch {epochs}, step {step}\n" in said
+    require_same_end(run, undisturbed.run)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,14 +13,26 @@ from cammsr_cli.commands.examples import epilog
 from cammsr_cli.errors import UsageError
 
 if TYPE_CHECKING:
-    from cammsr_cli.ranking.recommend import Recommendation
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from cammsr_cli.ranking.recommend import Recall, Recommendation, Recommender
 
 EXAMPLES = [
     "cammsr recommend run --user user-0001",
     "cammsr recommend run --user user-0001 --user user-0002 --k 3",
     "cammsr recommend run --user user-0001 --json",
+    "cammsr recommend run --all-users --out recommendations.parquet",
 ]
 HELP_EPILOG = epilog(EXAMPLES)
+
+
+class IndexChoice(StrEnum):
+    """How the best items are found."""
+
+    AUTO = "auto"
+    EXACT = "exact"
+    FAISS = "faiss"
 
 
 def command(
@@ -27,34 +40,112 @@ def command(
     user: Annotated[
         list[str] | None, typer.Option(help="User id, as in your files; repeatable.")
     ] = None,
+    users_from: Annotated[
+        Path | None, typer.Option(help="Text file of user ids, one a line.", metavar="FILE")
+    ] = None,
+    all_users: Annotated[
+        bool, typer.Option("--all-users", help="All users of the data set; needs --out.")
+    ] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Write a .parquet, .csv or .jsonl file instead of printing."),
+    ] = None,
     k: Annotated[int, typer.Option("--k", "-k", min=1, help="How many items.")] = 10,
     keep_seen: Annotated[
         bool, typer.Option("--keep-seen", help="Allow items the user already has.")
     ] = False,
+    index: Annotated[
+        IndexChoice,
+        typer.Option(
+            help="exact ranks every item; faiss searches an approximate index and tells its "
+            "recall; auto takes faiss for large catalogues and many users on a CPU."
+        ),
+    ] = IndexChoice.AUTO,
     data: Annotated[
         Path | None,
         typer.Option(help="Data set, if not the one the run was trained on: a newer one, say."),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "cpu",
+    force: Annotated[bool, typer.Option("--force", help="Replace --out.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Recommend a user's next items, and say why.
+    """Recommend users' next items, and say why.
 
     The columns named after id, text, image, ... are the shares of each in what lifts the item above
     the user's average item. 'Put forward' is the content that counts most for this user: show the
     picture, the clip, or the text.
     """
-    from dataclasses import asdict
-
     from cammsr_cli.devices import resolve_device
-    from cammsr_cli.ranking.recommend import Recommender
+    from cammsr_cli.ranking.recommend import Recommender, read_user_ids
+    from cammsr_cli.ranking.top_k import require_faiss
     from cammsr_cli.run_folder import RunFolder, load_run
 
-    if not user:
+    ids = list(user or []) + (read_user_ids(users_from) if users_from is not None else [])
+    if all_users and ids:
+        raise UsageError("--all-users leaves no one to name: leave out --user and --users-from")
+    if all_users and out is None:
+        raise UsageError("--all-users writes a file: name it", EXAMPLES[-1])
+    if not all_users and not ids:
         raise UsageError("for whom? Name a user: --user ID", EXAMPLES[0])
+    if out is not None:
+        from cammsr_cli.ranking.recommendation_file import require_writable
+
+        require_writable(out, force)
+    if index is IndexChoice.FAISS:
+        require_faiss()
     loaded = load_run(RunFolder(run), data, resolve_device(device))
     recommender = Recommender(loaded)
-    answers = {one: recommender.recommend(one, k, not keep_seen) for one in user}
+    asked = len(recommender.everyone) if all_users else len(ids)
+    recall = recommender.choose_index(index.value, asked, k, not keep_seen)
+    if recall is not None:
+        console.note(
+            f"recall@{recall.k} against exact: {recall.share:.3f}, {recall.users:,} users; "
+            f"index built in {recall.seconds:.1f} s" + ("" if recall.used else ", not used")
+        )
+    if out is None:
+        _print(recommender, ids, k, not keep_seen, as_json)
+    else:
+        users = recommender.everyone if all_users else recommender.users(ids)
+        _write(recommender, users, out, k, not keep_seen, recall, as_json)
+    if loaded.new_items:
+        console.note(
+            f"{loaded.new_items:,} of {len(loaded.data.item_ids):,} items have no training events: "
+            "they are judged by their content alone"
+        )
+
+
+def _write(
+    recommender: Recommender,
+    users: NDArray[np.int64],
+    out: Path,
+    k: int,
+    exclude_seen: bool,
+    recall: Recall | None,
+    as_json: bool,
+) -> None:
+    from dataclasses import asdict
+
+    from cammsr_cli.ranking.recommendation_file import write_recommendations
+
+    with console.progress_bar("users") as progress:
+        written = write_recommendations(recommender, users, out, k, exclude_seen, progress)
+    if as_json:
+        told = None if recall is None else asdict(recall)
+        console.result_json({**asdict(written), "out": str(written.out), "recall": told})
+    else:
+        console.result(
+            f"{written.out}: {written.rows:,} recommendations for {written.users:,} users out of "
+            f"{written.items:,} items, {written.seconds:.1f} s "
+            f"({written.users / written.seconds:,.0f} users/s)"
+        )
+
+
+def _print(
+    recommender: Recommender, ids: list[str], k: int, exclude_seen: bool, as_json: bool
+) -> None:
+    from dataclasses import asdict
+
+    answers = {one: recommender.recommend(one, k, exclude_seen) for one in ids}
     if as_json:
         console.result_json(
             [
@@ -64,12 +155,7 @@ def command(
         )
     else:
         for one, items in answers.items():
-            _show(one, items, loaded.model.streams)
-    if loaded.new_items:
-        console.note(
-            f"{loaded.new_items:,} of {len(loaded.data.item_ids):,} items have no training events: "
-            "they are judged by their content alone"
-        )
+            _show(one, items, recommender.run.model.streams)
 
 
 def _show(user: str, items: list[Recommendation], streams: tuple[str, ...]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +16,7 @@ from cammsr_cli.commands.examples import epilog
 from cammsr_cli.errors import UsageError
 
 if TYPE_CHECKING:
-    from cammsr_cli.training.loop import EpochReport
+    from cammsr_cli.training.loop import EpochReport, StepReport
     from cammsr_cli.training.train import Started
 
 EXAMPLES = [
@@ -86,25 +87,20 @@ def command(
 
     from cammsr_cli.devices import resolve_device
     from cammsr_cli.training import train as training
+    from cammsr_cli.training.distributed import joined
 
-    where = resolve_device(device)
-    display = _Display(settings.training.epochs, f"cammsr train {data} --out {out} --resume")
-    with display.interrupted():
-        if resume:
-            outcome = training.resume(
-                data, out, device=where, on_start=display.start, on_epoch=display.epoch
-            )
-        else:
-            outcome = training.train(
-                data,
-                out,
-                settings,
-                preset=preset,
-                device=where,
-                force=force,
-                on_start=display.start,
-                on_epoch=display.epoch,
-            )
+    with joined(resolve_device(device)) as world:
+        display = _Display(f"cammsr train {data} --out {out} --resume", world.leads)
+        listener = training.Listener(display.start, display.epoch, display.step, display.note)
+        with display.interrupted():
+            if resume:
+                outcome = training.resume(data, out, world=world, listener=listener)
+            else:
+                outcome = training.train(
+                    data, out, settings, preset=preset, world=world, force=force, listener=listener
+                )
+    if not world.leads:
+        return
     if as_json:
         console.result_json({"run": str(out), **asdict(outcome)})
     else:
@@ -116,41 +112,77 @@ def command(
 
 
 class _Display:
-    """What people see of a training: one line an epoch, on stderr."""
+    """What people see of a training, on stderr: a line an epoch, and where it is within one.
 
-    def __init__(self, epochs: int, resume: str) -> None:
-        self.epochs = epochs
+    Args:
+        resume: The command that goes on with this training.
+        talks: Whether this process is the one that talks.
+    """
+
+    SECONDS_BETWEEN_STEPS = 10.0
+    """Long epochs say this often where they are."""
+
+    def __init__(self, resume: str, talks: bool) -> None:
+        self.epochs = 0
         self.resume = resume
+        self.talks = talks
         self.seconds: list[float] = []
+        self.said = time.monotonic()
+        self.stepped = False
 
     @contextmanager
     def interrupted(self) -> Iterator[None]:
-        """Say how to go on, if Ctrl-C ends the training after its first checkpoint."""
+        """Say how to go on, if the training is asked to end after its first checkpoint."""
         try:
             yield
         except KeyboardInterrupt:
-            if self.seconds:
-                console.note(f"Go on with: {self.resume}")
+            if self.stepped:
+                self.note(f"stopped; go on with: {self.resume}")
             raise
+
+    def note(self, words: str) -> None:
+        if self.talks:
+            console.note(words)
 
     def start(self, started: Started) -> None:
         streams = ", ".join(["id", *started.spec.feature_dims])
-        console.note(
+        resumed = f"; resumed after epoch {started.resumed_epoch}, step {started.resumed_step}"
+        self.note(
             f"{started.parameters:,} parameters on {started.device}; streams: {streams}"
-            + (f"; resumed after epoch {started.resumed_epoch}" if started.resumed_epoch else "")
+            + ("; sampled softmax" if started.sampled else "")
+            + (resumed if started.resumed_step else "")
+        )
+        self.epochs = started.epochs
+        self.said = time.monotonic()
+
+    def step(self, report: StepReport) -> None:
+        self.stepped = True
+        if not self.talks or time.monotonic() - self.said < self.SECONDS_BETWEEN_STEPS:
+            return
+        self.said = time.monotonic()
+        losses = " ".join(f"{name} {float(value):.3f}" for name, value in report.losses.items())
+        self._line(
+            f"epoch {report.epoch:3d}  {report.share:4.0%} done  {losses}  "
+            f"{report.events_per_second:,.0f} events/s"
         )
 
     def epoch(self, report: EpochReport) -> None:
+        if not self.talks:
+            return
+        self.said = time.monotonic()
         self.seconds.append(report.seconds)
         typical = sum(self.seconds[-10:]) / len(self.seconds[-10:])
         left = _clock(typical * (self.epochs - report.epoch))
         losses = " ".join(f"{name} {value:.3f}" for name, value in report.losses.items())
         star = "*" if report.best_epoch == report.epoch else " "
-        line = (
+        self._line(
             f"epoch {report.epoch:3d}{star} NDCG@10 {report.ndcg:.4f} (best {report.best_ndcg:.4f})"
             f"  {losses}  {report.events_per_second:,.0f} events/s  at most {left} left"
         )
-        sys.stderr.write(line + "\n")
+
+    @staticmethod
+    def _line(words: str) -> None:
+        sys.stderr.write(words + "\n")
         sys.stderr.flush()
 
 

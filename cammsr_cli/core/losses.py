@@ -5,33 +5,99 @@ Axes: M positions that have a target, N items, V score width, B sequences, D wid
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
-from torch.utils.checkpoint import checkpoint
 
-LOGITS_AT_ONCE = 2**25
-"""Most logits that exist at one time (128 MiB in float32)."""
+LOGITS_AT_ONCE = {"cpu": 2**20, "cuda": 2**26}
+"""Most logits that exist at one time: what a CPU's cache holds, or what keeps a GPU busy."""
 
 
-def catalogue_cross_entropy(query_MV: Tensor, target_NV: Tensor, item_M: Tensor) -> Tensor:
-    """Mean softmax cross-entropy of the next item over all N items.
+def catalogue_cross_entropy(
+    query_MV: Tensor, target_NV: Tensor, own_M: Tensor, correction_N: Tensor | None = None
+) -> Tensor:
+    """Mean softmax cross-entropy of the next item over all N items, without ever holding M x N.
 
-    Positions are taken in chunks whose logits are recomputed in the backward pass, so memory
-    holds `LOGITS_AT_ONCE` of them and not M x N.
+    Under autocast the matrix products are made in its dtype, everything else in float32.
+
+    Args:
+        query_MV: The users' side of the score.
+        target_NV: The items' side.
+        own_M: int64 row of `target_NV` that is each position's next item.
+        correction_N: Added to each item's logits, save where it is the position's own: the
+            log-Q correction of `core.sampling` where the rows are a sample of the catalogue.
     """
-    rows = max(1, LOGITS_AT_ONCE // len(target_NV))
-    if len(query_MV) <= rows:
-        return functional.cross_entropy(query_MV @ target_NV.T, item_M)
-    parts = [
-        checkpoint(_summed_cross_entropy, query, target_NV, item, use_reentrant=False)
-        for query, item in zip(torch.split(query_MV, rows), torch.split(item_M, rows), strict=True)
-    ]
-    return torch.stack(parts).sum() / len(query_MV)
+    query_MV, target_NV = query_MV.float(), target_NV.float()
+    own = (query_MV * functional.embedding(own_M, target_NV)).sum()
+    total: Tensor = _SummedLogSumExp.apply(query_MV, target_NV, own_M, correction_N)
+    return (total - own) / len(query_MV)
 
 
-def _summed_cross_entropy(query: Tensor, target_NV: Tensor, item: Tensor) -> Tensor:
-    return functional.cross_entropy(query @ target_NV.T, item, reduction="sum")
+class _SummedLogSumExp(torch.autograd.Function):
+    """sum_m log sum_n exp(<query_m, target_n> + correction_n).
+
+    The logits of a few rows are made, used for the value and for both gradients, and forgotten:
+    three matrix products and no recomputation (the idea of Hsu et al., "Liger Kernel",
+    arXiv 2410.10989, section 3.2).
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, query_MV: Tensor, target_NV: Tensor, own_M: Tensor, correction_N: Tensor | None
+    ) -> Tensor:
+        device = query_MV.device.type
+        autocast = torch.is_autocast_enabled(device)
+        dtype = torch.get_autocast_dtype(device) if autocast else query_MV.dtype
+        with torch.autocast(device, enabled=False):
+            total, *grads = _summed(query_MV, target_NV, own_M, correction_N, dtype)
+        ctx.save_for_backward(*grads)
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        query_grad, target_grad = ctx.saved_tensors
+        return query_grad * grad, target_grad * grad, None, None
+
+
+def _summed(
+    query_MV: Tensor,
+    target_NV: Tensor,
+    own_M: Tensor,
+    correction_N: Tensor | None,
+    dtype: torch.dtype,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The sum and its gradients with respect to `query_MV` and `target_NV`."""
+    rows = max(1, _logits_at_once(query_MV.device) // len(target_NV))
+    target = target_NV.to(dtype)
+    total = query_MV.new_zeros(())
+    query_grad, target_grad = torch.empty_like(query_MV), torch.zeros_like(target_NV)
+    for start in range(0, len(query_MV), rows):
+        chunk = slice(start, start + rows)
+        query = query_MV[chunk]
+        weight = (query.to(dtype) @ target.T).to(query_MV.dtype)
+        if correction_N is not None:
+            own_1 = own_M[chunk, None]
+            weight.scatter_(1, own_1, weight.gather(1, own_1) - correction_N[own_1])
+            weight += correction_N
+        highest = weight.amax(1, keepdim=True)
+        weight.sub_(highest).exp_()
+        mass = weight.sum(1, keepdim=True)
+        total += (mass.log() + highest).sum()
+        weight_t = weight.to(dtype)
+        query_grad[chunk] = (weight_t @ target).to(query.dtype) / mass
+        if dtype == target_grad.dtype:
+            target_grad.addmm_(weight_t.T, query / mass)
+        else:
+            target_grad += weight_t.T @ (query / mass).to(dtype)
+    return total, query_grad, target_grad
+
+
+def _logits_at_once(device: torch.device) -> int:
+    return LOGITS_AT_ONCE.get(device.type, LOGITS_AT_ONCE["cuda"])
 
 
 def category_loss(logits_NC: Tensor, label_NC: Tensor, multi_label: bool) -> Tensor:
@@ -39,13 +105,13 @@ def category_loss(logits_NC: Tensor, label_NC: Tensor, multi_label: bool) -> Ten
 
     Args:
         logits_NC: Predicted.
-        label_NC: float 0 or 1.
+        label_NC: bool.
         multi_label: Binary cross-entropy a category if True, else softmax cross-entropy.
     """
     labelled_N = label_NC.any(1)
     if logits_NC.shape[1] == 0 or not bool(labelled_N.any()):
-        return logits_NC.new_zeros(())
-    logits, labels = logits_NC[labelled_N], label_NC[labelled_N]
+        return logits_NC.sum() * 0
+    logits, labels = logits_NC[labelled_N].float(), label_NC[labelled_N].float()
     if multi_label:
         return functional.binary_cross_entropy_with_logits(logits, labels)
     return functional.cross_entropy(logits, labels)

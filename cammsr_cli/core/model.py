@@ -26,6 +26,9 @@ from cammsr_cli.core.windows import Window
 ID = "id"
 """Name of the stream that is the item's own embedding."""
 
+MEASURED_ROWS = 2**15
+"""Most items whose features are looked at for their mean and deviation, evenly spread."""
+
 
 @dataclass(frozen=True)
 class Catalogue:
@@ -41,12 +44,21 @@ class Catalogue:
     features: Mapping[str, Tensor]
     present: Mapping[str, Tensor]
 
-    def to(self, device: torch.device) -> Catalogue:
-        """The same catalogue on `device`."""
+    def to(self, device: torch.device, features: bool = True) -> Catalogue:
+        """The same catalogue on `device`; without `features`, those stay where they are."""
         return Catalogue(
             self.id_row_N.to(device),
-            {m: f.to(device) for m, f in self.features.items()},
+            {m: f.to(device) if features else f for m, f in self.features.items()},
             {m: p.to(device) for m, p in self.present.items()},
+        )
+
+    def take(self, item_U: Tensor) -> Catalogue:
+        """The items `item_U` alone; features come from wherever they lie to `item_U`'s device."""
+        device = item_U.device
+        return Catalogue(
+            self.id_row_N[item_U],
+            {m: f[item_U.to(f.device)].to(device) for m, f in self.features.items()},
+            {m: p[item_U] for m, p in self.present.items()},
         )
 
 
@@ -89,11 +101,12 @@ class FeatureProjection(nn.Module):
         nn.init.normal_(self.linear.weight, std=0.02)
         nn.init.zeros_(self.linear.bias)
 
-    def measure(self, features: Tensor) -> None:
-        """Take column mean and standard deviation from `features` [n, dim]."""
-        if len(features) < 2:
+    def measure(self, features: Tensor, present: Tensor) -> None:
+        """Take column mean and standard deviation of the rows `present` [N] of `features`."""
+        row = present.to(features.device).nonzero().squeeze(1)
+        if len(row) < 2:
             return
-        values = features.double()
+        values = features[row[:: -(-len(row) // MEASURED_ROWS)]].double()
         mean, deviation = values.mean(0), values.std(0)
         constant = deviation <= 1e-6 * mean.abs().clamp(min=1e-6)
         self.mean.copy_(mean)
@@ -127,6 +140,7 @@ class Cammsr(nn.Module):
         id_dropout: Share of items whose id is hidden in a training step, so that content learns.
         norm: "dyt" or "layernorm".
         time: Whether time gaps are used.
+        distances: Whether attention has a learnt bias for each distance back.
         guidance: Whether predicted categories guide experts and fusion.
         experts: Experts a stream; 0 for none.
         synergies: Whether pairs of streams have representations of their own.
@@ -148,6 +162,7 @@ class Cammsr(nn.Module):
         id_dropout: float = 0.1,
         norm: Norm = "dyt",
         time: bool = True,
+        distances: bool = True,
         guidance: bool = True,
         experts: int = 4,
         synergies: bool = True,
@@ -172,7 +187,9 @@ class Cammsr(nn.Module):
             if self.modalities
             else None
         )
-        self.sequence = SequenceEncoder(width, layers, heads, length, dropout, norm, time)
+        self.sequence = SequenceEncoder(
+            width, layers, heads, length, dropout, norm, time, distances
+        )
         self.block_widths = self._block_widths(width)
         self.score = (
             ScoreBlocks(width, self.block_widths, user_weights) if self.camoe is not None else None
@@ -187,9 +204,8 @@ class Cammsr(nn.Module):
     def measure(self, catalogue: Catalogue) -> None:
         """Take each modality's column statistics from the items that have it."""
         for name, projection in zip(self.modalities, self.projections, strict=True):
-            features = catalogue.features[name][catalogue.present[name]]
             assert isinstance(projection, FeatureProjection)
-            projection.measure(features)
+            projection.measure(catalogue.features[name], catalogue.present[name])
 
     def item_streams(self, catalogue: Catalogue) -> tuple[Tensor, Tensor]:
         """Streams x [N, S, D] and which are present [N, S].

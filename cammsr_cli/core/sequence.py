@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from cammsr_cli.core.layers import Norm, TransformerBlock, make_norm
+from cammsr_cli.core.layers import Dropout, Norm, TransformerBlock, make_norm
 from cammsr_cli.core.windows import TIME_BUCKETS
 
 
@@ -24,6 +23,7 @@ class SequenceEncoder(nn.Module):
         dropout: Share of activations dropped in training.
         norm: "dyt" or "layernorm".
         time: Whether the gap to the event before is added to each position.
+        distances: Whether attention has a learnt bias for each distance back.
     """
 
     def __init__(
@@ -35,9 +35,10 @@ class SequenceEncoder(nn.Module):
         dropout: float,
         norm: Norm,
         time: bool,
+        distances: bool = True,
     ) -> None:
         super().__init__()
-        self.dropout = dropout
+        self.drop = Dropout(dropout)
         self.input_scale = nn.Parameter(torch.tensor(float(width) ** 0.5))
         self.position = nn.Embedding(length, width)
         self.gap = nn.Embedding(TIME_BUCKETS, width) if time else None
@@ -45,7 +46,8 @@ class SequenceEncoder(nn.Module):
             if table is not None:
                 nn.init.normal_(table.weight, std=0.02)
         self.blocks = nn.ModuleList(
-            TransformerBlock(width, heads, dropout, norm) for _ in range(layers)
+            TransformerBlock(width, heads, dropout, norm, length if distances else 0)
+            for _ in range(layers)
         )
         self.final_norm = make_norm(norm, width)
 
@@ -54,7 +56,7 @@ class SequenceEncoder(nn.Module):
         x_BLD = x_BLD * self.input_scale + self.position.weight[: x_BLD.shape[1]]
         if self.gap is not None:
             x_BLD = x_BLD + self.gap(gap_BL)
-        x_BLD = functional.dropout(x_BLD, self.dropout, self.training)
+        x_BLD = self.drop(x_BLD)
         for block in self.blocks:
             x_BLD = block(x_BLD)
         h_BLD: Tensor = self.final_norm(x_BLD)

@@ -7,7 +7,7 @@ Axes: E events, W windows, B windows of one batch, L positions.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ class Events:
     """All users' events in time order.
 
     Attributes:
-        item_E: int64 item index.
+        item_E: int32 or int64 item index.
         time_E: int64 seconds.
     """
 
@@ -56,22 +56,19 @@ def cut(events: Events, start_B: Tensor, end_B: Tensor) -> Window:
     before_BL = torch.where(valid_BL & (offset_L > 0), at_BL - 1, at_BL)
     gap_BL = (events.time_E[at_BL] - events.time_E[before_BL]).clamp(min=0)
     bucket_BL = torch.log2(gap_BL.double() + 1).ceil().long().clamp(max=TIME_BUCKETS - 1)
-    item_BL = torch.where(valid_BL, events.item_E[at_BL], 0)
+    item_BL = torch.where(valid_BL, events.item_E[at_BL].long(), 0)
     return Window(item_BL, bucket_BL, valid_BL, length_B)
 
 
-def shuffled_ties(events: Events, group_E: Tensor, generator: torch.Generator) -> Events:
-    """The events with those of each group dealt anew; groups stay where they are.
+def deal_ties(window: Window) -> Window:
+    """The windows with the items of each run of events at one time dealt anew.
 
-    Args:
-        events: All events.
-        group_E: int64, rising: the same for events whose order says nothing, such as those of one
-            user at one time.
-        generator: A CPU generator.
+    The order of events at one time says nothing; dealt anew at each step, it cannot be learnt.
     """
-    chance_E = torch.rand(len(group_E), generator=generator, dtype=torch.float64)
-    order_E = torch.argsort(group_E.double() + chance_E.to(group_E.device))
-    return Events(events.item_E[order_E], events.time_E[order_E])
+    tie_BL = (window.gap_BL > 0).cumsum(1).double()
+    chance_BL = torch.rand(tie_BL.shape, device=tie_BL.device, dtype=torch.float64)
+    key_BL = (tie_BL + chance_BL).masked_fill(~window.valid_BL, float("inf"))
+    return replace(window, item_BL=window.item_BL.gather(1, key_BL.argsort(1)))
 
 
 def training_windows(

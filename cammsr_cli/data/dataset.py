@@ -26,7 +26,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 import h5py
@@ -34,9 +34,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cammsr_cli import __version__
-from cammsr_cli.data.corpus import Corpus
 from cammsr_cli.errors import CammsrError
 from cammsr_cli.files import written_whole
+
+if TYPE_CHECKING:  # it imports polars, which reading does not need
+    from cammsr_cli.data.corpus import Corpus
 
 SCHEMA = 1
 
@@ -73,6 +75,21 @@ class ModalityVectors:
     values: NDArray[np.floating]
     present: NDArray[np.bool_]
     info: ModalityInfo
+
+
+@dataclass(frozen=True)
+class Histories:
+    """The events of some users, end to end, each user's in time order.
+
+    Attributes:
+        indptr: int64 [U + 1]; the u-th of these users has events `indptr[u]` to `indptr[u + 1]`.
+        item: int32 item index of each event.
+        time: int64 time of each event in seconds.
+    """
+
+    indptr: NDArray[np.int64]
+    item: NDArray[np.int32]
+    time: NDArray[np.int64]
 
 
 def write_dataset(path: Path, corpus: Corpus, modalities: Mapping[str, ModalityVectors]) -> None:
@@ -145,29 +162,29 @@ class DataSet:
     @cached_property
     def event_indptr(self) -> NDArray[np.int64]:
         """User u's events are `indptr[u]` to `indptr[u + 1]`; [U + 1]."""
-        return self._array("events/indptr").astype(np.int64)
+        return self._array("events/indptr").astype(np.int64, copy=False)
 
     @cached_property
     def event_item(self) -> NDArray[np.int32]:
         """Item index of each event, [E]."""
-        return self._array("events/item").astype(np.int32)
+        return self._array("events/item").astype(np.int32, copy=False)
 
     @cached_property
     def event_time(self) -> NDArray[np.int64]:
         """Time of each event in seconds, [E]."""
-        return self._array("events/time").astype(np.int64)
+        return self._array("events/time").astype(np.int64, copy=False)
 
     @cached_property
     def event_part(self) -> NDArray[np.uint8]:
         """TRAIN, VALIDATION or TEST for each event, [E]."""
-        return self._array("splits/leave_one_out").astype(np.uint8)
+        return self._array("splits/leave_one_out").astype(np.uint8, copy=False)
 
     @cached_property
     def categories(self) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
         """CSR of the items' categories: indptr [N + 1] and category index."""
         return (
-            self._array("items/categories/indptr").astype(np.int64),
-            self._array("items/categories/index").astype(np.int32),
+            self._array("items/categories/indptr").astype(np.int64, copy=False),
+            self._array("items/categories/index").astype(np.int32, copy=False),
         )
 
     def field(self, name: str) -> list[str]:
@@ -176,16 +193,55 @@ class DataSet:
             return [""] * len(self.item_ids)
         return self._strings_at(f"items/fields/{_escaped(name)}")
 
+    def fields_of(self, names: Sequence[str], items: Sequence[int]) -> dict[str, list[str]]:
+        """Some text fields of some items, in their order, "" where missing; reads no others."""
+        found = {name: [""] * len(items) for name in names}
+        rising, place = np.unique(np.array(items, dtype=np.int64), return_inverse=True)
+        with self._open() as file:
+            for name in set(names) & set(self.field_names):
+                texts = file[f"items/fields/{_escaped(name)}"].asstr()
+                found[name] = texts[rising][place].tolist()
+        return found
+
+    def histories(self, users: NDArray[np.int64]) -> Histories:
+        """All events of some users, in their order; reads no others.
+
+        Args:
+            users: At least one user index. Users in a row are read in one piece.
+        """
+        start_U, end_U = self.event_indptr[users], self.event_indptr[users + 1]
+        apart = np.flatnonzero(start_U[1:] != end_U[:-1])
+        pieces = list(
+            zip(start_U[np.append(0, apart + 1)], end_U[np.append(apart, -1)], strict=True)
+        )
+        with self._open() as file:
+            item, time = (
+                np.concatenate([file[name][first:past] for first, past in pieces])
+                for name in ("events/item", "events/time")
+            )
+        indptr = np.append(0, np.cumsum(end_U - start_U))
+        return Histories(indptr, item.astype(np.int32), time.astype(np.int64))
+
     def vectors(self, modality: str) -> tuple[NDArray[np.floating], NDArray[np.bool_]]:
-        """Values [N, dim] and present [N] of one modality."""
-        values: NDArray[Any] = self._array(f"features/{modality}/values")
+        """Values [N, dim] and present [N] of one modality; values are read from the file as used.
+
+        They are mapped into memory, not held in it, and so may be larger than it.
+        """
+        with self._open() as file:
+            stored = file[f"features/{modality}/values"]
+            offset = stored.id.get_offset()  # None where HDF5 has no one place for it
+            values: NDArray[Any] = (
+                stored[()]
+                if offset is None
+                else np.memmap(self.path, stored.dtype, "c", offset, stored.shape)
+            )
         return values, self._array(f"features/{modality}/present").astype(np.bool_)
 
-    def category_labels(self) -> NDArray[np.float32]:
-        """1 where an item has a category, [N, C]."""
+    def category_labels(self) -> NDArray[np.bool_]:
+        """Whether an item has a category, [N, C]."""
         indptr, index = self.categories
-        labels = np.zeros((len(indptr) - 1, len(self.category_names)), dtype=np.float32)
-        labels[np.repeat(np.arange(len(indptr) - 1), np.diff(indptr)), index] = 1
+        labels = np.zeros((len(indptr) - 1, len(self.category_names)), dtype=np.bool_)
+        labels[np.repeat(np.arange(len(indptr) - 1), np.diff(indptr)), index] = True
         return labels
 
     def item_categories(self, item: int) -> list[str]:

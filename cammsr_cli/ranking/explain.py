@@ -4,7 +4,8 @@ The score is a sum over K representations (streams and pairs of streams). A soft
 catalogue does not change when a constant is added for a user, so a summand by itself says
 nothing; what counts is how far it lifts this item above the user's average item.
 
-Axes: B recommendations of one user, N items, K representations, S streams, V score width.
+Axes: U users, B recommendations of each, N items, K representations, S streams, M modalities,
+V score width.
 """
 
 from __future__ import annotations
@@ -12,35 +13,36 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from cammsr_cli.core.model import ID, Cammsr, ItemTables
+from cammsr_cli.core.model import Cammsr, ItemTables
 
 
 @torch.inference_mode()
 def modality_weights(
-    model: Cammsr, query_V: Tensor, tables: ItemTables, items_B: Tensor
-) -> dict[str, Tensor]:
-    """Share of each stream in what lifts each item above this user's average item.
+    model: Cammsr, query_UV: Tensor, tables: ItemTables, average_V: Tensor, item_UB: Tensor
+) -> Tensor:
+    """Share of each stream in what lifts each item above its user's average item.
 
     Contributions are centred over the catalogue, a pair's goes in halves to its two streams, what
     pulls the item down or is missing from it counts as 0, and the rest is scaled to sum to 1.
 
+    Args:
+        model: The model.
+        query_UV: The users' queries.
+        tables: Tables of all items.
+        average_V: Mean of the tables' targets over the catalogue.
+        item_UB: int64 items to explain.
+
     Returns:
-        Stream name to float [B]; the item's streams alike where nothing lifts it.
+        float [U, B, S]; the item's streams alike where nothing lifts it.
     """
-    lift_BK = _centred(model, query_V, tables.target_NV, items_B)
-    lift_BK = lift_BK * tables.fused.present_NK[items_B]
-    lift_BS = (lift_BK @ stream_shares(model).to(lift_BK)).clamp(min=0)
-    total_B1 = lift_BS.sum(1, keepdim=True)
-    present_BS = tables.present_NS[items_B].to(lift_BS)
-    even = present_BS / present_BS.sum(1, keepdim=True)
-    weight_BS = torch.where(total_B1 > 0, lift_BS / total_B1.clamp(min=1e-12), even)
-    return {name: weight_BS[:, s] for s, name in enumerate(model.streams)}
-
-
-def _centred(model: Cammsr, query_V: Tensor, target_NV: Tensor, items_B: Tensor) -> Tensor:
-    average_V = target_NV.mean(0)
-    offset_BV = target_NV[items_B] - average_V
-    return model.contributions(query_V.expand_as(offset_BV), offset_BV)
+    offset_UBV = tables.target_NV[item_UB] - average_V
+    lift_UBK = model.contributions(query_UV[:, None], offset_UBV)
+    lift_UBK = lift_UBK * tables.fused.present_NK[item_UB]
+    lift_UBS = (lift_UBK @ stream_shares(model).to(lift_UBK)).clamp(min=0)
+    total_UB1 = lift_UBS.sum(-1, keepdim=True)
+    present_UBS = tables.present_NS[item_UB].to(lift_UBS)
+    even_UBS = present_UBS / present_UBS.sum(-1, keepdim=True)
+    return torch.where(total_UB1 > 0, lift_UBS / total_UB1.clamp(min=1e-12), even_UBS)
 
 
 def stream_shares(model: Cammsr) -> Tensor:
@@ -52,7 +54,18 @@ def stream_shares(model: Cammsr) -> Tensor:
     return torch.stack(rows)
 
 
-def put_forward(weights: dict[str, float], present: dict[str, bool]) -> str | None:
-    """The content modality to show this user for this item: the heaviest one the item has."""
-    shown = {name: w for name, w in weights.items() if name != ID and present.get(name)}
-    return max(shown, key=lambda name: shown[name]) if shown else None
+def put_forward(weight_UBS: Tensor, has_UBM: Tensor) -> Tensor:
+    """The content modality to show each user for each item: the heaviest one the item has.
+
+    Args:
+        weight_UBS: Weights of the streams; the last M are the modalities.
+        has_UBM: bool, which modalities each item has.
+
+    Returns:
+        int64 [U, B], the index of the modality; -1 where the item has none.
+    """
+    modalities = has_UBM.shape[-1]
+    if not modalities:
+        return torch.full(has_UBM.shape[:-1], -1, device=has_UBM.device)
+    weight_UBM = weight_UBS[..., -modalities:].masked_fill(~has_UBM, -1.0)
+    return torch.where(has_UBM.any(-1), weight_UBM.argmax(-1), -1)

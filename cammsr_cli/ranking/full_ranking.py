@@ -1,24 +1,35 @@
 """Where each user's next item stands among the whole catalogue.
 
-Axes: U users, B users of one chunk, N items, V score width.
+Axes: U users, B users of one chunk, N items, V score width, P pairs of a user and a seen item.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cammsr_cli.core.camoe import Fused
 from cammsr_cli.core.model import Cammsr, Catalogue, ItemTables
 from cammsr_cli.core.windows import Events, cut
 from cammsr_cli.data.dataset import DataSet
 from cammsr_cli.data.splits import TRAIN
 
-USERS_AT_ONCE = 256
+ITEMS_AT_ONCE = 2**15
+"""Items whose tables are made at one time: their representations are far larger than the tables."""
+
+POSITIONS_AT_ONCE = {"cpu": 2**12, "cuda": 2**18}
+"""Positions of histories that are encoded at one time: what a cache holds, or keeps a GPU busy."""
+
+SCORES_AT_ONCE = {"cpu": 2**20, "cuda": 2**26}
+"""Scores that exist at one time, likewise."""
+
+ROWS_AT_LEAST = 64
+"""Users scored at one time even where the catalogue is large: a row alone is slow."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +48,19 @@ class Questions:
     end_U: NDArray[np.int64]
     item_U: NDArray[np.int64]
 
+    def take(self, chosen: NDArray[np.int64] | slice) -> Questions:
+        """Some of the questions."""
+        return Questions(
+            self.user_U[chosen], self.start_U[chosen], self.end_U[chosen], self.item_U[chosen]
+        )
+
+    def sample(self, most: int, seed: int) -> Questions:
+        """At most `most` of the questions, drawn by `seed`, in their order."""
+        if len(self.user_U) <= most:
+            return self
+        drawn = np.random.default_rng(seed).choice(len(self.user_U), most, replace=False)
+        return self.take(np.sort(drawn))
+
 
 def questions(data: DataSet, part: int) -> Questions:
     """All users with an event of `part` (VALIDATION or TEST) and a history before it."""
@@ -50,19 +74,67 @@ def questions(data: DataSet, part: int) -> Questions:
 
 @torch.inference_mode()
 def item_tables(model: Cammsr, catalogue: Catalogue) -> ItemTables:
-    """The tables of all items of a model in evaluation mode."""
-    return model.item_tables(*model.item_streams(catalogue))
+    """The tables of all items of a model in evaluation mode, made part by part.
+
+    Ranking needs neither representations nor category logits, which would fill memory: both come
+    back with a last axis of size 0.
+    """
+    every_N = torch.arange(len(catalogue.id_row_N), device=catalogue.id_row_N.device)
+    parts = []
+    for item_B in torch.split(every_N, ITEMS_AT_ONCE):
+        part = model.item_tables(*model.item_streams(catalogue.take(item_B)))
+        fused = replace(
+            part.fused,
+            representation_NKD=part.fused.representation_NKD.new_zeros(
+                *part.fused.weight_NK.shape, 0
+            ),
+            category_NC=part.fused.category_NC.new_zeros(len(item_B), 0),
+        )
+        parts.append(replace(part, fused=fused))
+    return parts[0] if len(parts) == 1 else _joined(parts)
+
+
+def _joined(parts: list[ItemTables]) -> ItemTables:
+    fused = [part.fused for part in parts]
+    gates = [one.gate_NSE for one in fused if one.gate_NSE is not None]
+    return ItemTables(
+        input_ND=torch.cat([part.input_ND for part in parts]),
+        target_NV=torch.cat([part.target_NV for part in parts]),
+        fused=Fused(
+            representation_NKD=torch.cat([one.representation_NKD for one in fused]),
+            present_NK=torch.cat([one.present_NK for one in fused]),
+            weight_NK=torch.cat([one.weight_NK for one in fused]),
+            category_NC=torch.cat([one.category_NC for one in fused]),
+            gate_NSE=torch.cat(gates) if gates else None,
+        ),
+        present_NS=torch.cat([part.present_NS for part in parts]),
+    )
 
 
 @torch.inference_mode()
 def user_queries(
-    model: Cammsr, tables: ItemTables, events: Events, start_B: Tensor, end_B: Tensor
+    model: Cammsr, tables: ItemTables, events: Events, start_U: Tensor, end_U: Tensor
 ) -> Tensor:
-    """What each user's state asks for after the events `[start, end)`: [B, V]."""
-    window = cut(events, torch.maximum(start_B, end_B - model.length), end_B)
-    h_BLD = model.user_states(tables, window)
-    last_B = (window.length_B - 1).clamp(min=0)
-    return model.queries(h_BLD[torch.arange(len(h_BLD), device=h_BLD.device), last_B])
+    """What each user's state asks for after the events `[start, end)`: [U, V].
+
+    Users with histories of like length are encoded together, so that little is padding.
+    """
+    start_U = torch.maximum(start_U, end_U - model.length)
+    order_U = torch.argsort(end_U - start_U, descending=True)
+    at_once = most_on(start_U.device, POSITIONS_AT_ONCE)
+    length_U = (end_U - start_U)[order_U].clamp(min=1).tolist()
+    query_UV = tables.target_NV.new_empty(len(start_U), tables.target_NV.shape[1])
+    first = 0
+    while first < len(length_U):
+        past = first + max(1, at_once // length_U[first])  # none of the others is longer
+        user_B = order_U[first:past]
+        window = cut(events, start_U[user_B], end_U[user_B])
+        h_BLD = model.user_states(tables, window)
+        last_B = (window.length_B - 1).clamp(min=0)
+        row_B = torch.arange(len(h_BLD), device=h_BLD.device)
+        query_UV[user_B] = model.queries(h_BLD[row_B, last_B])
+        first = past
+    return query_UV
 
 
 def model_ranks(
@@ -74,11 +146,10 @@ def model_ranks(
 ) -> NDArray[np.int64]:
     """Rank of the item to be found, for each user, by the model's scores."""
     tables = item_tables(model, catalogue)
-
-    def score(start_B: Tensor, end_B: Tensor) -> Tensor:
-        return user_queries(model, tables, events, start_B, end_B) @ tables.target_NV.T
-
-    return ranks(score, events, asked, exclude_seen)
+    start_U, end_U = (torch.from_numpy(at_U) for at_U in (asked.start_U, asked.end_U))
+    device = events.item_E.device
+    query_UV = user_queries(model, tables, events, start_U.to(device), end_U.to(device))
+    return ranks(query_UV, tables.target_NV, events, asked, exclude_seen)
 
 
 def popularity_ranks(
@@ -86,52 +157,84 @@ def popularity_ranks(
 ) -> NDArray[np.int64]:
     """Rank of the item to be found when everyone gets what was bought most in training."""
     counts = np.bincount(data.event_item[data.event_part == TRAIN], minlength=len(data.item_ids))
-    count_N = torch.from_numpy(counts).float().to(events.item_E.device)
-    return ranks(
-        lambda start_B, end_B: count_N.expand(len(start_B), -1).clone(),
-        events,
-        asked,
-        exclude_seen,
-    )
+    count_N1 = torch.from_numpy(counts).float().to(events.item_E.device)[:, None]
+    return ranks(count_N1.new_ones(len(asked.item_U), 1), count_N1, events, asked, exclude_seen)
 
 
 @torch.inference_mode()
 def ranks(
-    score: Callable[[Tensor, Tensor], Tensor],
-    events: Events,
-    asked: Questions,
-    exclude_seen: bool,
+    query_UV: Tensor, target_NV: Tensor, events: Events, asked: Questions, exclude_seen: bool
 ) -> NDArray[np.int64]:
-    """Ranks from a function that scores all N items for a chunk of users.
+    """Ranks where the score of a user and an item is the inner product of query and target.
 
     Ties count against us: rank = 1 + the number of other items scored at least as high. Seen
     items are left out of the ranking, the item to be found never.
     """
-    device = events.item_E.device
-    start_U, end_U, item_U = (
-        torch.from_numpy(array).to(device) for array in (asked.start_U, asked.end_U, asked.item_U)
-    )
+    device, items = query_UV.device, len(target_NV)
+    rows = max(ROWS_AT_LEAST, most_on(device, SCORES_AT_ONCE) // items)
+    asked_U = (torch.from_numpy(at).to(device) for at in (asked.start_U, asked.end_U, asked.item_U))
     found = []
-    for start_B, end_B, item_B in zip(
-        torch.split(start_U, USERS_AT_ONCE),
-        torch.split(end_U, USERS_AT_ONCE),
-        torch.split(item_U, USERS_AT_ONCE),
-        strict=True,
+    for query_BV, start_B, end_B, item_B in zip(
+        torch.split(query_UV, rows), *(torch.split(one, rows) for one in asked_U), strict=True
     ):
-        score_BN = score(start_B, end_B)
+        score_BN = query_BV @ target_NV.T
         own_B1 = score_BN.gather(1, item_B[:, None])
         if exclude_seen:
-            hide_seen(score_BN, events, start_B, end_B)
+            hide(score_BN, seen_items(events, start_B, end_B))
         score_BN.scatter_(1, item_B[:, None], float("-inf"))
-        # "Not lower", so that a score that is not a number ranks last and never first.
-        found.append(1 + (~(score_BN < own_B1)).sum(1))
+        # "Not lower", so that a score that is not a number ranks last and never first. Bytes are
+        # summed several times as fast as truth values.
+        lower_B = (score_BN < own_B1).view(torch.uint8).sum(1, dtype=torch.int32)
+        found.append(1 + items - lower_B.long())
     return torch.cat(found).cpu().numpy() if found else np.zeros(0, dtype=np.int64)
 
 
-def hide_seen(score_BN: Tensor, events: Events, start_B: Tensor, end_B: Tensor) -> None:
-    """Set the scores of the items in each user's history to minus infinity, in place."""
+def most_on(device: torch.device, limit: Mapping[str, int]) -> int:
+    """The limit that holds on `device`; every accelerator is taken for a CUDA device."""
+    return limit["cpu" if device.type == "cpu" else "cuda"]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What some users have seen, as pairs.
+
+    Attributes:
+        row_P: int64, rising: which of the users.
+        item_P: int64 item index; an item seen twice is there twice.
+    """
+
+    row_P: Tensor
+    item_P: Tensor
+
+    def rows(self, first: int, past: int) -> Seen:
+        """The pairs of the users `first` to `past`, counted from `first`."""
+        bounds = torch.tensor([first, past], device=self.row_P.device)
+        low, high = torch.searchsorted(self.row_P, bounds).tolist()
+        return Seen(self.row_P[low:high] - first, self.item_P[low:high])
+
+    def of(self, row_B: Tensor) -> Seen:
+        """The pairs of the users `row_B`, which rise, counted by their place there."""
+        kept_P = torch.isin(self.row_P, row_B)
+        return Seen(torch.searchsorted(row_B, self.row_P[kept_P]), self.item_P[kept_P])
+
+
+def seen_items(events: Events, start_B: Tensor, end_B: Tensor) -> Seen:
+    """All items of the whole histories `[start, end)`, not only those a model reads."""
     length_B = end_B - start_B
-    row = torch.repeat_interleave(length_B)
+    row_P = torch.repeat_interleave(length_B)
     first_B = length_B.cumsum(0) - length_B
-    at = torch.arange(len(row), device=row.device) - first_B[row] + start_B[row]
-    score_BN[row, events.item_E[at]] = float("-inf")
+    at_P = torch.arange(len(row_P), device=row_P.device) - first_B[row_P] + start_B[row_P]
+    return Seen(row_P, events.item_E[at_P].long())
+
+
+def hide(score_BN: Tensor, seen: Seen, first_item: int = 0) -> None:
+    """Set the scores of seen items to minus infinity, in place.
+
+    Args:
+        score_BN: Scores of the items from `first_item` on.
+        seen: What the users of the rows have seen.
+        first_item: Index of the first column's item.
+    """
+    at_P = seen.item_P - first_item
+    here_P = (at_P >= 0) & (at_P < score_BN.shape[1])
+    score_BN[seen.row_P[here_P], at_P[here_P]] = float("-inf")

@@ -1,19 +1,32 @@
-"""The next items for a user, and why: what `cammsr recommend` prints."""
+"""The next items for users, and why: what `cammsr recommend` tells.
+
+Axes: U users, N items, K best items, S streams, M modalities, V score width.
+"""
 
 from __future__ import annotations
 
 import re
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from heapq import nsmallest
 from itertools import takewhile
+from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
-from cammsr_cli.core.model import ItemTables
-from cammsr_cli.errors import CammsrError
+from cammsr_cli.core.windows import Events
+from cammsr_cli.errors import CammsrError, UsageError, first_line
 from cammsr_cli.ranking.explain import modality_weights, put_forward
-from cammsr_cli.ranking.full_ranking import hide_seen, item_tables, user_queries
+from cammsr_cli.ranking.full_ranking import Seen, item_tables, seen_items, user_queries
+from cammsr_cli.ranking.top_k import RECALL_AIM, ExactIndex, FaissIndex, Index, wants_faiss
 from cammsr_cli.run_folder import LoadedRun
+
+RECALL_USERS = 256
+"""Users by whom the recall of an approximate index is measured."""
 
 _SENTENCE = re.compile(r".+?[.!?](?=\s|$)", re.DOTALL)
 
@@ -58,8 +71,45 @@ class Recommendation:
     new: bool
 
 
+@dataclass(frozen=True)
+class Answers:
+    """The best items of U users, best first, as arrays.
+
+    Attributes:
+        item_UK: int64 item index.
+        score_UK: float32; minus infinity where a user has fewer items left, and the rest of that
+            place means nothing.
+        weight_UKS: float32 share of each stream in what lifts the item for the user.
+        forward_UK: int64 index of the modality to put forward, -1 for an item without content.
+    """
+
+    item_UK: NDArray[np.int64]
+    score_UK: NDArray[np.float32]
+    weight_UKS: NDArray[np.float32]
+    forward_UK: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Recall:
+    """How much of the exact answer an approximate index finds.
+
+    Attributes:
+        k: Length of the lists compared.
+        share: Of the exact best `k` items that were found.
+        users: How many users were asked about.
+        seconds: What building and measuring the index took.
+        used: Whether the index is used: not where "auto" finds its recall too low.
+    """
+
+    k: int
+    share: float
+    users: int
+    seconds: float
+    used: bool
+
+
 class Recommender:
-    """Answers for one user at a time; the item tables are computed once.
+    """Answers for users of a loaded run; the item tables are computed once.
 
     Args:
         run: A loaded run.
@@ -67,68 +117,168 @@ class Recommender:
 
     def __init__(self, run: LoadedRun) -> None:
         self.run = run
-        self.tables: ItemTables = item_tables(run.model, run.catalogue)
-        self._user_index = {user: index for index, user in enumerate(run.data.user_ids)}
-        self._fields = {name: run.data.field(name) for name in run.data.field_names}
+        self.tables = item_tables(run.model, run.catalogue)
+        self.index: Index = ExactIndex(self.tables.target_NV)
+        self._average_V = self.tables.target_NV.mean(0)
+        present = [run.catalogue.present[name] for name in run.model.modalities]
+        none_N0 = self.tables.present_NS[:, :0]
+        self._has_NM = torch.stack(present, dim=1) if present else none_N0
+
+    @property
+    def everyone(self) -> NDArray[np.int64]:
+        """Indices of all users."""
+        return np.arange(len(self.run.data.event_indptr) - 1, dtype=np.int64)
+
+    def choose_index(
+        self, name: str, users: int, k: int, exclude_seen: bool = True
+    ) -> Recall | None:
+        """Search by the index called `name` from now on: "exact", "faiss" or "auto".
+
+        Args:
+            name: "auto" takes faiss only where it pays and its recall is high.
+            users: How many users will be asked about.
+            k: How many items are wanted of each.
+            exclude_seen: Whether items that were seen are left out.
+
+        Returns:
+            The recall of the approximate index, measured on users all over the data set; None
+            where the search is exact.
+
+        Raises:
+            UsageError: faiss is asked for and not installed.
+        """
+        if not wants_faiss(name, len(self.tables.target_NV), users, self.run.device):
+            return None
+        began = time.perf_counter()
+        index = FaissIndex(self.tables.target_NV)
+        drawn = self.everyone[:: max(1, len(self.everyone) // RECALL_USERS)][:RECALL_USERS]
+        query_UV, seen = self._asked(drawn, exclude_seen)
+        truth = ExactIndex(self.tables.target_NV).top_k(query_UV, k, seen)
+        share = index.aim(query_UV, k, seen, truth)
+        used = name == "faiss" or share >= RECALL_AIM
+        if used:
+            self.index = index
+        return Recall(k, share, len(drawn), time.perf_counter() - began, used)
 
     @torch.inference_mode()
+    def answers(self, users: NDArray[np.int64], k: int, exclude_seen: bool = True) -> Answers:
+        """The `k` best next items of each of `users`, given by index; fewer if there are fewer."""
+        query_UV, seen = self._asked(users, exclude_seen)
+        top = self.index.top_k(query_UV, k, seen)
+        weight_UKS = modality_weights(
+            self.run.model, query_UV, self.tables, self._average_V, top.item_UK
+        )
+        forward_UK = put_forward(weight_UKS, self._has_NM[top.item_UK])
+        return Answers(
+            top.item_UK.cpu().numpy(),
+            top.score_UK.cpu().numpy(),
+            weight_UKS.cpu().numpy(),
+            forward_UK.cpu().numpy(),
+        )
+
     def recommend(self, user: str, k: int, exclude_seen: bool = True) -> list[Recommendation]:
-        """The `k` best next items for `user`, fewer if the catalogue has fewer.
+        """The `k` best next items for `user`, and what of each to show.
 
         Raises:
             CammsrError: There is no such user; the message has those whose ids are close.
         """
-        index = self._user(user)
-        run = self.run
-        bounds = run.data.event_indptr[index : index + 2]
-        start_1, end_1 = (torch.tensor([int(at)], device=run.device) for at in bounds)
-        query_1V = user_queries(run.model, self.tables, run.events, start_1, end_1)
-        score_1N = query_1V @ self.tables.target_NV.T
-        if exclude_seen:
-            hide_seen(score_1N, run.events, start_1, end_1)
-        score_B, item_B = score_1N[0].topk(min(k, score_1N.shape[1]))
-        item_B, score_B = item_B[score_B.isfinite()], score_B[score_B.isfinite()]
-        weights = modality_weights(run.model, query_1V[0], self.tables, item_B)
+        answers = self.answers(np.array([self._user(user)]), k, exclude_seen)
+        places = np.flatnonzero(np.isfinite(answers.score_UK[0])).tolist()
+        items = [int(answers.item_UK[0, place]) for place in places]
+        fields = {field for name in self.run.model.modalities for field in self._shown_by(name)}
+        texts = self.run.data.fields_of(sorted({"title", *fields}), items)
         return [
             self._recommendation(
-                rank, int(item), float(score), {s: float(w[rank - 1]) for s, w in weights.items()}
+                answers, place, {field: values[place] for field, values in texts.items()}
             )
-            for rank, (item, score) in enumerate(zip(item_B, score_B, strict=True), start=1)
+            for place in places
         ]
 
-    def _user(self, user: str) -> int:
-        if user in self._user_index:
-            return self._user_index[user]
-        near = nsmallest(3, self._user_index, key=lambda other: _unlike(user, other))
-        raise CammsrError(
-            f"there is no user '{user}' in {self.run.data.path} "
-            f"({len(self._user_index):,} users; ids like: {', '.join(near)})",
-            "Name one of its users: --user ID",
-        )
-
     def _recommendation(
-        self, rank: int, item: int, score: float, weights: dict[str, float]
+        self, answers: Answers, place: int, texts: Mapping[str, str]
     ) -> Recommendation:
-        data = self.run.data
-        present = {m: bool(has[item]) for m, has in self.run.catalogue.present.items()}
-        modality = put_forward(weights, present)
+        data, model = self.run.data, self.run.model
+        item, forward = int(answers.item_UK[0, place]), int(answers.forward_UK[0, place])
+        weights = answers.weight_UKS[0, place].tolist()
         return Recommendation(
-            rank=rank,
+            rank=place + 1,
             item=data.item_ids[item],
-            title=self._fields["title"][item] if "title" in self._fields else "",
+            title=texts["title"],
             categories=data.item_categories(item),
-            score=score,
-            weights=weights,
-            put_forward=None if modality is None else self._content(modality, item),
+            score=float(answers.score_UK[0, place]),
+            weights=dict(zip(model.streams, weights, strict=True)),
+            put_forward=None if forward < 0 else self._content(model.modalities[forward], texts),
             new=bool(self.run.catalogue.id_row_N[item] < 0),
         )
 
-    def _content(self, modality: str, item: int) -> PutForward:
-        for field in self.run.data.modalities[modality].fields:
-            value = self._fields[field][item] if field in self._fields else ""
-            if value and field not in ("title", "reviews"):  # the title stands there anyway
-                return PutForward(modality, field, _piece(modality, value))
+    def _content(self, modality: str, texts: Mapping[str, str]) -> PutForward:
+        for field in self._shown_by(modality):
+            if texts[field]:
+                return PutForward(modality, field, _piece(modality, texts[field]))
         return PutForward(modality, "", "")
+
+    def _shown_by(self, modality: str) -> list[str]:
+        """The item fields that can show a modality; the title stands there anyway."""
+        fields = self.run.data.modalities[modality].fields
+        return [field for field in fields if field not in ("title", "reviews")]
+
+    def users(self, ids: Sequence[str]) -> NDArray[np.int64]:
+        """Index of each of many users.
+
+        Raises:
+            CammsrError: One or more are not there; the message has those whose ids are close.
+        """
+        wanted = set(ids)
+        index = {user: at for at, user in enumerate(self.run.data.user_ids) if user in wanted}
+        unknown = [user for user in ids if user not in index]
+        if unknown:
+            raise self._unknown(unknown)
+        return np.array([index[user] for user in ids], dtype=np.int64)
+
+    def _user(self, user: str) -> int:
+        try:
+            return self.run.data.user_ids.index(user)
+        except ValueError:
+            raise self._unknown([user]) from None
+
+    def _unknown(self, users: list[str]) -> CammsrError:
+        known = self.run.data.user_ids
+        near = nsmallest(3, known, key=lambda other: _unlike(users[0], other))
+        others = f" and {len(users) - 1:,} others" if len(users) > 1 else ""
+        return CammsrError(
+            f"there is no user '{users[0]}'{others} in {self.run.data.path} "
+            f"({len(known):,} users; ids like: {', '.join(near)})",
+            "Name one of its users: --user ID",
+        )
+
+    def _asked(self, users: NDArray[np.int64], exclude_seen: bool) -> tuple[Tensor, Seen | None]:
+        """The users' queries, and what they have seen where that is not to be recommended."""
+        device = self.run.device
+        history = self.run.data.histories(users)
+        events = Events(
+            torch.from_numpy(history.item).long().to(device),
+            torch.from_numpy(history.time).to(device),
+        )
+        bound = torch.from_numpy(history.indptr).to(device)
+        start_U, end_U = bound[:-1], bound[1:]
+        query_UV = user_queries(self.run.model, self.tables, events, start_U, end_U)
+        return query_UV, seen_items(events, start_U, end_U) if exclude_seen else None
+
+
+def read_user_ids(file: Path) -> list[str]:
+    """The user ids in a text file, one a line, each once.
+
+    Raises:
+        UsageError: The file cannot be read, or holds none.
+    """
+    try:
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"cannot read the user ids in {file}: {first_line(error)}") from error
+    ids = list(dict.fromkeys(line.strip() for line in lines if line.strip()))
+    if not ids:
+        raise UsageError(f"{file} holds no user ids", "Write one a line")
+    return ids
 
 
 def _unlike(asked: str, other: str) -> tuple[int, int, str]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -13,11 +14,21 @@ from torch.optim import Optimizer
 
 from cammsr_cli.core.model import Cammsr
 from cammsr_cli.errors import CammsrError, first_line
-from cammsr_cli.files import written_whole
-from cammsr_cli.run_folder import load_weights, save_weights
+from cammsr_cli.files import sha256_of, written_whole
+from cammsr_cli.run_folder import load_weights, write_weights
+from cammsr_cli.training.sharding import (
+    load_optimizer_state,
+    whole_optimizer_state,
+    whole_weights,
+)
 
 AVERAGED = "averaged.safetensors"
 """The moving average of the weights, in a checkpoint: what is validated and kept."""
+
+_FILES = ("model.safetensors", AVERAGED, "state.pt")
+
+CHECKSUMS = "SHA256SUMS"
+"""The checkpoint's files and their digests, as `sha256sum --check` reads them."""
 
 _DAMAGE = (
     RuntimeError,
@@ -40,6 +51,8 @@ class Progress:
         best: Best validation NDCG@10 so far.
         best_epoch: The epoch it came from.
         best_step: The step it came from: names its checkpoint.
+        batch: Steps done of the epoch that is under way.
+        sums: Sums of the parts of their losses.
     """
 
     epoch: int = 0
@@ -47,6 +60,8 @@ class Progress:
     best: float = -1.0
     best_epoch: int = 0
     best_step: int = 0
+    batch: int = 0
+    sums: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass
@@ -56,13 +71,13 @@ class TrainingState:
     Attributes:
         model: The weights that are trained.
         averaged: Their moving average: what is validated and kept.
-        optimizer: Of `model`.
+        optimizers: Of `model`.
         progress: How far things are.
     """
 
     model: Cammsr
     averaged: Cammsr
-    optimizer: Optimizer
+    optimizers: list[Optimizer]
     progress: Progress = field(default_factory=Progress)
 
 
@@ -71,19 +86,31 @@ def checkpoint_path(folder: Path, step: int) -> Path:
     return folder / f"step-{step}"
 
 
-def save_checkpoint(folder: Path, state: TrainingState) -> None:
-    """Write weights, their average, optimiser, random state and progress as `step-N`, whole."""
+def save_checkpoint(folder: Path, state: TrainingState, leads: bool = True) -> None:
+    """Write weights, their average, optimiser, random state and progress as `step-N`, whole.
+
+    What is written does not depend on how many processes there are. All of them must call this,
+    since each may hold a part of a large table; the one that `leads` writes.
+    """
+    weights = {
+        "model.safetensors": whole_weights(state.model),
+        AVERAGED: whole_weights(state.averaged),
+    }
     rest: dict[str, Any] = {
-        "optimizer": state.optimizer.state_dict(),
+        "optimizers": [whole_optimizer_state(optimizer) for optimizer in state.optimizers],
         "random": torch.get_rng_state(),
         "cuda_random": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        "progress": vars(state.progress).copy(),
+        "progress": asdict(state.progress),
     }
+    if not leads:
+        return
     with written_whole(checkpoint_path(folder, state.progress.step)) as partial:
         partial.mkdir()
-        save_weights(state.model, partial / "model.safetensors")
-        save_weights(state.averaged, partial / AVERAGED)
+        for name, tensors in weights.items():
+            write_weights(tensors, partial / name)
         torch.save(rest, partial / "state.pt")
+        lines = [f"{sha256_of(file)}  {file.name}" for file in sorted(partial.iterdir())]
+        (partial / CHECKSUMS).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 
 def load_checkpoint(path: Path, state: TrainingState) -> None:
@@ -96,7 +123,8 @@ def load_checkpoint(path: Path, state: TrainingState) -> None:
     load_weights(state.averaged, path / AVERAGED)
     try:
         rest = torch.load(path / "state.pt", weights_only=True, map_location="cpu")
-        state.optimizer.load_state_dict(rest["optimizer"])
+        for optimizer, saved in zip(state.optimizers, rest["optimizers"], strict=True):
+            load_optimizer_state(optimizer, saved)
         state.progress = Progress(**rest["progress"])
         torch.set_rng_state(rest["random"])
         if rest["cuda_random"] and torch.cuda.is_available():
@@ -108,10 +136,40 @@ def load_checkpoint(path: Path, state: TrainingState) -> None:
         ) from error
 
 
-def newest_checkpoint(folder: Path) -> Path | None:
-    """The checkpoint with the highest step, if there is any."""
+def newest_whole_checkpoint(folder: Path, note: Callable[[str], None]) -> Path | None:
+    """The checkpoint with the highest step whose files are as they were written; None of none.
+
+    Args:
+        folder: Where the checkpoints lie.
+        note: Told of each damaged one that is passed over.
+
+    Raises:
+        CammsrError: There are checkpoints, and all are damaged.
+    """
     found = _by_step(folder)
-    return found[-1] if found else None
+    for path in reversed(found):
+        fault = _fault(path)
+        if fault is None:
+            return path
+        note(f"the checkpoint {path} is damaged and passed over: {fault}")
+    if found:
+        raise CammsrError(
+            f"all {len(found)} checkpoints in {folder} are damaged", "Train anew with --force"
+        )
+    return None
+
+
+def _fault(path: Path) -> str | None:
+    """What is wrong with a checkpoint's files, if anything."""
+    try:
+        lines = (path / CHECKSUMS).read_text(encoding="utf-8").splitlines()
+        for line in lines:
+            digest, _, name = line.partition("  ")
+            if sha256_of(path / Path(name).name) != digest:
+                return f"{name} has changed since it was written"
+    except (OSError, UnicodeDecodeError) as error:
+        return first_line(error)
+    return None if len(lines) == len(_FILES) else f"{CHECKSUMS} is cut short"
 
 
 def drop_old_checkpoints(folder: Path, progress: Progress, keep: int) -> None:

@@ -7,7 +7,7 @@ import json
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from typing import Any
 
@@ -16,24 +16,31 @@ import torch
 from torch import Tensor
 
 from cammsr_cli.config import Config
-from cammsr_cli.core.model import Cammsr, Catalogue
-from cammsr_cli.core.windows import Events, shuffled_batches, shuffled_ties, training_windows
+from cammsr_cli.core.model import Cammsr
+from cammsr_cli.core.windows import shuffled_batches, training_windows
 from cammsr_cli.data.dataset import DataSet
 from cammsr_cli.data.splits import TRAIN, VALIDATION
-from cammsr_cli.errors import CammsrError
+from cammsr_cli.errors import CammsrError, Terminated
 from cammsr_cli.ranking.full_ranking import item_tables, model_ranks, questions
 from cammsr_cli.ranking.metrics import per_user
-from cammsr_cli.run_folder import RunFolder, load_weights, save_weights
+from cammsr_cli.run_folder import RunFolder, load_weights, write_weights
 from cammsr_cli.training.checkpoints import (
     AVERAGED,
     TrainingState,
     checkpoint_path,
     drop_old_checkpoints,
     load_checkpoint,
-    newest_checkpoint,
+    newest_whole_checkpoint,
     save_checkpoint,
 )
-from cammsr_cli.training.objective import Labels, Objective
+from cammsr_cli.training.distributed import World
+from cammsr_cli.training.objective import Corpus, Objective
+from cammsr_cli.training.sharding import large_table, whole_weights
+from cammsr_cli.training.step import Stepper, optimizers_of
+from cammsr_cli.training.stopping import StopRequest, noticed_signals
+
+STEPS_BETWEEN_TALKS = 10
+"""Steps after which many processes ask each other whether to stop or to save."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +74,25 @@ class EpochReport:
 
 
 @dataclass(frozen=True)
+class StepReport:
+    """Where a training is within an epoch.
+
+    Attributes:
+        epoch: Counted from 1.
+        step: Steps so far.
+        share: Of the epoch's steps, those done.
+        losses: The weighted parts of the step's loss.
+        events_per_second: Training targets a second, in this epoch.
+    """
+
+    epoch: int
+    step: int
+    share: float
+    losses: dict[str, Tensor]
+    events_per_second: float
+
+
+@dataclass(frozen=True)
 class Outcome:
     """How a training ended."""
 
@@ -77,51 +103,39 @@ class Outcome:
 
 
 class Trainer:
-    """Trains one model on one device into one run folder.
+    """Trains one model into one run folder, alone or as one of many processes.
 
     Args:
-        model: Already on `device`.
+        model: Already on the world's device.
         data: The data set.
-        catalogue: Its items, on `device`.
-        events: Its events, on `device`.
+        corpus: What is learnt from it, on the device.
         config: All settings.
-        folder: Where checkpoints and metrics go.
-        device: Where the tensors live.
+        folder: Where checkpoints and metrics go; process 0 alone writes there.
+        world: This process and those it works with.
+        note: Told, in words, what a user should know beside the reports.
     """
 
     def __init__(
         self,
         model: Cammsr,
         data: DataSet,
-        catalogue: Catalogue,
-        events: Events,
+        corpus: Corpus,
         config: Config,
         folder: RunFolder,
-        device: torch.device,
+        world: World,
+        note: Callable[[str], None],
     ) -> None:
-        self.catalogue = catalogue
-        self.events = events
+        self.corpus = corpus
         self.config = config.training
         self.folder = folder
-        self.device = device
+        self.world = world
+        self.note = note
         self.length = config.model.length
-        labels = data.category_labels()
-        self.objective = Objective(
-            catalogue,
-            events,
-            Labels(torch.from_numpy(labels).to(device), bool((labels.sum(1) > 1).any())),
-            self.config,
+        self.state = TrainingState(
+            model, averaged_copy(model), optimizers_of(model, config.training)
         )
-        optimizer = torch.optim.AdamW(
-            model.parameters(),
-            lr=self.config.learning_rate,
-            weight_decay=self.config.weight_decay,
-        )
-        averaged = copy.deepcopy(model).eval().requires_grad_(False)
-        self.state = TrainingState(model, averaged, optimizer)
-        self.tie_E = _ties(data, device) if self.config.shuffle_ties else None
         self.asked = questions(data, VALIDATION)
-        self.start_U, self.end_U = (bound.to(device) for bound in _training_bounds(data))
+        self.start_U, self.end_U = (bound.to(world.device) for bound in training_bounds(data))
         if not len(self.asked.item_U):
             raise CammsrError(
                 f"{data.path} has no validation events: no user has 3 events or more",
@@ -132,44 +146,62 @@ class Trainer:
                 f"{data.path} has nothing to learn from: no user has 2 training events (4 in all)",
                 "Prepare it from more events",
             )
+        self.asked = self.asked.sample(self.config.validation_users, self.config.seed)
+        self.step = Stepper(
+            self.state, Objective(model, corpus, config.training), config.training, world, note
+        )
 
     def resume(self) -> bool:
-        """Go back to the newest checkpoint, if there is one."""
-        newest = newest_checkpoint(self.folder.checkpoints)
+        """Go back to the newest checkpoint that is whole, if there is one."""
+        newest = newest_whole_checkpoint(self.folder.checkpoints, self.note)
         if newest is None:
             return False
         load_checkpoint(newest, self.state)
-        self._forget_later_epochs()
+        self.world.wait()
+        if self.world.leads:
+            self._forget_later_epochs()
         return True
 
-    def run(self, report: Callable[[EpochReport], None]) -> Outcome:
+    def run(
+        self,
+        report: Callable[[EpochReport], None],
+        on_step: Callable[[StepReport], None] = lambda report: None,
+    ) -> Outcome:
         """Train until the validation metric stops getting better; keep the best weights.
 
+        Args:
+            report: Told of each epoch.
+            on_step: Told of each step; looking at the numbers makes a GPU wait.
+
         Raises:
-            CammsrError: The loss is no longer a number.
+            CammsrError: The loss is no longer a number, or far worse than guessing.
+            KeyboardInterrupt: Ctrl-C or SIGTERM came; there is a checkpoint of the last step.
         """
-        writer = _tensorboard(self.folder)
-        while not self._done():
-            began = time.perf_counter()
-            losses, events_per_second = self._train_epoch()
-            ndcg, recall = self._validate()
-            save_checkpoint(self.folder.checkpoints, self.state)
-            progress = self.state.progress
-            drop_old_checkpoints(self.folder.checkpoints, progress, self.config.keep_checkpoints)
-            epoch_report = EpochReport(
-                epoch=progress.epoch,
-                step=progress.step,
-                losses=losses,
-                ndcg=ndcg,
-                recall=recall,
-                best_ndcg=progress.best,
-                best_epoch=progress.best_epoch,
-                events_per_second=events_per_second,
-                seconds=time.perf_counter() - began,
-                expert_entropy=self._expert_entropy(),
-            )
-            self._log(epoch_report, writer)
-            report(epoch_report)
+        writer = _tensorboard(self.folder) if self.world.leads else None
+        with noticed_signals() as stop:
+            while not self._done():
+                began = time.perf_counter()
+                losses, events_per_second = self._train_epoch(stop, on_step)
+                self._require_sense(losses["recommendation"])
+                ndcg, recall = self._validate()
+                self._save()
+                progress = self.state.progress
+                epoch_report = EpochReport(
+                    epoch=progress.epoch,
+                    step=progress.step,
+                    losses=losses,
+                    ndcg=ndcg,
+                    recall=recall,
+                    best_ndcg=progress.best,
+                    best_epoch=progress.best_epoch,
+                    events_per_second=events_per_second,
+                    seconds=time.perf_counter() - began,
+                    expert_entropy=self._expert_entropy(),
+                )
+                if self.world.leads:
+                    self._log(epoch_report, writer)
+                report(epoch_report)
+                stop.obey()
         return self._finish()
 
     def _done(self) -> bool:
@@ -179,10 +211,65 @@ class Trainer:
             progress.epoch > 0 and waited >= self.config.patience
         )
 
+    def _train_epoch(
+        self, stop: StopRequest, on_step: Callable[[StepReport], None]
+    ) -> tuple[dict[str, float], float]:
+        """One pass over all training events, or what is left of it; mean losses, events a second.
+
+        Its batches are drawn from seed and epoch alone: a resumed run sees those it would have.
+        """
+        progress = self.state.progress
+        self.state.model.train()
+        generator = torch.Generator().manual_seed(self.config.seed * 100_003 + progress.epoch)
+        start_W, end_W = training_windows(self.start_U, self.end_U, self.length, generator)
+        batches = shuffled_batches(end_W - start_W, self.config.batch_size, generator)
+        sums = {
+            name: torch.tensor(value, device=self.world.device)
+            for name, value in progress.sums.items()
+        }
+        began = saved = time.perf_counter()
+        events = 0
+        for batch in batches[progress.batch :]:
+            start_B, end_B = start_W[batch], end_W[batch]
+            losses = self.step(start_B, end_B)
+            for name, value in losses.items():
+                sums[name] = sums.get(name, torch.zeros_like(value)) + value
+            progress.batch += 1
+            events += int((end_B - start_B).sum())
+            elapsed = time.perf_counter() - began
+            on_step(
+                StepReport(
+                    progress.epoch + 1,
+                    progress.step,
+                    progress.batch / len(batches),
+                    losses,
+                    events / elapsed,
+                )
+            )
+            late = time.perf_counter() - saved > self.config.checkpoint_minutes * 60
+            ending, due = self._agreed(stop.by is not None, late)
+            if (ending or due) and progress.batch < len(batches):
+                progress.sums = {name: float(value) for name, value in sums.items()}
+                self._save()
+                saved = time.perf_counter()
+                if ending:
+                    self.world.wait()
+                    stop.obey()
+                    raise Terminated  # another process was asked to end
+        elapsed = time.perf_counter() - began
+        means = {name: float(total) / len(batches) for name, total in sums.items()}
+        progress.batch, progress.sums = 0, {}
+        return means, events / elapsed
+
     def _validate(self) -> tuple[float, float]:
         """NDCG@10 and Recall@10 of the averaged weights; takes note of the best."""
-        rank = model_ranks(self.state.averaged, self.catalogue, self.events, self.asked)
-        ndcg = float(per_user(rank, "NDCG", 10).mean())
+        mine = self.asked.take(slice(self.world.rank, None, self.world.size))
+        rank = model_ranks(self.state.averaged, self.corpus.catalogue, self.corpus.events, mine)
+        sums = [per_user(rank, "NDCG", 10).sum(), per_user(rank, "Recall", 10).sum(), len(rank)]
+        total = self.world.sum(
+            torch.tensor(sums, dtype=torch.float64, device=self.world.device)
+        ).tolist()
+        ndcg, recall = total[0] / total[2], total[1] / total[2]
         progress = self.state.progress
         progress.epoch += 1
         if ndcg > progress.best:
@@ -191,63 +278,48 @@ class Trainer:
                 progress.epoch,
                 progress.step,
             )
-        return ndcg, float(per_user(rank, "Recall", 10).mean())
+        return ndcg, recall
 
-    def _train_epoch(self) -> tuple[dict[str, float], float]:
-        """One pass over all training events; mean losses and events a second."""
-        self.state.model.train()
-        # Drawn from seed and epoch alone: a resumed run sees the batches it would have seen.
-        generator = torch.Generator().manual_seed(
-            self.config.seed * 100_003 + self.state.progress.epoch
-        )
-        start_W, end_W = training_windows(self.start_U, self.end_U, self.length, generator)
-        batches = shuffled_batches(end_W - start_W, self.config.batch_size, generator)
-        objective = self.objective
-        if self.tie_E is not None:
-            events = shuffled_ties(self.events, self.tie_E, generator)
-            objective = replace(objective, events=events)
-        sums: dict[str, Tensor] = {}
-        began = time.perf_counter()
-        for batch in batches:
-            losses = self._step(objective, start_W[batch], end_W[batch])
-            for name, value in losses.items():
-                sums[name] = sums.get(name, torch.zeros((), device=self.device)) + value
-        means = {name: float(total) / len(batches) for name, total in sums.items()}
-        elapsed = time.perf_counter() - began
-        return means, float((end_W - start_W).sum()) / elapsed
+    def _agreed(self, ending: bool, due: bool) -> tuple[bool, bool]:
+        """Whether any process was asked to end, and whether any finds a checkpoint due.
 
-    def _step(self, objective: Objective, start_B: Tensor, end_B: Tensor) -> dict[str, Tensor]:
-        losses = objective.losses(self.state.model, start_B, end_B)
-        loss = torch.stack(list(losses.values())).sum()
-        self.state.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        norm = torch.nn.utils.clip_grad_norm_(self.state.model.parameters(), self.config.clip)
-        if not math.isfinite(float(norm)):
-            parts = ", ".join(f"{name} {value.item():.3g}" for name, value in losses.items())
+        All must do alike. Asking the others makes a GPU wait, so it is done every few steps.
+        """
+        if self.world.size == 1:
+            return ending, due
+        if self.state.progress.step % STEPS_BETWEEN_TALKS:
+            return False, False
+        flags = torch.tensor([float(ending), float(due)], device=self.world.device)
+        ending, due = (self.world.sum(flags) > 0).tolist()
+        return ending, due
+
+    def _save(self) -> None:
+        """A checkpoint of the present state; old ones go."""
+        save_checkpoint(self.folder.checkpoints, self.state, self.world.leads)
+        if self.world.leads:
+            drop_old_checkpoints(
+                self.folder.checkpoints, self.state.progress, self.config.keep_checkpoints
+            )
+
+    def _require_sense(self, loss: float) -> None:
+        """Stop a training whose loss is finite and yet far beyond that of blind guessing.
+
+        Raises:
+            CammsrError: It is; the first epochs are given time to settle.
+        """
+        guessing = math.log(len(self.corpus.catalogue.id_row_N))
+        progress = self.state.progress
+        if progress.epoch >= 2 and loss > 2 * guessing:
             raise CammsrError(
-                f"training diverged at step {self.state.progress.step + 1}: the gradient is not "
-                f"finite (loss parts: {parts})",
+                f"training diverged: after step {progress.step} the recommendation loss is "
+                f"{loss:.3g}, where guessing blindly gives {guessing:.3g}",
                 "Try a smaller step: --set training.learning_rate="
                 f"{self.config.learning_rate / 3:.1e}",
             )
-        self.state.optimizer.step()
-        self.state.progress.step += 1
-        self._average()
-        return {name: value.detach() for name, value in losses.items()}
-
-    @torch.no_grad()
-    def _average(self) -> None:
-        """Move the averaged weights towards the present ones; fast at first, then by `average`."""
-        step = self.state.progress.step
-        decay = min(self.config.average, step / (step + 10))
-        for slow, weight in zip(
-            self.state.averaged.parameters(), self.state.model.parameters(), strict=True
-        ):
-            slow.lerp_(weight, 1 - decay)
 
     @torch.inference_mode()
     def _expert_entropy(self) -> float | None:
-        gate_NSE = item_tables(self.state.averaged, self.catalogue).fused.gate_NSE
+        gate_NSE = item_tables(self.state.averaged, self.corpus.catalogue).fused.gate_NSE
         if gate_NSE is None or gate_NSE.shape[-1] < 2:
             return None
         entropy = -(gate_NSE * gate_NSE.clamp(min=1e-12).log()).sum(-1).mean()
@@ -272,9 +344,12 @@ class Trainer:
         )
 
     def _finish(self) -> Outcome:
+        self.world.wait()
         best = checkpoint_path(self.folder.checkpoints, self.state.progress.best_step)
         load_weights(self.state.averaged, best / AVERAGED)
-        save_weights(self.state.averaged, self.folder.weights)
+        weights = whole_weights(self.state.averaged)
+        if self.world.leads:
+            write_weights(weights, self.folder.weights)
         return Outcome(
             best_ndcg=self.state.progress.best,
             best_epoch=self.state.progress.best_epoch,
@@ -283,28 +358,28 @@ class Trainer:
         )
 
 
-def _training_bounds(data: DataSet) -> tuple[Tensor, Tensor]:
+def averaged_copy(model: Cammsr) -> Cammsr:
+    """A copy to keep the moving average in; a large id table is shared.
+
+    That is one of which each step meets few rows. Averaging all of them at each step would cost
+    more than the step.
+    """
+    shared = large_table(model)
+    if shared is not None:
+        model.id_table = None  # set aside: a copy of it may not fit
+    copied = copy.deepcopy(model).eval().requires_grad_(False)
+    if shared is not None:
+        model.id_table = copied.id_table = shared
+    return copied
+
+
+def training_bounds(data: DataSet) -> tuple[Tensor, Tensor]:
     """First and one past the last training event of each user; training events come first."""
     start_U = data.event_indptr[:-1]
-    before = np.concatenate([[0], np.cumsum(data.event_part == TRAIN)])
+    before = np.zeros(len(data.event_part) + 1, dtype=np.int64)
+    np.cumsum(data.event_part == TRAIN, out=before[1:])
     trained_U = before[data.event_indptr[1:]] - before[start_U]
     return torch.from_numpy(start_U), torch.from_numpy(start_U + trained_U)
-
-
-def _ties(data: DataSet, device: torch.device) -> Tensor | None:
-    """A number for each event that training events of one user at one time share.
-
-    None where no two events share one, as with order-only data.
-    """
-    user_E = np.repeat(np.arange(len(data.event_indptr) - 1), np.diff(data.event_indptr))
-    alike_E = (
-        (user_E[1:] == user_E[:-1])
-        & (data.event_time[1:] == data.event_time[:-1])
-        & (data.event_part[1:] == TRAIN)
-    )
-    if not alike_E.any():
-        return None
-    return torch.from_numpy(np.concatenate([[0], np.cumsum(~alike_E)])).to(device)
 
 
 def _tensorboard(folder: RunFolder) -> Any:

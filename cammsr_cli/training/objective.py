@@ -1,14 +1,15 @@
 """One training step's loss: L = L_rec + l_cat L_cat + l_swap L_swap (+ l_bal L_balance).
 
-Axes: B windows, L positions, M positions with a target, N items, D width, C categories.
+Axes: B windows, L positions, M positions with a target, N items, C candidates, D width.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional
 
 from cammsr_cli.config import TrainingConfig
 from cammsr_cli.core.losses import (
@@ -18,76 +19,136 @@ from cammsr_cli.core.losses import (
     swap_loss,
 )
 from cammsr_cli.core.model import Cammsr, Catalogue, ItemTables
-from cammsr_cli.core.windows import Events, Window, cut
+from cammsr_cli.core.sampling import draw_candidates
+from cammsr_cli.core.windows import Events, Window, cut, deal_ties
 
 
 @dataclass(frozen=True)
-class Labels:
-    """The items' known categories.
+class Corpus:
+    """What is learnt from, on the device; it stays the same from step to step.
 
     Attributes:
-        label_NC: float 0 or 1.
+        catalogue: All items; their features may lie elsewhere if `share_N` is given.
+        events: All events.
+        ties: Whether some events of one user share their time and are to be dealt anew.
+        label_NC: bool, the items' known categories.
         multi_label: Whether any item has more than one.
+        share_N: float, each item's share of all training targets, where the catalogue is so large
+            that each step tells its targets from a sample of it; None where from all of it.
     """
-
-    label_NC: Tensor
-    multi_label: bool
-
-
-@dataclass(frozen=True)
-class Objective:
-    """What is minimised, given everything that stays the same from step to step."""
 
     catalogue: Catalogue
     events: Events
-    labels: Labels
-    config: TrainingConfig
+    ties: bool
+    label_NC: Tensor
+    multi_label: bool
+    share_N: Tensor | None
 
-    def losses(self, model: Cammsr, start_B: Tensor, end_B: Tensor) -> dict[str, Tensor]:
+
+@dataclass(frozen=True)
+class _Step:
+    """The items one step needs, and its windows with items named by their place among those."""
+
+    catalogue: Catalogue
+    label_NC: Tensor
+    window: Window
+    target_BL: Tensor
+    candidate_C: Tensor | None
+    own_M: Tensor
+    correction_C: Tensor | None
+
+
+class Objective(nn.Module):
+    """What is minimised. A module, so that it can be run on many devices as one."""
+
+    def __init__(self, model: Cammsr, corpus: Corpus, config: TrainingConfig) -> None:
+        super().__init__()
+        self.model = model
+        self.corpus = corpus
+        self.config = config
+
+    def forward(self, start_B: Tensor, end_B: Tensor) -> dict[str, Tensor]:
         """The weighted parts of the loss for a batch of windows; their sum is the loss.
 
         Item tables are computed once for the step. Every position's target is the event after it.
         """
-        x_NSD, present_NS = model.item_streams(self.catalogue)
+        model = self.model
+        step = self._step(start_B, end_B)
+        x_NSD, present_NS = model.item_streams(step.catalogue)
         tables = model.item_tables(x_NSD, present_NS)
-        window = cut(self.events, start_B, end_B)
-        target_BL = cut(self.events, start_B + 1, end_B + 1).item_BL
-        h_BLD = model.user_states(tables, window)
-        query_MV = model.queries(h_BLD[window.valid_BL])
+        h_BLD = model.user_states(tables, step.window)
+        query_MV = model.queries(h_BLD[step.window.valid_BL])
+        target_CV = tables.target_NV
+        if step.candidate_C is not None:
+            target_CV = functional.embedding(step.candidate_C, target_CV)
         parts = {
             "recommendation": catalogue_cross_entropy(
-                query_MV, tables.target_NV, target_BL[window.valid_BL]
+                query_MV, target_CV, step.own_M, step.correction_C
             )
         }
         if self.config.category_weight and tables.fused.category_NC.shape[1]:
             parts["category"] = self.config.category_weight * category_loss(
-                tables.fused.category_NC, self.labels.label_NC, self.labels.multi_label
+                tables.fused.category_NC, step.label_NC, self.corpus.multi_label
             )
         if self.config.swap_weight and len(model.modalities) > 1:
             parts["swap"] = self.config.swap_weight * self._swap(
-                model, (x_NSD, present_NS), tables, window, (h_BLD, target_BL)
+                step, (x_NSD, present_NS), tables, h_BLD
             )
         if self.config.balance_weight and tables.fused.gate_NSE is not None:
             parts["balance"] = self.config.balance_weight * balance_loss(tables.fused.gate_NSE)
         return parts
 
+    def _step(self, start_B: Tensor, end_B: Tensor) -> _Step:
+        """The windows, and the whole catalogue or the part of it that they need."""
+        corpus = self.corpus
+        both = cut(corpus.events, start_B, end_B + 1)
+        if corpus.ties:
+            both = deal_ties(both)
+        window = Window(
+            item_BL=both.item_BL[:, :-1],
+            gap_BL=both.gap_BL[:, :-1],
+            valid_BL=both.valid_BL[:, 1:],
+            length_B=both.length_B - 1,
+        )
+        target_BL = both.item_BL[:, 1:]
+        valid_BL = window.valid_BL
+        target_M = target_BL[valid_BL]
+        if corpus.share_N is None:
+            return _Step(corpus.catalogue, corpus.label_NC, window, target_BL, None, target_M, None)
+        candidates = draw_candidates(target_M, corpus.share_N, self.config.negatives)
+        needed_N, place = torch.unique(
+            torch.cat([window.item_BL[valid_BL], candidates.item_C]), return_inverse=True
+        )
+        place_BL = torch.zeros_like(window.item_BL)
+        place_BL[valid_BL] = place[: len(target_M)]
+        return _Step(
+            corpus.catalogue.take(needed_N),
+            corpus.label_NC[needed_N],
+            replace(window, item_BL=place_BL),
+            target_BL,
+            place[len(target_M) :],
+            candidates.own_M,
+            candidates.correction_C,
+        )
+
     def _swap(
         self,
-        model: Cammsr,
+        step: _Step,
         streams: tuple[Tensor, Tensor],
         tables: ItemTables,
-        window: Window,
-        plain: tuple[Tensor, Tensor],
+        h_BLD: Tensor,
     ) -> Tensor:
         """Modality swap: the same histories, some items with their content in other seats."""
-        h_BLD, target_BL = plain
-        shift = int(torch.randint(1, len(model.modalities), ()))
-        swapped = model.item_tables(*model.swapped(*streams, shift))
-        other_BLD = model.swapped_user_states(tables, swapped, window, self.config.swap_share)
-        row_B, last_B = torch.arange(len(h_BLD), device=h_BLD.device), window.length_B - 1
+        shift = int(torch.randint(1, len(self.model.modalities), ()))
+        swapped = self.model.item_tables(*self.model.swapped(*streams, shift))
+        other_BLD = self.model.swapped_user_states(
+            tables, swapped, step.window, self.config.swap_share
+        )
+        row_B = torch.arange(len(h_BLD), device=h_BLD.device)
+        last_B = step.window.length_B - 1
         return swap_loss(
             h_BLD[row_B, last_B],
             other_BLD[row_B, last_B],
-            target_BL[row_B, last_B],
+            step.target_BL[row_B, last_B],
             self.config.swap_temperature,
         )

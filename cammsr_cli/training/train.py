@@ -6,10 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from cammsr_cli.config import Config
 from cammsr_cli.data.dataset import DataSet
+from cammsr_cli.data.splits import TRAIN
 from cammsr_cli.errors import CammsrError, UsageError
 from cammsr_cli.run_folder import (
     ModelSpec,
@@ -20,8 +23,11 @@ from cammsr_cli.run_folder import (
     read_events,
     training_items,
 )
-from cammsr_cli.training.loop import EpochReport, Outcome, Trainer
+from cammsr_cli.training.distributed import World
+from cammsr_cli.training.loop import EpochReport, Outcome, StepReport, Trainer, training_bounds
 from cammsr_cli.training.model_card import model_card
+from cammsr_cli.training.objective import Corpus
+from cammsr_cli.training.sharding import shard_id_table
 
 
 @dataclass(frozen=True)
@@ -32,13 +38,36 @@ class Started:
         spec: What the model is built for.
         parameters: Number of trained values.
         device: Where it trains.
-        resumed_epoch: Epochs already done; 0 for a fresh start.
+        epochs: Most epochs there can be.
+        resumed_epoch: Whole epochs already done; 0 for a fresh start.
+        resumed_step: Steps already done.
+        sampled: Whether the catalogue is so large that each step sees a sample of it.
     """
 
     spec: ModelSpec
     parameters: int
     device: str
+    epochs: int
     resumed_epoch: int
+    resumed_step: int
+    sampled: bool
+
+
+@dataclass(frozen=True)
+class Listener:
+    """Who is told what during a training.
+
+    Attributes:
+        start: Told once, before the first step.
+        epoch: Told after each epoch.
+        step: Told after each step; looking at its numbers makes a GPU wait.
+        note: Told, in words, what a user should know.
+    """
+
+    start: Callable[[Started], None]
+    epoch: Callable[[EpochReport], None]
+    step: Callable[[StepReport], None]
+    note: Callable[[str], None]
 
 
 def train(
@@ -47,10 +76,9 @@ def train(
     config: Config,
     *,
     preset: str,
-    device: torch.device,
+    world: World,
     force: bool = False,
-    on_start: Callable[[Started], None],
-    on_epoch: Callable[[EpochReport], None],
+    listener: Listener,
 ) -> Outcome:
     """Train a new model into the folder `out`.
 
@@ -76,19 +104,20 @@ def train(
     data = DataSet(data_path)
     spec = describe(data, config.model, preset)
     id_rows = [data.item_ids[item] for item in training_items(data)]
-    trainer = _trainer(folder, data, config, spec, id_rows, device)
-    folder.clear()
-    folder.begin(config, spec, id_rows)
-    return _run(trainer, spec, config, on_start, on_epoch)
+    trainer = make_trainer(folder, data, config, spec, id_rows, world, listener.note)
+    world.wait()  # until all have looked at what is there
+    if world.leads:
+        folder.clear()
+        folder.begin(config, spec, id_rows)
+    return _run(trainer, spec, config, listener)
 
 
 def resume(
     data_path: Path,
     out: Path,
     *,
-    device: torch.device,
-    on_start: Callable[[Started], None],
-    on_epoch: Callable[[EpochReport], None],
+    world: World,
+    listener: Listener,
 ) -> Outcome:
     """Go on with the run in `out` from its newest checkpoint, with the settings it began with.
 
@@ -110,37 +139,78 @@ def resume(
             f"Resume with that one: cammsr train {spec.data_path} --out {out} --resume",
         )
     config = folder.config()
-    trainer = _trainer(folder, data, config, spec, folder.item_ids(), device)
+    trainer = make_trainer(folder, data, config, spec, folder.item_ids(), world, listener.note)
     trainer.resume()
-    return _run(trainer, spec, config, on_start, on_epoch)
+    return _run(trainer, spec, config, listener)
 
 
-def _trainer(
+def make_trainer(
     folder: RunFolder,
     data: DataSet,
     config: Config,
     spec: ModelSpec,
     id_rows: list[str],
-    device: torch.device,
+    world: World,
+    note: Callable[[str], None],
 ) -> Trainer:
     """A trainer of a new model; nothing is written yet."""
-    torch.manual_seed(config.training.seed)
-    catalogue = read_catalogue(data, spec.feature_dims, id_rows).to(device)
-    model = build_model(spec, config.model).to(device)
+    seed = config.training.seed
+    torch.manual_seed(seed)
+    device = world.device
+    share_N = _target_shares(data) if len(data.item_ids) > config.training.sampled_above else None
+    catalogue = read_catalogue(data, spec.feature_dims, id_rows)
+    model = build_model(spec, config.model)
     model.measure(catalogue)
-    return Trainer(model, data, catalogue, read_events(data, device), config, folder, device)
+    if model.id_table is not None:
+        model.id_table.sparse = share_N is not None
+    if share_N is not None and world.size > 1:
+        shard_id_table(model, world)
+    labels = data.category_labels()
+    corpus = Corpus(
+        # A sample's features are gathered step by step: the rest may stay where it is.
+        catalogue=catalogue.to(device, features=share_N is None),
+        events=read_events(data, device),
+        ties=config.training.shuffle_ties and has_ties(data),
+        label_NC=torch.from_numpy(labels).to(device),
+        multi_label=bool((labels.sum(1) > 1).any()),
+        share_N=None if share_N is None else torch.from_numpy(share_N).to(device),
+    )
+    trainer = Trainer(model.to(device), data, corpus, config, folder, world, note)
+    if world.size > 1:  # the weights begin alike; what is dropped is each process's own
+        torch.manual_seed(seed + world.rank)
+    return trainer
 
 
-def _run(
-    trainer: Trainer,
-    spec: ModelSpec,
-    config: Config,
-    on_start: Callable[[Started], None],
-    on_epoch: Callable[[EpochReport], None],
-) -> Outcome:
+def _target_shares(data: DataSet) -> NDArray[np.float32]:
+    """Each item's share of the training events."""
+    trained = data.event_item[data.event_part == TRAIN]
+    counts = np.bincount(trained, minlength=len(data.item_ids))
+    return (counts / max(1, len(trained))).astype(np.float32)
+
+
+def has_ties(data: DataSet) -> bool:
+    """Whether two training events of one user share their time; false of order-only data."""
+    start_U, end_U = training_bounds(data)
+    tied = np.flatnonzero(data.event_time[1:] == data.event_time[:-1]) + 1
+    user = np.searchsorted(data.event_indptr, tied, side="right") - 1
+    return bool(((tied > start_U.numpy()[user]) & (tied < end_U.numpy()[user])).any())
+
+
+def _run(trainer: Trainer, spec: ModelSpec, config: Config, listener: Listener) -> Outcome:
     state = trainer.state
-    parameters = sum(p.numel() for p in state.model.parameters())
-    on_start(Started(spec, parameters, str(trainer.device), state.progress.epoch))
-    outcome = trainer.run(on_epoch)
-    trainer.folder.write_text("README.md", model_card(spec, config, outcome))
+    listener.start(
+        Started(
+            spec=spec,
+            parameters=sum(p.numel() for p in state.model.parameters()),
+            device=str(trainer.world.device)
+            + (f" x {trainer.world.size}" if trainer.world.size > 1 else ""),
+            epochs=config.training.epochs,
+            resumed_epoch=state.progress.epoch,
+            resumed_step=state.progress.step,
+            sampled=trainer.corpus.share_N is not None,
+        )
+    )
+    outcome = trainer.run(listener.epoch, listener.step)
+    if trainer.world.leads:
+        trainer.folder.write_text("README.md", model_card(spec, config, outcome))
     return outcome

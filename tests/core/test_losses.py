@@ -7,41 +7,145 @@ import math
 import pytest
 import torch
 from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from cammsr_cli.core import losses
 
 
-@pytest.mark.parametrize("at_once", [1, 30, 70, 10**9])
-def test_chunked_cross_entropy_is_the_plain_one_in_value_and_gradient(monkeypatch, at_once) -> None:
+def _value_and_gradients(loss_of, query, target) -> list[torch.Tensor]:
+    leaves = [query.clone().requires_grad_(), target.clone().requires_grad_()]
+    loss = loss_of(*leaves)
+    loss.backward()
+    return [loss.detach(), *(leaf.grad for leaf in leaves)]
+
+
+def _plainly(query, target, own, correction=None) -> torch.Tensor:
+    """-log softmax, position by position; an item's correction does not touch its own position."""
+    each = []
+    for m, item in enumerate(own.tolist()):
+        logits = target @ query[m]
+        added = torch.zeros(len(target)) if correction is None else correction.clone()
+        added[item] = 0
+        each.append(torch.log(torch.exp(logits + added).sum()) - logits[item])
+    return torch.stack(each).mean()
+
+
+@pytest.mark.parametrize("corrected", [False, True], ids=["plain", "corrected"])
+@pytest.mark.parametrize("at_once", [1, 10, 30, 70, 229, 10**9])
+def test_cross_entropy_in_chunks_is_the_plain_one_in_value_and_gradient(
+    monkeypatch, at_once, corrected
+) -> None:
     torch.manual_seed(0)
-    query = torch.randn(23, 6, dtype=torch.float64)
-    target = torch.randn(10, 6, dtype=torch.float64)
-    item = torch.randint(0, 10, (23,))
-    monkeypatch.setattr(losses, "LOGITS_AT_ONCE", at_once)
-
-    def run(loss_of):
-        leaves = [query.clone().requires_grad_(), target.clone().requires_grad_()]
-        loss = loss_of(*leaves)
-        loss.backward()
-        return loss.detach(), leaves[0].grad, leaves[1].grad
-
-    ours = run(lambda q, t: losses.catalogue_cross_entropy(q, t, item))
-    plain = run(lambda q, t: functional.cross_entropy(q @ t.T, item))
+    query, target = torch.randn(23, 6), torch.randn(10, 6)
+    own = torch.randint(0, 10, (23,))
+    correction = torch.rand(10) * 3 if corrected else None
+    monkeypatch.setitem(losses.LOGITS_AT_ONCE, "cpu", at_once)
+    ours = _value_and_gradients(
+        lambda q, t: losses.catalogue_cross_entropy(q, t, own, correction), query, target
+    )
+    plain = _value_and_gradients(lambda q, t: _plainly(q, t, own, correction), query, target)
     for a, b in zip(ours, plain, strict=True):
         torch.testing.assert_close(a, b)
 
 
-def test_no_more_logits_than_allowed_exist_at_once(monkeypatch) -> None:
-    sizes = []
-    real = losses._summed_cross_entropy
-    monkeypatch.setattr(losses, "LOGITS_AT_ONCE", 35)
-    monkeypatch.setattr(
-        losses,
-        "_summed_cross_entropy",
-        lambda q, t, i: sizes.append(len(q) * len(t)) or real(q, t, i),
+def test_cross_entropy_is_that_of_torch() -> None:
+    torch.manual_seed(0)
+    query, target, own = torch.randn(9, 4), torch.randn(7, 4), torch.randint(0, 7, (9,))
+    ours = losses.catalogue_cross_entropy(query, target, own)
+    torch.testing.assert_close(ours, functional.cross_entropy(query @ target.T, own))
+
+
+def test_an_item_s_own_position_is_not_corrected_by_hand() -> None:
+    # Scores log 1, log 2, log 5; the first item stands for 4 of its kind, the second, our own, for
+    # 100, the third for 2: 2 / (4 * 1 + 2 + 2 * 5).
+    target = torch.log(torch.tensor([[1.0], [2.0], [5.0]]))
+    correction = torch.log(torch.tensor([4.0, 100.0, 2.0]))
+    loss = losses.catalogue_cross_entropy(torch.ones(1, 1), target, torch.tensor([1]), correction)
+    assert loss.item() == pytest.approx(-math.log(2 / 16))
+
+
+def test_large_scores_neither_overflow_nor_vanish() -> None:
+    query, target = torch.tensor([[300.0], [-300.0]]), torch.tensor([[1.0], [0.0], [-1.0]])
+    ours = _value_and_gradients(
+        lambda q, t: losses.catalogue_cross_entropy(q, t, torch.tensor([1, 2])), query, target
     )
-    losses.catalogue_cross_entropy(torch.randn(8, 2), torch.randn(10, 2), torch.zeros(8).long())
-    assert sizes == [30, 30, 20]
+    assert ours[0].item() == pytest.approx(150)  # 300 below the best one; the best one itself
+    assert all(gradient.isfinite().all() for gradient in ours[1:])
+
+
+def test_the_gradient_follows_what_the_loss_is_multiplied_with() -> None:
+    torch.manual_seed(0)
+    query, target, own = torch.randn(5, 4), torch.randn(7, 4), torch.arange(5)
+    once, thrice = (
+        _value_and_gradients(
+            lambda q, t, by=by: by * losses.catalogue_cross_entropy(q, t, own), query, target
+        )
+        for by in (1.0, 3.0)
+    )
+    for a, b in zip(once, thrice, strict=True):
+        torch.testing.assert_close(3 * a, b)
+
+
+@pytest.mark.parametrize("corrected", [False, True], ids=["plain", "corrected"])
+def test_under_autocast_it_is_nearly_the_same_and_of_full_precision(corrected) -> None:
+    torch.manual_seed(0)
+    query, target = torch.randn(200, 16), torch.randn(50, 16)
+    own = torch.randint(0, 50, (200,))
+    correction = torch.rand(50) * 3 if corrected else None
+
+    def loss_of(q: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        return losses.catalogue_cross_entropy(q, t, own, correction)
+
+    exact = _value_and_gradients(loss_of, query, target)
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = _value_and_gradients(loss_of, query, target)
+    # A bfloat16 keeps 8 bits: each logit, of size about 4, may be off by 2**-8 of itself.
+    for a, b in zip(rough, exact, strict=True):
+        assert a.dtype == torch.float32
+        assert not torch.equal(a, b)  # or it would not have been computed in bfloat16
+        off = (a - b).norm() / b.norm()
+        assert off < 2**-6, off
+
+
+def test_queries_of_half_precision_give_a_loss_of_full_precision() -> None:
+    torch.manual_seed(0)
+    query, target = torch.randn(9, 4).bfloat16(), torch.randn(7, 4).bfloat16()
+    own = torch.randint(0, 7, (9,))
+    loss = losses.catalogue_cross_entropy(query, target, own)
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(
+        loss, functional.cross_entropy(query.float() @ target.float().T, own)
+    )
+
+
+class _Largest(TorchDispatchMode):
+    """Notes the number of values in the largest tensor any operation makes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.size = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        made = func(*args, **(kwargs or {}))
+        for one in made if isinstance(made, tuple | list) else [made]:
+            if isinstance(one, torch.Tensor):
+                self.size = max(self.size, one.numel())
+        return made
+
+
+@pytest.mark.parametrize(
+    ("at_once", "allowed"),
+    # 40 items: rows of 40 logits; at least one row there must be.
+    [(1, 40), (79, 40), (80, 80), (1000, 1000), (4000, 4000), (10**6, 20_000)],
+)
+def test_no_more_logits_than_allowed_exist_at_once(monkeypatch, at_once, allowed) -> None:
+    query, target = torch.randn(500, 1, requires_grad=True), torch.randn(40, 1, requires_grad=True)
+    own, correction = torch.zeros(500).long(), torch.rand(40)
+    monkeypatch.setitem(losses.LOGITS_AT_ONCE, "cpu", at_once)
+    with _Largest() as seen:
+        losses.catalogue_cross_entropy(query, target, own, correction).backward()
+    # Width 1, so that nothing but the logits and the 500 queries is large.
+    assert seen.size == max(allowed, 500)
 
 
 def test_cross_entropy_by_hand() -> None:
@@ -54,7 +158,7 @@ def test_cross_entropy_by_hand() -> None:
 def test_category_loss_leaves_out_unlabelled_items() -> None:
     torch.manual_seed(0)
     logits = torch.randn(4, 3, requires_grad=True)
-    labels = torch.tensor([[1.0, 0, 0], [0, 0, 0], [0, 0, 1], [0, 0, 0]])
+    labels = torch.tensor([[1, 0, 0], [0, 0, 0], [0, 0, 1], [0, 0, 0]]).bool()
     for multi_label in (False, True):
         logits.grad = None
         loss = losses.category_loss(logits, labels, multi_label)
@@ -68,16 +172,16 @@ def test_category_loss_leaves_out_unlabelled_items() -> None:
 
 def test_category_loss_by_hand() -> None:
     logits = torch.log(torch.tensor([[1.0, 3.0]]))
-    one = losses.category_loss(logits, torch.tensor([[0.0, 1.0]]), multi_label=False)
+    one = losses.category_loss(logits, torch.tensor([[False, True]]), multi_label=False)
     assert one.item() == pytest.approx(-math.log(3 / 4))
-    many = losses.category_loss(logits, torch.tensor([[1.0, 1.0]]), multi_label=True)
+    many = losses.category_loss(logits, torch.tensor([[True, True]]), multi_label=True)
     # sigmoid(log 1) = 1/2, sigmoid(log 3) = 3/4
     assert many.item() == pytest.approx(-(math.log(1 / 2) + math.log(3 / 4)) / 2)
 
 
 def test_category_loss_is_nought_without_labels_or_categories() -> None:
-    assert losses.category_loss(torch.randn(3, 2), torch.zeros(3, 2), True).item() == 0
-    assert losses.category_loss(torch.randn(3, 0), torch.zeros(3, 0), False).item() == 0
+    assert losses.category_loss(torch.randn(3, 2), torch.zeros(3, 2).bool(), True).item() == 0
+    assert losses.category_loss(torch.randn(3, 0), torch.zeros(3, 0).bool(), False).item() == 0
 
 
 def test_swap_loss_by_hand() -> None:

@@ -8,10 +8,12 @@ import pytest
 import torch
 
 from cammsr_cli.config import PRESETS, ModelConfig
+from cammsr_cli.core import model as model_module
 from cammsr_cli.core.model import Cammsr, Catalogue, FeatureProjection, ItemTables
 from cammsr_cli.core.windows import Events, Window, cut
 
 N, DIMS, C = 12, {"text": 5, "image": 7}, 3
+ALL = torch.ones(N, dtype=torch.bool)
 
 
 def _catalogue(modalities=("text", "image"), seed: int = 0) -> Catalogue:
@@ -64,6 +66,7 @@ PARTS = {
     "no synergies": {"synergies": False},
     "no user weights": {"user_weights": False},
     "no time": {"time": False},
+    "no distances": {"distances": False},
     "layernorm": {"norm": "layernorm"},
     "id dropout": {"id_dropout": 0.5},
     "one modality": {"modalities": ("image",)},
@@ -104,6 +107,7 @@ def test_parts_switched_off_leave_no_parameters_behind() -> None:
     assert ".synergies." not in names(synergies=False)
     assert "user_weights" not in names(user_weights=False)
     assert "gap" not in names(time=False)
+    assert "distance" not in names(distances=False)
     assert "id_table" not in names(use_id=False)
     assert "norm.alpha" not in names(norm="layernorm")
     assert "camoe" not in names(modalities=())
@@ -342,7 +346,7 @@ def _bare_projection(dim: int) -> FeatureProjection:
 def test_columns_are_standardised_by_hand_and_rows_are_about_one_long() -> None:
     projection = _bare_projection(4)
     seen = torch.tensor([[1.0, 10, -3, 7], [3, 30, -5, 7], [5, 50, -7, 7]])
-    projection.measure(seen)
+    projection.measure(seen, ALL[:3])
     assert projection.mean.tolist() == [3, 30, -5, 7]
     # Standard deviations 2, 20 and 2; the last column is constant; 4**-0.5 scales the row.
     assert projection.scale.tolist() == pytest.approx([1 / 4, 1 / 40, 1 / 4, 0])
@@ -351,22 +355,46 @@ def test_columns_are_standardised_by_hand_and_rows_are_about_one_long() -> None:
     torch.manual_seed(0)
     wide = _bare_projection(256)
     features = torch.randn(500, 256) * 40 + 3
-    wide.measure(features)
+    wide.measure(features, torch.ones(500).bool())
     torch.testing.assert_close(wide(features).square().sum(1).mean().item(), 1.0, atol=0.01, rtol=0)
 
 
 def test_a_value_far_outside_is_cut_at_ten_standard_deviations() -> None:
     projection = _bare_projection(1)
-    projection.measure(torch.tensor([[-1.0], [0.0], [1.0]]))
+    projection.measure(torch.tensor([[-1.0], [0.0], [1.0]]), ALL[:3])
     far = projection(torch.tensor([[9.0], [10.0], [11.0], [1e6], [-1e6]]))
     assert far.flatten().tolist() == pytest.approx([9, 10, 10, 10, -10])
+
+
+def test_only_rows_that_are_present_are_measured() -> None:
+    torch.manual_seed(0)
+    features, present = torch.randn(60, 3) * 5 + 2, torch.rand(60) < 0.5
+    part, alone = FeatureProjection(3, 16), FeatureProjection(3, 16)
+    part.measure(features.where(present[:, None], float("nan")), present)
+    alone.measure(features[present], torch.ones(int(present.sum())).bool())
+    assert torch.equal(part.mean, alone.mean)
+    assert torch.equal(part.scale, alone.scale)
+
+
+def test_of_many_items_some_are_measured_evenly_spread(monkeypatch) -> None:
+    torch.manual_seed(0)
+    features, present = torch.randn(60, 3).half() * 5 + 2, torch.arange(60) % 7 > 0
+    there = features[present].float()
+    assert len(there) == 51
+    for most, step in ((100, 1), (51, 1), (50, 2), (10, 6)):
+        monkeypatch.setattr(model_module, "MEASURED_ROWS", most)
+        projection = FeatureProjection(3, 16)
+        projection.measure(features, present)
+        assert len(there[::step]) <= most
+        torch.testing.assert_close(projection.mean, there[::step].mean(0))
+        torch.testing.assert_close(projection.scale, 3**-0.5 / there[::step].std(0))
 
 
 @pytest.mark.parametrize("items", [0, 1])
 def test_too_few_items_to_measure_change_nothing(items: int) -> None:
     projection = FeatureProjection(3, 16)
     before = projection.state_dict()["scale"].clone()
-    projection.measure(torch.randn(items, 3))
+    projection.measure(torch.randn(5, 3), torch.arange(5) < items)
     assert torch.equal(projection.scale, before)
     assert not projection.mean.any()
 
@@ -404,6 +432,24 @@ def test_all_items_do_not_know_of_each_other() -> None:
             {m: p[n : n + 1] for m, p in catalogue.present.items()},
         )
         torch.testing.assert_close(_tables(model, alone).target_NV[0], together[n])
+
+
+def test_items_taken_from_the_catalogue_are_the_ones_asked_for() -> None:
+    model, catalogue = _model(), _catalogue()
+    chosen = torch.tensor([8, 3, 5, 3])
+    taken, whole = _tables(model, catalogue.take(chosen)), _tables(model, catalogue)
+    torch.testing.assert_close(taken.target_NV, whole.target_NV[chosen])
+    torch.testing.assert_close(taken.input_ND, whole.input_ND[chosen])
+    assert torch.equal(taken.present_NS, whole.present_NS[chosen])
+
+
+def test_the_gradient_of_an_item_is_the_sum_over_where_it_was_seen() -> None:
+    """Rows are read through an embedding, whose gradient must be that of indexing."""
+    table = torch.randn(6, 4, requires_grad=True)
+    at, factor = torch.tensor([[0, 2, 2], [5, 2, 0]]), torch.randn(2, 3, 4)
+    (model_module._rows(table, at) * factor).sum().backward()
+    expected = torch.zeros(6, 4).index_add(0, at.flatten(), factor.flatten(0, 1))
+    torch.testing.assert_close(table.grad, expected)
 
 
 def _only_text(features: torch.Tensor, present: torch.Tensor | None = None) -> Catalogue:

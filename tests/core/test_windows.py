@@ -13,8 +13,8 @@ from cammsr_cli.core.windows import (
     TIME_BUCKETS,
     Events,
     cut,
+    deal_ties,
     shuffled_batches,
-    shuffled_ties,
     training_windows,
 )
 
@@ -155,15 +155,51 @@ def test_batches_hold_windows_of_like_length_in_random_order() -> None:
     assert [b.tolist() for b in batches] != [b.tolist() for b in other]
 
 
-def test_ties_are_dealt_anew_within_their_group_only() -> None:
-    events = Events(torch.arange(6), torch.tensor([5, 5, 5, 7, 9, 9]))
-    group = torch.tensor([0, 0, 0, 1, 2, 2])
-    generator = torch.Generator().manual_seed(0)
-    seen = set()
-    for _ in range(200):
-        dealt = shuffled_ties(events, group, generator)
-        assert dealt.time_E.tolist() == events.time_E.tolist()
-        item = dealt.item_E.tolist()
-        assert (sorted(item[:3]), item[3], sorted(item[4:])) == ([0, 1, 2], 3, [4, 5])
-        seen.add(tuple(item))
+TIMES = st.lists(
+    st.lists(st.integers(0, 3), min_size=1, max_size=9).map(sorted), min_size=1, max_size=5
+)
+
+
+@settings(max_examples=80, deadline=None)
+@given(times=TIMES, seed=st.integers(0, 1000))
+def test_ties_are_dealt_within_their_group_alone(times, seed) -> None:
+    """Each group of events at one time keeps its items and its place; all else is untouched."""
+    start, end = _bounds([len(row) for row in times])
+    flat = torch.tensor([time for row in times for time in row])
+    window = cut(Events(torch.arange(len(flat)) + 1, flat), start, end)
+    torch.manual_seed(seed)
+    dealt = deal_ties(window)
+    for name in ("gap_BL", "valid_BL", "length_B"):
+        assert torch.equal(getattr(dealt, name), getattr(window, name))
+    assert torch.equal(dealt.item_BL[~window.valid_BL], window.item_BL[~window.valid_BL])
+    for row, one in enumerate(times):
+        for time in set(one):
+            at = [place for place, other in enumerate(one) if other == time]
+            assert sorted(dealt.item_BL[row, at].tolist()) == window.item_BL[row, at].tolist()
+
+
+@settings(max_examples=30, deadline=None)
+@given(lengths=HISTORIES, seed=st.integers(0, 1000))
+def test_without_ties_nothing_is_dealt(lengths, seed) -> None:
+    start, end = _bounds(lengths)
+    steps = int(end[-1])
+    window = cut(Events(torch.arange(steps + 1), torch.arange(steps + 1)), start, end)
+    torch.manual_seed(seed)
+    assert torch.equal(deal_ties(window).item_BL, window.item_BL)
+
+
+def test_every_order_of_a_tie_turns_up_about_equally_often() -> None:
+    events = Events(torch.arange(1, 7), torch.tensor([5, 5, 5, 7, 9, 9]))
+    window = cut(events, torch.zeros(3000).long(), torch.full((3000,), 6))
+    torch.manual_seed(0)
+    seen = Counter(tuple(row) for row in deal_ties(window).item_BL.tolist())
     assert len(seen) == 12  # 3! orders of the first group, 2! of the last
+    # 250 of each expected, with a standard deviation of 15.
+    assert all(abs(count - 250) < 5 * 15.2 for count in seen.values()), seen
+
+
+def test_ties_are_dealt_anew_at_each_call() -> None:
+    window = cut(
+        Events(torch.arange(40), torch.zeros(40).long()), torch.tensor([0]), torch.tensor([40])
+    )
+    assert not torch.equal(deal_ties(window).item_BL, deal_ties(window).item_BL)

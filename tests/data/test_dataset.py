@@ -82,6 +82,35 @@ def test_round_trip(written: Path) -> None:
     assert data.sources == corpus.sources
 
 
+def test_texts_of_some_items_by_hand(written: Path) -> None:
+    data = DataSet(written)
+    assert data.fields_of(["title", "image", "colour"], [3, 0, 1]) == {
+        "title": ["d 🎬", "Алиса", ""],
+        "image": ["", "a.jpg", "b c.png"],
+        "colour": ["", "", ""],
+    }
+    assert data.fields_of(["title"], []) == {"title": []}
+
+
+@pytest.mark.parametrize(
+    ("users", "indptr", "item"),
+    [
+        ([0, 1, 2], [0, 3, 3, 5], [0, 2, 1, 3, 3]),  # all, in one piece
+        ([2, 0], [0, 2, 5], [3, 3, 0, 2, 1]),
+        ([0, 2, 2], [0, 3, 5, 7], [0, 2, 1, 3, 3, 3, 3]),
+        ([1], [0, 0], []),  # a user without events
+    ],
+)
+def test_histories_by_hand(written: Path, users: list[int], indptr: list[int], item: list) -> None:
+    data = DataSet(written)
+    found = data.histories(np.array(users))
+    assert found.indptr.tolist() == indptr
+    assert found.item.tolist() == item
+    time_of = [data.event_time[data.event_indptr[u] : data.event_indptr[u + 1]] for u in users]
+    assert found.time.tolist() == np.concatenate(time_of).tolist()
+    assert (found.item.dtype, found.time.dtype) == (np.int32, np.int64)
+
+
 def test_vectors_round_trip_with_their_type_and_origin(written: Path) -> None:
     data = DataSet(written)
     assert set(data.modalities) == {"text", "image"}
@@ -92,6 +121,55 @@ def test_vectors_round_trip_with_their_type_and_origin(written: Path) -> None:
         assert present.dtype == np.bool_
         assert present.tolist() == expected.present.tolist()
         assert data.modalities[name] == expected.info
+
+
+def test_vectors_are_mapped_from_the_file_and_held_by_nobody(written: Path) -> None:
+    """They may be larger than memory; and what is done to them does not reach the file."""
+    before = written.read_bytes()
+    values, _ = DataSet(written).vectors("text")
+    assert isinstance(values, np.memmap)
+    assert Path(values.filename) == written
+    values[:] = 7
+    again, _ = DataSet(written).vectors("text")
+    np.testing.assert_array_equal(again, _modalities()["text"].values)
+    assert written.read_bytes() == before
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+@pytest.mark.parametrize("dim", [1, 3, 1000])
+def test_mapped_vectors_are_those_h5py_reads(tmp_path: Path, dtype, dim: int) -> None:
+    generator = np.random.default_rng(0)
+    values = generator.normal(size=(4, dim)).astype(dtype)
+    values[0, 0], values[1, 0], values[2, 0] = np.nan, np.inf, -0.0
+    write_dataset(tmp_path / "x.h5", _corpus(), _modalities(values=values))
+    with h5py.File(tmp_path / "x.h5") as file:
+        stored = file["features/text/values"][()]
+    found, _ = DataSet(tmp_path / "x.h5").vectors("text")
+    assert found.dtype == stored.dtype == dtype
+    assert found.tobytes() == stored.tobytes() == values.tobytes()
+
+
+def test_vectors_in_pieces_are_read_all_the_same(written: Path) -> None:
+    """Another tool may have packed the file anew: then there is no one place to map."""
+    values = _modalities()["text"].values
+    with h5py.File(written, "a") as file:
+        del file["features/text/values"]
+        file.create_dataset("features/text/values", data=values, chunks=(2, 3), compression="gzip")
+    found, _ = DataSet(written).vectors("text")
+    assert not isinstance(found, np.memmap)
+    np.testing.assert_array_equal(found, values)
+
+
+@pytest.mark.parametrize("shape", [(4, 0), (0, 3), (0, 0)])
+def test_a_modality_of_nothing_can_be_read(tmp_path: Path, shape: tuple[int, int]) -> None:
+    empty = _modalities(
+        values=np.zeros(shape, dtype=np.float16), present=np.zeros(shape[0], dtype=np.bool_)
+    )
+    write_dataset(tmp_path / "x.h5", _corpus(), empty)
+    values, present = DataSet(tmp_path / "x.h5").vectors("text")
+    assert values.shape == shape
+    assert values.dtype == np.float16
+    assert present.tolist() == [False] * shape[0]
 
 
 def test_category_labels_by_hand(written: Path) -> None:

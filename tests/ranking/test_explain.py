@@ -30,12 +30,20 @@ def _tables(model: Cammsr) -> ItemTables:
     return item_tables(model, Catalogue(torch.arange(N), features, present))
 
 
+def _weights(model: Cammsr, query_V: torch.Tensor, tables: ItemTables, items: torch.Tensor):
+    """Weights of one user, stream by stream."""
+    average_V = tables.target_NV.mean(0)
+    weight_UBS = modality_weights(model, query_V[None], tables, average_V, items[None])
+    assert weight_UBS.shape == (1, len(items), len(model.streams))
+    return {name: weight_UBS[0, :, s] for s, name in enumerate(model.streams)}
+
+
 @pytest.mark.parametrize("changed", [{}, {"synergies": False}, {"use_id": False}])
 def test_weights_are_shares_that_sum_to_one(changed) -> None:
     model = _model(**changed)
     tables = _tables(model)
     query = torch.randn(tables.target_NV.shape[1])
-    weights = modality_weights(model, query, tables, torch.arange(N))
+    weights = _weights(model, query, tables, torch.arange(N))
     assert list(weights) == list(model.streams)
     stacked = torch.stack(list(weights.values()))
     assert (stacked >= 0).all()
@@ -49,8 +57,8 @@ def test_a_constant_added_to_all_items_contributions_changes_nothing() -> None:
     target = tables.target_NV
     query, items = torch.randn(target.shape[1]), torch.tensor([3, 0, 11])
     moved = dataclasses.replace(tables, target_NV=target + torch.randn(target.shape[1]))
-    before = modality_weights(model, query, tables, items)
-    after = modality_weights(model, query, moved, items)
+    before = _weights(model, query, tables, items)
+    after = _weights(model, query, moved, items)
     for name in before:
         torch.testing.assert_close(after[name], before[name], rtol=1e-3, atol=1e-4)
 
@@ -66,7 +74,7 @@ def test_a_modality_the_item_lacks_has_no_share_where_anything_lifts_it() -> Non
     shares = []
     for _ in range(20):
         query = torch.randn(tables.target_NV.shape[1])
-        weights = modality_weights(model, query, tables, torch.tensor([7]))
+        weights = _weights(model, query, tables, torch.tensor([7]))
         shares.append([w.item() for w in weights.values()])
     explained = [share for share in shares if share != [pytest.approx(1 / 3)] * 3]
     assert len(explained) > 10
@@ -79,9 +87,9 @@ def test_what_is_missing_counts_as_nought_though_lacking_it_lifts() -> None:
     target = _by_block(model, [[1, 3, 0, 0, 0, 0], [-1, -3, -8, 0, -4, -4]])
     present = torch.tensor([[1, 1, 0, 1, 0, 0], [1, 1, 1, 1, 1, 1]]).bool()
     query = torch.ones(target.shape[1])
-    there = modality_weights(model, query, _planted(model, target), torch.tensor([0]))
+    there = _weights(model, query, _planted(model, target), torch.tensor([0]))
     assert there["image"].item() > 0
-    weights = modality_weights(model, query, _planted(model, target, present), torch.tensor([0]))
+    weights = _weights(model, query, _planted(model, target, present), torch.tensor([0]))
     assert [w.item() for w in weights.values()] == pytest.approx([1 / 4, 3 / 4, 0])
 
 
@@ -112,7 +120,7 @@ def test_weights_by_hand() -> None:
     lift = [1.0, 2.0, 0.0, 4.0, 0.0, 2.0]
     target = _by_block(model, [lift, [-value for value in lift]])
     query = torch.ones(target.shape[1])
-    weights = modality_weights(model, query, _planted(model, target), torch.tensor([0, 1]))
+    weights = _weights(model, query, _planted(model, target), torch.tensor([0, 1]))
     # id 1 + 4/2 = 3, text 2 + 4/2 + 2/2 = 5, image 2/2 = 1, of 9.
     assert [weights[name][0].item() for name in ("id", "text", "image")] == pytest.approx(
         [3 / 9, 5 / 9, 1 / 9]
@@ -127,7 +135,7 @@ def test_what_pulls_an_item_down_counts_as_nought() -> None:
     model = _model(synergies=False)
     target = _by_block(model, [[1.0, -5.0, 3.0], [-1.0, 5.0, -3.0]])
     query = torch.ones(target.shape[1])
-    weights = modality_weights(model, query, _planted(model, target), torch.tensor([0]))
+    weights = _weights(model, query, _planted(model, target), torch.tensor([0]))
     assert [w.item() for w in weights.values()] == pytest.approx([1 / 4, 0, 3 / 4])
 
 
@@ -135,7 +143,7 @@ def test_items_all_alike_are_explained_evenly() -> None:
     model = _model()
     target = torch.ones(N, sum(model.block_widths))
     query = torch.ones(target.shape[1])
-    weights = modality_weights(model, query, _planted(model, target), torch.tensor([2]))
+    weights = _weights(model, query, _planted(model, target), torch.tensor([2]))
     assert [w.item() for w in weights.values()] == pytest.approx([1 / 3] * 3)
 
 
@@ -148,25 +156,42 @@ def test_each_share_is_given_away_whole() -> None:
     assert stream_shares(alone).tolist() == [[1]]
 
 
+def test_users_are_explained_each_by_their_own_query() -> None:
+    model = _model()
+    tables = _tables(model)
+    average_V = tables.target_NV.mean(0)
+    query_UV = torch.randn(3, tables.target_NV.shape[1])
+    items = torch.tensor([[1, 2], [2, 1], [5, 0]])
+    together = modality_weights(model, query_UV, tables, average_V, items)
+    for u in range(3):
+        alone = torch.stack(list(_weights(model, query_UV[u], tables, items[u]).values()), dim=1)
+        torch.testing.assert_close(together[u], alone)
+
+
+def _forward(weights: list[float], present: list[bool]) -> int:
+    return int(put_forward(torch.tensor([[weights]]), torch.tensor([[present]]))[0, 0])
+
+
 def test_put_forward_names_the_heaviest_content_there_is() -> None:
-    weights = {"id": 0.9, "text": 0.02, "image": 0.08}
-    assert put_forward(weights, {"text": True, "image": True}) == "image"
-    assert put_forward(weights, {"text": True, "image": False}) == "text"
-    assert put_forward(weights, {"text": False, "image": False}) is None
-    assert put_forward({"id": 1.0}, {}) is None
+    weights = [0.9, 0.02, 0.08]  # id, text, image
+    assert _forward(weights, [True, True]) == 1
+    assert _forward(weights, [True, False]) == 0
+    assert _forward(weights, [False, False]) == -1
+    assert _forward([0.02, 0.98], [True, True]) == 1  # a model without ids
+    none = put_forward(torch.ones(2, 3, 1), torch.zeros(2, 3, 0, dtype=torch.bool))
+    assert none.tolist() == [[-1] * 3] * 2  # a model without content
 
 
 @given(
-    weight=st.lists(st.floats(0, 1), min_size=4, max_size=4),
+    weight=st.lists(st.floats(0, 1, width=32), min_size=4, max_size=4),
     has=st.lists(st.booleans(), min_size=3, max_size=3),
 )
 def test_put_forward_never_names_the_id_nor_what_is_missing(weight, has) -> None:
-    names = ["text", "image", "video"]
-    present = dict(zip(names, has, strict=True))
-    weights = dict(zip(["id", *names], weight, strict=True))
-    chosen = put_forward(weights, present)
-    if chosen is None:
+    chosen = _forward(weight, has)
+    if chosen < 0:
         assert not any(has)
     else:
-        assert present[chosen]
-        assert weights[chosen] == max(weights[name] for name in names if present[name])
+        assert has[chosen]
+        assert weight[1 + chosen] == max(
+            w for w, there in zip(weight[1:], has, strict=True) if there
+        )

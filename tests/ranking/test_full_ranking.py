@@ -14,12 +14,13 @@ from cammsr_cli.data.splits import TEST, VALIDATION
 from cammsr_cli.ranking import full_ranking
 from cammsr_cli.ranking.full_ranking import (
     Questions,
-    hide_seen,
+    hide,
     item_tables,
     model_ranks,
     popularity_ranks,
     questions,
     ranks,
+    seen_items,
     user_queries,
 )
 
@@ -81,17 +82,13 @@ def test_questions_ask_for_the_held_out_event_after_all_before_it() -> None:
 @pytest.mark.parametrize("exclude_seen", [True, False])
 @pytest.mark.parametrize("seed", range(4))
 def test_ranks_are_those_of_brute_force(monkeypatch, seed: int, exclude_seen: bool) -> None:
-    monkeypatch.setattr(full_ranking, "USERS_AT_ONCE", 7)  # several chunks, the last one short
+    monkeypatch.setattr(full_ranking, "ROWS_AT_LEAST", 7)  # several chunks, the last one short
+    monkeypatch.setattr(full_ranking, "SCORES_AT_ONCE", {"cpu": 1})
     log = _log(seed)
     asked = questions(log, TEST)
     # Few different scores, so that there are many ties.
     table = torch.randint(0, 5, (len(asked.item_U), ITEMS), generator=_seeded(seed)).float()
-    at = iter(range(10**6))
-
-    def score(start_B, end_B):
-        return torch.stack([table[next(at)] for _ in start_B])
-
-    ours = ranks(score, _events(log), asked, exclude_seen)
+    ours = ranks(table, torch.eye(ITEMS), _events(log), asked, exclude_seen)
     histories = [
         set(log.event_item[s:e].tolist()) for s, e in zip(asked.start_U, asked.end_U, strict=True)
     ]
@@ -111,11 +108,8 @@ def _one(scores: list[float], history: list[int], target: int, exclude_seen=True
         np.array([0]), np.array([0]), np.array([len(history)]), np.array([target], dtype=np.int64)
     )
     events = Events(items, torch.arange(len(items)))
-    return int(
-        ranks(
-            lambda s, e: torch.tensor([scores], dtype=torch.float32), events, asked, exclude_seen
-        )[0]
-    )
+    target = torch.tensor(scores, dtype=torch.float32)[:, None]
+    return int(ranks(torch.ones(1, 1), target, events, asked, exclude_seen)[0])
 
 
 def test_ranks_by_hand() -> None:
@@ -135,18 +129,33 @@ def test_scores_that_are_not_numbers_rank_last() -> None:
 
 
 def test_seen_is_the_whole_history_not_only_what_the_model_reads() -> None:
-    score = torch.zeros(2, 6)
     events = Events(torch.tensor([1, 2, 2, 5, 0]), torch.arange(5))
-    hide_seen(score, events, torch.tensor([0, 4]), torch.tensor([4, 4]))
-    hidden = torch.isinf(score).tolist()
-    assert hidden == [[False, True, True, False, False, True], [False] * 6]
+    seen = seen_items(events, torch.tensor([0, 4]), torch.tensor([4, 4]))
+    score = torch.zeros(2, 6)
+    hide(score, seen)
+    assert torch.isinf(score).tolist() == [[False, True, True, False, False, True], [False] * 6]
+
+
+def test_seen_items_are_hidden_in_a_part_of_the_catalogue_and_of_the_users() -> None:
+    events = Events(torch.tensor([1, 2, 5, 0, 3, 4]), torch.arange(6))
+    seen = seen_items(events, torch.tensor([0, 3, 4]), torch.tensor([3, 4, 6]))
+    score = torch.zeros(2, 3)
+    hide(score, seen.rows(1, 3), first_item=3)  # the second and third user, items 3 to 5
+    assert torch.isinf(score).tolist() == [[False] * 3, [True, True, False]]
+    score = torch.zeros(2, 6)
+    hide(score, seen.of(torch.tensor([0, 2])))
+    hidden = torch.isinf(score).nonzero().tolist()
+    assert hidden == [[0, 1], [0, 2], [0, 5], [1, 3], [1, 4]]
+    whole = seen.rows(0, 99)
+    assert torch.equal(whole.row_P, seen.row_P)
+    assert torch.equal(whole.item_P, seen.item_P)
 
 
 def test_no_one_to_ask_gives_no_ranks() -> None:
     none = np.zeros(0, dtype=np.int64)
     events = Events(torch.tensor([1]), torch.tensor([0]))
-    empty = ranks(lambda s, e: torch.zeros(0, 3), events, Questions(none, none, none, none), True)
-    assert empty.shape == (0,)
+    asked = Questions(none, none, none, none)
+    assert ranks(torch.zeros(0, 2), torch.zeros(3, 2), events, asked, True).shape == (0,)
 
 
 def test_popularity_counts_training_events_only() -> None:
@@ -203,3 +212,41 @@ def test_users_with_short_and_long_histories_are_asked_right_in_one_batch() -> N
     last_three = user_queries(model, tables, events, torch.tensor([5]), torch.tensor([8]))
     torch.testing.assert_close(together[2], last_three[0])
     assert not torch.allclose(together[0], together[1], atol=1e-4)
+
+
+@pytest.mark.parametrize("at_once", [1, 4, 7, 10**6])
+def test_queries_do_not_depend_on_how_users_are_batched(monkeypatch, at_once: int) -> None:
+    model, catalogue = _model()
+    tables, log = item_tables(model, catalogue), _log(1)
+    events, bounds = _events(log), torch.from_numpy(log.event_indptr)
+    kept = bounds[1:] > bounds[:-1]
+    start, end = bounds[:-1][kept], bounds[1:][kept]
+    expected = [
+        user_queries(model, tables, events, s[None], e[None])[0]
+        for s, e in zip(start, end, strict=True)
+    ]
+    monkeypatch.setattr(full_ranking, "POSITIONS_AT_ONCE", {"cpu": at_once})
+    ours = user_queries(model, tables, events, start, end)
+    torch.testing.assert_close(ours, torch.stack(expected))
+
+
+@pytest.mark.parametrize("experts", [0, 2])
+def test_tables_made_part_by_part_are_those_made_at_once(monkeypatch, experts: int) -> None:
+    torch.manual_seed(0)
+    model = Cammsr(ITEMS, {"text": 4, "image": 3}, 2, width=16, experts=experts).eval()
+    features = {"text": torch.randn(ITEMS, 4), "image": torch.randn(ITEMS, 3)}
+    present = {name: torch.rand(ITEMS) < 0.7 for name in features}
+    catalogue = Catalogue(torch.arange(ITEMS) - 2, features, present)  # two items are new
+    with torch.inference_mode():
+        whole = model.item_tables(*model.item_streams(catalogue))
+    monkeypatch.setattr(full_ranking, "ITEMS_AT_ONCE", 4)
+    ours = item_tables(model, catalogue)
+    torch.testing.assert_close(ours.input_ND, whole.input_ND)
+    torch.testing.assert_close(ours.target_NV, whole.target_NV)
+    torch.testing.assert_close(ours.fused.weight_NK, whole.fused.weight_NK)
+    assert torch.equal(ours.fused.present_NK, whole.fused.present_NK)
+    assert torch.equal(ours.present_NS, whole.present_NS)
+    assert (ours.fused.gate_NSE is None) == (experts == 0)
+    if whole.fused.gate_NSE is not None:
+        torch.testing.assert_close(ours.fused.gate_NSE, whole.fused.gate_NSE)
+    assert ours.fused.representation_NKD.numel() == 0  # they would fill memory

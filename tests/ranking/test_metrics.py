@@ -61,6 +61,14 @@ def test_bootstrap_interval_is_that_of_the_normal_approximation() -> None:
     assert high == pytest.approx(values.mean(0) + half, abs=half.max() * 0.15)
 
 
+def test_bootstrap_of_values_that_repeat_counts_each_user() -> None:
+    hits = np.repeat([1.0, 0.0], [300, 700])[:, None]
+    low, high = bootstrap_interval(hits, resamples=4000, seed=3)
+    half = 1.96 * math.sqrt(0.3 * 0.7 / 1000)
+    assert low == pytest.approx([0.3 - half], abs=0.1 * half)
+    assert high == pytest.approx([0.3 + half], abs=0.1 * half)
+
+
 def test_bootstrap_of_a_constant_has_no_width_and_repeats_for_its_seed() -> None:
     low, high = bootstrap_interval(np.full((40, 1), 0.25), resamples=20)
     assert (low, high) == (pytest.approx(0.25), pytest.approx(0.25))

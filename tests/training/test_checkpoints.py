@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import pickle
 from pathlib import Path
 
@@ -11,12 +12,13 @@ import torch
 from cammsr_cli.core.model import Cammsr
 from cammsr_cli.errors import CammsrError
 from cammsr_cli.training.checkpoints import (
+    CHECKSUMS,
     Progress,
     TrainingState,
     checkpoint_path,
     drop_old_checkpoints,
     load_checkpoint,
-    newest_checkpoint,
+    newest_whole_checkpoint,
     save_checkpoint,
 )
 
@@ -26,33 +28,45 @@ def _training(seed: int = 0, width: int = 16, progress: Progress | None = None) 
     model, averaged = (
         Cammsr(6, {"text": 4}, 0, width=width, layers=1, length=4, dropout=0.3) for _ in range(2)
     )
-    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
-    return TrainingState(model, averaged, optimizer, progress or Progress(step=1))
+    assert model.id_table is not None
+    table = model.id_table.weight
+    others = [parameter for parameter in model.parameters() if parameter is not table]
+    optimizers = [torch.optim.AdamW(others, lr=0.01), torch.optim.SparseAdam([table], lr=0.01)]
+    return TrainingState(model, averaged, optimizers, progress or Progress(step=1))
 
 
 def _step(state: TrainingState) -> float:
-    """A step that depends on weights, optimiser state and random numbers."""
-    model, optimizer = state.model, state.optimizer
-    optimizer.zero_grad()
+    """A step that depends on weights, the state of both optimisers and random numbers."""
+    model = state.model
     assert model.id_table is not None
-    noisy = torch.nn.functional.dropout(model.id_table.weight, 0.5) + torch.randn(6, 16)
-    loss = noisy.square().sum()
+    rows = torch.nn.functional.embedding(
+        torch.randint(0, 6, (3,)), model.id_table.weight, sparse=True
+    )
+    noisy = torch.nn.functional.dropout(rows, 0.5) + torch.randn(3, 16)
+    loss = (noisy * model.missing_SD.sum(0)).square().sum()
+    for optimizer in state.optimizers:
+        optimizer.zero_grad()
     loss.backward()
-    optimizer.step()
+    for optimizer in state.optimizers:
+        optimizer.step()
     return loss.item()
 
 
 def test_a_resumed_training_goes_on_as_if_it_had_never_stopped(tmp_path: Path) -> None:
-    state = _training(progress=Progress(epoch=2, step=7, best=0.25, best_epoch=1, best_step=4))
-    _step(state)
+    progress = Progress(
+        epoch=2, step=7, best=0.25, best_epoch=1, best_step=4, batch=3, sums={"category": 0.1}
+    )
+    state = _training(progress=progress)
+    for _ in range(2):
+        _step(state)
     save_checkpoint(tmp_path, state)
-    straight = [_step(state) for _ in range(3)]
+    straight = [_step(state) for _ in range(4)]
 
     other = _training(seed=5)
     torch.randn(100)
     load_checkpoint(checkpoint_path(tmp_path, 7), other)
     assert other.progress == state.progress
-    assert [_step(other) for _ in range(3)] == straight
+    assert [_step(other) for _ in range(4)] == straight
     for ours, theirs in ((state.model, other.model), (state.averaged, other.averaged)):
         for name, value in ours.state_dict().items():
             assert torch.equal(theirs.state_dict()[name], value), name
@@ -60,7 +74,7 @@ def test_a_resumed_training_goes_on_as_if_it_had_never_stopped(tmp_path: Path) -
 
 def test_weights_travel_with_the_measured_columns(tmp_path: Path) -> None:
     state = _training()
-    state.model.projections[0].measure(torch.randn(30, 4) * 5 + 2)
+    state.model.projections[0].measure(torch.randn(30, 4) * 5 + 2, torch.ones(30).bool())
     save_checkpoint(tmp_path, state)
     other = _training(seed=1)
     load_checkpoint(checkpoint_path(tmp_path, 1), other)
@@ -83,7 +97,7 @@ def test_no_code_in_a_checkpoint_is_run(tmp_path: Path, how: str) -> None:
     save_checkpoint(tmp_path, state)
     mark, file = tmp_path / "it ran", checkpoint_path(tmp_path, 1) / "state.pt"
     if how == "torch":
-        torch.save({"optimizer": _Attack(mark)}, file)
+        torch.save({"optimizers": [_Attack(mark)]}, file)
     else:
         file.write_bytes(pickle.dumps(_Attack(mark), protocol=2))
     with pytest.raises(CammsrError, match="cannot be read"):
@@ -99,7 +113,7 @@ def test_no_code_in_a_checkpoint_is_run(tmp_path: Path, how: str) -> None:
         b"",
         b"not a checkpoint at all",
         b"PK\x03\x04 cut short",
-        pickle.dumps({"optimizer": Progress}, protocol=2),
+        pickle.dumps({"optimizers": Progress}, protocol=2),
     ],
     ids=["empty", "text", "zip", "pickle"],
 )
@@ -113,11 +127,17 @@ def test_a_damaged_state_is_told_with_the_way_out(tmp_path: Path, content: bytes
     assert "step-1" in (caught.value.hint or "")
 
 
-def test_a_state_without_its_parts_is_told(tmp_path: Path) -> None:
+@pytest.mark.parametrize("lacking", ["optimizers", "an optimizer", "random", "progress"])
+def test_a_state_without_its_parts_is_told(tmp_path: Path, lacking: str) -> None:
     state = _training()
     save_checkpoint(tmp_path, state)
     path = checkpoint_path(tmp_path, 1)
-    torch.save({"optimizer": state.optimizer.state_dict()}, path / "state.pt")
+    rest = torch.load(path / "state.pt", weights_only=True)
+    if lacking == "an optimizer":
+        del rest["optimizers"][1]
+    else:
+        del rest[lacking]
+    torch.save(rest, path / "state.pt")
     with pytest.raises(CammsrError, match="cannot be read"):
         load_checkpoint(path, state)
 
@@ -139,12 +159,101 @@ def test_another_model_s_checkpoint_is_told(tmp_path: Path) -> None:
         load_checkpoint(checkpoint_path(tmp_path, 1), _training())
 
 
+# --- damage -------------------------------------------------------------------------------------
+
+
+def _saved(folder: Path, *steps: int) -> None:
+    for step in steps:
+        save_checkpoint(folder, _training(progress=Progress(step=step)))
+
+
+def _newest(folder: Path) -> tuple[Path | None, list[str]]:
+    notes: list[str] = []
+    return newest_whole_checkpoint(folder, notes.append), notes
+
+
 def test_the_newest_is_that_of_the_highest_step(tmp_path: Path) -> None:
-    assert newest_checkpoint(tmp_path / "none") is None
-    assert newest_checkpoint(tmp_path) is None
-    for name in ("step-9", "step-10", "step-2", ".step-99.partial", "step-x", "other"):
+    assert _newest(tmp_path / "none") == (None, [])
+    assert _newest(tmp_path) == (None, [])
+    _saved(tmp_path, 9, 10, 2)
+    for name in (".step-99.partial", "step-x", "other"):
         (tmp_path / name).mkdir()
-    assert newest_checkpoint(tmp_path) == tmp_path / "step-10"
+    assert _newest(tmp_path) == (tmp_path / "step-10", [])
+
+
+def test_checksums_are_those_of_sha256sum(tmp_path: Path) -> None:
+    _saved(tmp_path, 3)
+    folder = checkpoint_path(tmp_path, 3)
+    listed = dict(
+        reversed(line.split("  ")) for line in (folder / CHECKSUMS).read_text().splitlines()
+    )
+    files = {file.name: file for file in folder.iterdir() if file.name != CHECKSUMS}
+    assert set(files) == {"model.safetensors", "averaged.safetensors", "state.pt"}
+    assert listed == {
+        name: hashlib.sha256(file.read_bytes()).hexdigest() for name, file in files.items()
+    }
+
+
+FILES = ("model.safetensors", "averaged.safetensors", "state.pt", CHECKSUMS)
+
+
+def _flipped(content: bytes, at: int) -> bytes:
+    return content[:at] + bytes([content[at] ^ 0x10]) + content[at + 1 :]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_with_any_byte_flipped_cut_short_or_gone_is_passed_over(
+    tmp_path: Path, name: str
+) -> None:
+    _saved(tmp_path, 4, 8)
+    file = checkpoint_path(tmp_path, 8) / name
+    content = file.read_bytes()
+    last = len(content) - 2  # what follows is the end of the last line of the checksums
+    places = sorted({round(last * share / 20) for share in range(21)})
+    damages = {f"byte {at} flipped": _flipped(content, at) for at in places}
+    damages |= {f"cut to {at} bytes": content[:at] for at in places}
+    damages |= {f"nought from {at}": content[:at] + bytes(len(content) - at) for at in places}
+    damages |= {"longer": content + b"x"}
+    for damage, damaged in damages.items():
+        if damaged == content:
+            continue
+        file.write_bytes(damaged)
+        found, notes = _newest(tmp_path)
+        assert found == checkpoint_path(tmp_path, 4), damage
+        assert len(notes) == 1, damage
+        assert "step-8 is damaged and passed over" in notes[0]
+        assert "\n" not in notes[0]
+    file.unlink()
+    assert _newest(tmp_path)[0] == checkpoint_path(tmp_path, 4)
+    file.write_bytes(content)
+    assert _newest(tmp_path) == (checkpoint_path(tmp_path, 8), [])
+
+
+def test_all_damaged_is_an_error(tmp_path: Path) -> None:
+    _saved(tmp_path, 4, 8)
+    for step in (4, 8):
+        (checkpoint_path(tmp_path, step) / "state.pt").write_bytes(b"")
+    with pytest.raises(CammsrError, match=r"all 2 checkpoints in .* are damaged") as caught:
+        _newest(tmp_path)
+    assert "--force" in (caught.value.hint or "")
+
+
+def test_a_checkpoint_is_there_whole_or_not_at_all(tmp_path: Path, monkeypatch) -> None:
+    _saved(tmp_path, 4)
+    before = {file.name: file.read_bytes() for file in checkpoint_path(tmp_path, 4).iterdir()}
+
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", fail)
+    for step in (4, 6):
+        with pytest.raises(OSError, match="No space left"):
+            _saved(tmp_path, step)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-4"]
+    assert before == {f.name: f.read_bytes() for f in checkpoint_path(tmp_path, 4).iterdir()}
+
+
+# --- which are kept -----------------------------------------------------------------------------
 
 
 def test_old_checkpoints_go_and_the_best_stays(tmp_path: Path) -> None:

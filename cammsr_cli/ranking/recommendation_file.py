@@ -1,0 +1,147 @@
+"""Recommendations for many users to a file, in chunks, so that memory does not grow with users.
+
+Axes: U users of one chunk, K best items, R rows of the file.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+from polars.io.plugins import register_io_source
+
+from cammsr_cli.errors import UsageError
+from cammsr_cli.files import written_whole
+from cammsr_cli.ranking.recommend import Answers, Recommender
+
+USERS_AT_ONCE = 4096
+"""Users whose recommendations are made at one time."""
+
+_SINKS: dict[str, Callable[[pl.LazyFrame, Path], Any]] = {
+    ".parquet": pl.LazyFrame.sink_parquet,
+    ".csv": pl.LazyFrame.sink_csv,
+    ".jsonl": pl.LazyFrame.sink_ndjson,
+}
+
+
+@dataclass(frozen=True)
+class Written:
+    """What was written.
+
+    Attributes:
+        out: The file.
+        users: How many users were asked about.
+        items: Size of the catalogue that was ranked for each.
+        rows: How many recommendations there are.
+        seconds: From the first user to the finished file.
+    """
+
+    out: Path
+    users: int
+    items: int
+    rows: int
+    seconds: float
+
+
+def require_writable(out: Path, force: bool) -> None:
+    """Refuse a file of an unknown kind, and one that is there unless it may be replaced.
+
+    Raises:
+        UsageError: It is one of those.
+    """
+    if out.suffix not in _SINKS:
+        raise UsageError(
+            f"--out {out}: recommendations are written as {', '.join(_SINKS)}",
+            f"Name it so: --out {out.with_suffix('.parquet')}",
+        )
+    if out.is_dir():
+        raise UsageError(f"--out {out} is a folder", "Name a file")
+    if out.exists() and not force:
+        raise UsageError(f"{out} is there already", "Choose another name, or replace it: --force")
+
+
+def write_recommendations(
+    recommender: Recommender,
+    users: NDArray[np.int64],
+    out: Path,
+    k: int,
+    exclude_seen: bool,
+    progress: Callable[[int, int, int], None],
+) -> Written:
+    """Write the `k` best next items of each user: one row each, best first, users in their order.
+
+    Columns: user, rank from 1, item, score, put_forward (a modality, or nothing for an item
+    without content) and weight_<stream>, its share in what lifts the item for the user.
+
+    Args:
+        recommender: Whose recommendations.
+        users: Indices of the users.
+        out: File to write, whole or not at all; its ending says the format.
+        k: Most items a user.
+        exclude_seen: Leave out what a user has seen.
+        progress: Told how many users are done, of how many, and 0.
+    """
+    began = time.perf_counter()
+    frames = _Frames(recommender)
+    rows = 0
+
+    def chunks(*_: object) -> Iterator[pl.DataFrame]:
+        nonlocal rows
+        for first in range(0, len(users), USERS_AT_ONCE):
+            chunk = users[first : first + USERS_AT_ONCE]
+            frame = frames.frame(chunk, recommender.answers(chunk, k, exclude_seen))
+            rows += frame.height
+            progress(first + len(chunk), len(users), 0)
+            yield frame
+
+    with written_whole(out) as partial:
+        _SINKS[out.suffix](register_io_source(chunks, schema=frames.schema), partial)
+    seconds = time.perf_counter() - began
+    return Written(out, len(users), len(recommender.run.data.item_ids), rows, seconds)
+
+
+class _Frames:
+    """Turns answers into rows of the file."""
+
+    def __init__(self, recommender: Recommender) -> None:
+        model, data = recommender.run.model, recommender.run.data
+        self._users = pl.Series(data.user_ids, dtype=pl.String)
+        self._items = pl.Series(data.item_ids, dtype=pl.String)
+        self._modalities = pl.Series([*model.modalities, None], dtype=pl.String)
+        self._streams = model.streams
+        self.schema = pl.Schema(
+            {
+                "user": pl.String(),
+                "rank": pl.Int32(),
+                "item": pl.String(),
+                "score": pl.Float32(),
+                "put_forward": pl.String(),
+                **{f"weight_{stream}": pl.Float32() for stream in self._streams},
+            }
+        )
+
+    def frame(self, users: NDArray[np.int64], answers: Answers) -> pl.DataFrame:
+        """The rows of some users' answers."""
+        there_UK = np.isfinite(answers.score_UK)
+        row_R, place_R = np.nonzero(there_UK)
+        forward_R = answers.forward_UK[there_UK]
+        weight_RS = answers.weight_UKS[there_UK]
+        return pl.DataFrame(
+            {
+                "user": self._users.gather(users[row_R]),
+                "rank": place_R.astype(np.int32) + 1,
+                "item": self._items.gather(answers.item_UK[there_UK]),
+                "score": answers.score_UK[there_UK],
+                "put_forward": self._modalities.gather(
+                    np.where(forward_R < 0, len(self._modalities) - 1, forward_R)
+                ),
+                **{f"weight_{name}": weight_RS[:, s] for s, name in enumerate(self._streams)},
+            },
+            schema=self.schema,
+        )

@@ -1,0 +1,75 @@
+"""Many processes that train one model together, as `torchrun` starts them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch import distributed as dist
+
+from cammsr_cli.errors import UsageError
+
+
+@dataclass(frozen=True)
+class World:
+    """Which of how many processes this is.
+
+    Attributes:
+        rank: From 0; process 0 alone writes files and talks.
+        size: How many there are.
+        device: Where this one computes.
+    """
+
+    rank: int
+    size: int
+    device: torch.device
+
+    @property
+    def leads(self) -> bool:
+        """Whether this is the process that writes and talks."""
+        return self.rank == 0
+
+    def sum(self, values: Tensor) -> Tensor:
+        """The sum of every process's `values`, in place."""
+        if self.size > 1:
+            dist.all_reduce(values)
+        return values
+
+    def wait(self) -> None:
+        """Go on when every process is here."""
+        if self.size > 1:
+            dist.barrier()
+
+
+@contextmanager
+def joined(device: torch.device) -> Iterator[World]:
+    """The world this process was started in: that of `torchrun`, or itself alone.
+
+    Each process on a machine with GPUs takes the one of its local rank.
+
+    Raises:
+        UsageError: There are more processes on this machine than GPUs.
+    """
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1:
+        yield World(0, 1, device)
+        return
+    if device.type == "cuda":
+        local = int(os.environ["LOCAL_RANK"])
+        if local >= torch.cuda.device_count():
+            raise UsageError(
+                f"torchrun started process {local} on a machine with "
+                f"{torch.cuda.device_count()} CUDA device(s)",
+                "Start one process a GPU: torchrun --nproc-per-node gpu -m cammsr_cli train ...",
+            )
+        device = torch.device("cuda", local)
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield World(dist.get_rank(), size, device)
+    finally:
+        dist.destroy_process_group()

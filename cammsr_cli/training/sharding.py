@@ -1,0 +1,177 @@
+"""The id table of a large catalogue, shared out by rows over the processes of a training.
+
+Weights and the optimiser's state are torch's own DTensors, split along their rows: no device
+ever holds all of them, in a step or in a checkpoint.
+
+Axes: N rows of the table, R of them here, U rows asked for by this process, A by all processes
+(padded, end to end), O of those that are here, D width.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch import distributed as dist
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.tensor import DTensor, Partial, Shard
+from torch.nn import functional
+from torch.optim import Optimizer, SparseAdam
+
+from cammsr_cli.core.model import Cammsr
+from cammsr_cli.training.distributed import World
+
+
+def shard_id_table(model: Cammsr, world: World) -> None:
+    """Put a sharded table with the same weights in the place of the model's id table, if any."""
+    if model.id_table is not None:
+        mesh = init_device_mesh(world.device.type, (world.size,))
+        model.id_table = RowShardedTable(model.id_table.weight, mesh)
+
+
+def large_table(model: Cammsr) -> nn.Embedding | None:
+    """The id table, if it is one of a large catalogue: sharded, or with sparse gradients."""
+    table = model.id_table
+    large = table is not None and (table.sparse or isinstance(table, RowShardedTable))
+    return table if large else None
+
+
+class RowShardedTable(nn.Embedding):
+    """An embedding whose rows are split evenly over processes, in order.
+
+    All processes must call it, load it and write it out together. Its gradient is the mean over
+    the processes of what each of them asks for, as that of the other weights is under DDP.
+
+    DTensor's own embedding of such a table has the same results, but its backward pass makes the
+    gradient of all N rows on every device (torch 2.15): here each process looks up its own rows,
+    and DTensor brings the answers to where they were asked for.
+
+    Args:
+        weight_ND: All rows, the same in every process; wherever they lie.
+        mesh: The processes, in one dimension.
+    """
+
+    def __init__(self, weight_ND: Tensor, mesh: DeviceMesh) -> None:
+        super().__init__(len(weight_ND), weight_ND.shape[1], device="meta")
+        self.mesh = mesh
+        self.weight = nn.Parameter(own_rows(weight_ND.detach(), mesh))
+        self.first = -(-len(weight_ND) // mesh.size()) * mesh.get_local_rank()
+        self.register_load_state_dict_pre_hook(_keep_own_rows)  # type: ignore[no-untyped-call]
+
+    def forward(self, row_U: Tensor) -> Tensor:
+        """The rows asked for, [U, D]; every process may ask for others, and for as many."""
+        longest = torch.tensor(len(row_U), device=row_U.device)
+        dist.all_reduce(longest, dist.ReduceOp.MAX, self.mesh.get_group())
+        most = int(longest)
+        asked_A = row_U.new_empty(self.mesh.size() * most)
+        padded = functional.pad(row_U, (0, most - len(row_U)), value=-1)  # -1 is nobody's row
+        dist.all_gather_into_tensor(asked_A, padded, self.mesh.get_group())
+
+        weight_RD = local_part(self.weight)
+        at_A = asked_A - self.first
+        here_O = ((at_A >= 0) & (at_A < len(weight_RD))).nonzero().squeeze(1)
+        found_OD = functional.embedding(at_A[here_O], weight_RD)
+        part_AD = found_OD.new_zeros(len(asked_A), self.embedding_dim)
+        part_AD = part_AD.index_copy(0, here_O, found_OD)
+
+        sums_AD = DTensor.from_local(part_AD, self.mesh, [Partial()], run_check=False)
+        row_UD = local_part(sums_AD.redistribute(placements=[Shard(0)]))[: len(row_U)]
+        if row_UD.requires_grad:
+            row_UD.register_hook(  # type: ignore[no-untyped-call]
+                lambda gradient_UD: gradient_UD / self.mesh.size()
+            )
+        return row_UD
+
+
+def local_part(tensor: Tensor) -> Tensor:
+    """What of a tensor is held here: all of a plain one; differentiable."""
+    if isinstance(tensor, DTensor):
+        part: Tensor = tensor.to_local()
+        return part
+    return tensor
+
+
+def own_rows(whole: Tensor, mesh: DeviceMesh) -> DTensor:
+    """This process's rows of `whole`, copied to its device, as a part of the sharded tensor.
+
+    `distribute_tensor` would bring the whole to every device first.
+    """
+    parts = whole.chunk(mesh.size())  # which is how `Shard` splits
+    at = mesh.get_local_rank()
+    own = parts[at] if at < len(parts) else whole[:0]
+    return DTensor.from_local(
+        own.to(mesh.device_type, copy=True),
+        mesh,
+        [Shard(0)],
+        run_check=False,
+        shape=whole.shape,
+        stride=whole.stride(),
+    )
+
+
+def gathered(tensor: Tensor) -> Tensor:
+    """A sharded tensor, whole, in the main memory of process 0; empty in the others.
+
+    All processes must call it. The parts come one after the other: `full_tensor` would need room
+    for all of them on every device. A plain tensor is given back as it is.
+    """
+    if not isinstance(tensor, DTensor):
+        return tensor
+    mesh, own = tensor.device_mesh, local_part(tensor.detach()).contiguous()
+    leads = mesh.get_local_rank() == 0
+    whole = torch.empty(tensor.shape if leads else 0, dtype=own.dtype)
+    rows = max(1, -(-len(tensor) // mesh.size()))
+    for rank, first in enumerate(range(0, len(tensor), rows)):
+        shape = (min(rows, len(tensor) - first), *tensor.shape[1:])
+        part = own if rank == mesh.get_local_rank() else own.new_empty(shape)
+        dist.broadcast(part, group=mesh.get_group(), group_src=rank)
+        if leads:
+            whole[first : first + rows] = part
+    return whole
+
+
+def whole_weights(model: nn.Module) -> dict[str, Tensor]:
+    """A model's state dict, whole in process 0; all processes must call it."""
+    return {name: gathered(value) for name, value in model.state_dict().items()}
+
+
+def whole_optimizer_state(optimizer: Optimizer) -> dict[str, Any]:
+    """An optimiser's state dict, whole in process 0; all processes must call it."""
+    content = optimizer.state_dict()
+    content["state"] = {
+        at: {n: gathered(v) if isinstance(v, Tensor) else v for n, v in values.items()}
+        for at, values in content["state"].items()
+    }
+    return content
+
+
+def load_optimizer_state(optimizer: Optimizer, saved: dict[str, Any]) -> None:
+    """Load what `whole_optimizer_state` gave, made by as many processes as it may be.
+
+    Of a sharded table each process takes its own rows. One process alone moves a large table by
+    SparseAdam, many by AdamW: both keep the same two moments, and a step counted their own way.
+    """
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+    state: dict[int, dict[str, Any]] = {}
+    for at, values in saved["state"].items():
+        weight = weights[at]
+        state[at] = {
+            name: own_rows(value, weight.device_mesh)
+            if isinstance(weight, DTensor) and isinstance(value, Tensor) and value.ndim
+            else value
+            for name, value in values.items()
+        }
+        if isinstance(optimizer, SparseAdam):
+            state[at]["step"] = int(values["step"])
+    optimizer.load_state_dict(
+        {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
+    )
+
+
+def _keep_own_rows(table: nn.Module, weights: dict[str, Any], prefix: str, *_: object) -> None:
+    """Of the whole table in a state dict that is being loaded, take this process's rows."""
+    assert isinstance(table, RowShardedTable)
+    name = f"{prefix}weight"
+    if name in weights:
+        weights[name] = own_rows(weights[name], table.mesh)

@@ -1,0 +1,220 @@
+"""One optimisation step: as many micro-batches as the device needs, on one process or many."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import AdamW, Optimizer, SparseAdam
+
+from cammsr_cli.config import TrainingConfig
+from cammsr_cli.core.model import Cammsr
+from cammsr_cli.errors import CammsrError
+from cammsr_cli.training.checkpoints import TrainingState
+from cammsr_cli.training.distributed import World
+from cammsr_cli.training.objective import Objective
+from cammsr_cli.training.sharding import RowShardedTable, large_table, local_part
+
+_NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
+
+
+def optimizers_of(model: Cammsr, config: TrainingConfig) -> list[Optimizer]:
+    """Adam for all weights; for an id table with sparse gradients, Adam of the rows met alone.
+
+    Adam in its plain form moves every row of the table at each step, met or not: at a million
+    items that costs more than the step itself. A table sharded over processes is moved so all the
+    same: each moves its own part alone, and a GPU does that in a millisecond or few.
+    """
+    table = large_table(model)
+    if table is None:
+        return [_adam(model.parameters(), config)]
+    others = [weight for weight in model.parameters() if weight is not table.weight]
+    if isinstance(table, RowShardedTable):
+        return [_adam(others, config), _adam([table.weight], config)]
+    return [_adam(others, config), SparseAdam([table.weight], lr=config.learning_rate)]
+
+
+def _adam(weights: Iterable[Tensor], config: TrainingConfig) -> AdamW:
+    return AdamW(weights, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
+
+
+class Stepper:
+    """Makes steps.
+
+    Args:
+        state: What they change.
+        objective: What they make smaller; over `state.model`.
+        config: How.
+        world: The processes that share each batch.
+        note: Told, in words, when a batch must be cut smaller to fit the device.
+    """
+
+    def __init__(
+        self,
+        state: TrainingState,
+        objective: Objective,
+        config: TrainingConfig,
+        world: World,
+        note: Callable[[str], None],
+    ) -> None:
+        self.state = state
+        self.config = config
+        self.world = world
+        self.note = note
+        self.micro_batch = config.micro_batch or config.batch_size
+        self.bfloat16 = config.precision == "bfloat16" or (
+            config.precision == "auto"
+            and world.device.type == "cuda"
+            and torch.cuda.is_bf16_supported(including_emulation=False)
+        )
+        self.module: nn.Module = objective
+        if world.size > 1:
+            sharded = [
+                name
+                for name, weight in objective.named_parameters()
+                if local_part(weight) is not weight
+            ]
+            DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(  # type: ignore[no-untyped-call]
+                objective, sharded
+            )
+            self.module = DistributedDataParallel(objective)
+
+    def __call__(self, start_W: Tensor, end_W: Tensor) -> dict[str, Tensor]:
+        """One step on the windows `[start, end)`, the same ones in every process.
+
+        Returns:
+            The weighted parts of the loss of the whole batch, detached.
+
+        Raises:
+            CammsrError: The gradient is no longer a number, or the device's memory does not hold
+                a single window.
+        """
+        while True:
+            try:
+                losses = self._gradient(start_W, end_W)
+                break
+            except RuntimeError as error:
+                if not any(words in str(error) for words in _NO_MEMORY):
+                    raise
+                largest = min(self.micro_batch, -(-len(start_W) // self.world.size))
+            # Out of the handler, whose traceback would keep the tensors of the step alive.
+            self._make_room(largest)
+        self._update(losses)
+        return losses
+
+    def _gradient(self, start_W: Tensor, end_W: Tensor) -> dict[str, Tensor]:
+        """Gradients of the batch's mean loss, in `grad`; and the loss in parts."""
+        for optimizer in self.state.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        mine = slice(self.world.rank, None, self.world.size)
+        own_start, own_end = start_W[mine], end_W[mine]
+        goes = -(-len(start_W) // (self.world.size * self.micro_batch))
+        targets = float((end_W - start_W).sum())
+        sums: dict[str, Tensor] = {}
+        for at in range(goes):
+            last = at == goes - 1
+            part = slice(at * self.micro_batch, (at + 1) * self.micro_batch)
+            start_B, end_B = own_start[part], own_end[part]
+            # Fewer windows than other processes have: this one computes along, at no weight.
+            idle = not len(start_B)
+            if idle:
+                start_B, end_B = start_W[:1], end_W[:1]
+            with self._autocast():
+                # The mean over positions is one over the whole batch, wherever they are computed.
+                share = 0.0 if idle else float((end_B - start_B).sum()) / targets * self.world.size
+                weights = {"recommendation": share}
+                with nullcontext() if last else self._unsynchronised():
+                    parts = {
+                        name: value * weights.get(name, 1 / goes)
+                        for name, value in self.module(start_B, end_B).items()
+                    }
+                    torch.stack(list(parts.values())).sum().backward()  # type: ignore[no-untyped-call]
+            for name, value in parts.items():
+                sums[name] = sums.get(name, 0.0) + value.detach()
+        names = list(sums)
+        whole = self.world.sum(torch.stack([sums[name] for name in names])) / self.world.size
+        return dict(zip(names, whole, strict=True))
+
+    def _update(self, losses: dict[str, Tensor]) -> None:
+        norm = self._clip()
+        progress = self.state.progress
+        if not math.isfinite(norm):
+            parts = ", ".join(f"{name} {value.item():.3g}" for name, value in losses.items())
+            raise CammsrError(
+                f"training diverged at step {progress.step + 1}: the gradient is not "
+                f"finite (loss parts: {parts})",
+                "Try a smaller step: --set training.learning_rate="
+                f"{self.config.learning_rate / 3:.1e}",
+            )
+        for optimizer in self.state.optimizers:
+            optimizer.step()
+        progress.step += 1
+        self._average()
+
+    def _clip(self) -> float:
+        """Scale the gradient down to the norm `clip`; the norm it had."""
+        every = [w.grad for w in self.state.model.parameters() if w.grad is not None]
+        grads = [local_part(grad) for grad in every]
+        # Of a sharded gradient each process has a part; the others are the same in all.
+        parts = [own for own, grad in zip(grads, every, strict=True) if own is not grad]
+        alike = [own for own, grad in zip(grads, every, strict=True) if own is grad]
+        norm = torch.nn.utils.get_total_norm(
+            [grad.coalesce().values() if grad.is_sparse else grad for grad in alike]
+        )
+        if parts:
+            norm = (
+                self.world.sum(torch.nn.utils.get_total_norm(parts).square())
+                .add(norm.square())
+                .sqrt()
+            )
+        scale = (self.config.clip / (norm + 1e-6)).clamp(max=1.0)
+        for grad in grads:
+            grad.mul_(scale)
+        return float(norm)
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        """Move the averaged weights towards the present ones; fast at first, then by `average`."""
+        step = self.state.progress.step
+        decay = min(self.config.average, step / (step + 10))
+        pairs = [
+            (slow, weight)
+            for slow, weight in zip(
+                self.state.averaged.parameters(), self.state.model.parameters(), strict=True
+            )
+            if slow is not weight
+        ]
+        torch._foreach_lerp_([slow for slow, _ in pairs], [fast for _, fast in pairs], 1 - decay)
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.world.device.type, torch.bfloat16, enabled=self.bfloat16)
+
+    def _unsynchronised(self) -> nullcontext[None]:
+        """Not the last micro-batch of a step: its gradients need not travel yet."""
+        if isinstance(self.module, DistributedDataParallel):
+            return self.module.no_sync()  # type: ignore[return-value]
+        return nullcontext()
+
+    def _make_room(self, largest: int) -> None:
+        """After the device's memory gave out with `largest` windows at once: try with half.
+
+        Raises:
+            CammsrError: There is no half of it, or other processes would not know of it.
+        """
+        if largest == 1 or self.world.size > 1:
+            raise CammsrError(
+                f"the device's memory does not hold {largest} histories at once",
+                "Hold fewer: --set training.micro_batch="
+                f"{max(1, largest // 2)}, or shorter ones: --set model.length=50",
+            )
+        self.micro_batch = largest // 2
+        if self.world.device.type == "cuda":
+            torch.cuda.empty_cache()
+        self.note(
+            f"out of memory with {largest} histories at once: going on with "
+            f"{self.micro_batch} at a time, in batches of the same size"
+        )

@@ -1,0 +1,130 @@
+"""`cammsr recommend` as it is typed: for whom, where to, and by which index."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import polars as pl
+import pytest
+from toy_data import write_toy_data
+
+from cammsr_cli.ranking import top_k
+from cammsr_cli.ranking.top_k import faiss_is_installed
+
+USERS = 60
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, cammsr: Callable) -> Path:
+    folder = tmp_path_factory.mktemp("recommend")
+    data = write_toy_data(folder / "toy.h5", USERS)
+    answer = cammsr("train", data, "--out", folder / "run", "--set", "training.epochs=1")
+    assert answer.code == 0, answer.err
+    return folder / "run"
+
+
+def test_all_users_are_written_and_counted(run: Path, tmp_path: Path, cammsr: Callable) -> None:
+    out = tmp_path / "recs.parquet"
+    answer = cammsr("recommend", run, "--all-users", "--out", out, "--k", "3")
+    assert answer.code == 0, answer.err
+    told = re.sub(r"[\d.]+ s \([\d,]+ users/s\)", "TIME", answer.out.strip())
+    assert told == f"{out}: 180 recommendations for 60 users out of 40 items, TIME"
+    frame = pl.read_parquet(out)
+    assert frame["user"].unique(maintain_order=True).to_list() == [f"u{n}" for n in range(USERS)]
+    printed = json.loads(cammsr("recommend", run, "--user", "u7", "--k", "3", "--json").out)
+    items = [one["item"] for one in printed[0]["recommendations"]]
+    assert frame.filter(pl.col("user") == "u7")["item"].to_list() == items
+
+
+def test_users_of_a_file_come_in_its_order(run: Path, tmp_path: Path, cammsr: Callable) -> None:
+    ids = tmp_path / "ids.txt"
+    ids.write_text("u9\nu2\nu30\n")
+    out = tmp_path / "recs.jsonl"
+    answer = cammsr(
+        "recommend", run, "--users-from", ids, "--user", "u5", "--out", out, "--k", "2", "--json"
+    )
+    assert answer.code == 0, answer.err
+    told = json.loads(answer.out)
+    assert told.pop("seconds") > 0
+    assert told == {"out": str(out), "users": 4, "items": 40, "rows": 8, "recall": None}
+    assert pl.read_ndjson(out)["user"].to_list() == [
+        u for u in ("u5", "u9", "u2", "u30") for _ in "ab"
+    ]
+    printed = cammsr("recommend", run, "--users-from", ids, "--json")
+    assert [one["user"] for one in json.loads(printed.out)] == ["u9", "u2", "u30"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([], "for whom? Name a user"),
+        (["--all-users"], "--all-users writes a file"),
+        (["--all-users", "--user", "u1", "--out", "x.csv"], "leaves no one to name"),
+        (["--all-users", "--out", "x.txt"], ".parquet, .csv, .jsonl"),
+        (["--user", "u1", "--index", "hnsw"], "hnsw"),
+        (["--users-from", "nowhere.txt"], "nowhere.txt"),
+    ],
+)
+def test_wrong_usage_is_told(
+    run: Path, tmp_path: Path, monkeypatch, cammsr: Callable, arguments: list[str], says: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    answer = cammsr("recommend", run, *arguments)
+    assert answer.code == 2
+    assert says in answer.err
+    assert not answer.out
+    assert not list(tmp_path.iterdir())
+
+
+def test_nothing_is_overwritten_unasked(run: Path, tmp_path: Path, cammsr: Callable) -> None:
+    out = tmp_path / "recs.csv"
+    out.write_text("mine")
+    asked = ("recommend", run, "--user", "u1", "--out", out)
+    answer = cammsr(*asked)
+    assert answer.code == 2
+    assert "--force" in answer.err
+    assert out.read_text() == "mine"
+    assert cammsr(*asked, "--force").code == 0
+    assert pl.read_csv(out).height == 10
+
+
+@pytest.mark.skipif(not faiss_is_installed(), reason="the extra faiss is not there")
+def test_faiss_tells_its_recall_each_time(run: Path, tmp_path: Path, cammsr: Callable) -> None:
+    asked = ("recommend", run, "--index", "faiss", "--k", "4")
+    answer = cammsr(*asked, "--user", "u1")
+    assert answer.code == 0, answer.err
+    assert re.search(r"^recall@4 against exact: [\d.]+, 60 users; index built", answer.err, re.M)
+    out = tmp_path / "recs.parquet"
+    told = json.loads(cammsr(*asked, "--all-users", "--out", out, "--json").out)
+    assert told["recall"]["k"] == 4
+    assert told["recall"]["share"] > 0.9
+    assert pl.read_parquet(out).height == told["rows"] == 4 * USERS
+
+
+def test_faiss_without_the_extra_is_one_clear_error(run: Path, monkeypatch, cammsr) -> None:
+    monkeypatch.setattr(top_k, "find_spec", lambda name: None)
+    answer = cammsr("recommend", run, "--user", "u1", "--index", "faiss")
+    assert answer.code == 2
+    assert "pip install 'cammsr[faiss]'" in answer.err
+    assert cammsr("recommend", run, "--user", "u1", "--index", "auto").code == 0
+
+
+def test_one_user_needs_nothing_heavier_than_torch(run: Path) -> None:
+    """What `import torch` does not bring by itself would make the command slow to start."""
+    code = (
+        "import sys, torch; before = set(sys.modules); "
+        "from cammsr_cli.app import app; "
+        "app(sys.argv[1:], standalone_mode=False); "
+        "print({name.partition('.')[0] for name in set(sys.modules) - before} & "
+        "{'torchvision', 'timm', 'transformers', 'sentence_transformers', 'polars', 'faiss', "
+        "'scipy', 'sklearn', 'tensorboard', 'av', 'PIL'}); "
+        "print('torch._dynamo' in sys.modules and 'torch._dynamo' not in before)"
+    )
+    command = [sys.executable, "-c", code, "recommend", str(run), "--user", "u1", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-2:] == ["set()", "False"]

@@ -1,0 +1,166 @@
+"""The recommender: arrays for many users are what one user at a time is told, and read no more."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from toy_recommender import USERS, make_recommender
+
+from cammsr_cli.config import resolve
+from cammsr_cli.data.dataset import DataSet
+from cammsr_cli.errors import CammsrError, UsageError
+from cammsr_cli.ranking import recommend, top_k
+from cammsr_cli.ranking.recommend import Recommender, read_user_ids
+from cammsr_cli.ranking.top_k import ExactIndex, FaissIndex, faiss_is_installed
+from cammsr_cli.run_folder import RunFolder, load_run
+
+
+@pytest.fixture(scope="module")
+def recommender(tmp_path_factory: pytest.TempPathFactory) -> Recommender:
+    return make_recommender(tmp_path_factory.mktemp("toy"))
+
+
+def _history(recommender: Recommender, user: int) -> list[int]:
+    data = recommender.run.data
+    return data.event_item[data.event_indptr[user] : data.event_indptr[user + 1]].tolist()
+
+
+@pytest.mark.parametrize("exclude_seen", [True, False])
+def test_many_users_get_what_each_gets_alone(recommender: Recommender, exclude_seen: bool) -> None:
+    data, model = recommender.run.data, recommender.run.model
+    users = np.array([5, 6, 7, 2, 59, 0])
+    answers = recommender.answers(users, 7, exclude_seen)
+    assert answers.item_UK.shape == (6, 7)
+    for row, user in enumerate(users.tolist()):
+        alone = recommender.recommend(data.user_ids[user], 7, exclude_seen)
+        assert [one.rank for one in alone] == list(range(1, 8))
+        assert [one.item for one in alone] == [data.item_ids[i] for i in answers.item_UK[row]]
+        assert [one.score for one in alone] == pytest.approx(answers.score_UK[row].tolist())
+        for place, one in enumerate(alone):
+            assert list(one.weights) == list(model.streams)
+            weights = answers.weight_UKS[row, place].tolist()
+            assert list(one.weights.values()) == pytest.approx(weights, abs=1e-4)
+            at = int(answers.forward_UK[row, place])
+            shown = None if one.put_forward is None else one.put_forward.modality
+            assert shown == (None if at < 0 else model.modalities[at])
+        seen = set(_history(recommender, user)) & set(answers.item_UK[row].tolist())
+        assert not seen or not exclude_seen
+
+
+def test_seen_items_are_there_if_they_are_kept(recommender: Recommender) -> None:
+    answers = recommender.answers(recommender.everyone, 10, exclude_seen=False)
+    found = [
+        set(_history(recommender, user)) & set(items.tolist())
+        for user, items in enumerate(answers.item_UK)
+    ]
+    assert sum(map(len, found)) > 0
+
+
+def test_put_forward_is_the_heaviest_content_the_item_has(recommender: Recommender) -> None:
+    model, present = recommender.run.model, recommender.run.catalogue.present
+    answers = recommender.answers(recommender.everyone, 10)
+    named = 0
+    for items, weights, forward in zip(
+        answers.item_UK, answers.weight_UKS, answers.forward_UK, strict=True
+    ):
+        for item, weight_S, at in zip(items, weights, forward, strict=True):
+            weight = dict(zip(model.streams, weight_S, strict=True))
+            there = [name for name in model.modalities if present[name][item]]
+            if at < 0:
+                assert not there
+            else:
+                assert weight[model.modalities[at]] == max(weight[name] for name in there)
+                named += 1
+    assert named > 100
+
+
+def test_one_user_reads_no_other_user_s_events_and_no_other_item_s_texts(
+    recommender: Recommender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        pytest.fail("this reads all")
+
+    monkeypatch.setattr(DataSet, "field", refuse)
+    monkeypatch.setattr("cammsr_cli.run_folder.read_events", refuse)
+    fresh = Recommender(load_run(_folder(recommender), None, torch.device("cpu")))
+    assert fresh.recommend("u3", 5)[0].title.startswith("Thing ")
+    assert not {"event_item", "event_time", "event_part"} & vars(fresh.run.data).keys()
+
+
+def _folder(recommender: Recommender) -> RunFolder:
+    return RunFolder(recommender.run.data.path.parent / "run")
+
+
+def test_users_are_found_by_id_in_the_order_asked(recommender: Recommender) -> None:
+    assert recommender.users(["u9", "u0", "u9"]).tolist() == [9, 0, 9]
+    assert recommender.everyone.tolist() == list(range(USERS))
+
+
+def test_unknown_users_are_told_with_ids_like_theirs(recommender: Recommender) -> None:
+    with pytest.raises(CammsrError, match=r"no user 'u5x' in .* \(60 users; ids like: u50, u51"):
+        recommender.recommend("u5x", 3)
+    with pytest.raises(CammsrError, match="no user 'nobody' and 2 others in"):
+        recommender.users(["u1", "nobody", "x", "y"])
+
+
+def test_a_model_of_ids_alone_puts_nothing_forward(tmp_path: Path) -> None:
+    recommender = make_recommender(tmp_path, resolve("sasrec", None, ["model.width=16"], {}))
+    answers = recommender.answers(np.array([1, 2]), 4)
+    assert (answers.forward_UK == -1).all()
+    assert (answers.weight_UKS == 1).all()
+    assert recommender.recommend("u1", 2)[0].put_forward is None
+
+
+@pytest.mark.skipif(not faiss_is_installed(), reason="the extra faiss is not there")
+def test_faiss_finds_nearly_what_exact_finds_and_says_how_nearly(
+    recommender: Recommender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recommend, "RECALL_USERS", 20)
+    exact = recommender.answers(recommender.everyone, 5)
+    approximate = Recommender(recommender.run)
+    told = approximate.choose_index("faiss", users=1, k=5)
+    assert told is not None
+    assert (told.k, told.users, told.used) == (5, 20, True)
+    assert isinstance(approximate.index, FaissIndex)
+    found = approximate.answers(approximate.everyone, 5)
+    same = np.mean(
+        [len(set(a) & set(b)) / 5 for a, b in zip(exact.item_UK, found.item_UK, strict=True)]
+    )
+    assert same == pytest.approx(told.share, abs=0.1)
+    assert told.share > 0.9
+
+
+@pytest.mark.skipif(not faiss_is_installed(), reason="the extra faiss is not there")
+@pytest.mark.parametrize("aim", [0.5, 1.1])
+def test_auto_takes_no_index_that_finds_too_little(recommender, monkeypatch, aim: float) -> None:
+    for name in ("FAISS_FROM_ITEMS", "FAISS_FROM_USERS"):
+        monkeypatch.setattr(top_k, name, 1)
+    monkeypatch.setattr(recommend, "RECALL_AIM", aim)
+    chosen = Recommender(recommender.run)
+    told = chosen.choose_index("auto", users=60, k=5)
+    assert told is not None
+    assert told.used == isinstance(chosen.index, FaissIndex) == (aim < 1)
+
+
+def test_few_users_or_items_are_searched_exactly(recommender: Recommender) -> None:
+    assert recommender.choose_index("auto", users=10**9, k=5) is None
+    assert recommender.choose_index("exact", users=10**9, k=5) is None
+    assert isinstance(recommender.index, ExactIndex)
+
+
+def test_user_ids_are_read_once_each_in_their_order(tmp_path: Path) -> None:
+    file = tmp_path / "ids.txt"
+    file.write_text("\ufeffu2\r\n\n  u1 \nu2\nэ 3\n", encoding="utf-8")
+    assert read_user_ids(file) == ["u2", "u1", "э 3"]
+
+
+@pytest.mark.parametrize("content", [b"", b"\n \n", b"\xff\xfeu", None])
+def test_a_file_without_user_ids_is_refused_by_name(tmp_path: Path, content: bytes | None) -> None:
+    file = tmp_path / "ids.txt"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(UsageError, match=r"ids\.txt"):
+        read_user_ids(file)

@@ -1,0 +1,121 @@
+"""Recommendations in a file: its rows are the recommender's answers, and it is there whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from toy_recommender import USERS, make_recommender
+
+from cammsr_cli.config import resolve
+from cammsr_cli.errors import UsageError
+from cammsr_cli.ranking import recommendation_file
+from cammsr_cli.ranking.recommend import Recommender
+from cammsr_cli.ranking.recommendation_file import require_writable, write_recommendations
+
+
+@pytest.fixture(scope="module")
+def recommender(tmp_path_factory: pytest.TempPathFactory) -> Recommender:
+    return make_recommender(tmp_path_factory.mktemp("toy"))
+
+
+def _silent(*_: int) -> None:
+    pass
+
+
+READERS = {".parquet": pl.read_parquet, ".csv": pl.read_csv, ".jsonl": pl.read_ndjson}
+
+
+@pytest.mark.parametrize("suffix", READERS)
+def test_rows_are_the_answers(recommender, tmp_path: Path, monkeypatch, suffix: str) -> None:
+    monkeypatch.setattr(recommendation_file, "USERS_AT_ONCE", 7)  # several chunks, the last short
+    told: list[tuple[int, int, int]] = []
+    out = tmp_path / "new" / f"recs{suffix}"
+    users = recommender.everyone
+    written = write_recommendations(
+        recommender, users, out, 5, True, lambda *counts: told.append(counts)
+    )
+    frame = READERS[suffix](out)
+    answers, data = recommender.answers(users, 5), recommender.run.data
+    streams = recommender.run.model.streams
+    assert frame.columns == [
+        "user", "rank", "item", "score", "put_forward", *(f"weight_{name}" for name in streams),
+    ]  # fmt: skip
+    assert frame["user"].to_list() == [user for user in data.user_ids for _ in range(5)]
+    assert frame["rank"].to_list() == [1, 2, 3, 4, 5] * USERS
+    assert frame["item"].to_list() == [data.item_ids[i] for i in answers.item_UK.flat]
+    np.testing.assert_allclose(frame["score"], answers.score_UK.flat, rtol=1e-4)
+    names = [*recommender.run.model.modalities, None]
+    assert frame["put_forward"].to_list() == [names[at] for at in answers.forward_UK.flat]
+    for s, name in enumerate(streams):
+        np.testing.assert_allclose(
+            frame[f"weight_{name}"], answers.weight_UKS[..., s].flat, atol=1e-4
+        )
+    assert (written.users, written.items, written.rows) == (USERS, 40, 5 * USERS)
+    assert written.seconds > 0
+    assert told == [(min(done, USERS), USERS, 0) for done in range(7, USERS + 7, 7)]
+    assert [path.name for path in out.parent.iterdir()] == [out.name]
+
+
+def test_parquet_has_the_types_of_the_schema(recommender, tmp_path: Path) -> None:
+    out = tmp_path / "recs.parquet"
+    write_recommendations(recommender, np.array([3]), out, 2, True, _silent)
+    types = dict(pl.read_parquet_schema(out))
+    assert types["user"] == types["item"] == types["put_forward"] == pl.String
+    assert types["rank"] == pl.Int32
+    assert types["score"] == types["weight_id"] == pl.Float32
+
+
+def test_users_with_little_left_have_fewer_rows(recommender, tmp_path: Path) -> None:
+    out = tmp_path / "recs.parquet"
+    written = write_recommendations(recommender, recommender.everyone, out, 99, True, _silent)
+    counts = pl.read_parquet(out).group_by("user", maintain_order=True).len()["len"].to_list()
+    data = recommender.run.data
+    histories = np.split(data.event_item, data.event_indptr[1:-1])
+    assert counts == [40 - len(set(history.tolist())) for history in histories]
+    assert written.rows == sum(counts)
+
+
+def test_what_has_no_content_is_null_not_text(tmp_path: Path) -> None:
+    ids_alone = make_recommender(tmp_path, resolve("sasrec", None, ["model.width=16"], {}))
+    out = tmp_path / "recs.parquet"
+    write_recommendations(ids_alone, np.array([0, 1]), out, 3, True, _silent)
+    frame = pl.read_parquet(out)
+    assert frame["put_forward"].null_count() == 6
+    assert frame.schema["put_forward"] == pl.String
+
+
+def test_an_error_on_the_way_leaves_no_file_and_the_old_one_alone(
+    recommender, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.setattr(recommendation_file, "USERS_AT_ONCE", 7)
+    out = tmp_path / "recs.parquet"
+    out.write_bytes(b"old")
+
+    def fail(done: int, *_: int) -> None:
+        if done > 20:
+            raise RuntimeError("half way")
+
+    with pytest.raises(Exception, match="half way"):
+        write_recommendations(recommender, recommender.everyone, out, 5, True, fail)
+    assert out.read_bytes() == b"old"
+    assert [path.name for path in tmp_path.iterdir()] == ["recs.parquet"]
+
+
+def test_output_that_cannot_be_is_refused_before_the_work(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"\.parquet, \.csv, \.jsonl") as caught:
+        require_writable(tmp_path / "recs.xlsx", force=False)
+    assert "recs.parquet" in (caught.value.hint or "")
+    there = tmp_path / "recs.csv"
+    require_writable(there, force=False)
+    there.write_text("mine")
+    with pytest.raises(UsageError, match="is there already") as caught:
+        require_writable(there, force=False)
+    assert "--force" in (caught.value.hint or "")
+    require_writable(there, force=True)
+    folder = tmp_path / "folder.csv"
+    folder.mkdir()
+    with pytest.raises(UsageError, match="is a folder"):
+        require_writable(folder, force=True)

@@ -1,0 +1,35 @@
+"""A recommender made in a moment: toy data and a model with random weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from toy_data import write_toy_data
+
+from cammsr_cli.config import Config, ModelConfig
+from cammsr_cli.data.dataset import DataSet
+from cammsr_cli.ranking.recommend import Recommender
+from cammsr_cli.run_folder import (
+    RunFolder,
+    build_model,
+    describe,
+    load_run,
+    save_weights,
+    training_items,
+)
+
+USERS, ITEMS = 60, 40
+
+SMALL = Config(model=ModelConfig(width=16, layers=1, length=8))
+
+
+def make_recommender(folder: Path, config: Config = SMALL) -> Recommender:
+    """Of the run `folder`/run, written for the purpose."""
+    data = DataSet(write_toy_data(folder / "toy.h5", USERS, ITEMS))
+    run = RunFolder(folder / "run")
+    spec = describe(data, config.model, "cammsr")
+    run.begin(config, spec, [data.item_ids[item] for item in training_items(data)])
+    torch.manual_seed(0)
+    save_weights(build_model(spec, config.model), run.weights)
+    return Recommender(load_run(run, None, torch.device("cpu")))
