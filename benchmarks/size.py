@@ -101,7 +101,7 @@ def measure(path: Path, items: int, events: int, steps: int) -> Cost:
     from cammsr_cli.training.distributed import World
     from cammsr_cli.training.train import make_trainer
 
-    config = resolve("cammsr", None, ["training.sampled_above=0"])
+    config = resolve("cammsr", None, ["training.sampled_above=0", "training.batch_size=128"])
     data = DataSet(path)
     spec = describe(data, config.model, "cammsr")
     id_rows = [data.item_ids[item] for item in training_items(data)]

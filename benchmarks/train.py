@@ -32,7 +32,7 @@ from cammsr_cli.run_folder import RunFolder, describe, training_items
 from cammsr_cli.training import objective, step
 from cammsr_cli.training.distributed import World
 from cammsr_cli.training.loop import Trainer
-from cammsr_cli.training.train import make_trainer
+from cammsr_cli.training.train import fitted, make_trainer
 
 
 @dataclass
@@ -148,8 +148,8 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     options = parser.parse_args()
     device = resolve_device(options.device)
-    config = resolve(options.preset, None, options.assignments)
     data = DataSet(options.data)
+    config = fitted(resolve(options.preset, None, options.assignments), data)
     spec = describe(data, config.model, options.preset)
     id_rows = [data.item_ids[item] for item in training_items(data)]
     with tempfile.TemporaryDirectory() as folder:

@@ -80,7 +80,12 @@ class TrainingConfig(_Settings):
     patience: int = Field(
         15, ge=1, description="Epochs without a better validation NDCG@10 before stopping."
     )
-    batch_size: int = Field(128, ge=1, description="Histories a step, over all devices.")
+    batch_size: int = Field(
+        0,
+        ge=0,
+        description="Histories a step, over all devices; 0 for 128, or 64 or 32 where that would "
+        "leave less than 40 steps an epoch.",
+    )
     micro_batch: int = Field(
         0,
         ge=0,

@@ -132,7 +132,7 @@ def test_heads_that_do_not_divide_width_are_told_with_the_other_faults() -> None
     [
         "model.width=7", "model.layers=0", "model.heads=0", "model.length=1", "model.dropout=1",
         "model.dropout=-0.1", "model.id_dropout=1", "model.experts=-1", "model.norm=rms",
-        "model.width=wide", "training.epochs=0", "training.patience=0", "training.batch_size=0",
+        "model.width=wide", "training.epochs=0", "training.patience=0", "training.batch_size=-1",
         "training.learning_rate=0", "training.weight_decay=-1", "training.clip=0",
         "training.swap_share=1.1", "training.swap_temperature=0", "training.keep_checkpoints=0",
         "training.seed=-1", "training.learning_rate=.nan", "training.category_weight=-0.1",

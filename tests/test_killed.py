@@ -224,6 +224,8 @@ def test_killed_at_twenty_random_moments_train_ends_the_same(
     assert process.exitcode == 0, said.read_text()
     assert "damaged" not in said.read_text()
     require_same_end(run, undisturbed.run)
+    left = [path.name for path in (run / "checkpoints").iterdir()]
+    assert all(name.removeprefix("step-").isdigit() for name in left), left  # no half-written ones
 
 
 @pytest.mark.parametrize(

@@ -136,7 +136,7 @@ def test_a_loaded_run_is_the_model_that_was_saved(run: RunFolder, data: DataSet)
     assert not loaded.model.training
     assert loaded.new_items == 1
     assert loaded.catalogue.id_row_N.tolist() == [0, 1, 2, 3, -1]
-    assert loaded.events.item_E.dtype == torch.int64
+    assert loaded.events.item_E.dtype == torch.int32
     assert loaded.events.item_E.tolist() == data.event_item.tolist()
     ours = item_tables(loaded.model, loaded.catalogue).target_NV
     assert torch.equal(ours, item_tables(model, loaded.catalogue).target_NV)

@@ -103,6 +103,30 @@ class TransformerBlock(nn.Module):
         out: Tensor = x_BLD + self.drop(self.feed_forward(self.feed_forward_norm(x_BLD)))
         return out
 
+    def last(self, x_BLD: Tensor, last_B: Tensor) -> Tensor:
+        """What `forward` makes of position `last` of each row, [B, D], without the others.
+
+        Only keys and values are wanted of the other positions: a third of the work.
+        """
+        batch, length, width = x_BLD.shape
+        row_B = torch.arange(batch, device=x_BLD.device)
+        normed_BLD = self.attention_norm(x_BLD)
+        weight, bias = self.query_key_value.weight, self.query_key_value.bias
+        q_BD = functional.linear(normed_BLD[row_B, last_B], weight[:width], bias[:width])
+        q_BA1d = q_BD.view(batch, self.heads, 1, width // self.heads)
+        k_BALd, v_BALd = (
+            functional.linear(normed_BLD, weight[width:], bias[width:])
+            .view(batch, length, 2, self.heads, width // self.heads)
+            .permute(2, 0, 3, 1, 4)
+        )
+        bias_BA1L = self._bias(length, x_BLD.device)[:, last_B].transpose(0, 1).unsqueeze(2)
+        scale = (width // self.heads) ** -0.5
+        weight_BA1L = (q_BA1d * scale @ k_BALd.mT + bias_BA1L).softmax(-1)
+        mixed_BD = (weight_BA1L @ v_BALd).view(batch, width)
+        x_BD = x_BLD[row_B, last_B] + self.drop(self.attention_out(mixed_BD))
+        out: Tensor = x_BD + self.drop(self.feed_forward(self.feed_forward_norm(x_BD)))
+        return out
+
     def _attend(self, x_BLD: Tensor) -> Tensor:
         batch, length, width = x_BLD.shape
         q_BALd, k_BALd, v_BALd = (

@@ -257,6 +257,16 @@ class Cammsr(nn.Module):
         """What is known of each user after each event of the windows: h [B, L, D]."""
         return self._encode(_rows(tables.input_ND, window.item_BL), window)
 
+    def last_user_states(self, tables: ItemTables, window: Window) -> Tensor:
+        """What is known of each user after the last event of their window: h [B, D].
+
+        Half the work of `user_states`. Of an empty window it is the padding's state.
+        """
+        input_BLD = _rows(tables.input_ND, window.item_BL)
+        last_B = (window.length_B - 1).clamp(min=0)
+        h_BD: Tensor = self.sequence.last(input_BLD, window.gap_BL, last_B)
+        return h_BD
+
     def swapped_user_states(
         self, tables: ItemTables, swapped: ItemTables, window: Window, share: float
     ) -> Tensor:

@@ -53,11 +53,25 @@ class SequenceEncoder(nn.Module):
 
     def forward(self, x_BLD: Tensor, gap_BL: Tensor) -> Tensor:
         """User states h_BLD: what is known of each user after each event."""
-        x_BLD = x_BLD * self.input_scale + self.position.weight[: x_BLD.shape[1]]
-        if self.gap is not None:
-            x_BLD = x_BLD + self.gap(gap_BL)
-        x_BLD = self.drop(x_BLD)
+        x_BLD = self._placed(x_BLD, gap_BL)
         for block in self.blocks:
             x_BLD = block(x_BLD)
         h_BLD: Tensor = self.final_norm(x_BLD)
         return h_BLD
+
+    def last(self, x_BLD: Tensor, gap_BL: Tensor, last_B: Tensor) -> Tensor:
+        """The state at position `last` of each row alone, [B, D]: what `forward` has there."""
+        x_BLD = self._placed(x_BLD, gap_BL)
+        *blocks, final = self.blocks
+        for block in blocks:
+            x_BLD = block(x_BLD)
+        assert isinstance(final, TransformerBlock)
+        h_BD: Tensor = self.final_norm(final.last(x_BLD, last_B))
+        return h_BD
+
+    def _placed(self, x_BLD: Tensor, gap_BL: Tensor) -> Tensor:
+        x_BLD = x_BLD * self.input_scale + self.position.weight[: x_BLD.shape[1]]
+        if self.gap is not None:
+            x_BLD = x_BLD + self.gap(gap_BL)
+        placed_BLD: Tensor = self.drop(x_BLD)
+        return placed_BLD

@@ -129,10 +129,7 @@ def user_queries(
         past = first + max(1, at_once // length_U[first])  # none of the others is longer
         user_B = order_U[first:past]
         window = cut(events, start_U[user_B], end_U[user_B])
-        h_BLD = model.user_states(tables, window)
-        last_B = (window.length_B - 1).clamp(min=0)
-        row_B = torch.arange(len(h_BLD), device=h_BLD.device)
-        query_UV[user_B] = model.queries(h_BLD[row_B, last_B])
+        query_UV[user_B] = model.queries(model.last_user_states(tables, window))
         first = past
     return query_UV
 

@@ -159,6 +159,28 @@ def newest_whole_checkpoint(folder: Path, note: Callable[[str], None]) -> Path |
     return None
 
 
+def set_aside_later(folder: Path, step: int) -> None:
+    """Rename the checkpoints of steps after `step` to `step-N.damaged`: they count no more."""
+    for path in _by_step(folder):
+        if int(path.name[5:]) > step:
+            aside = path.with_name(f"{path.name}.damaged")
+            shutil.rmtree(aside, ignore_errors=True)
+            path.rename(aside)
+
+
+def require_whole(path: Path) -> None:
+    """Refuse a checkpoint whose files are not as they were written.
+
+    Raises:
+        CammsrError: It is damaged.
+    """
+    if (fault := _fault(path)) is not None:
+        raise CammsrError(
+            f"the checkpoint {path} is damaged: {fault}",
+            "It held the best weights; train anew with --force",
+        )
+
+
 def _fault(path: Path) -> str | None:
     """What is wrong with a checkpoint's files, if anything."""
     try:
@@ -167,7 +189,7 @@ def _fault(path: Path) -> str | None:
             digest, _, name = line.partition("  ")
             if sha256_of(path / Path(name).name) != digest:
                 return f"{name} has changed since it was written"
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         return first_line(error)
     return None if len(lines) == len(_FILES) else f"{CHECKSUMS} is cut short"
 

@@ -31,7 +31,9 @@ from cammsr_cli.training.checkpoints import (
     drop_old_checkpoints,
     load_checkpoint,
     newest_whole_checkpoint,
+    require_whole,
     save_checkpoint,
+    set_aside_later,
 )
 from cammsr_cli.training.distributed import World
 from cammsr_cli.training.objective import Corpus, Objective
@@ -154,13 +156,16 @@ class Trainer:
     def resume(self) -> bool:
         """Go back to the newest checkpoint that is whole, if there is one."""
         newest = newest_whole_checkpoint(self.folder.checkpoints, self.note)
-        if newest is None:
-            return False
-        load_checkpoint(newest, self.state)
+        if newest is not None:
+            load_checkpoint(newest, self.state)
+        progress = self.state.progress
+        if self.world.size > 1:  # the saved random state is the first process's
+            torch.manual_seed(self.config.seed + progress.step * self.world.size + self.world.rank)
         self.world.wait()
         if self.world.leads:
+            set_aside_later(self.folder.checkpoints, progress.step)
             self._forget_later_epochs()
-        return True
+        return newest is not None
 
     def run(
         self,
@@ -184,7 +189,6 @@ class Trainer:
                 losses, events_per_second = self._train_epoch(stop, on_step)
                 self._require_sense(losses["recommendation"])
                 ndcg, recall = self._validate()
-                self._save()
                 progress = self.state.progress
                 epoch_report = EpochReport(
                     epoch=progress.epoch,
@@ -198,8 +202,10 @@ class Trainer:
                     seconds=time.perf_counter() - began,
                     expert_entropy=self._expert_entropy(),
                 )
+                # First the log: what it says of epochs without a checkpoint is dropped on resuming.
                 if self.world.leads:
                     self._log(epoch_report, writer)
+                self._save()
                 report(epoch_report)
                 stop.obey()
         return self._finish()
@@ -346,6 +352,7 @@ class Trainer:
     def _finish(self) -> Outcome:
         self.world.wait()
         best = checkpoint_path(self.folder.checkpoints, self.state.progress.best_step)
+        require_whole(best)
         load_weights(self.state.averaged, best / AVERAGED)
         weights = whole_weights(self.state.averaged)
         if self.world.leads:

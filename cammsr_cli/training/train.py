@@ -102,6 +102,7 @@ def train(
             f"Go on with it: cammsr train {data_path} --out {out} --resume; or start anew: --force",
         )
     data = DataSet(data_path)
+    config = fitted(config, data)
     spec = describe(data, config.model, preset)
     id_rows = [data.item_ids[item] for item in training_items(data)]
     trainer = make_trainer(folder, data, config, spec, id_rows, world, listener.note)
@@ -142,6 +143,22 @@ def resume(
     trainer = make_trainer(folder, data, config, spec, folder.item_ids(), world, listener.note)
     trainer.resume()
     return _run(trainer, spec, config, listener)
+
+
+STEPS_AN_EPOCH, BATCH_SIZES = 40, (128, 64, 32)
+"""With fewer steps an epoch, a smaller batch learns more from the same data (docs/model.md)."""
+
+
+def fitted(config: Config, data: DataSet) -> Config:
+    """The settings with those that are left to the data, chosen by it."""
+    if config.training.batch_size:
+        return config
+    start_U, end_U = training_bounds(data)
+    targets_U = (end_U - start_U - 1).clamp(min=0)
+    windows = int(((targets_U + config.model.length - 1) // config.model.length).sum())
+    enough = [size for size in BATCH_SIZES if windows >= size * STEPS_AN_EPOCH]
+    chosen = {"batch_size": max(enough, default=min(BATCH_SIZES))}
+    return config.model_copy(update={"training": config.training.model_copy(update=chosen)})
 
 
 def make_trainer(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from cammsr_cli.core.layers import DynamicTanh
+from cammsr_cli.core.layers import DynamicTanh, TransformerBlock
 from cammsr_cli.core.sequence import SequenceEncoder
 from cammsr_cli.core.windows import Events, cut
 
@@ -94,3 +94,17 @@ def test_dropout_works_in_training_only() -> None:
     assert torch.equal(encoder(x, gap), encoder(x, gap))
     encoder.train()
     assert not torch.equal(encoder(x, gap), encoder(x, gap))
+
+
+@pytest.mark.parametrize("norm", ["dyt", "layernorm"])
+def test_the_last_state_alone_is_that_among_all(norm) -> None:
+    encoder = _encoder(norm=norm)
+    with torch.no_grad():
+        for block in encoder.blocks:
+            assert isinstance(block, TransformerBlock)
+            assert block.distance_bias_LA is not None
+            block.distance_bias_LA.normal_()
+    x, gap = torch.randn(4, LENGTH, WIDTH), torch.randint(0, 40, (4, LENGTH))
+    last = torch.tensor([LENGTH - 1, 0, 3, 5])
+    expected = encoder(x, gap)[torch.arange(4), last]
+    torch.testing.assert_close(encoder.last(x, gap, last), expected)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import shutil
 from pathlib import Path
 
 import pytest
@@ -259,9 +260,26 @@ def test_a_checkpoint_is_there_whole_or_not_at_all(tmp_path: Path, monkeypatch) 
 def test_old_checkpoints_go_and_the_best_stays(tmp_path: Path) -> None:
     for step in (2, 4, 6, 8, 10):
         (tmp_path / f"step-{step}").mkdir()
-    drop_old_checkpoints(tmp_path, Progress(best_step=4), keep=2)
+    drop_old_checkpoints(tmp_path, Progress(step=10, best_step=4), keep=2)
     assert {path.name for path in tmp_path.iterdir()} == {"step-4", "step-8", "step-10"}
-    drop_old_checkpoints(tmp_path, Progress(best_step=8), keep=1)
+    drop_old_checkpoints(tmp_path, Progress(step=10, best_step=8), keep=1)
     assert {path.name for path in tmp_path.iterdir()} == {"step-8", "step-10"}
-    drop_old_checkpoints(tmp_path, Progress(best_step=10), keep=5)
+    drop_old_checkpoints(tmp_path, Progress(step=10, best_step=10), keep=5)
     assert {path.name for path in tmp_path.iterdir()} == {"step-8", "step-10"}
+
+
+def test_killed_while_an_old_one_goes_no_part_of_it_passes_for_a_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _saved(tmp_path, 2, 4, 6)
+
+    def killed_halfway(path: Path, **_: object) -> None:
+        next(iter(Path(path).iterdir())).unlink()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(shutil, "rmtree", killed_halfway)
+    with pytest.raises(KeyboardInterrupt):
+        drop_old_checkpoints(tmp_path, Progress(step=6, best_step=6), keep=1)
+    monkeypatch.undo()
+    for path in tmp_path.glob("step-*"):
+        assert {file.name for file in path.iterdir()} == set(FILES), path.name

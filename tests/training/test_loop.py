@@ -21,6 +21,7 @@ from cammsr_cli.config import validated
 from cammsr_cli.data.corpus import SourceOptions, read_corpus
 from cammsr_cli.data.dataset import DataSet, write_dataset
 from cammsr_cli.errors import CammsrError, Terminated
+from cammsr_cli.training import loop
 from cammsr_cli.training.checkpoints import CHECKSUMS, Progress
 from cammsr_cli.training.distributed import World
 from cammsr_cli.training.loop import EpochReport, Outcome, StepReport, Trainer
@@ -178,6 +179,28 @@ def test_a_short_epoch_saves_at_its_end_alone(toy_data: Path, tmp_path: Path) ->
     outcome, heard = _train(toy_data, tmp_path / "run", keep_checkpoints=9)
     assert _steps_saved(tmp_path / "run") == [epoch.step for epoch in heard.epochs]
     assert outcome.epochs == EPOCHS
+
+
+def test_checkpoints_are_as_far_apart_as_asked(
+    toy_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ends: list[int]
+) -> None:
+    """A minute apart, on a clock on which each step takes 25 seconds: after every third step."""
+    now = 0.0
+
+    def clock() -> float:
+        nonlocal now
+        now += 0.001
+        return now
+
+    def wait(_: StepReport) -> None:
+        nonlocal now
+        now += 25
+
+    monkeypatch.setattr(loop, "time", SimpleNamespace(perf_counter=clock))
+    run = tmp_path / "run"
+    _train(toy_data, run, wait, checkpoint_minutes=1, keep_checkpoints=99)
+    expected = [s for first, last in pairwise(ends) for s in [*range(first + 3, last, 3), last]]
+    assert _steps_saved(run) == expected
 
 
 # --- stopped by a signal ------------------------------------------------------------------------
@@ -340,6 +363,21 @@ def test_killed_about_the_time_an_epoch_is_logged_each_is_logged_once(
     _require_same_end(run, undisturbed["full"])
 
 
+def test_what_a_kill_left_half_written_is_cleared_away(
+    toy_data: Path, tmp_path: Path, undisturbed: dict[str, Path]
+) -> None:
+    """A step saved by the clock may never be saved again: its leftovers would stay for ever."""
+    run = tmp_path / "run"
+    with pytest.raises(_CrashError):
+        _train(toy_data, run, _crash_at(4), checkpoint_minutes=EACH_STEP)
+    half = run / "checkpoints" / ".step-999.partial"
+    half.mkdir()
+    (half / "state.pt").write_bytes(b"half of it")
+    _resume(toy_data, run)
+    _require_same_end(run, undisturbed["full"])
+    assert all(path.name.startswith("step-") for path in (run / "checkpoints").iterdir())
+
+
 def test_resumed_before_the_first_checkpoint_it_begins_anew(
     toy_data: Path, tmp_path: Path, undisturbed: dict[str, Path]
 ) -> None:
@@ -410,6 +448,20 @@ def test_all_checkpoints_damaged_is_an_error(toy_data: Path, tmp_path: Path, cra
         _flip(path / "state.pt")
     with pytest.raises(CammsrError, match=f"all {len(checkpoints)} checkpoints .* damaged"):
         _resume(toy_data, run)
+
+
+def test_gone_back_by_an_epoch_its_metrics_are_told_once(
+    toy_data: Path, tmp_path: Path, undisturbed: dict[str, Path], ends: list[int]
+) -> None:
+    run = tmp_path / "run"
+    with pytest.raises(_CrashError):
+        _train(toy_data, run, _crash_at(ends[2] + 3), keep_checkpoints=9)
+    assert _steps_saved(run) == ends[1:3]
+    assert len(_metrics(run)) == 2
+    _flip(_newest(run) / "state.pt")
+    _, heard = _resume(toy_data, run)
+    assert heard.started[0].resumed_epoch == 1
+    _require_same_end(run, undisturbed["full"])
 
 
 def test_damaged_best_weights_are_never_kept_unnoticed(

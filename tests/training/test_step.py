@@ -63,7 +63,8 @@ def _stepper(sampled: bool = False, sparse: bool | None = None, **changed) -> St
                 parameter.normal_(std=0.3)
     assert model.id_table is not None
     model.id_table.sparse = sampled if sparse is None else sparse
-    config = TrainingConfig(**{"balance_weight": 0.1, "clip": 1e9, **changed})
+    given = {"batch_size": 128, "balance_weight": 0.1, "clip": 1e9, **changed}
+    config = TrainingConfig(**given)
     state = TrainingState(model.train(), averaged_copy(model), optimizers_of(model, config))
     notes: list[str] = []
     stepper = Stepper(
@@ -229,6 +230,26 @@ def test_a_gradient_that_is_no_number_ends_the_training(value: float, sampled: b
     for ours, theirs in zip(before, (model, stepper.state.averaged), strict=True):
         for name, weight in ours.items():
             assert torch.equal(theirs.state_dict()[name].nan_to_num(), weight.nan_to_num()), name
+
+
+class _Loud(nn.Module):
+    """An objective whose gradient is finite, and too long to be measured."""
+
+    def __init__(self, objective: nn.Module) -> None:
+        super().__init__()
+        self.objective = objective
+
+    def forward(self, start_B: Tensor, end_B: Tensor) -> dict[str, Tensor]:
+        return {name: value * 1e25 for name, value in self.objective(start_B, end_B).items()}
+
+
+def test_a_gradient_without_end_ends_the_training() -> None:
+    stepper = _stepper()
+    stepper.module = _Loud(stepper.module)
+    before = _weights(stepper.state.model)
+    with pytest.raises(CammsrError, match="diverged at step 1"):
+        stepper(START, END)
+    _require_equal(before, _weights(stepper.state.model))
 
 
 # --- clipping -----------------------------------------------------------------------------------
