@@ -198,7 +198,14 @@ def drop_old_checkpoints(folder: Path, progress: Progress, keep: int) -> None:
     """Delete all but the newest `keep` and the best one."""
     for path in _by_step(folder)[:-keep]:
         if path != checkpoint_path(folder, progress.best_step):
-            shutil.rmtree(path)
+            # Under a name that is no checkpoint's: a kill must not leave half of one.
+            shutil.rmtree(path.rename(path.with_name(f".{path.name}.partial")))
+
+
+def clear_partial(folder: Path) -> None:
+    """Delete what a kill left half written or half deleted."""
+    for path in folder.glob(".step-*.partial"):
+        shutil.rmtree(path)
 
 
 def _by_step(folder: Path) -> list[Path]:

@@ -28,6 +28,7 @@ from cammsr_cli.training.checkpoints import (
     AVERAGED,
     TrainingState,
     checkpoint_path,
+    clear_partial,
     drop_old_checkpoints,
     load_checkpoint,
     newest_whole_checkpoint,
@@ -163,6 +164,7 @@ class Trainer:
             torch.manual_seed(self.config.seed + progress.step * self.world.size + self.world.rank)
         self.world.wait()
         if self.world.leads:
+            clear_partial(self.folder.checkpoints)
             set_aside_later(self.folder.checkpoints, progress.step)
             self._forget_later_epochs()
         return newest is not None
@@ -207,7 +209,8 @@ class Trainer:
                     self._log(epoch_report, writer)
                 self._save()
                 report(epoch_report)
-                stop.obey()
+                if self._agreed(stop.by is not None, False)[0]:
+                    self._end(stop)
         return self._finish()
 
     def _done(self) -> bool:
@@ -253,15 +256,18 @@ class Trainer:
                 )
             )
             late = time.perf_counter() - saved > self.config.checkpoint_minutes * 60
+            if progress.batch == len(batches):
+                break  # there will be a checkpoint after validation
+            # Asking the other processes makes a GPU wait: not at every step.
+            if self.world.size > 1 and progress.step % STEPS_BETWEEN_TALKS:
+                continue
             ending, due = self._agreed(stop.by is not None, late)
-            if (ending or due) and progress.batch < len(batches):
+            if ending or due:
                 progress.sums = {name: float(value) for name, value in sums.items()}
                 self._save()
                 saved = time.perf_counter()
                 if ending:
-                    self.world.wait()
-                    stop.obey()
-                    raise Terminated  # another process was asked to end
+                    self._end(stop)
         elapsed = time.perf_counter() - began
         means = {name: float(total) / len(batches) for name, total in sums.items()}
         progress.batch, progress.sums = 0, {}
@@ -289,15 +295,23 @@ class Trainer:
     def _agreed(self, ending: bool, due: bool) -> tuple[bool, bool]:
         """Whether any process was asked to end, and whether any finds a checkpoint due.
 
-        All must do alike. Asking the others makes a GPU wait, so it is done every few steps.
+        All must do alike, and so all must ask.
         """
         if self.world.size == 1:
             return ending, due
-        if self.state.progress.step % STEPS_BETWEEN_TALKS:
-            return False, False
         flags = torch.tensor([float(ending), float(due)], device=self.world.device)
         ending, due = (self.world.sum(flags) > 0).tolist()
         return ending, due
+
+    def _end(self, stop: StopRequest) -> None:
+        """Leave the training, in every process.
+
+        Raises:
+            KeyboardInterrupt: Always, of the kind that this or another process was asked for.
+        """
+        self.world.wait()
+        stop.obey()
+        raise Terminated  # another process was asked to end
 
     def _save(self) -> None:
         """A checkpoint of the present state; old ones go."""

@@ -205,11 +205,15 @@ class Stepper:
         Raises:
             CammsrError: There is no half of it, or other processes would not know of it.
         """
-        if largest == 1 or self.world.size > 1:
+        if largest == 1:
+            raise CammsrError(
+                "the device's memory does not hold a single history",
+                "Make it smaller: --set model.length=50, or --set model.width=32",
+            )
+        if self.world.size > 1:
             raise CammsrError(
                 f"the device's memory does not hold {largest} histories at once",
-                "Hold fewer: --set training.micro_batch="
-                f"{max(1, largest // 2)}, or shorter ones: --set model.length=50",
+                f"Hold fewer: --set training.micro_batch={largest // 2}",
             )
         self.micro_batch = largest // 2
         if self.world.device.type == "cuda":

@@ -199,8 +199,11 @@ def make_trainer(
 
 
 def _target_shares(data: DataSet) -> NDArray[np.float32]:
-    """Each item's share of the training events."""
-    trained = data.event_item[data.event_part == TRAIN]
+    """Each item's share of the training targets: a user's first event is none."""
+    is_target = data.event_part == TRAIN
+    first_U = data.event_indptr[:-1][np.diff(data.event_indptr) > 0]
+    is_target[first_U] = False
+    trained = data.event_item[is_target]
     counts = np.bincount(trained, minlength=len(data.item_ids))
     return (counts / max(1, len(trained))).astype(np.float32)
 

@@ -132,6 +132,7 @@ def _trainer(data: DataSet, world: World, **training: object) -> Trainer:
             "training": {
                 "sampled_above": 0,
                 "negatives": 4000,
+                "batch_size": 128,
                 "shuffle_ties": False,
                 "balance_weight": 0.1,
                 **training,

@@ -196,7 +196,7 @@ def test_a_single_history_that_does_not_fit_is_an_error_with_a_way_out() -> None
     stepper = _stepper()
     stepper.module = _Small(stepper.module, 0, NO_ROOM[0])
     before = _weights(stepper.state.model)
-    with pytest.raises(CammsrError, match="does not hold 1 histories at once") as caught:
+    with pytest.raises(CammsrError, match="does not hold a single history") as caught:
         stepper(START, END)
     assert "--set" in (caught.value.hint or "")
     assert stepper.state.progress.step == 0
