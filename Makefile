@@ -29,7 +29,7 @@ lint: $(VENV)/.installed  ## style and types
 	$(BIN)/mypy
 
 bench: $(VENV)/.installed  ## the figures of docs/benchmarks.md; needs the data sets, see there
-	$(BIN)/python benchmarks/ml100k.py
+	$(BIN)/python -m benchmarks.ml100k
 
 clean:  ## remove what the targets made
 	rm -rf $(VENV) $(DEMO) dist build .pytest_cache .mypy_cache .ruff_cache

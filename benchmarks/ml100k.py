@@ -1,6 +1,6 @@
 """The whole path on MovieLens 100K: every command's figures, wall time and peak memory.
 
-    python benchmarks/ml100k.py [--data FOLDER] [--work FOLDER] [--seed N]
+    python -m benchmarks.ml100k [--data FOLDER] [--work FOLDER] [--seed N]
 
 FOLDER holds `ml100k/` with interactions.csv.gz, items.jsonl and posters/ (not part of the project;
 ../shared/data by default, or CAMMSR_TEST_DATA). Prints a Markdown table for docs/benchmarks.md.

@@ -1,6 +1,6 @@
 """Cost against size: time an event and memory of training, from 10^4 items to 10^6.
 
-    python benchmarks/size.py --work FOLDER [--plot docs/size.svg] [--steps 20]
+    python -m benchmarks.size --work FOLDER [--plot docs/size.svg] [--steps 20]
 
 Each size is a synthetic data set, written as `cammsr prepare` writes one, and a process of its own
 that opens it and trains some steps under sampled softmax. Items are drawn by a power law; histories

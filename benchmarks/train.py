@@ -1,6 +1,6 @@
 """Where a training step's time goes, and how far each stage is from what the machine could do.
 
-    python benchmarks/train.py DATA.h5 [--preset sasrec] [--set training.batch_size=256] [--steps N]
+    python -m benchmarks.train DATA.h5 [--preset sasrec] [--set training.batch_size=256] [--steps N]
 
 Prints a Markdown table: milliseconds of each stage of a step, the operations it makes, and how long
 those would take at the speed of a large matrix product measured in the same run.
