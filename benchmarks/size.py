@@ -2,6 +2,8 @@
 
     python -m benchmarks.size --work FOLDER [--plot docs/size.svg] [--steps 20]
 
+The plot needs matplotlib, which the extra `bench` brings.
+
 Each size is a synthetic data set, written as `cammsr prepare` writes one, and a process of its own
 that opens it and trains some steps under sampled softmax. Items are drawn by a power law; histories
 have 100 events; each item has one category of 50 and a vector of 128 float16 numbers.
