@@ -12,6 +12,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from cammsr_cli.core.limits import most_on
+
 LOGITS_AT_ONCE = {"cpu": 2**20, "cuda": 2**26}
 """Most logits that exist at one time: what a CPU's cache holds, or what keeps a GPU busy."""
 
@@ -71,7 +73,7 @@ def _summed(
     dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The sum and its gradients with respect to `query_MV` and `target_NV`."""
-    rows = max(1, _logits_at_once(query_MV.device) // len(target_NV))
+    rows = max(1, most_on(query_MV.device, LOGITS_AT_ONCE) // len(target_NV))
     target = target_NV.to(dtype)
     total = query_MV.new_zeros(())
     query_grad, target_grad = torch.empty_like(query_MV), torch.zeros_like(target_NV)
@@ -94,10 +96,6 @@ def _summed(
         else:
             target_grad += weight_t.T @ (query / mass).to(dtype)
     return total, query_grad, target_grad
-
-
-def _logits_at_once(device: torch.device) -> int:
-    return LOGITS_AT_ONCE.get(device.type, LOGITS_AT_ONCE["cuda"])
 
 
 def category_loss(logits_NC: Tensor, label_NC: Tensor, multi_label: bool) -> Tensor:

@@ -5,7 +5,6 @@ Axes: U users, B users of one chunk, N items, V score width, P pairs of a user a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cammsr_cli.core.camoe import Fused
+from cammsr_cli.core.limits import most_on
 from cammsr_cli.core.model import Cammsr, Catalogue, ItemTables
 from cammsr_cli.core.windows import Events, cut
 from cammsr_cli.data.dataset import DataSet
@@ -184,11 +184,6 @@ def ranks(
         lower_B = (score_BN < own_B1).view(torch.uint8).sum(1, dtype=torch.int32)
         found.append(1 + items - lower_B.long())
     return torch.cat(found).cpu().numpy() if found else np.zeros(0, dtype=np.int64)
-
-
-def most_on(device: torch.device, limit: Mapping[str, int]) -> int:
-    """The limit that holds on `device`; every accelerator is taken for a CUDA device."""
-    return limit["cpu" if device.type == "cpu" else "cuda"]
 
 
 @dataclass(frozen=True)

@@ -256,7 +256,7 @@ class Recommender:
         device = self.run.device
         history = self.run.data.histories(users)
         events = Events(
-            torch.from_numpy(history.item).long().to(device),
+            torch.from_numpy(history.item).to(device),
             torch.from_numpy(history.time).to(device),
         )
         bound = torch.from_numpy(history.indptr).to(device)

@@ -39,7 +39,7 @@ from cammsr_cli.training.checkpoints import (
 from cammsr_cli.training.distributed import World
 from cammsr_cli.training.objective import Corpus, Objective
 from cammsr_cli.training.sharding import large_table, whole_weights
-from cammsr_cli.training.step import Stepper, optimizers_of
+from cammsr_cli.training.step import Stepper, diverged, optimizers_of
 from cammsr_cli.training.stopping import StopRequest, noticed_signals
 
 STEPS_BETWEEN_TALKS = 10
@@ -330,11 +330,10 @@ class Trainer:
         guessing = math.log(len(self.corpus.catalogue.id_row_N))
         progress = self.state.progress
         if progress.epoch >= 2 and loss > 2 * guessing:
-            raise CammsrError(
+            raise diverged(
                 f"training diverged: after step {progress.step} the recommendation loss is "
                 f"{loss:.3g}, where guessing blindly gives {guessing:.3g}",
-                "Try a smaller step: --set training.learning_rate="
-                f"{self.config.learning_rate / 3:.1e}",
+                self.config,
             )
 
     @torch.inference_mode()

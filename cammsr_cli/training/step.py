@@ -42,6 +42,14 @@ def _adam(weights: Iterable[Tensor], config: TrainingConfig) -> AdamW:
     return AdamW(weights, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
 
 
+def diverged(message: str, config: TrainingConfig) -> CammsrError:
+    """The error of a training that diverged, as `message` says, with the way out."""
+    return CammsrError(
+        message,
+        f"Try a smaller step: --set training.learning_rate={config.learning_rate / 3:.1e}",
+    )
+
+
 class Stepper:
     """Makes steps.
 
@@ -144,11 +152,10 @@ class Stepper:
         progress = self.state.progress
         if not math.isfinite(norm):
             parts = ", ".join(f"{name} {value.item():.3g}" for name, value in losses.items())
-            raise CammsrError(
+            raise diverged(
                 f"training diverged at step {progress.step + 1}: the gradient is not "
                 f"finite (loss parts: {parts})",
-                "Try a smaller step: --set training.learning_rate="
-                f"{self.config.learning_rate / 3:.1e}",
+                self.config,
             )
         for optimizer in self.state.optimizers:
             optimizer.step()
