@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -45,6 +46,10 @@ class World:
             dist.barrier()
 
 
+TIME_TO_LET_GO = 0.1
+"""Seconds in which a thread of gloo puts down the tensors of an exchange that is over."""
+
+
 @contextmanager
 def joined(device: torch.device) -> Iterator[World]:
     """The world this process was started in: that of `torchrun`, or itself alone.
@@ -71,5 +76,9 @@ def joined(device: torch.device) -> Iterator[World]:
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
         yield World(dist.get_rank(), size, device)
+        # Gloo's threads outlive the group (torch 2.15), and one that puts down its last tensor
+        # while the interpreter ends aborts the process: pytorch/pytorch issue 190489.
+        dist.barrier()
+        time.sleep(TIME_TO_LET_GO)
     finally:
         dist.destroy_process_group()

@@ -30,7 +30,7 @@ from cammsr_cli.training.checkpoints import (
     load_checkpoint,
     save_checkpoint,
 )
-from cammsr_cli.training.distributed import World
+from cammsr_cli.training.distributed import World, joined
 from cammsr_cli.training.loop import Trainer
 from cammsr_cli.training.sharding import (
     RowShardedTable,
@@ -71,6 +71,13 @@ def _end(process: subprocess.Popen[str]) -> str:
 
 
 # --- what each of two processes does ------------------------------------------------------------
+
+
+def _leave(rank: int, *_: Path) -> None:
+    """They leave right after an exchange, and let no other thread run before they do."""
+    sys.setswitchinterval(1000)
+    for _ in range(3):
+        dist.broadcast(torch.ones(1000), 0)
 
 
 def _look_up(rank: int, *_: Path) -> None:
@@ -223,12 +230,11 @@ def _whole(state: TrainingState, rank: int) -> dict[str, Tensor]:
     return {} if rank else {n: v for n, v in found.items() if "query_key_value.bias" not in n}
 
 
-CHECKS = {"look up": _look_up, "step": _step, "checkpoint": _checkpoint}
+CHECKS = {"leave": _leave, "look up": _look_up, "step": _step, "checkpoint": _checkpoint}
 
 if __name__ == "__main__":
-    dist.init_process_group("gloo")
-    CHECKS[sys.argv[1]](dist.get_rank(), Path(sys.argv[2]), Path(sys.argv[3]))
-    dist.destroy_process_group()
+    with joined(CPU) as world:
+        CHECKS[sys.argv[1]](world.rank, Path(sys.argv[2]), Path(sys.argv[3]))
 
 
 # --- tests --------------------------------------------------------------------------------------
