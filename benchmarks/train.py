@@ -149,7 +149,7 @@ def main() -> None:
     options = parser.parse_args()
     device = resolve_device(options.device)
     data = DataSet(options.data)
-    config = fitted(resolve(options.preset, None, options.assignments), data)
+    config = fitted(resolve(options.preset, None, options.assignments), data, device)
     spec = describe(data, config.model, options.preset)
     id_rows = [data.item_ids[item] for item in training_items(data)]
     with tempfile.TemporaryDirectory() as folder:

@@ -93,7 +93,7 @@ class TrainingConfig(_Settings):
         "is gathered over as many goes as it takes.",
     )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="Of matrix products; auto is bfloat16 on GPUs made for it."
+        "auto", description="Of matrix products; auto is bfloat16 on GPUs and CPUs made for it."
     )
     sampled_above: int = Field(
         100_000,
@@ -102,7 +102,9 @@ class TrainingConfig(_Settings):
         "items, and no longer from all.",
     )
     negatives: int = Field(
-        4096, ge=1, description="Items drawn for that sample, beside the step's own targets."
+        4096,
+        ge=2,
+        description="Items drawn for that sample: half evenly, half from the step's own targets.",
     )
     validation_users: int = Field(
         20_000, ge=1, description="Most users that validation asks about; the same ones each time."

@@ -18,84 +18,118 @@ LOGITS_AT_ONCE = {"cpu": 2**20, "cuda": 2**26}
 """Most logits that exist at one time: what a CPU's cache holds, or what keeps a GPU busy."""
 
 
-def catalogue_cross_entropy(
-    query_MV: Tensor, target_NV: Tensor, own_M: Tensor, correction_N: Tensor | None = None
-) -> Tensor:
+def catalogue_cross_entropy(query_MV: Tensor, target_NV: Tensor, own_M: Tensor) -> Tensor:
     """Mean softmax cross-entropy of the next item over all N items, without ever holding M x N.
-
-    Under autocast the matrix products are made in its dtype, everything else in float32.
 
     Args:
         query_MV: The users' side of the score.
         target_NV: The items' side.
         own_M: int64 row of `target_NV` that is each position's next item.
-        correction_N: Added to each item's logits, save where it is the position's own: the
-            log-Q correction of `core.sampling` where the rows are a sample of the catalogue.
+    """
+    own_MV = functional.embedding(own_M, target_NV)
+    return sampled_cross_entropy(query_MV, own_MV, target_NV, own_M)
+
+
+def sampled_cross_entropy(
+    query_MV: Tensor,
+    own_MV: Tensor,
+    target_NV: Tensor,
+    own_M: Tensor,
+    correction_N: Tensor | None = None,
+) -> Tensor:
+    """Mean softmax cross-entropy of each position's own item against N others.
+
+    Under autocast the matrix products are made in its dtype, everything else in float32.
+
+    Args:
+        query_MV: The users' side of the score.
+        own_MV: The items' side, of each position's next item.
+        target_NV: The items' side, of the items that it is told from.
+        own_M: int64 row of `target_NV` that is the position's own item and is left out; -1 where
+            none is.
+        correction_N: Added to the logits of the others: the log-Q correction of `core.sampling`
+            where they are a sample of the catalogue.
     """
     query_MV, target_NV = query_MV.float(), target_NV.float()
-    own = (query_MV * functional.embedding(own_M, target_NV)).sum()
-    total: Tensor = _SummedLogSumExp.apply(query_MV, target_NV, own_M, correction_N)
-    return (total - own) / len(query_MV)
+    own_logit_M = (query_MV * own_MV.float()).sum(1)
+    total: Tensor = _SummedLogSumExp.apply(query_MV, own_logit_M, target_NV, own_M, correction_N)
+    return (total - own_logit_M.sum()) / len(query_MV)
 
 
 class _SummedLogSumExp(torch.autograd.Function):
-    """sum_m log sum_n exp(<query_m, target_n> + correction_n).
+    """sum_m log(exp(own_logit_m) + sum_n exp(<query_m, target_n> + correction_n)).
 
-    The logits of a few rows are made, used for the value and for both gradients, and forgotten:
+    The logits of a few rows are made, used for the value and for all gradients, and forgotten:
     three matrix products and no recomputation (the idea of Hsu et al., "Liger Kernel",
     arXiv 2410.10989, section 3.2).
     """
 
     @staticmethod
     def forward(
-        ctx: Any, query_MV: Tensor, target_NV: Tensor, own_M: Tensor, correction_N: Tensor | None
+        ctx: Any,
+        query_MV: Tensor,
+        own_logit_M: Tensor,
+        target_NV: Tensor,
+        own_M: Tensor,
+        correction_N: Tensor | None,
     ) -> Tensor:
         device = query_MV.device.type
         autocast = torch.is_autocast_enabled(device)
         dtype = torch.get_autocast_dtype(device) if autocast else query_MV.dtype
         with torch.autocast(device, enabled=False):
-            total, *grads = _summed(query_MV, target_NV, own_M, correction_N, dtype)
+            total, *grads = _summed(query_MV, own_logit_M, target_NV, own_M, correction_N, dtype)
         ctx.save_for_backward(*grads)
         return total
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        query_grad, target_grad = ctx.saved_tensors
-        return query_grad * grad, target_grad * grad, None, None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
+        query_grad, own_grad, target_grad = ctx.saved_tensors
+        return query_grad * grad, own_grad * grad, target_grad * grad, None, None
 
 
 def _summed(
     query_MV: Tensor,
+    own_logit_M: Tensor,
     target_NV: Tensor,
     own_M: Tensor,
     correction_N: Tensor | None,
     dtype: torch.dtype,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The sum and its gradients with respect to `query_MV` and `target_NV`."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The sum and its gradients with respect to `query_MV`, `own_logit_M` and `target_NV`."""
     rows = max(1, most_on(query_MV.device, LOGITS_AT_ONCE) // len(target_NV))
     target = target_NV.to(dtype)
     total = query_MV.new_zeros(())
     query_grad, target_grad = torch.empty_like(query_MV), torch.zeros_like(target_NV)
+    own_grad = torch.empty_like(own_logit_M)
     for start in range(0, len(query_MV), rows):
         chunk = slice(start, start + rows)
         query = query_MV[chunk]
         weight = (query.to(dtype) @ target.T).to(query_MV.dtype)
         if correction_N is not None:
-            own_1 = own_M[chunk, None]
-            weight.scatter_(1, own_1, weight.gather(1, own_1) - correction_N[own_1])
             weight += correction_N
-        highest = weight.amax(1, keepdim=True)
+        _leave_out(weight, own_M[chunk])
+        own = own_logit_M[chunk, None]
+        highest = weight.amax(1, keepdim=True).maximum(own)
         weight.sub_(highest).exp_()
-        mass = weight.sum(1, keepdim=True)
+        own_weight = (own - highest).exp()
+        mass = weight.sum(1, keepdim=True) + own_weight
         total += (mass.log() + highest).sum()
+        own_grad[chunk] = (own_weight / mass).squeeze(1)
         weight_t = weight.to(dtype)
         query_grad[chunk] = (weight_t @ target).to(query.dtype) / mass
         if dtype == target_grad.dtype:
             target_grad.addmm_(weight_t.T, query / mass)
         else:
             target_grad += weight_t.T @ (query / mass).to(dtype)
-    return total, query_grad, target_grad
+    return total, query_grad, own_grad, target_grad
+
+
+def _leave_out(logit_MN: Tensor, own_M: Tensor) -> None:
+    """Take each position's own item, if it is among the others, out of the sum; in place."""
+    at_M1 = own_M.clamp(min=0)[:, None]
+    there_M1 = (own_M >= 0)[:, None]
+    logit_MN.scatter_(1, at_M1, logit_MN.gather(1, at_M1).masked_fill(there_M1, float("-inf")))
 
 
 def category_loss(logits_NC: Tensor, label_NC: Tensor, multi_label: bool) -> Tensor:

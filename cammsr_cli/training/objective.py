@@ -16,10 +16,11 @@ from cammsr_cli.core.losses import (
     balance_loss,
     catalogue_cross_entropy,
     category_loss,
+    sampled_cross_entropy,
     swap_loss,
 )
 from cammsr_cli.core.model import Cammsr, Catalogue, ItemTables
-from cammsr_cli.core.sampling import draw_candidates
+from cammsr_cli.core.sampling import Candidates, draw_candidates
 from cammsr_cli.core.windows import Events, Window, cut, deal_ties
 
 
@@ -47,15 +48,25 @@ class Corpus:
 
 @dataclass(frozen=True)
 class _Step:
-    """The items one step needs, and its windows with items named by their place among those."""
+    """The items one step needs, and its windows with items named by their place among those.
+
+    Attributes:
+        catalogue: Those items.
+        label_NC: Their known categories.
+        window: The histories.
+        target_BL: The items that follow them, named as in the data set.
+        own_M: Place of each position's target.
+        candidate_C: Places of what it is told from, and
+        candidates: the sample they are; None where it is told from all.
+    """
 
     catalogue: Catalogue
     label_NC: Tensor
     window: Window
     target_BL: Tensor
-    candidate_C: Tensor | None
     own_M: Tensor
-    correction_C: Tensor | None
+    candidate_C: Tensor | None = None
+    candidates: Candidates | None = None
 
 
 class Objective(nn.Module):
@@ -78,14 +89,7 @@ class Objective(nn.Module):
         tables = model.item_tables(x_NSD, present_NS)
         h_BLD = model.user_states(tables, step.window)
         query_MV = model.queries(h_BLD[step.window.valid_BL])
-        target_CV = tables.target_NV
-        if step.candidate_C is not None:
-            target_CV = functional.embedding(step.candidate_C, target_CV)
-        parts = {
-            "recommendation": catalogue_cross_entropy(
-                query_MV, target_CV, step.own_M, step.correction_C
-            )
-        }
+        parts = {"recommendation": _next_item_loss(query_MV, tables.target_NV, step)}
         if self.config.category_weight and tables.fused.category_NC.shape[1]:
             parts["category"] = self.config.category_weight * category_loss(
                 tables.fused.category_NC, step.label_NC, self.corpus.multi_label
@@ -114,21 +118,25 @@ class Objective(nn.Module):
         valid_BL = window.valid_BL
         target_M = target_BL[valid_BL]
         if corpus.share_N is None:
-            return _Step(corpus.catalogue, corpus.label_NC, window, target_BL, None, target_M, None)
+            return _Step(corpus.catalogue, corpus.label_NC, window, target_BL, target_M)
         candidates = draw_candidates(target_M, corpus.share_N, self.config.negatives)
         needed_N, place = torch.unique(
-            torch.cat([window.item_BL[valid_BL], candidates.item_C]), return_inverse=True
+            torch.cat([window.item_BL[valid_BL], target_M, candidates.item_C]),
+            return_inverse=True,
+        )
+        place_M, own_M, candidate_C = place.split(
+            [len(target_M), len(target_M), len(candidates.item_C)]
         )
         place_BL = torch.zeros_like(window.item_BL)
-        place_BL[valid_BL] = place[: len(target_M)]
+        place_BL[valid_BL] = place_M
         return _Step(
             corpus.catalogue.take(needed_N),
             corpus.label_NC[needed_N],
             replace(window, item_BL=place_BL),
             target_BL,
-            place[len(target_M) :],
-            candidates.own_M,
-            candidates.correction_C,
+            own_M,
+            candidate_C,
+            candidates,
         )
 
     def _swap(
@@ -152,3 +160,16 @@ class Objective(nn.Module):
             step.target_BL[row_B, last_B],
             self.config.swap_temperature,
         )
+
+
+def _next_item_loss(query_MV: Tensor, target_NV: Tensor, step: _Step) -> Tensor:
+    """Cross-entropy over the whole catalogue, or over the step's sample of it."""
+    if step.candidate_C is None or step.candidates is None:
+        return catalogue_cross_entropy(query_MV, target_NV, step.own_M)
+    return sampled_cross_entropy(
+        query_MV,
+        functional.embedding(step.own_M, target_NV),
+        functional.embedding(step.candidate_C, target_NV),
+        step.candidates.own_M,
+        step.candidates.correction_C,
+    )

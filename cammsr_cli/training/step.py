@@ -74,11 +74,7 @@ class Stepper:
         self.world = world
         self.note = note
         self.micro_batch = config.micro_batch or config.batch_size
-        self.bfloat16 = config.precision == "bfloat16" or (
-            config.precision == "auto"
-            and world.device.type == "cuda"
-            and torch.cuda.is_bf16_supported(including_emulation=False)
-        )
+        self.bfloat16 = config.precision == "bfloat16"
         self.module: nn.Module = objective
         if world.size > 1:
             sharded = [

@@ -102,7 +102,7 @@ def train(
             f"Go on with it: cammsr train {data_path} --out {out} --resume; or start anew: --force",
         )
     data = DataSet(data_path)
-    config = fitted(config, data)
+    config = fitted(config, data, world.device)
     spec = describe(data, config.model, preset)
     id_rows = [data.item_ids[item] for item in training_items(data)]
     trainer = make_trainer(folder, data, config, spec, id_rows, world, listener.note)
@@ -145,20 +145,48 @@ def resume(
     return _run(trainer, spec, config, listener)
 
 
-STEPS_AN_EPOCH, BATCH_SIZES = 40, (128, 64, 32)
-"""With fewer steps an epoch, a smaller batch learns more from the same data (docs/model.md)."""
+STEPS_AN_EPOCH, POSITIONS_A_STEP = 40, 4096
+BATCH_SIZES = (512, 256, 128, 64, 32)
+USUAL_BATCH = 128
 
 
-def fitted(config: Config, data: DataSet) -> Config:
-    """The settings with those that are left to the data, chosen by it."""
-    if config.training.batch_size:
-        return config
+def fitted(config: Config, data: DataSet, device: torch.device) -> Config:
+    """The settings with those that are left to the data and the device, chosen by them."""
+    chosen: dict[str, object] = {}
+    if not config.training.batch_size:
+        chosen["batch_size"] = _batch_size(data, config.model.length)
+    if config.training.precision == "auto":
+        chosen["precision"] = "bfloat16" if multiplies_bfloat16_fast(device) else "float32"
+    return config.model_copy(update={"training": config.training.model_copy(update=chosen)})
+
+
+def _batch_size(data: DataSet, length: int) -> int:
+    """The most histories a step that leave enough steps an epoch (docs/model.md).
+
+    Short histories are taken more at a time: a step should have some thousand positions, or most
+    of its time goes into the tables of all items.
+    """
     start_U, end_U = training_bounds(data)
     targets_U = (end_U - start_U - 1).clamp(min=0)
-    windows = int(((targets_U + config.model.length - 1) // config.model.length).sum())
-    enough = [size for size in BATCH_SIZES if windows >= size * STEPS_AN_EPOCH]
-    chosen = {"batch_size": max(enough, default=min(BATCH_SIZES))}
-    return config.model_copy(update={"training": config.training.model_copy(update=chosen)})
+    windows = int(((targets_U + length - 1) // length).sum())
+    positions = int(targets_U.sum()) / max(1, windows)
+    enough = [
+        size
+        for size in BATCH_SIZES
+        if windows >= size * STEPS_AN_EPOCH
+        and (size <= USUAL_BATCH or size * positions <= POSITIONS_A_STEP)
+    ]
+    return max(enough, default=min(BATCH_SIZES))
+
+
+def multiplies_bfloat16_fast(device: torch.device) -> bool:
+    """Whether a device is made for matrix products of bfloat16."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device.type != "cpu" or not hasattr(torch.cpu, "get_capabilities"):
+        return False
+    able = torch.cpu.get_capabilities()
+    return bool(able.get("amx_bf16") or able.get("avx512_bf16"))
 
 
 def make_trainer(

@@ -12,21 +12,21 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from cammsr_cli.core import losses
 
 
-def _value_and_gradients(loss_of, query, target) -> list[torch.Tensor]:
-    leaves = [query.clone().requires_grad_(), target.clone().requires_grad_()]
+def _value_and_gradients(loss_of, *given) -> list[torch.Tensor]:
+    leaves = [one.clone().requires_grad_() for one in given]
     loss = loss_of(*leaves)
     loss.backward()
     return [loss.detach(), *(leaf.grad for leaf in leaves)]
 
 
-def _plainly(query, target, own, correction=None) -> torch.Tensor:
-    """-log softmax, position by position; an item's correction does not touch its own position."""
+def _plainly(query, target, own, own_row, correction) -> torch.Tensor:
+    """-log softmax, position by position, of one's own among the others; those are corrected."""
     each = []
-    for m, item in enumerate(own.tolist()):
-        logits = target @ query[m]
-        added = torch.zeros(len(target)) if correction is None else correction.clone()
-        added[item] = 0
-        each.append(torch.log(torch.exp(logits + added).sum()) - logits[item])
+    for m, item in enumerate(own_row.tolist()):
+        logits = target @ query[m] + correction
+        others = torch.cat([logits[:item], logits[item + 1 :]]) if item >= 0 else logits
+        mine = own[m] @ query[m]
+        each.append(torch.log(torch.exp(others).sum() + torch.exp(mine)) - mine)
     return torch.stack(each).mean()
 
 
@@ -36,14 +36,19 @@ def test_cross_entropy_in_chunks_is_the_plain_one_in_value_and_gradient(
     monkeypatch, at_once, corrected
 ) -> None:
     torch.manual_seed(0)
-    query, target = torch.randn(23, 6), torch.randn(10, 6)
-    own = torch.randint(0, 10, (23,))
+    query, target, own = torch.randn(23, 6), torch.randn(10, 6), torch.randn(23, 6)
+    own_row = torch.randint(-1, 10, (23,))  # some are not among the others
+    assert (own_row == -1).any()
     correction = torch.rand(10) * 3 if corrected else None
     monkeypatch.setitem(losses.LOGITS_AT_ONCE, "cpu", at_once)
     ours = _value_and_gradients(
-        lambda q, t: losses.catalogue_cross_entropy(q, t, own, correction), query, target
+        lambda q, o, t: losses.sampled_cross_entropy(q, o, t, own_row, correction),
+        query, own, target,
+    )  # fmt: skip
+    added = torch.zeros(10) if correction is None else correction
+    plain = _value_and_gradients(
+        lambda q, o, t: _plainly(q, t, o, own_row, added), query, own, target
     )
-    plain = _value_and_gradients(lambda q, t: _plainly(q, t, own, correction), query, target)
     for a, b in zip(ours, plain, strict=True):
         torch.testing.assert_close(a, b)
 
@@ -60,7 +65,9 @@ def test_an_item_s_own_position_is_not_corrected_by_hand() -> None:
     # 100, the third for 2: 2 / (4 * 1 + 2 + 2 * 5).
     target = torch.log(torch.tensor([[1.0], [2.0], [5.0]]))
     correction = torch.log(torch.tensor([4.0, 100.0, 2.0]))
-    loss = losses.catalogue_cross_entropy(torch.ones(1, 1), target, torch.tensor([1]), correction)
+    loss = losses.sampled_cross_entropy(
+        torch.ones(1, 1), target[1:2], target, torch.tensor([1]), correction
+    )
     assert loss.item() == pytest.approx(-math.log(2 / 16))
 
 
@@ -94,7 +101,7 @@ def test_under_autocast_it_is_nearly_the_same_and_of_full_precision(corrected) -
     correction = torch.rand(50) * 3 if corrected else None
 
     def loss_of(q: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        return losses.catalogue_cross_entropy(q, t, own, correction)
+        return losses.sampled_cross_entropy(q, t[own], t, own, correction)
 
     exact = _value_and_gradients(loss_of, query, target)
     with torch.autocast("cpu", torch.bfloat16):
@@ -143,9 +150,22 @@ def test_no_more_logits_than_allowed_exist_at_once(monkeypatch, at_once, allowed
     own, correction = torch.zeros(500).long(), torch.rand(40)
     monkeypatch.setitem(losses.LOGITS_AT_ONCE, "cpu", at_once)
     with _Largest() as seen:
-        losses.catalogue_cross_entropy(query, target, own, correction).backward()
+        losses.sampled_cross_entropy(query, target[own], target, own, correction).backward()
     # Width 1, so that nothing but the logits and the 500 queries is large.
     assert seen.size == max(allowed, 500)
+
+
+def test_a_loss_in_bfloat16_is_never_below_nought() -> None:
+    torch.manual_seed(0)
+    query = torch.randn(50, 16) * 5
+    target = query[:20].clone()  # each position's own is by far the best
+    with torch.autocast("cpu", torch.bfloat16):
+        each = [
+            losses.catalogue_cross_entropy(query[m : m + 1], target, torch.tensor([m])).item()
+            for m in range(20)
+        ]
+    assert min(each) >= 0
+    assert max(each) < 1
 
 
 def test_cross_entropy_by_hand() -> None:

@@ -22,14 +22,21 @@ from cammsr_cli.training.distributed import World, joined
 TOGETHER = Path(train_together.__file__)
 # Windows are never cut, nothing is dropped or dealt: each step is the same in any process.
 MODEL = {"width": 16, "layers": 1, "length": 20, "dropout": 0.0, "id_dropout": 0.0}
-TRAINING = {"batch_size": 8, "epochs": 7, "patience": 7, "shuffle_ties": False, "seed": 2}
+TRAINING = {
+    "batch_size": 8,
+    "epochs": 7,
+    "patience": 7,
+    "precision": "float32",
+    "shuffle_ties": False,
+    "seed": 2,
+}
 PLAN = {
     "model": MODEL,
     "training": TRAINING,
     "trainings": {
         "whole": {},
         "in parts": {"micro_batch": 2},
-        "sampled": {"sampled_above": 0, "negatives": 400, "swap_weight": 0.05},
+        "sampled": {"sampled_above": 0, "negatives": 1000, "swap_weight": 0.05},
     },
 }
 

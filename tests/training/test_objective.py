@@ -262,8 +262,8 @@ def _drawing(*items: int) -> Iterator[None]:
 def test_the_loss_of_a_sample_by_hand() -> None:
     """Only targets and what was drawn are told apart, others' scores corrected, one's own not."""
     model, corpus = _model(), _sampled()
-    with _drawing(0, 8):
-        parts = Objective(model, corpus, _config(negatives=2, swap_weight=0))(START[1:], END[1:])
+    with _drawing(0, 8, 8, 0):
+        parts = Objective(model, corpus, _config(negatives=8, swap_weight=0))(START[1:], END[1:])
     targets = [7, 8, 0, 2]
     candidates = [0, 2, 7, 8]  # what follows the events 6-9, and what was drawn
     assert corpus.share_N is not None
@@ -274,7 +274,7 @@ def test_the_loss_of_a_sample_by_hand() -> None:
         score = tables.target_NV @ model.queries(state)
         mass = sum(
             score[item].exp()
-            / (1 - math.exp(-4 * corpus.share_N[item] - 2 / N) if item != target else 1)
+            / (1 - math.exp(-4 * corpus.share_N[item] - 4 / N) if item != target else 1)
             for item in candidates
         )
         each.append(mass.log() - score[target])
@@ -297,9 +297,9 @@ def test_a_sample_reads_only_the_features_of_items_it_needs() -> None:
 
     def losses_of(corpus: Corpus) -> dict[str, torch.Tensor]:
         torch.manual_seed(5)
-        with _drawing(3, 3):
+        with _drawing(3, 3, 3, 3):
             parts: dict[str, torch.Tensor] = Objective(
-                model, corpus, _config(negatives=2, swap_weight=0)
+                model, corpus, _config(negatives=8, swap_weight=0)
             )(START[1:], END[1:])
         return parts
 
@@ -314,8 +314,8 @@ def test_a_sample_s_item_drawn_by_nobody_gets_no_gradient() -> None:
     model, corpus = _model(), _sampled()
     assert model.id_table is not None
     model.id_table.sparse = True
-    with _drawing(3, 3):
-        config = _config(negatives=2, swap_weight=0)
+    with _drawing(3, 3, 3, 3):
+        config = _config(negatives=8, swap_weight=0)
         parts = Objective(model, corpus, config)(START[1:], END[1:])
     torch.stack(list(parts.values())).sum().backward()
     met = model.id_table.weight.grad.coalesce().indices()[0].tolist()
@@ -324,8 +324,8 @@ def test_a_sample_s_item_drawn_by_nobody_gets_no_gradient() -> None:
 
 def test_categories_are_learnt_of_the_items_in_the_sample() -> None:
     model, corpus = _model(), _sampled()
-    weights = {"category_weight": 1.0, "swap_weight": 0.0, "negatives": 2}
-    with _drawing(3, 3):
+    weights = {"category_weight": 1.0, "swap_weight": 0.0, "negatives": 8}
+    with _drawing(3, 3, 3, 3):
         ours = Objective(model, corpus, _config(**weights))(START[1:], END[1:])["category"]
     needed = torch.tensor([0, 2, 3, 6, 7, 8])
     x, present = model.item_streams(corpus.catalogue)

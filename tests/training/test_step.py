@@ -403,16 +403,15 @@ def test_an_average_of_nought_is_the_last_weights() -> None:
 # --- precision ----------------------------------------------------------------------------------
 
 
-def test_bfloat16_is_for_products_alone_and_auto_leaves_a_cpu_at_full_precision() -> None:
-    exact, auto, rough = (_stepper(precision=p) for p in ("float32", "auto", "bfloat16"))
-    losses = [stepper(START, END) for stepper in (exact, auto, rough)]
-    _require_equal(_gradients(exact), _gradients(auto))
+def test_bfloat16_is_for_products_alone() -> None:
+    exact, rough = (_stepper(precision=p) for p in ("float32", "bfloat16"))
+    losses = [stepper(START, END) for stepper in (exact, rough)]
     ours, theirs = _gradients(exact), _gradients(rough)
     assert all(gradient.dtype == torch.float32 for gradient in theirs.values())
     off = _norm({name: theirs[name] - gradient for name, gradient in ours.items()}) / _norm(ours)
     assert 0 < off < 0.03
-    assert losses[2]["recommendation"].dtype == torch.float32
+    assert losses[1]["recommendation"].dtype == torch.float32
     torch.testing.assert_close(
-        losses[2]["recommendation"], losses[0]["recommendation"], rtol=0.01, atol=0
+        losses[1]["recommendation"], losses[0]["recommendation"], rtol=0.01, atol=0
     )
     assert all(p.dtype == torch.float32 for p in rough.state.model.parameters())

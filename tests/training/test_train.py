@@ -8,11 +8,12 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
 from cammsr_cli.config import Config, validated
 from cammsr_cli.data.splits import leave_one_out
-from cammsr_cli.training.train import fitted
+from cammsr_cli.training.train import fitted, multiplies_bfloat16_fast
 
 
 def _log(*lengths: int) -> SimpleNamespace:
@@ -21,31 +22,54 @@ def _log(*lengths: int) -> SimpleNamespace:
     return SimpleNamespace(event_indptr=indptr, event_part=leave_one_out(indptr))
 
 
+CPU = torch.device("cpu")
+
+
+def _batch_size(config: Config, *lengths: int) -> int:
+    return fitted(config, _log(*lengths), CPU).training.batch_size
+
+
 @pytest.mark.parametrize(
     ("windows", "batch_size"),
-    [(1, 32), (2559, 32), (2560, 64), (5119, 64), (5120, 128), (100_000, 128)],
+    [(1, 32), (2559, 32), (2560, 64), (5119, 64), (5120, 128), (10_240, 256), (20_480, 512)],
 )
 def test_batches_are_as_large_as_leaves_forty_steps_an_epoch(windows, batch_size) -> None:
     # Of 4 events 2 are for training: one input and its target.
-    assert fitted(Config(), _log(*[4] * windows)).training.batch_size == batch_size
+    assert _batch_size(Config(), *[4] * windows) == batch_size
+
+
+@pytest.mark.parametrize(
+    ("targets", "batch_size"), [(8, 512), (9, 256), (16, 256), (17, 128), (90, 128)]
+)
+def test_long_histories_are_taken_fewer_at_a_time(targets, batch_size) -> None:
+    assert _batch_size(Config(), *[targets + 3] * 21_000) == batch_size
 
 
 def test_users_without_a_target_make_no_window_and_long_histories_several() -> None:
     config = validated({"model": {"length": 2}})
     short = [1, 2, 3] * 5000  # none has two training events
-    assert fitted(config, _log(*short)).training.batch_size == 32
+    assert _batch_size(config, *short) == 32
     # 8 events: 6 for training, 5 targets, 3 windows of at most 2; 854 x 3 is 2562.
-    assert fitted(config, _log(*short, *[8] * 853)).training.batch_size == 32
-    assert fitted(config, _log(*short, *[8] * 854)).training.batch_size == 64
+    assert _batch_size(config, *short, *[8] * 853) == 32
+    assert _batch_size(config, *short, *[8] * 854) == 64
 
 
-def test_a_batch_size_that_is_given_is_kept_and_nothing_else_is_changed() -> None:
-    given = validated({"training": {"batch_size": 7, "seed": 3}})
-    assert fitted(given, _log(4)) is given
+def test_what_is_given_is_kept_and_nothing_else_is_changed() -> None:
+    given = validated({"training": {"batch_size": 7, "precision": "float32", "seed": 3}})
+    assert fitted(given, _log(4), CPU) == given
     left = validated({"model": {"width": 32}, "training": {"seed": 3}})
-    changed = {"batch_size": 32}
-    expected = left.training.model_copy(update=changed)
-    assert fitted(left, _log(4)) == left.model_copy(update={"training": expected})
+    precision = "bfloat16" if multiplies_bfloat16_fast(CPU) else "float32"
+    expected = left.training.model_copy(update={"batch_size": 32, "precision": precision})
+    assert fitted(left, _log(4), CPU) == left.model_copy(update={"training": expected})
+
+
+@pytest.mark.parametrize("able", [True, False])
+def test_bfloat16_is_chosen_where_the_cpu_is_made_for_it(monkeypatch, able) -> None:
+    # What this CPU says of itself, and its contrary.
+    said = {**torch.cpu.get_capabilities(), "avx512_bf16": able, "amx_bf16": False}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: said)
+    chosen = fitted(Config(), _log(4), CPU).training.precision
+    assert chosen == ("bfloat16" if able else "float32")
 
 
 def test_what_was_chosen_is_written_down(toy_data: Path, tmp_path: Path, cammsr: Callable) -> None:
