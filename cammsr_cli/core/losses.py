@@ -17,6 +17,9 @@ from cammsr_cli.core.limits import most_on
 LOGITS_AT_ONCE = {"cpu": 2**20, "cuda": 2**26}
 """Most logits that exist at one time: what a CPU's cache holds, or what keeps a GPU busy."""
 
+EVEN_ROWS = 32
+"""Rows of a matrix product are a multiple of it: a CPU makes code for each shape, and keeps it."""
+
 
 def catalogue_cross_entropy(query_MV: Tensor, target_NV: Tensor, own_M: Tensor) -> Tensor:
     """Mean softmax cross-entropy of the next item over all N items, without ever holding M x N.
@@ -98,6 +101,8 @@ def _summed(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The sum and its gradients with respect to `query_MV`, `own_logit_M` and `target_NV`."""
     rows = max(1, most_on(query_MV.device, LOGITS_AT_ONCE) // len(target_NV))
+    even = min(rows, EVEN_ROWS)
+    rows -= rows % even
     target = target_NV.to(dtype)
     total = query_MV.new_zeros(())
     query_grad, target_grad = torch.empty_like(query_MV), torch.zeros_like(target_NV)
@@ -105,7 +110,7 @@ def _summed(
     for start in range(0, len(query_MV), rows):
         chunk = slice(start, start + rows)
         query = query_MV[chunk]
-        weight = (query.to(dtype) @ target.T).to(query_MV.dtype)
+        weight = (_even(query.to(dtype), even) @ target.T)[: len(query)].to(query_MV.dtype)
         if correction_N is not None:
             weight += correction_N
         _leave_out(weight, own_M[chunk])
@@ -116,13 +121,20 @@ def _summed(
         mass = weight.sum(1, keepdim=True) + own_weight
         total += (mass.log() + highest).sum()
         own_grad[chunk] = (own_weight / mass).squeeze(1)
-        weight_t = weight.to(dtype)
-        query_grad[chunk] = (weight_t @ target).to(query.dtype) / mass
+        weight = _even(weight.to(dtype), even)
+        query_grad[chunk] = (weight @ target)[: len(query)].to(query.dtype) / mass
+        share = _even((query / mass).to(dtype), even)
         if dtype == target_grad.dtype:
-            target_grad.addmm_(weight_t.T, query / mass)
+            target_grad.addmm_(weight.T, share)
         else:
-            target_grad += weight_t.T @ (query / mass).to(dtype)
+            target_grad += weight.T @ share
     return total, query_grad, own_grad, target_grad
+
+
+def _even(x_RV: Tensor, multiple: int) -> Tensor:
+    """The rows, and rows of zeros after them up to a multiple."""
+    lacking = -len(x_RV) % multiple
+    return functional.pad(x_RV, (0, 0, 0, lacking)) if lacking else x_RV
 
 
 def _leave_out(logit_MN: Tensor, own_M: Tensor) -> None:

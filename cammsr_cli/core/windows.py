@@ -46,11 +46,18 @@ class Window:
     length_B: Tensor
 
 
-def cut(events: Events, start_B: Tensor, end_B: Tensor) -> Window:
-    """The events `[start, end)` of each row, padded on the right to the longest row."""
+def cut(events: Events, start_B: Tensor, end_B: Tensor, even: int = 1) -> Window:
+    """The events `[start, end)` of each row, padded on the right to the longest row.
+
+    Args:
+        events: All events.
+        start_B: int64 first event of each row.
+        end_B: int64 one past the last event.
+        even: L is a multiple of it.
+    """
     length_B = end_B - start_B
     longest = max(1, int(length_B.max())) if len(length_B) else 1
-    offset_L = torch.arange(longest, device=start_B.device)
+    offset_L = torch.arange(longest + -longest % even, device=start_B.device)
     valid_BL = offset_L < length_B[:, None]
     at_BL = torch.where(valid_BL, start_B[:, None] + offset_L, 0)
     before_BL = torch.where(valid_BL & (offset_L > 0), at_BL - 1, at_BL)

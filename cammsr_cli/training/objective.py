@@ -23,6 +23,9 @@ from cammsr_cli.core.model import Cammsr, Catalogue, ItemTables
 from cammsr_cli.core.sampling import Candidates, draw_candidates
 from cammsr_cli.core.windows import Events, Window, cut, deal_ties
 
+EVEN_LENGTH = 8
+"""Windows and their targets are padded to a multiple of it, so that few shapes of tensors occur."""
+
 
 @dataclass(frozen=True)
 class Corpus:
@@ -88,7 +91,8 @@ class Objective(nn.Module):
         x_NSD, present_NS = model.item_streams(step.catalogue)
         tables = model.item_tables(x_NSD, present_NS)
         h_BLD = model.user_states(tables, step.window)
-        query_MV = model.queries(h_BLD[step.window.valid_BL])
+        # Queries of the padding too: M is new at each step, and a CPU makes code for each shape.
+        query_MV = model.queries(h_BLD)[step.window.valid_BL]
         parts = {"recommendation": _next_item_loss(query_MV, tables.target_NV, step)}
         if self.config.category_weight and tables.fused.category_NC.shape[1]:
             parts["category"] = self.config.category_weight * category_loss(
@@ -105,16 +109,18 @@ class Objective(nn.Module):
     def _step(self, start_B: Tensor, end_B: Tensor) -> _Step:
         """The windows, and the whole catalogue or the part of it that they need."""
         corpus = self.corpus
-        both = cut(corpus.events, start_B, end_B + 1)
+        both = cut(corpus.events, start_B, end_B + 1, EVEN_LENGTH)
         if corpus.ties:
             both = deal_ties(both)
+        inputs = slice(min(both.item_BL.shape[1] - 1, self.model.length))
+        targets = slice(1, inputs.stop + 1)
         window = Window(
-            item_BL=both.item_BL[:, :-1],
-            gap_BL=both.gap_BL[:, :-1],
-            valid_BL=both.valid_BL[:, 1:],
+            item_BL=both.item_BL[:, inputs],
+            gap_BL=both.gap_BL[:, inputs],
+            valid_BL=both.valid_BL[:, targets],
             length_B=both.length_B - 1,
         )
-        target_BL = both.item_BL[:, 1:]
+        target_BL = both.item_BL[:, targets]
         valid_BL = window.valid_BL
         target_M = target_BL[valid_BL]
         if corpus.share_N is None:
