@@ -101,10 +101,11 @@ def measure(path: Path, items: int, events: int, steps: int) -> Cost:
     from cammsr_cli.data.dataset import DataSet
     from cammsr_cli.run_folder import RunFolder, describe, training_items
     from cammsr_cli.training.distributed import World
-    from cammsr_cli.training.train import make_trainer
+    from cammsr_cli.training.train import fitted, make_trainer
 
-    config = resolve("cammsr", None, ["training.sampled_above=0", "training.batch_size=128"])
+    given = resolve("cammsr", None, ["training.sampled_above=0", "training.batch_size=128"])
     data = DataSet(path)
+    config = fitted(given, data, torch.device("cpu"))
     spec = describe(data, config.model, "cammsr")
     id_rows = [data.item_ids[item] for item in training_items(data)]
     world = World(0, 1, torch.device("cpu"))

@@ -14,9 +14,10 @@ import numpy as np
 import torch
 
 from benchmarks.peers.scoring import Score, target_ranks, write_scores
-from benchmarks.peers.settings import Settings, ranks_file
+from benchmarks.peers.settings import Settings, ranks_file, test_ranks_file
 from benchmarks.peers.split import TEST, VALIDATION, Split
 from benchmarks.timing import median_after_first, median_seconds
+from cammsr_cli.ranking.metrics import per_user
 
 TOP = 20
 """Items recommended to each user when the ranking is timed."""
@@ -83,6 +84,8 @@ class Recorder:
         score: How the peer scores.
         epochs: What was recorded so far.
         began: When training began.
+        best: Best validation NDCG@10 so far.
+        best_epoch: The epoch it came from; 0 before the first.
     """
 
     settings: Settings
@@ -90,16 +93,30 @@ class Recorder:
     score: Score
     epochs: list[Epoch] = field(default_factory=list)
     began: float = field(default_factory=time.perf_counter)
+    best: float = -1.0
+    best_epoch: int = 0
 
     def end_epoch(self, steps: int, targets: int, seconds: float) -> bool:
         """Take note of an epoch, validate if asked; whether training is to go on."""
         if self.settings.validate:
-            rank_U = target_ranks(self.split, VALIDATION, self.score)
-            np.save(ranks_file(self.settings.out, len(self.epochs) + 1), rank_U)
+            self._validate(len(self.epochs) + 1)
         elapsed = time.perf_counter() - self.began
         self.epochs.append(Epoch(steps, targets, seconds, elapsed))
-        limit = self.settings.max_seconds
-        return limit is None or sum(epoch.seconds for epoch in self.epochs) < limit
+        limit, patience = self.settings.max_seconds, self.settings.patience
+        in_time = limit is None or sum(epoch.seconds for epoch in self.epochs) < limit
+        return in_time and (patience is None or len(self.epochs) - self.best_epoch < patience)
+
+    def _validate(self, epoch: int) -> None:
+        """Write the validation ranks and, if they are the best so far, those of the test."""
+        out = self.settings.out
+        rank_U = target_ranks(self.split, VALIDATION, self.score)
+        np.save(ranks_file(out, epoch), rank_U)
+        quality = float(per_user(rank_U, "NDCG", 10).mean())
+        if quality > self.best:
+            self.best, self.best_epoch = quality, epoch
+            for seen, excluded in (("excluded", True), ("kept", False)):
+                rank_U = target_ranks(self.split, TEST, self.score, excluded)
+                np.save(test_ranks_file(out, seen), rank_U)
 
     def finish(self, library: str, targets_an_epoch: int, rank_all: Callable[[], object]) -> None:
         """Measure the ranking and write result.json and, if asked, scores.npy.

@@ -60,11 +60,13 @@ def seen_items(
     return row, split.item_E[np.arange(len(row)) - first_B[row] + start_B[row]].astype(np.int64)
 
 
-def target_ranks(split: Split, part: int, score: Score) -> NDArray[np.int64]:
+def target_ranks(
+    split: Split, part: int, score: Score, exclude_seen: bool = True
+) -> NDArray[np.int64]:
     """Rank of the item of `part` in the whole catalogue for each user asked about.
 
-    Seen items are left out, the item to be found never; ties count against the peer: rank =
-    1 + the number of other items scored at least as high.
+    Seen items are left out unless told otherwise, the item to be found never; ties count against
+    the peer: rank = 1 + the number of other items scored at least as high.
     """
     user_U, target_U = split.asked(part)
     rank_U = np.zeros(len(user_U), dtype=np.int64)
@@ -74,7 +76,8 @@ def target_ranks(split: Split, part: int, score: Score) -> NDArray[np.int64]:
         own_B1 = score_BN[rows, target_U[at]][:, None]
         # "Not lower", so that a score that is not a number ranks last and never first.
         above_BN = ~(score_BN < own_B1)
-        above_BN[seen_items(split, user_U[at], part)] = False
+        if exclude_seen:
+            above_BN[seen_items(split, user_U[at], part)] = False
         above_BN[rows, target_U[at]] = False
         rank_U[at] = 1 + above_BN.sum(1)
     return rank_U

@@ -26,8 +26,10 @@ class Settings:
         epochs: Most epochs.
         max_steps: Most steps an epoch; None for whole epochs.
         max_seconds: Begin no epoch after this many seconds of training; None for no limit.
+        patience: Stop after so many epochs without a better validation NDCG@10; None for never.
         seed: Of every random number.
-        validate: Write the ranks of the validation items after each epoch.
+        validate: Write the ranks of the validation items after each epoch, and those of the test
+            items after each that is the best so far.
         scores: Write the score matrix of the test histories.
     """
 
@@ -44,6 +46,7 @@ class Settings:
     epochs: int
     max_steps: int | None
     max_seconds: float | None
+    patience: int | None
     seed: int
     validate: bool
     scores: bool
@@ -75,10 +78,13 @@ def read_settings(description: str, models: tuple[str, ...], batch_size: int) ->
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--max-steps", type=int, help="most steps an epoch")
     parser.add_argument("--max-seconds", type=float, help="begin no epoch after so much training")
+    parser.add_argument("--patience", type=int, help="epochs without a better NDCG@10")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--validate", action="store_true", help="ranks after each epoch, as NPY")
     parser.add_argument("--scores", action="store_true", help="scores of all users and items")
     options = parser.parse_args()
+    if options.patience is not None and not options.validate:
+        parser.error("--patience needs --validate")
     settings = Settings(**vars(options))
     settings.out.mkdir(parents=True, exist_ok=True)
     return settings
@@ -87,6 +93,11 @@ def read_settings(description: str, models: tuple[str, ...], batch_size: int) ->
 def ranks_file(out: Path, epoch: int) -> Path:
     """Where the validation ranks after an epoch, counted from 1, are kept."""
     return out / f"ranks-{epoch:04d}.npy"
+
+
+def test_ranks_file(out: Path, seen: str) -> Path:
+    """Where the test ranks of the best epoch are kept; seen items are "excluded" or "kept"."""
+    return out / f"test-ranks-seen-{seen}.npy"
 
 
 def _absolute(path: str) -> Path:

@@ -17,6 +17,9 @@ from cammsr_cli.core.limits import most_on
 LOGITS_AT_ONCE = {"cpu": 2**20, "cuda": 2**26}
 """Most logits that exist at one time: what a CPU's cache holds, or what keeps a GPU busy."""
 
+NOWHERE = -1e30
+"""Logit of what has no part; finite, so that a softmax over nothing else is a number."""
+
 EVEN_ROWS = 32
 """Rows of a matrix product are a multiple of it: a CPU makes code for each shape, and keeps it."""
 
@@ -110,20 +113,20 @@ def _summed(
     for start in range(0, len(query_MV), rows):
         chunk = slice(start, start + rows)
         query = query_MV[chunk]
-        weight = (_even(query.to(dtype), even) @ target.T)[: len(query)].to(query_MV.dtype)
+        logit = (_even(query.to(dtype), even) @ target.T)[: len(query)]
         if correction_N is not None:
-            weight += correction_N
-        _leave_out(weight, own_M[chunk])
+            logit = logit + correction_N
+        _leave_out(logit, own_M[chunk])
+        weight = torch.softmax(logit, 1, dtype=query.dtype)  # among the others
+        others = logit.amax(1, keepdim=True) - weight.amax(1, keepdim=True).log()
         own = own_logit_M[chunk, None]
-        highest = weight.amax(1, keepdim=True).maximum(own)
-        weight.sub_(highest).exp_()
-        own_weight = (own - highest).exp()
-        mass = weight.sum(1, keepdim=True) + own_weight
-        total += (mass.log() + highest).sum()
-        own_grad[chunk] = (own_weight / mass).squeeze(1)
+        both = torch.logaddexp(others, own)
+        share = (others - both).exp()
+        total += both.sum()
+        own_grad[chunk] = (own - both).exp().squeeze(1)
         weight = _even(weight.to(dtype), even)
-        query_grad[chunk] = (weight @ target)[: len(query)].to(query.dtype) / mass
-        share = _even((query / mass).to(dtype), even)
+        query_grad[chunk] = (weight @ target)[: len(query)].to(query.dtype) * share
+        share = _even((query * share).to(dtype), even)
         if dtype == target_grad.dtype:
             target_grad.addmm_(weight.T, share)
         else:
@@ -141,7 +144,7 @@ def _leave_out(logit_MN: Tensor, own_M: Tensor) -> None:
     """Take each position's own item, if it is among the others, out of the sum; in place."""
     at_M1 = own_M.clamp(min=0)[:, None]
     there_M1 = (own_M >= 0)[:, None]
-    logit_MN.scatter_(1, at_M1, logit_MN.gather(1, at_M1).masked_fill(there_M1, float("-inf")))
+    logit_MN.scatter_(1, at_M1, logit_MN.gather(1, at_M1).masked_fill(there_M1, NOWHERE))
 
 
 def category_loss(logits_NC: Tensor, label_NC: Tensor, multi_label: bool) -> Tensor:

@@ -12,7 +12,7 @@ ICDM 2018).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -38,11 +38,13 @@ class Catalogue:
         id_row_N: int64 row of the id table, -1 for an item that has none (new since training).
         features: Modality to float [N, dim].
         present: Modality to bool [N].
+        standardised: Whether the features have been through `Cammsr.standardised`.
     """
 
     id_row_N: Tensor
     features: Mapping[str, Tensor]
     present: Mapping[str, Tensor]
+    standardised: bool = False
 
     def to(self, device: torch.device, features: bool = True) -> Catalogue:
         """The same catalogue on `device`; without `features`, those stay where they are."""
@@ -50,6 +52,7 @@ class Catalogue:
             self.id_row_N.to(device),
             {m: f.to(device) if features else f for m, f in self.features.items()},
             {m: p.to(device) for m, p in self.present.items()},
+            self.standardised,
         )
 
     def take(self, item_U: Tensor) -> Catalogue:
@@ -59,6 +62,7 @@ class Catalogue:
             self.id_row_N[item_U],
             {m: f[item_U.to(f.device)].to(device) for m, f in self.features.items()},
             {m: p[item_U] for m, p in self.present.items()},
+            self.standardised,
         )
 
 
@@ -112,12 +116,14 @@ class FeatureProjection(nn.Module):
         self.mean.copy_(mean)
         self.scale.copy_(torch.where(constant, 0.0, len(mean) ** -0.5 / deviation))
 
-    def forward(self, features: Tensor) -> Tensor:
-        """[N, dim] to [N, D]."""
+    def standardise(self, features: Tensor) -> Tensor:
+        """What the linear layer reads of features [N, dim], float32 of the same shape."""
         farthest = self.FARTHEST * features.shape[1] ** -0.5
-        x: Tensor = self.linear(
-            ((features.float() - self.mean) * self.scale).clamp(-farthest, farthest)
-        )
+        return ((features.float() - self.mean) * self.scale).clamp_(-farthest, farthest)
+
+    def forward(self, features: Tensor, standardised: bool = False) -> Tensor:
+        """[N, dim] to [N, D]; of what `standardise` gave, if it did."""
+        x: Tensor = self.linear(features if standardised else self.standardise(features))
         return x
 
 
@@ -207,6 +213,24 @@ class Cammsr(nn.Module):
             assert isinstance(projection, FeatureProjection)
             projection.measure(catalogue.features[name], catalogue.present[name])
 
+    @torch.no_grad()
+    def standardised(self, catalogue: Catalogue, dtype: torch.dtype) -> Catalogue:
+        """The catalogue with features as the linear layers read them, in `dtype`.
+
+        They stay the same from step to step, and so need not be made at each.
+        """
+        features = {}
+        for name, projection in zip(self.modalities, self.projections, strict=True):
+            assert isinstance(projection, FeatureProjection)
+            values = catalogue.features[name]
+            features[name] = torch.cat(
+                [
+                    projection.standardise(part).to(dtype)
+                    for part in torch.split(values, MEASURED_ROWS)
+                ]
+            )
+        return replace(catalogue, features=features, standardised=True)
+
     def item_streams(self, catalogue: Catalogue) -> tuple[Tensor, Tensor]:
         """Streams x [N, S, D] and which are present [N, S].
 
@@ -225,7 +249,7 @@ class Cammsr(nn.Module):
                 has_id_N = has_id_N & (kept_N | ~has_content_N)
             present.append(has_id_N)
         for name, projection in zip(self.modalities, self.projections, strict=True):
-            values.append(projection(catalogue.features[name]))
+            values.append(projection(catalogue.features[name], catalogue.standardised))
             present.append(catalogue.present[name])
         present_NS = torch.stack(present, dim=1)
         x_NSD = torch.where(present_NS.unsqueeze(-1), torch.stack(values, 1), self.missing_SD)

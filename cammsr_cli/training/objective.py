@@ -80,6 +80,10 @@ class Objective(nn.Module):
         self.model = model
         self.corpus = corpus
         self.config = config
+        self.catalogue = corpus.catalogue
+        if config.precision == "bfloat16" and corpus.share_N is None:
+            # What the matrix product would round them to, once and not at each step.
+            self.catalogue = model.standardised(corpus.catalogue, torch.bfloat16)
 
     def forward(self, start_B: Tensor, end_B: Tensor) -> dict[str, Tensor]:
         """The weighted parts of the loss for a batch of windows; their sum is the loss.
@@ -124,7 +128,7 @@ class Objective(nn.Module):
         valid_BL = window.valid_BL
         target_M = target_BL[valid_BL]
         if corpus.share_N is None:
-            return _Step(corpus.catalogue, corpus.label_NC, window, target_BL, target_M)
+            return _Step(self.catalogue, corpus.label_NC, window, target_BL, target_M)
         candidates = draw_candidates(target_M, corpus.share_N, self.config.negatives)
         needed_N, place = torch.unique(
             torch.cat([window.item_BL[valid_BL], target_M, candidates.item_C]),

@@ -409,6 +409,21 @@ def test_half_precision_features_are_welcome() -> None:
     )
 
 
+def test_features_standardised_beforehand_give_the_same_tables(monkeypatch) -> None:
+    monkeypatch.setattr(model_module, "MEASURED_ROWS", 3)  # in several parts
+    model, catalogue = _model(), _catalogue()
+    model.measure(catalogue)
+    before = model.standardised(catalogue, torch.float32)
+    assert before.standardised
+    assert not torch.equal(before.features["text"], catalogue.features["text"])
+    some = torch.tensor([5, 0, 2])
+    for given, made in ((catalogue, before), (catalogue.take(some), before.take(some))):
+        expected, found = _tables(model, given), _tables(model, made)
+        assert torch.equal(found.target_NV, expected.target_NV)
+        assert torch.equal(found.input_ND, expected.input_ND)
+    assert before.to(torch.device("cpu")).standardised
+
+
 def test_a_later_event_never_changes_an_earlier_query() -> None:
     model = _model()
     tables = _tables(model, _catalogue())
