@@ -20,7 +20,7 @@ import os
 import platform
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +28,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.baselines import item_knn
+from benchmarks.baselines import item_knn, popularity
 from benchmarks.data_sets import ENCODERS, RAW, Prepared, prepared
 from benchmarks.peers import split as peer_split
 from benchmarks.peers.scoring import Score, target_ranks
 from benchmarks.peers.settings import ranks_file, test_ranks_file
 from benchmarks.trainings import Size, train_ours, train_peer
 from cammsr_cli.data.splits import TEST, VALIDATION
+from cammsr_cli.files import written_whole
 from cammsr_cli.ranking.full_ranking import model_ranks, questions
 from cammsr_cli.ranking.metrics import CUTOFFS, METRICS, bootstrap_interval, per_user
 from cammsr_cli.run_folder import RunFolder, load_run
@@ -66,6 +67,9 @@ PARTS: dict[str, tuple[str, ...]] = {
 }
 """Part of the model to the settings that take it away."""
 
+PRESETS = ("sasrec", "cammsr")
+"""Ours; the name of each of our rows begins with one."""
+
 PEERS = {
     "RecTools SASRec": ("rectools", "SASRec", 128),
     "RecBole SASRec": ("recbole", "SASRec", 2048),
@@ -90,12 +94,10 @@ class Outcome:
 
     def save(self, file: Path) -> None:
         """Write it, whole or not at all."""
-        partial = file.with_name(f".{file.name}")
-        with partial.open("wb") as stream:
-            meta = json.dumps({"seconds": self.seconds, "epochs": self.epochs})
-            arrays: dict[str, Any] = {"meta": np.array(meta), **self.rank}
+        meta = json.dumps({"seconds": self.seconds, "epochs": self.epochs})
+        arrays: dict[str, Any] = {"meta": np.array(meta), **self.rank}
+        with written_whole(file) as partial, partial.open("wb") as stream:
             np.savez(stream, **arrays)
-        partial.replace(file)
 
     @staticmethod
     def load(file: Path) -> Outcome:
@@ -138,7 +140,7 @@ def ours(preset: str, *assignments: str) -> Callable[[str, Prepared, Path, int],
     def train(name: str, data: Prepared, out: Path, seed: int) -> Outcome:
         size, settings = SETTINGS[name]
         limits = (f"training.epochs={EPOCHS}", f"training.patience={PATIENCE}")
-        size = Size(**{**asdict(size), "seed": seed})
+        size = replace(size, seed=seed)
         _, lines = train_ours(preset, data, out, size, *settings, *limits, *assignments)
         loaded = load_run(RunFolder(out), None, torch.device("cpu"))
         rank = {
@@ -160,7 +162,7 @@ def peer(library: str, model: str, batch: int, environments: Path) -> Any:
     """Trains a peer, stopped as ours are; see `models`."""
 
     def train(name: str, data: Prepared, out: Path, seed: int) -> Outcome:
-        size = Size(**{**asdict(SETTINGS[name][0]), "seed": seed})
+        size = replace(SETTINGS[name][0], seed=seed)
         limits = ["--epochs", str(EPOCHS), "--patience", str(PATIENCE), "--validate"]
         if library == "recbole":
             limits += ["--model", model]
@@ -205,7 +207,7 @@ def models(name: str, environments: Path) -> dict[str, Any]:
         "item-kNN": untrained(lambda split: [item_knn(split, k) for k in NEIGHBOURS]),
     }
     rows |= {title: peer(*which, environments) for title, which in PEERS.items()}
-    rows |= {"sasrec": ours("sasrec"), "cammsr": ours("cammsr")}
+    rows |= {preset: ours(preset) for preset in PRESETS}
     rows |= {f"cammsr without {part}": ours("cammsr", *off) for part, off in PARTS.items()}
     rows["cammsr with swap"] = ours("cammsr", "training.swap_weight=0.05")
     modalities = ENCODERS[name]
@@ -217,13 +219,6 @@ def models(name: str, environments: Path) -> dict[str, Any]:
             )
     rows["cammsr without any content"] = ours("cammsr", "model.modalities=[]")
     return rows
-
-
-def popularity(split: peer_split.Split) -> Score:
-    """Everyone gets what was bought most in training."""
-    trained = split.item_E[split.part_E == peer_split.TRAIN]
-    count_N = np.bincount(trained, minlength=split.items).astype(np.float32)
-    return lambda user_B, _: np.tile(count_N, (len(user_B), 1))
 
 
 def row_of(name: str, found: Sequence[Outcome], references: Mapping[str, Sequence[Outcome]]) -> Row:
@@ -365,7 +360,7 @@ def main() -> None:
             if options.render or (options.only and title not in options.only):
                 continue
             # Peers and what needs no training are not ours to repeat: one seed.
-            seeds = options.seeds if give.__qualname__.startswith("ours") else options.seeds[:1]
+            seeds = options.seeds if title.startswith(PRESETS) else options.seeds[:1]
             for seed in seeds:
                 file = folder / f"{slug(title)}-{seed}.npz"
                 if not file.is_file():

@@ -13,6 +13,13 @@ from benchmarks.peers.scoring import Score
 from benchmarks.peers.split import TRAIN, Split
 
 
+def popularity(split: Split) -> Score:
+    """Everyone gets what was bought most in training."""
+    trained = split.item_E[split.part_E == TRAIN]
+    count_N = np.bincount(trained, minlength=split.items).astype(np.float32)
+    return lambda user_B, _: np.tile(count_N, (len(user_B), 1))
+
+
 def item_knn(split: Split, neighbours: int) -> Score:
     """Item-based nearest neighbours (Sarwar et al., WWW 2001).
 

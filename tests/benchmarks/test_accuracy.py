@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.accuracy import Outcome, popularity, rendered, row_of, rows_of, slug, table
-from benchmarks.baselines import item_knn
+from benchmarks.accuracy import Outcome, rendered, row_of, rows_of, slug, table
+from benchmarks.baselines import item_knn, popularity
 from benchmarks.peers.split import TEST, VALIDATION, Split
 from cammsr_cli.data.splits import leave_one_out
 
