@@ -111,5 +111,5 @@ def _items(table: Table) -> tuple[Table, tuple[str, ...]]:
         if broken.any():
             titles = pl.when(~broken).then(pl.col("title")).alias("title")
             frame = frame.with_columns(titles)
-            notes.append(f"{counted(int(broken.sum()), 'title')} that are page source left out")
+            notes.append(f"{counted(int(broken.sum()), 'title')} left out, being page source")
     return replace(table, frame=frame), tuple(notes)
