@@ -8,7 +8,7 @@ from pathlib import Path
 
 import polars as pl
 
-from cammsr_cli.data.columns import normalised
+from cammsr_cli.data.columns import listed, normalised
 from cammsr_cli.data.tables import SourceTables, Table, counted, open_table
 from cammsr_cli.errors import UsageError
 
@@ -105,7 +105,7 @@ def _items(table: Table) -> tuple[Table, tuple[str, ...]]:
     frame = frame.drop(left_out)
     notes = []
     if left_out:
-        notes.append(f"columns of {table.path.name} left out: {', '.join(left_out)}")
+        notes.append(f"columns of {table.path.name} left out: {listed(left_out)}")
     if frame.schema.get("title") == pl.String:
         broken = frame["title"].str.contains(_PAGE_SOURCE).fill_null(False)
         if broken.any():

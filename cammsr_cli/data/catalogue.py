@@ -14,7 +14,7 @@ from cammsr_cli.data.categories import CategoryPath, category_paths
 from cammsr_cli.data.cells import cleaned, first_media, text_of
 from cammsr_cli.data.interactions import clean_ids
 from cammsr_cli.data.splits import TRAIN
-from cammsr_cli.data.tables import Table, counted
+from cammsr_cli.data.tables import Table, counted, values_of
 from cammsr_cli.errors import CammsrError
 
 TEXT_FIELDS = ("title", "description")
@@ -78,21 +78,22 @@ def read_catalogue(
     if unique.height < kept.height:
         later = counted(kept.height - unique.height, "row")
         notes.append(f"{later} of {table.path.name} repeating an item id dropped, the first kept")
-    frame = table.frame[unique["row"]]
+    rows = unique["row"].to_list()
     spares = spares or {}
     category = columns.get("category")
     categories = [category, *spares.get("category", ())] if category else []
     return Catalogue(
         ids=unique["id"].to_list(),
-        rows=unique["row"].to_list(),
-        fields=_fields(frame, columns, spares, notes),
-        categories=_categories(frame, categories, lists_are_paths),
+        rows=rows,
+        fields=_fields(table, rows, columns, spares, notes),
+        categories=_categories(table, rows, categories, lists_are_paths),
         notes=notes,
     )
 
 
 def _fields(
-    frame: pl.DataFrame,
+    table: Table,
+    rows: Sequence[int],
     columns: Mapping[str, str],
     spares: Mapping[str, Sequence[str]],
     notes: list[str],
@@ -102,33 +103,34 @@ def _fields(
         if name not in columns:
             continue
         read = first_media if name in MEDIA_FIELDS else partial(text_of, joint=" ")
-        values = [read(value) for value in frame[columns[name]].to_list()]
+        values = [read(value) for value in values_of(table, columns[name], rows)]
         for spare in spares.get(name, ()):
-            others = map(read, frame[spare].to_list()) if None in values else []
+            others = map(read, values_of(table, spare, rows)) if None in values else []
             filled = [mine or other for mine, other in zip(values, others, strict=False)]
             if filled and filled != values:
                 taken = counted(values.count(None) - filled.count(None), "item")
                 notes.append(f"{name} of {taken} taken from column {spare!r}")
                 values = filled
         fields[name] = values
-    for column in frame.columns:
+    for column in table.frame.columns:
         unnamed = not column.strip()  # as the index that pandas writes
         if not unnamed and column not in columns.values() and column not in fields:
-            fields[column] = [text_of(value) for value in frame[column].to_list()]
+            fields[column] = [text_of(value) for value in values_of(table, column, rows)]
     return fields
 
 
 def _categories(
-    frame: pl.DataFrame,
+    table: Table,
+    rows: Sequence[int],
     columns: Sequence[str],
     lists_are_paths: bool,
 ) -> list[list[CategoryPath]]:
     """Category paths of each row, from the first of these columns that has any."""
-    paths: list[list[CategoryPath]] = [[] for _ in range(frame.height)]
+    paths: list[list[CategoryPath]] = [[] for _ in rows]
     for column in columns:
         if all(paths):
             break
-        values = frame[column].to_list()
+        values = values_of(table, column, rows)
         paths = [
             own or category_paths(value, lists_are_paths)
             for own, value in zip(paths, values, strict=True)

@@ -81,6 +81,11 @@ def normalised(name: str) -> str:
     return re.sub(r"[_\-\s]", "", name.lower())
 
 
+def listed(columns: Iterable[str]) -> str:
+    """Column names for a message, which is one line whatever they hold."""
+    return ", ".join(name if name.isprintable() else repr(name) for name in columns)
+
+
 def match_columns(
     interactions: Header,
     items: Header | None,
@@ -189,7 +194,7 @@ def _unknown_field(key: str) -> str:
 
 def _unknown_column(name: str, column: str, headers: Sequence[Header]) -> str:
     files = " nor ".join(header.file for header in headers)
-    there = "; ".join(f"{header.file}: {', '.join(header.columns)}" for header in headers)
+    there = "; ".join(f"{header.file}: {listed(header.columns)}" for header in headers)
     known = [known for header in headers for known in header.columns]
     meant = closest(column, known, 1)
     question = f", did you mean {meant[0]!r}?" if meant else ""
@@ -199,7 +204,7 @@ def _unknown_column(name: str, column: str, headers: Sequence[Header]) -> str:
 def _missing_message(header: Header, missing: Sequence[str]) -> str:
     return (
         f"{header.file} has no column recognised as {', '.join(missing)} "
-        f"(its columns: {', '.join(header.columns)})"
+        f"(its columns: {listed(header.columns)})"
     )
 
 

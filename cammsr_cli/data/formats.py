@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from cammsr_cli.data.amazon import as_amazon, find_amazon
-from cammsr_cli.data.columns import CANDIDATES, normalised
+from cammsr_cli.data.columns import CANDIDATES, listed, normalised
 from cammsr_cli.data.grouplens import LAYOUTS, find_grouplens
 from cammsr_cli.data.microlens import find_microlens
 from cammsr_cli.data.recbole import as_recbole, find_recbole
@@ -98,7 +98,7 @@ def _of_format(tables: SourceTables, wanted: FormatName | None) -> SourceTables:
         )
     raise UsageError(
         f"--format {wanted}: {tables.interactions.path} is something else; expected are "
-        f"{HOLDS[wanted]} (its columns: {', '.join(tables.interactions.frame.columns)})",
+        f"{HOLDS[wanted]} (its columns: {listed(tables.interactions.frame.columns)})",
         "Leave out --format to have it recognised, or name another: " + ", ".join(FORMAT_NAMES),
     )
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import polars as pl
 
+from cammsr_cli.data.columns import listed
 from cammsr_cli.data.tables import (
     UTF8,
     SourceTables,
@@ -74,7 +75,7 @@ def _named_tags(table: Table) -> Table:
     if missing:
         raise CammsrError(
             f"{table.path}: no column {', '.join(missing)} "
-            f"(its columns: {', '.join(table.frame.columns)})",
+            f"(its columns: {listed(table.frame.columns)})",
             "Restore GroupLens's file, or move it out of the folder.",
         )
     return Table(table.path, table.frame.select(list(wanted)).rename(wanted), table.layout)

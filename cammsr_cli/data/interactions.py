@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from cammsr_cli.data.tables import Table, counted
+from cammsr_cli.data.tables import Table, counted, values_of
 from cammsr_cli.errors import CammsrError
 
 Order = Literal["time", "file"]
@@ -25,6 +25,7 @@ _UNITS = (
 _TICKS = {"ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
 _LARGEST_SECOND = 9e15  # beyond it a float64 no longer tells two seconds apart
 _EXACT_FLOAT = 2**53  # from here on a float no longer holds every whole number
+_LONGEST_SHOWN = 80  # characters of a bad value in a message
 _ISO_8601 = (
     r"^(?<date>\d{4}-\d{2}-\d{2}|\d{8})"
     r"(?:[Tt ](?<hour>\d{2}):?(?<minute>\d{2})(?::?(?<second>\d{2})(?:[.,](?<fraction>\d+))?)?"
@@ -138,7 +139,14 @@ def clean_ids(table: Table, column: str) -> pl.Series:
         if (whole.cast(ids.dtype) == ids).all() and whole.null_count() == ids.null_count():
             ids = whole
     # NUL is no character of a name, and HDF5 cannot hold it.
-    ids = ids.cast(pl.String).str.replace_all("\0", "", literal=True).str.strip_chars()
+    try:
+        texts = ids.cast(pl.String)
+    except pl.exceptions.PolarsError:
+        raise CammsrError(
+            f"{table.path}: column {column!r} holds {ids.dtype}, not ids",
+            "Map another column with --map.",
+        ) from None
+    ids = texts.str.replace_all("\0", "", literal=True).str.strip_chars()
     return ids.to_frame("id").select(pl.when(pl.col("id") != "").then(pl.col("id"))).to_series()
 
 
@@ -174,8 +182,10 @@ def _encode(ids: pl.Series) -> tuple[pl.Series, list[str]]:
 
 
 def _fail(table: Table, row: int, column: str, what: str, hint: str) -> NoReturn:
-    value = table.frame[column][row]
-    shown = "is empty" if value is None or value == "" else f"is {value!r}"
+    [value] = values_of(table, column, [row])
+    said = repr(value)
+    said = said if len(said) <= _LONGEST_SHOWN else f"{said[:_LONGEST_SHOWN]}…"
+    shown = "is empty" if value is None or value == "" else f"is {said}"
     raise CammsrError(f"{table.place(row)}: {column} {shown}, {what}", hint)
 
 

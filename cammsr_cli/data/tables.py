@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import polars as pl
 import zstandard
@@ -482,6 +482,24 @@ def _read_delimited(path: Path, content: bytes, kind: Literal["csv", "tsv"]) -> 
     quoted = kind == "csv" or _quotes_add_up(text, separator)
     frame, blank = _parse_delimited(path, text, separator, quoted)
     return Table(path, frame, kind, quoted, notes=blank_note(path, blank))
+
+
+def values_of(table: Table, column: str, rows: Sequence[int]) -> list[Any]:
+    """The cells of a column in some rows, as Python's values.
+
+    Raises:
+        CammsrError: It holds dates within lists or objects that Python has no value for.
+    """
+    series = table.frame[column].gather(list(rows))
+    try:
+        return series.to_list()
+    except (OverflowError, ValueError):
+        if not series.dtype.is_nested():  # a date beyond the years 1 to 9999
+            return series.cast(pl.String).to_list()
+    raise CammsrError(
+        f"{table.path}: column {column!r} holds dates beyond the years 1 to 9999",
+        "Leave the column out, or write its dates as text.",
+    )
 
 
 def blank_note(path: Path, rows: int) -> tuple[str, ...]:
