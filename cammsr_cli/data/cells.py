@@ -140,7 +140,7 @@ def _object_parts(value: Mapping[object, object]) -> Iterator[str]:
         return
     for key, entry in value.items():
         if text := ", ".join(text_parts(decoded(entry))):
-            yield f"{key}: {text}"
+            yield f"{cleaned(str(key)).rstrip(': ')}: {text}"
 
 
 def _missing(value: object) -> bool:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import polars as pl
 
-from cammsr_cli.data.columns import CANDIDATES, normalised
+from cammsr_cli.data.columns import CANDIDATES, FileKind, normalised
 from cammsr_cli.data.interactions import clean_ids
 from cammsr_cli.data.tables import (
     INTERACTION_NAMES,
@@ -55,10 +55,10 @@ def find_microlens(
     if not any(media.values()) or pairs is None:
         return None
     titles = _titles_file(folder, columns)
-    if titles is not None and _names_media(columns[titles]):
+    listed = _titles(titles, columns[titles], encoding) if titles else None
+    if listed is not None and _names_media(listed.frame.columns):
         return None
     interactions = open_table(pairs, encoding)
-    listed = _titles(titles, columns[titles], encoding) if titles else None
     items, told = _with_media(folder, interactions, listed, media)
     return SourceTables(
         interactions, items, notes=("read as a MicroLens folder (--format microlens)", *told)
@@ -110,10 +110,13 @@ def _has(columns: Sequence[str], *fields: str) -> bool:
 def _is_titles(path: Path, columns: Sequence[str]) -> bool:
     if _has(columns, "user"):
         return False
+    if table_format(path) in ("csv", "tsv") and "title" in path.name.lower():
+        return True
     names = {normalised(column) for column in columns}
-    known = CANDIDATES["items"]
-    headed = bool(names & set(known["item"]) and names & set(known["title"]))
-    return headed or (table_format(path) in ("csv", "tsv") and "title" in path.name.lower())
+    content = {name for field in CANDIDATES["items"] for name in CANDIDATES["items"][field]}
+    content -= set(CANDIDATES["items"]["item"])
+    known = path.name.lower().partition(".")[0] in ITEM_NAMES or not content.isdisjoint(names)
+    return known and not names.isdisjoint(CANDIDATES["items"]["item"])
 
 
 def _titles(path: Path, columns: Sequence[str], encoding: str) -> Table:
@@ -146,14 +149,8 @@ def _with_media(
 ) -> tuple[Table, list[str]]:
     """The titles, with those items of the pairs that have no title but a picture or a clip."""
     frame = listed.frame if listed is not None else pl.DataFrame({"item": []}, {"item": pl.String})
-    known = CANDIDATES["items"]["item"]
-    column = next(name for name in frame.columns if normalised(name) in known)
-    pair_column = next(
-        name
-        for wanted in CANDIDATES["interactions"]["item"]
-        for name in interactions.frame.columns
-        if normalised(name) == wanted
-    )
+    column = _item_column(frame.columns, "items")
+    pair_column = _item_column(interactions.frame.columns, "interactions")
     titled = Table(interactions.path, frame, "csv") if listed is None else listed
     ids = clean_ids(titled, column).to_list()
     found = {field: _by_id(place, EXTENSIONS[field]) for field, place in media.items() if place}
@@ -174,6 +171,12 @@ def _with_media(
         if without:
             notes.append(f"{counted(without, f'file of {field}s')} of no known item")
     return replace(titled, frame=frame), notes
+
+
+def _item_column(columns: Sequence[str], kind: FileKind) -> str:
+    """The column that is recognised as the item's id."""
+    by_name = {normalised(column): column for column in reversed(columns)}
+    return next(by_name[name] for name in CANDIDATES[kind]["item"] if name in by_name)
 
 
 def _by_id(folder: Path, extensions: Sequence[str]) -> dict[str, Path]:

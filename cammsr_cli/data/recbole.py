@@ -13,7 +13,7 @@ from cammsr_cli.data.tables import SourceTables, Table, open_table
 from cammsr_cli.errors import UsageError
 
 _TYPED = re.compile(r"(?P<name>.+):(?P<type>token|token_seq|float|float_seq)")
-_QUOTED = re.compile(r"'([^']*(?:'(?![,\s]|$)[^']*)*)'|\"([^\"]*)\"")
+_BETWEEN_QUOTED = re.compile(r"(?<=['\"]),\s*(?=['\"])")
 
 # What RecBole's own data sets call a title and a category.
 _NAMES = {"movie_title": "title", "item_name": "title", "class": "category"}
@@ -107,8 +107,8 @@ def _tokens(text: str | None) -> list[str]:
     """The tokens of a sequence: between spaces, or between commas as in RecBole's Amazon sets."""
     if not text:
         return []
-    if quoted := _QUOTED.findall(text):
-        return [single or double for single, double in quoted]
+    if len(text) > 1 and text[0] in "'\"" and text[-1] in "'\"":
+        return [token[1:-1] for token in _BETWEEN_QUOTED.split(text) if token[1:-1].strip()]
     if "," in text:
         return [token.strip() for token in text.split(",") if token.strip()]
     return text.split()

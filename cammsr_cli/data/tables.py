@@ -43,6 +43,7 @@ _SEPARATORS: dict[Format, str] = {"csv": ",", "tsv": "\t"}
 _LARGEST_FIELD = 2**31 - 1  # bytes; the csv module's own limit is 128 KiB
 _LONGEST_LINE = 2**26  # bytes that are read to learn a table's columns
 _LINES_TO_LEARN_FROM = 20
+_NO_FILES = ("idna", "punycode", "unicode-escape", "raw-unicode-escape")  # codecs of other things
 _EXACT_FLOAT = 2**53  # from here on a float no longer holds every whole number
 
 
@@ -239,6 +240,8 @@ def checked_encoding(name: str) -> str:
     try:
         codec = codecs.lookup(name)
         "".encode(name)  # refused by codecs that are not for text, such as "base64"
+        if codec.name in _NO_FILES:
+            raise LookupError
     except (LookupError, ValueError):
         raise UsageError(
             f"--encoding {name}: no such encoding",
@@ -433,7 +436,7 @@ def _json_object(path: Path, number: int, line: str) -> dict[str, object]:
         if isinstance(value, list):
             hint += " A file that is one list becomes lines with: jq -c '.[]' OLD > NEW.jsonl"
         raise CammsrError(f"{path}, line {number}: a JSON value, but not an object", hint)
-    return value
+    return {_storable(key): entry for key, entry in value.items()}
 
 
 def _python_object(line: str) -> dict[str, object] | None:
@@ -456,8 +459,12 @@ def _json_text(value: object) -> str | None:
         return None
     if isinstance(value, float) and value.is_integer() and abs(value) < _EXACT_FLOAT:
         value = int(value)  # an id among gaps, as 7.0, is the 7 of other files
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return text.encode("utf-8", "replace").decode("utf-8")  # lone surrogates cannot be stored
+    return _storable(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+
+
+def _storable(text: str) -> str:
+    """Text with a question mark for what UTF-8 cannot hold, which are lone surrogates."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 # --- delimited files ----------------------------------------------------------------------------

@@ -95,3 +95,7 @@ def test_lists_that_nest_too_deep_are_text() -> None:
     for depth, read in ((40, "x"), (200, "[" * 200 + '"x"' + "]" * 200)):
         assert text_of("[" * depth + '"x"' + "]" * depth) == read
     assert text_of("[" * 100_000 + "]" * 100_000) == "[" * 100_000 + "]" * 100_000
+
+
+def test_keys_of_objects_are_cleaned_too() -> None:
+    assert text_of({"a\x00b &amp; c": "x"}) == "ab & c: x"

@@ -2,10 +2,13 @@
 
 import gzip
 import json
+import re
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from conftest import PROJECT
 
 from cammsr_cli.data.corpus import Corpus, SourceOptions, read_corpus
 from cammsr_cli.data.formats import FORMAT_NAMES, open_sources
@@ -140,7 +143,7 @@ def test_amazon_2018(tmp_path: Path) -> None:
         "6546546450": ["Hair"], "B001": ["Nails"], "B002": [], "B003": ["Skin"],
     }  # fmt: skip
     assert not {"also_buy", "also_view", "similar_item", "rank"} & set(corpus.fields)
-    assert corpus.fields["details"][1] == "Size: : 9 ounces"
+    assert corpus.fields["details"][1] == "Size: 9 ounces"
     assert "1 title left out, being page source" in corpus.notes
     assert "image of 1 item taken from column 'imageURL'" in corpus.notes
     assert "1 item whose category ends above it without one" in " ".join(corpus.notes)
@@ -224,7 +227,7 @@ def recbole(folder: Path) -> Path:
             "196\t007\t3\t881250949\n196\t7\t3.5\t881250940\n22\t7\t1\t878887116\n",
             "ml-100k__item": "item_id:token\tmovie_title:token_seq\trelease_year:token\t"
             "class:token_seq\tembedding:float_seq\n"
-            '007\tToy "Story" (1995)\t1995\tAnimation Children\'s Comedy\t0.1 0.2\n'
+            "007\tToy \"Story\" (1995)\t1995\tChildren's Women's Comedy\t0.1 0.2\n"
             "7\t\t\t\t\n8\tHeat\t1995\tCrime\t\n",
             "ml-100k__user": "user_id:token\tage:token\n196\t24\n",
         },
@@ -238,7 +241,7 @@ def test_recbole(tmp_path: Path) -> None:
     assert corpus.fields["title"] == ['Toy "Story" (1995)', None, "Heat"]
     assert corpus.fields["release_year"] == ["1995", None, "1995"]
     assert categories_of(corpus) == {
-        "007": ["Animation", "Children's", "Comedy"], "7": [], "8": ["Crime"],
+        "007": ["Children's", "Women's", "Comedy"], "7": [], "8": ["Crime"],
     }  # fmt: skip
     assert "read as RecBole's atomic files (--format recbole)" in corpus.notes
 
@@ -325,6 +328,20 @@ def test_a_shop_that_names_its_media_is_no_microlens_folder(tmp_path: Path) -> N
     corpus = read_corpus(SourceOptions(folder))
     assert corpus.fields["video"] == ["videos/a.mp4", None, None]
     assert not any("MicroLens" in note for note in corpus.notes)
+
+
+def test_media_that_later_items_name_and_items_without_titles_are_kept(tmp_path: Path) -> None:
+    rows: list[dict[str, object]] = [{"item": str(n), "plot": f"P{n}"} for n in range(30)]
+    folder = sample(tmp_path / "m", interactions__csv=PAIRS, items__jsonl=json_lines(*rows))
+    sample(folder / "images", **{"10__jpg": b"x"})
+    corpus = read_corpus(SourceOptions(folder))
+    assert corpus.fields["description"][:2] == ["P0", "P1"]
+    assert corpus.fields["image"][10] == "images/10.jpg"
+    rows[29]["image"] = "elsewhere/29.jpg"
+    sample(folder, items__jsonl=json_lines(*rows))
+    corpus = read_corpus(SourceOptions(folder))
+    assert corpus.fields["image"][29] == "elsewhere/29.jpg"
+    assert corpus.fields["image"][10] is None
 
 
 # --- plain --------------------------------------------------------------------------------------
@@ -452,3 +469,30 @@ def test_the_command_takes_format_encoding_and_level(tmp_path: Path, cammsr: Cal
     answer = cammsr(*arguments, "--encoding", "latin-99")
     assert answer.code == 2
     assert "no such encoding" in answer.err
+
+
+MOVIELENS_25M = {
+    "ratings__csv": "userId,movieId,rating,timestamp\n1,296,5.0,1147880044\n1,306,3.5,1147868817\n",
+    "movies__csv": 'movieId,title,genres\n296,"Pulp, Fiction (1994)",Comedy|Crime\n306,Red,Drama\n',
+}
+
+
+def test_the_commands_of_the_readme_for_each_format(
+    tmp_path: Path, cammsr: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    amazon_2023(tmp_path)
+    (tmp_path / "dataset").mkdir()
+    recbole(tmp_path / "dataset" / "ml-100k")
+    microlens(tmp_path / "MicroLens-100k", "10,T\n")
+    sample(tmp_path / "shop", interactions__csv=PAIRS)
+    sample(tmp_path / "ml-25m", **MOVIELENS_25M)
+    text = (PROJECT / "README.md").read_text(encoding="utf-8")
+    shown = re.findall(r"^\| (`.*?) \| .*? \| `(cammsr prepare .*?)`", text, flags=re.MULTILINE)
+    names = [name for named, _ in shown for name in re.findall("`(.*?)`", named)]
+    assert sorted(names) == sorted(FORMAT_NAMES)
+    for named, command in shown:
+        answer = cammsr(*shlex.split(command)[1:], "--dry-run", "--json")
+        assert answer.code == 0, (command, answer.err)
+        read_as = [f"--format {name})" in answer.out for name in re.findall("`(.*?)`", named)]
+        assert any(read_as) or named == "`plain`", answer.out

@@ -226,6 +226,11 @@ def test_what_is_no_plain_value_is_refused_and_never_run(tmp_path: Path, line: s
         read_table(written(tmp_path, "t.jsonl", f"{{'a': 1}}\n{line}\n".encode()))
 
 
+def test_keys_that_cannot_be_stored(tmp_path: Path) -> None:
+    path = written(tmp_path, "t.jsonl", b'{"a": 1, "\\ud800": 2, "n": NaN}\n')
+    assert read_table(path).to_dict(as_series=False) == {"a": ["1"], "?": ["2"], "n": [None]}
+
+
 def test_objects_stay_json_text_so_that_their_keys_make_no_columns(tmp_path: Path) -> None:
     rows = [{"id": n, "details": {f"key {n}": "v"}, "none": None} for n in range(30)]
     path = written(tmp_path, "t.jsonl", "\n".join(map(json.dumps, rows)).encode())
@@ -278,7 +283,9 @@ def test_a_wrong_encoding_names_the_file_the_byte_and_the_option(tmp_path: Path)
     assert "--encoding utf-16" in (caught.value.hint or "")
 
 
-@pytest.mark.parametrize("name", ["latin-99", "base64", "rot13", "", "undefined", "a\x00b", "mbcs"])
+@pytest.mark.parametrize(
+    "name", ["latin-99", "base64", "rot13", "", "undefined", "a\x00b", "idna", "unicode_escape"]
+)
 def test_names_that_are_no_encoding(name: str) -> None:
     with pytest.raises(UsageError, match="no such encoding"):
         checked_encoding(name)
