@@ -15,6 +15,7 @@ from cammsr_cli.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from cammsr_cli.data.categories import Level
     from cammsr_cli.features.prepare import PrepareReport
 
 EXAMPLES = [
@@ -22,6 +23,7 @@ EXAMPLES = [
     "cammsr prepare shop/reviews.jsonl --items shop/items.jsonl --out small.h5 "
     "--encoder image=,size=96 --dry-run",
     "cammsr prepare shop --out core.h5 --k-core 5 --min-rating 4 --encoder text",
+    "cammsr prepare shop --out fine.h5 --format plain --encoding utf-8 --category-level 1",
 ]
 HELP_EPILOG = epilog(EXAMPLES)
 
@@ -49,6 +51,18 @@ class CatalogueName(StrEnum):
     RATED = "rated"
 
 
+class FormatChoice(StrEnum):
+    """What raw files are."""
+
+    AMAZON_2014 = "amazon-2014"
+    AMAZON_2018 = "amazon-2018"
+    AMAZON_2023 = "amazon-2023"
+    MOVIELENS = "movielens"
+    RECBOLE = "recbole"
+    MICROLENS = "microlens"
+    PLAIN = "plain"
+
+
 class DtypeName(StrEnum):
     """What vectors are stored as."""
 
@@ -68,7 +82,8 @@ def command(
         Path,
         typer.Argument(
             help="Interactions (CSV, TSV, JSONL, Parquet; plain, .gz or .zst), or a folder: "
-            "a MovieLens release as downloaded, or one with interactions.* and items.*"
+            "Amazon Reviews, MovieLens, RecBole or MicroLens as downloaded, or one with "
+            "interactions.* and items.*"
         ),
     ],
     items: Annotated[
@@ -93,6 +108,16 @@ def command(
     media_root: Annotated[
         Path | None,
         typer.Option(help="Folder that media paths are relative to [default: the items file's]."),
+    ] = None,
+    format_: Annotated[
+        FormatChoice | None,
+        typer.Option("--format", help="What SOURCE is [default: recognised by what is inside]."),
+    ] = None,
+    encoding: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="What text files are written in, such as latin-1 [default: utf-8]."
+        ),
     ] = None,
     map_: Annotated[
         list[str] | None,
@@ -120,6 +145,15 @@ def command(
     catalogue: Annotated[
         CatalogueName, typer.Option(help="Keep all listed items, or only those with events.")
     ] = CatalogueName.ALL,
+    category_level: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N|all",
+            help="Level of a category hierarchy that guides the model, 1 the coarsest [default: "
+            "the coarsest with 3 categories or more, of which none holds over 80% of the items]. "
+            "N reads lists of categories as paths.",
+        ),
+    ] = None,
     review_text: Annotated[
         bool,
         typer.Option(help="Let reviews of training events describe items. Held-out ones never do."),
@@ -170,6 +204,9 @@ def command(
             duplicates=duplicates.value,
             review_text=review_text,
             catalogue=catalogue.value,
+            format=format_.value if format_ else None,
+            encoding=encoding,
+            category_level=_level(category_level),
         ),
         out=out,
         encoders=[EncoderSpec.parse(text) for text in encoder or []],
@@ -209,6 +246,16 @@ def _pairs(option: str, texts: Sequence[str], form: str) -> dict[str, str]:
             raise UsageError(f"{option} {name} is given twice")
         pairs[name] = value
     return pairs
+
+
+def _level(text: str | None) -> Level | None:
+    if text is None:
+        return None
+    if text == "all":
+        return "all"
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise UsageError(f"--category-level {text}: write a level from 1, or all")
+    return int(text)
 
 
 def _beside(source: Path, items: Path | None) -> Path:

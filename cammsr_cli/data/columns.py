@@ -38,13 +38,15 @@ CANDIDATES: dict[FileKind, dict[str, tuple[str, ...]]] = {
             *("sku", "bookid", "articleid", "trackid", "songid", "gameid", "videoid", "id"),
         ),
         "title": ("title", "name", "itemname", "productname", "producttitle"),
-        "description": ("description", "plot", "overview", "desc", "summary", "features"),
-        "category": ("category", "categories", "genres", "genre", "maincategory"),
-        "image": (
-            *("image", "imagepath", "img", "poster", "picture", "images", "imageurl", "imurl"),
-            *("imagefile", "posterpath"),
+        "description": (
+            *("description", "plot", "overview", "desc", "summary", "features", "feature"),
         ),
-        "video": ("video", "videopath", "clip", "trailer", "videos", "videofile"),
+        "category": (*("category", "categories", "genres", "genre", "maincategory", "maincat"),),
+        "image": (
+            *("image", "imagepath", "img", "poster", "picture", "images", "imageurlhighres"),
+            *("imageurl", "imurl", "imagefile", "posterpath"),
+        ),
+        "video": ("video", "videopath", "clip", "trailer", "videos", "videofile", "videourl"),
     },
 }
 
@@ -59,15 +61,29 @@ class Header:
 
 @dataclass(frozen=True)
 class MatchedColumns:
-    """Field to column name, for each of the two files; a field without a column is not there."""
+    """Field to column name, for each of the two files; a field without a column is not there.
+
+    Attributes:
+        interactions: Of the interactions file.
+        items: Of the items file.
+        spares: Of the items file, the other recognised columns of a field, best first: where a
+            cell of its column is empty, theirs is taken. There are none for ids and for fields
+            that were mapped.
+    """
 
     interactions: dict[str, str]
     items: dict[str, str] = field(default_factory=dict)
+    spares: dict[str, list[str]] = field(default_factory=dict)
 
 
 def normalised(name: str) -> str:
     """A column name in lower case without underscores, hyphens and spaces."""
     return re.sub(r"[_\-\s]", "", name.lower())
+
+
+def listed(columns: Iterable[str]) -> str:
+    """Column names for a message, which is one line whatever they hold."""
+    return ", ".join(name if name.isprintable() else repr(name) for name in columns)
 
 
 def match_columns(
@@ -103,14 +119,35 @@ def match_columns(
             hints += _mappings(kind, header, missing, matched[kind])
     if faults:
         raise UsageError("; ".join(faults), _hint(hints, matched["interactions"]))
-    return MatchedColumns(matched["interactions"], matched.get("items", {}))
+    if items is None:
+        return MatchedColumns(matched["interactions"])
+    spares = _spares(items, matched["items"], mapped["items"])
+    return MatchedColumns(matched["interactions"], matched["items"], spares)
 
 
-def _matched(kind: FileKind, header: Header, mapped: Mapping[str, str]) -> dict[str, str]:
+def _by_name(header: Header, mapped: Mapping[str, str]) -> dict[str, str]:
+    """Columns by their normalised name, but for those that are mapped."""
     by_name: dict[str, str] = {}
     for column in header.columns:
         if column not in mapped.values():
             by_name.setdefault(normalised(column), column)
+    return by_name
+
+
+def _spares(
+    header: Header, matched: Mapping[str, str], mapped: Mapping[str, str]
+) -> dict[str, list[str]]:
+    by_name = _by_name(header, mapped)
+    spares: dict[str, list[str]] = {}
+    for name, candidates in CANDIDATES["items"].items():
+        if name in matched and name not in mapped and name != "item":
+            recognised = [by_name[c] for c in candidates if c in by_name]
+            spares[name] = [column for column in recognised if column != matched[name]]
+    return {name: columns for name, columns in spares.items() if columns}
+
+
+def _matched(kind: FileKind, header: Header, mapped: Mapping[str, str]) -> dict[str, str]:
+    by_name = _by_name(header, mapped)
     found = dict(mapped)
     for name, candidates in CANDIDATES[kind].items():
         recognised = next((by_name[c] for c in candidates if c in by_name), None)
@@ -157,7 +194,7 @@ def _unknown_field(key: str) -> str:
 
 def _unknown_column(name: str, column: str, headers: Sequence[Header]) -> str:
     files = " nor ".join(header.file for header in headers)
-    there = "; ".join(f"{header.file}: {', '.join(header.columns)}" for header in headers)
+    there = "; ".join(f"{header.file}: {listed(header.columns)}" for header in headers)
     known = [known for header in headers for known in header.columns]
     meant = closest(column, known, 1)
     question = f", did you mean {meant[0]!r}?" if meant else ""
@@ -167,7 +204,7 @@ def _unknown_column(name: str, column: str, headers: Sequence[Header]) -> str:
 def _missing_message(header: Header, missing: Sequence[str]) -> str:
     return (
         f"{header.file} has no column recognised as {', '.join(missing)} "
-        f"(its columns: {', '.join(header.columns)})"
+        f"(its columns: {listed(header.columns)})"
     )
 
 

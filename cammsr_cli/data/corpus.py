@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -17,23 +17,20 @@ from cammsr_cli.data.catalogue import (
     training_reviews,
     training_tags,
 )
+from cammsr_cli.data.categories import Labels, Level, labels_of
 from cammsr_cli.data.columns import Header, MatchedColumns, match_columns
-from cammsr_cli.data.grouplens import LAYOUTS, open_grouplens
+from cammsr_cli.data.formats import FormatName, open_sources
 from cammsr_cli.data.interactions import (
     Duplicates,
     Filters,
     Interactions,
     Order,
-    counted,
     read_interactions,
 )
 from cammsr_cli.data.splits import TRAIN, leave_one_out
-from cammsr_cli.data.tables import FORMATS, SourceTables, Table, open_table, table_format
-from cammsr_cli.errors import CammsrError, UsageError
+from cammsr_cli.data.tables import SourceTables, Table, counted
+from cammsr_cli.errors import CammsrError
 from cammsr_cli.files import sha256_of
-
-INTERACTION_NAMES = ("interactions", "reviews", "ratings", "events")
-ITEM_NAMES = ("items", "meta", "products", "catalogue", "movies")
 
 
 @dataclass(frozen=True)
@@ -41,7 +38,7 @@ class SourceOptions:
     """Everything needed to read raw files into a corpus.
 
     Attributes:
-        interactions: A file, or a folder: a MovieLens release as downloaded, or one that holds
+        interactions: A file, or a folder: of a known format as downloaded, or one that holds
             `interactions.*` (`reviews.*`, `ratings.*`, `events.*`) and perhaps `items.*`
             (`meta.*`, `products.*`, `catalogue.*`, `movies.*`).
         items: The items file, if there is one and the folder does not hold it.
@@ -53,6 +50,11 @@ class SourceOptions:
             "last" keep one event of a user and an item; "keep" keeps all.
         review_text: Add reviews and tags of training events as item fields.
         catalogue: "all" keeps items of the items file that nobody rated, "rated" drops them.
+        format: What the files are; None recognises it.
+        encoding: What text files are written in; None is UTF-8 (and ISO-8859-1 for the old
+            MovieLens releases).
+        category_level: The level of the category hierarchy that guides the model, 1 the coarsest,
+            or "all"; None chooses. A level makes lists of categories paths of a hierarchy.
     """
 
     interactions: Path
@@ -64,6 +66,9 @@ class SourceOptions:
     duplicates: Duplicates = "exact"
     review_text: bool = True
     catalogue: Literal["all", "rated"] = "all"
+    format: FormatName | None = None
+    encoding: str | None = None
+    category_level: Level | None = None
 
 
 @dataclass(frozen=True)
@@ -114,12 +119,12 @@ def read_corpus(options: SourceOptions) -> Corpus:
         UsageError: The options do not fit the files: folder, files or columns are not found.
         CammsrError: A file is broken or a value in it cannot be read, or nothing is left.
     """
-    tables = _open_sources(options)
+    tables = open_sources(options.interactions, options.items, options.format, options.encoding)
     columns = _match(tables, options)
     filters = Filters(options.min_rating, options.duplicates, options.k_core, options.order)
     log = read_interactions(tables.interactions, columns.interactions, filters)
-    listed = read_catalogue(tables.items, columns.items) if tables.items else Catalogue()
-    notes = log.notes + listed.notes
+    listed = _listed(tables, columns, options)
+    notes = [*tables.notes, *log.notes, *listed.notes]
 
     positions = _kept_positions(listed, log, options.catalogue, notes)
     unlisted = _unlisted(listed, log, tables.items, notes)
@@ -137,8 +142,10 @@ def read_corpus(options: SourceOptions) -> Corpus:
         written = _written(tables, columns, log, event_item, part, index)
         _note_replaced(fields, written, notes)
         fields |= written
-    labels = [listed.categories[position] for position in positions] + [[] for _ in unlisted]
-    category_names, category_indptr, category_index = _category_table(labels)
+    paths = [listed.categories[position] for position in positions] + [[] for _ in unlisted]
+    labels = labels_of(paths, options.category_level)
+    _note_level(labels, notes)
+    category_names, category_indptr, category_index = _category_table(labels.names)
     return Corpus(
         user_ids=log.user_ids,
         item_ids=item_ids,
@@ -157,53 +164,14 @@ def read_corpus(options: SourceOptions) -> Corpus:
     )
 
 
-# --- finding the files --------------------------------------------------------------------------
+# --- reading the tables -------------------------------------------------------------------------
 
 
-def _open_sources(options: SourceOptions) -> SourceTables:
-    tables = _open_given(options.interactions)
-    if options.items is None:
-        return tables
-    if options.items.exists() and options.items.samefile(tables.interactions.path):
-        raise UsageError(
-            f"{options.items} is given as the interactions and as the items",
-            "Give a file with one row an item as --items, or none: "
-            "a review's title is not the item's.",
-        )
-    return replace(tables, items=open_table(options.items))
-
-
-def _open_given(path: Path) -> SourceTables:
-    if not path.is_dir():
-        return SourceTables(open_table(path))
-    grouplens = open_grouplens(path)
-    if grouplens is not None:
-        return grouplens
-    interactions = _find(path, INTERACTION_NAMES)
-    if interactions is None:
-        names = ", ".join(f"{name}.*" for name in INTERACTION_NAMES)
-        raise UsageError(
-            f"{path} holds no interactions: looked for {', '.join(LAYOUTS)}, "
-            f"and for {names} with an extension of {', '.join(FORMATS)}",
-            "Give the file itself, or rename it to one of these.",
-        )
-    items = _find(path, ITEM_NAMES)
-    return SourceTables(open_table(interactions), open_table(items) if items else None)
-
-
-def _find(folder: Path, names: Sequence[str]) -> Path | None:
-    """The table whose name comes first in `names`; two of one name are a fault."""
-    tables = sorted(file for file in folder.iterdir() if file.is_file() and table_format(file))
-    for name in names:
-        found = [file for file in tables if file.name.lower().partition(".")[0] == name]
-        if len(found) > 1:
-            raise UsageError(
-                f"{folder} holds several {name} files: {', '.join(file.name for file in found)}",
-                "Give the file itself instead of the folder.",
-            )
-        if found:
-            return found[0]
-    return None
+def _listed(tables: SourceTables, columns: MatchedColumns, options: SourceOptions) -> Catalogue:
+    if tables.items is None:
+        return Catalogue()
+    lists_are_paths = tables.lists_are_paths or isinstance(options.category_level, int)
+    return read_catalogue(tables.items, columns.items, columns.spares, lists_are_paths)
 
 
 def _match(tables: SourceTables, options: SourceOptions) -> MatchedColumns:
@@ -222,8 +190,9 @@ def _header(table: Table) -> Header:
 
 def _sources(tables: SourceTables) -> dict[str, str]:
     sources: dict[str, str] = {}
-    for table in (tables.interactions, tables.items, tables.tags):
-        if table is not None:
+    given = (tables.interactions, tables.items, tables.tags)
+    for number, table in enumerate(given):
+        if table is not None and table.path not in [one.path for one in given[:number] if one]:
             name = table.path.name
             key = name if name not in sources else f"{name} (items)"
             sources[key] = sha256_of(table.path)
@@ -263,6 +232,21 @@ def _unlisted(
             note += ", which is all of them: check that both files use the same item ids"
         notes.append(f"{note}; kept without content")
     return unlisted
+
+
+def _note_level(labels: Labels, notes: list[str]) -> None:
+    """Where categories are a hierarchy, which level was taken and what the others hold."""
+    if len(labels.counts) < 2:
+        return
+    each = ", ".join(f"{level}: {count:,}" for level, count in enumerate(labels.counts, 1))
+    taken = "all levels" if labels.level == "all" else f"level {labels.level}"
+    note = (
+        f"categories are a hierarchy, and {taken} guides the model "
+        f"(categories on each level {each}; --category-level takes another)"
+    )
+    if labels.beside:
+        note += f"; {counted(labels.beside, 'item')} whose category ends above it without one"
+    notes.append(note)
 
 
 def _category_table(

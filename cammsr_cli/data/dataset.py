@@ -290,8 +290,10 @@ class DataSet:
 
 
 def _escaped(name: str) -> str:
-    """A column's name as a name in HDF5, where "/" and "." have a meaning."""
-    return name.replace("%", "%25").replace("/", "%2F").replace(".", "%2E")
+    """A column's name as a name in HDF5, where "/", "." and NUL have a meaning."""
+    for character, escape in (("%", "%25"), ("/", "%2F"), (".", "%2E"), ("\0", "%00")):
+        name = name.replace(character, escape)
+    return name
 
 
 def _strings(values: Sequence[str]) -> NDArray[np.object_]:

@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
 
-from cammsr_cli.data.tables import SourceTables, Table, decode, open_table, read_content
+from cammsr_cli.data.columns import listed
+from cammsr_cli.data.tables import (
+    UTF8,
+    SourceTables,
+    Table,
+    decode,
+    open_table,
+    read_content,
+    read_text,
+)
 from cammsr_cli.errors import CammsrError
 
 LAYOUTS = ("ratings.csv + movies.csv", "ratings.dat + movies.dat", "u.data + u.item")
@@ -22,33 +32,40 @@ _RATING_COLUMNS = ("user", "item", "rating", "timestamp")
 _FIRST_FLAG = 5  # of `u.item`: id, title, two dates and an address come before
 
 
-def open_grouplens(folder: Path) -> SourceTables | None:
+def find_grouplens(folder: Path, encoding: str | None = None) -> SourceTables | None:
     """Read a MovieLens folder, or None if it is not one.
 
     Known are `ratings.csv` + `movies.csv` (ml-latest, ml-20m and later), `ratings.dat` +
     `movies.dat` (ml-1m, ml-10m), each with their `tags` if there are any, and `u.data` +
     `u.item` (ml-100k).
 
+    Args:
+        folder: The folder.
+        encoding: What its files are written in; None is UTF-8, and ISO-8859-1 for the items and
+            tags of ml-100k and ml-1m that are not.
+
     Raises:
         CammsrError: A file is broken; it says where.
     """
-    readers: tuple[tuple[str, str, Callable[[Path], SourceTables]], ...] = (
+    readers: tuple[tuple[str, str, Callable[[Path, str | None], SourceTables]], ...] = (
         ("ratings.csv", "movies.csv", _open_csv),
         ("ratings.dat", "movies.dat", _open_dat),
         ("u.data", "u.item", _open_100k),
     )
     for ratings, movies, reader in readers:
         if (folder / ratings).is_file() and (folder / movies).is_file():
-            return reader(folder)
+            note = "read as a MovieLens release (--format movielens)"
+            return replace(reader(folder, encoding), notes=(note,))
     return None
 
 
-def _open_csv(folder: Path) -> SourceTables:
+def _open_csv(folder: Path, encoding: str | None) -> SourceTables:
+    encoding = encoding or UTF8
     tags = folder / "tags.csv"
     return SourceTables(
-        interactions=open_table(folder / "ratings.csv"),
-        items=open_table(folder / "movies.csv"),
-        tags=_named_tags(open_table(tags)) if tags.is_file() else None,
+        interactions=open_table(folder / "ratings.csv", encoding),
+        items=open_table(folder / "movies.csv", encoding),
+        tags=_named_tags(open_table(tags, encoding)) if tags.is_file() else None,
     )
 
 
@@ -58,23 +75,21 @@ def _named_tags(table: Table) -> Table:
     if missing:
         raise CammsrError(
             f"{table.path}: no column {', '.join(missing)} "
-            f"(its columns: {', '.join(table.frame.columns)})",
+            f"(its columns: {listed(table.frame.columns)})",
             "Restore GroupLens's file, or move it out of the folder.",
         )
     return Table(table.path, table.frame.select(list(wanted)).rename(wanted), table.layout)
 
 
-def _open_dat(folder: Path) -> SourceTables:
+def _open_dat(folder: Path, encoding: str | None) -> SourceTables:
     movies = folder / "movies.dat"
-    rows = [
-        (item, title, genres)
-        for item, title, genres in _split_lines(movies, 3, _split_movie, "MovieID::Title::Genres")
-    ]
+    rows = _split_lines(movies, encoding, 3, _split_movie, "MovieID::Title::Genres")
     tags = folder / "tags.dat"
+    tag_rows = _tag_rows(tags, encoding) if tags.is_file() else None
     return SourceTables(
-        interactions=_ratings(folder / "ratings.dat", b"::"),
+        interactions=_ratings(folder / "ratings.dat", encoding, b"::"),
         items=_table(movies, ("item", "title", "category"), rows),
-        tags=_table(tags, ("user", "item", "tag"), _tag_rows(tags)) if tags.is_file() else None,
+        tags=None if tag_rows is None else _table(tags, ("user", "item", "tag"), tag_rows),
     )
 
 
@@ -84,18 +99,20 @@ def _split_movie(line: str) -> Sequence[str]:
     return (item, title, *genres)
 
 
-def _tag_rows(path: Path) -> list[tuple[str, str, str]]:
+def _tag_rows(path: Path, encoding: str | None) -> list[tuple[str, str, str]]:
     def split(line: str) -> Sequence[str]:
         user, item, *rest = line.split("::", 2)
         return (user, item, *"".join(rest).rsplit("::", 1))
 
     form = "UserID::MovieID::Tag::Timestamp"
-    return [(user, item, tag) for user, item, tag, _ in _split_lines(path, 4, split, form)]
+    return [
+        (user, item, tag) for user, item, tag, _ in _split_lines(path, encoding, 4, split, form)
+    ]
 
 
-def _open_100k(folder: Path) -> SourceTables:
+def _open_100k(folder: Path, encoding: str | None) -> SourceTables:
     movies = folder / "u.item"
-    genres = _genres(folder / "u.genre")
+    genres = _genres(folder / "u.genre", encoding)
     width = _FIRST_FLAG + len(genres)
     form = f"id|title|dates|address and {len(genres)} genre flags"
     rows = [
@@ -108,24 +125,24 @@ def _open_100k(folder: Path) -> SourceTables:
                 if flag == "1" and genre != "unknown"
             ),
         )
-        for fields in _split_lines(movies, width, lambda line: line.split("|"), form)
+        for fields in _split_lines(movies, encoding, width, lambda line: line.split("|"), form)
     ]
     return SourceTables(
-        interactions=_ratings(folder / "u.data", b"\t"),
+        interactions=_ratings(folder / "u.data", encoding, b"\t"),
         items=_table(movies, ("item", "title", "category"), rows),
     )
 
 
-def _genres(path: Path) -> Sequence[str]:
+def _genres(path: Path, encoding: str | None) -> Sequence[str]:
     """Genre names of `u.genre` ("Action|1"), or the known list."""
     if not path.is_file():
         return GENRES
-    return [line.partition("|")[0] for line in _lines(path) if line.strip()]
+    return [line.partition("|")[0] for line in _lines(path, encoding) if line.strip()]
 
 
-def _ratings(path: Path, separator: bytes) -> Table:
+def _ratings(path: Path, encoding: str | None, separator: bytes) -> Table:
     """user, item, rating and timestamp, without a header; the separator is one byte or two."""
-    content = read_content(path).replace(separator, b"\t").rstrip()
+    content = read_text(path, encoding or UTF8).encode().replace(separator, b"\t").rstrip()
     if not content:
         raise CammsrError(f"{path} is empty", "Download the file again.")
     try:
@@ -155,11 +172,11 @@ def _check_lines(path: Path, content: bytes, separator: bytes) -> None:
 
 
 def _split_lines(
-    path: Path, width: int, split: Callable[[str], Sequence[str]], form: str
+    path: Path, encoding: str | None, width: int, split: Callable[[str], Sequence[str]], form: str
 ) -> list[Sequence[str]]:
     """The fields of every line; all of them must have `width`."""
     rows: list[Sequence[str]] = []
-    for number, line in enumerate(_lines(path), 1):
+    for number, line in enumerate(_lines(path, encoding), 1):
         fields = split(line)
         if len(fields) != width:
             raise CammsrError(
@@ -169,13 +186,16 @@ def _split_lines(
     return rows
 
 
-def _lines(path: Path) -> list[str]:
+def _lines(path: Path, encoding: str | None) -> list[str]:
     """The lines of a small file: UTF-8 in ml-10m, ISO-8859-1 in ml-100k and ml-1m."""
-    content = read_content(path)
-    try:
-        text = decode(path, content)
-    except CammsrError:
-        text = decode(path, content, "iso-8859-1")
+    if encoding is not None:
+        text = read_text(path, encoding)
+    else:
+        content = read_content(path)
+        try:
+            text = content.decode()
+        except UnicodeDecodeError:
+            text = decode(path, content, "iso-8859-1")
     lines = [line.removesuffix("\r") for line in text.split("\n")]
     while lines and not lines[-1].strip():
         lines.pop()

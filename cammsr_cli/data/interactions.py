@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from cammsr_cli.data.tables import Table
+from cammsr_cli.data.tables import Table, counted, values_of
 from cammsr_cli.errors import CammsrError
 
 Order = Literal["time", "file"]
@@ -24,6 +24,8 @@ _UNITS = (
 )
 _TICKS = {"ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
 _LARGEST_SECOND = 9e15  # beyond it a float64 no longer tells two seconds apart
+_EXACT_FLOAT = 2**53  # from here on a float no longer holds every whole number
+_LONGEST_SHOWN = 80  # characters of a bad value in a message
 _ISO_8601 = (
     r"^(?<date>\d{4}-\d{2}-\d{2}|\d{8})"
     r"(?:[Tt ](?<hour>\d{2}):?(?<minute>\d{2})(?::?(?<second>\d{2})(?:[.,](?<fraction>\d+))?)?"
@@ -93,7 +95,7 @@ def read_interactions(table: Table, columns: dict[str, str], filters: Filters) -
     Raises:
         CammsrError: A timestamp or a rating cannot be read, or nothing is left.
     """
-    notes: list[str] = []
+    notes = list(table.notes)
     events, user_ids, item_ids = _identified(table, columns, notes)
     if filters.min_rating is not None:
         events = _rated(events, table, columns["rating"], filters.min_rating, notes)
@@ -117,7 +119,7 @@ def clean_ids(table: Table, column: str) -> pl.Series:
     Whole numbers held as floats (a Parquet column with gaps) lose their ".0".
 
     Raises:
-        CammsrError: The column holds lists or objects.
+        CammsrError: The column holds lists or objects, or numbers too large to be told apart.
     """
     ids = table.frame[column]
     if ids.dtype.is_nested():
@@ -127,17 +129,25 @@ def clean_ids(table: Table, column: str) -> pl.Series:
         )
     if ids.dtype.is_float():
         ids = ids.fill_nan(None)
+        if (ids.abs() >= _EXACT_FLOAT).any():
+            raise CammsrError(
+                f"{table.path}: column {column!r} holds ids as floating-point numbers so large "
+                "that different ids look alike",
+                "Write the ids as text.",
+            )
         whole = ids.cast(pl.Int64, strict=False)
         if (whole.cast(ids.dtype) == ids).all() and whole.null_count() == ids.null_count():
             ids = whole
     # NUL is no character of a name, and HDF5 cannot hold it.
-    ids = ids.cast(pl.String).str.replace_all("\0", "", literal=True).str.strip_chars()
+    try:
+        texts = ids.cast(pl.String)
+    except pl.exceptions.PolarsError:
+        raise CammsrError(
+            f"{table.path}: column {column!r} holds {ids.dtype}, not ids",
+            "Map another column with --map.",
+        ) from None
+    ids = texts.str.replace_all("\0", "", literal=True).str.strip_chars()
     return ids.to_frame("id").select(pl.when(pl.col("id") != "").then(pl.col("id"))).to_series()
-
-
-def counted(number: int, noun: str) -> str:
-    """A number with its noun: "1 event", "1,200 events"."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _identified(
@@ -172,8 +182,10 @@ def _encode(ids: pl.Series) -> tuple[pl.Series, list[str]]:
 
 
 def _fail(table: Table, row: int, column: str, what: str, hint: str) -> NoReturn:
-    value = table.frame[column][row]
-    shown = "is empty" if value is None or value == "" else f"is {value!r}"
+    [value] = values_of(table, column, [row])
+    said = repr(value)
+    said = said if len(said) <= _LONGEST_SHOWN else f"{said[:_LONGEST_SHOWN]}…"
+    shown = "is empty" if value is None or value == "" else f"is {said}"
     raise CammsrError(f"{table.place(row)}: {column} {shown}, {what}", hint)
 
 

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import ast
+import codecs
 import csv
 import gzip
 import io
 import json
 import re
 import zlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import polars as pl
 import zstandard
 
-from cammsr_cli.errors import CammsrError
+from cammsr_cli.errors import CammsrError, UsageError
 
 Format = Literal["csv", "tsv", "jsonl", "parquet"]
 
@@ -26,12 +28,23 @@ FORMATS: dict[str, Format] = {
     ".tsv": "tsv",
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
+    ".json": "jsonl",  # as Amazon's reviews of 2014 and 2018 are called
     ".parquet": "parquet",
+    ".inter": "tsv",  # RecBole's atomic files
+    ".item": "tsv",
 }
 COMPRESSIONS = (".gz", ".zst")
+INTERACTION_NAMES = ("interactions", "reviews", "ratings", "events")
+ITEM_NAMES = ("items", "meta", "products", "catalogue", "movies")
 UTF8_BOM = b"\xef\xbb\xbf"
 UTF16_BOMS = (b"\xff\xfe", b"\xfe\xff")
+UTF8 = "utf-8"
 _SEPARATORS: dict[Format, str] = {"csv": ",", "tsv": "\t"}
+_LARGEST_FIELD = 2**31 - 1  # bytes; the csv module's own limit is 128 KiB
+_LONGEST_LINE = 2**26  # bytes that are read to learn a table's columns
+_LINES_TO_LEARN_FROM = 20
+_NO_FILES = ("idna", "punycode", "unicode-escape", "raw-unicode-escape")  # codecs of other things
+_EXACT_FLOAT = 2**53  # from here on a float no longer holds every whole number
 
 
 @dataclass(frozen=True)
@@ -43,12 +56,16 @@ class Table:
         frame: Its rows, in file order, blank lines left out.
         layout: How a row number turns into a place in the file.
         quoted: Delimited files only: whether double quotes enclose fields.
+        encoding: What its text is written in.
+        notes: What people should know of how it was read.
     """
 
     path: Path
     frame: pl.DataFrame
     layout: Literal["csv", "tsv", "jsonl", "parquet", "headerless"]
     quoted: bool = True
+    encoding: str = UTF8
+    notes: tuple[str, ...] = ()
 
     def place(self, row: int) -> str:
         """Where a 0-based row of `frame` stands: "FILE, line 7", or "FILE, row 7" in Parquet.
@@ -64,13 +81,14 @@ class Table:
             return None
         if self.layout == "headerless":
             return row + 1
-        text = _text_of(self.path, read_content(self.path))
+        text = read_text(self.path, self.encoding)
         if self.layout == "jsonl":
             lines = (number for number, line in enumerate(text.split("\n"), 1) if line.strip())
             return next(islice(lines, row, None), None)
-        records = _records(text, _SEPARATORS[self.layout], self.quoted)
+        records = _records(text, _separator(text.encode(), self.layout), self.quoted)
+        filled = (line for line, record in records if any(record))
         try:
-            return next((line for line, _ in islice(records, row + 1, None)), None)
+            return next(islice(filled, row + 1, None), None)
         except csv.Error:
             return None
 
@@ -83,11 +101,16 @@ class SourceTables:
         interactions: Who took what, when.
         items: What the items are; None if there is no such file.
         tags: Words users gave to items (GroupLens); columns `user`, `item`, `tag`.
+        lists_are_paths: Whether a list of categories leads from the coarsest to the finest, so
+            that it is a place in a hierarchy, and not a set.
+        notes: What people should know of how the files were read.
     """
 
     interactions: Table
     items: Table | None = None
     tags: Table | None = None
+    lists_are_paths: bool = False
+    notes: tuple[str, ...] = ()
 
 
 def table_format(path: Path) -> Format | None:
@@ -98,7 +121,21 @@ def table_format(path: Path) -> Format | None:
     return FORMATS.get(Path(name).suffix)
 
 
-def read_table(path: Path) -> pl.DataFrame:
+def named_table(folder: Path, tables: Mapping[Path, object], names: Sequence[str]) -> Path | None:
+    """The table in a folder whose name comes first in `names`; two of one name are a fault."""
+    for name in names:
+        found = [path for path in tables if path.name.lower().partition(".")[0] == name]
+        if len(found) > 1:
+            raise UsageError(
+                f"{folder} holds several {name} files: {', '.join(file.name for file in found)}",
+                "Give the file itself instead of the folder.",
+            )
+        if found:
+            return found[0]
+    return None
+
+
+def read_table(path: Path, encoding: str = UTF8) -> pl.DataFrame:
     """Read a table whole; see `open_table`.
 
     Returns:
@@ -108,13 +145,18 @@ def read_table(path: Path) -> pl.DataFrame:
     Raises:
         CammsrError: The file is missing, empty, broken or of an unknown kind.
     """
-    return open_table(path).frame
+    return open_table(path, encoding).frame
 
 
-def open_table(path: Path) -> Table:
+def open_table(path: Path, encoding: str = UTF8) -> Table:
     """Read a CSV, TSV, JSON lines or Parquet file, plain, `.gz` or `.zst`, told by extension.
 
-    Delimited and JSON files are UTF-8, with or without a byte order mark.
+    A line of a JSON file may also be a Python literal, as in Amazon's metadata of 2014.
+
+    Args:
+        path: The file.
+        encoding: What delimited and JSON files are written in. A file that begins with UTF-8's
+            byte order mark is UTF-8, whatever is said here.
 
     Raises:
         CammsrError: The file is missing, empty, broken or of an unknown kind; it says where.
@@ -128,13 +170,89 @@ def open_table(path: Path) -> Table:
     if not content.removeprefix(UTF8_BOM).strip():
         raise CammsrError(f"{path} is empty", "Give a file with a header and at least one row.")
     if kind == "parquet":
-        return _with_rows(Table(path, _read_parquet(path, content), kind))
-    if content.startswith(UTF16_BOMS):
-        raise CammsrError(f"{path}, line 1: the text is UTF-16, not UTF-8", _utf8_hint("UTF-16"))
-    content = content.removeprefix(UTF8_BOM)
+        return _with_rows(_read_parquet(path, content))
+    content = _as_utf8(path, content, encoding)
     if kind == "jsonl":
-        return _with_rows(Table(path, _read_json_lines(path, content), kind))
-    return _with_rows(_read_delimited(path, content, kind))
+        table = Table(path, _read_json_lines(path, content), kind)
+    else:
+        table = _read_delimited(path, content, kind)
+    return _with_rows(replace(table, encoding=encoding))
+
+
+def columns_of(path: Path, encoding: str = UTF8) -> list[str]:
+    """The columns that a table begins with, from its first lines; [] if they cannot be told.
+
+    Of JSON lines those of the first twenty. Whether the rest of the file is sound is not looked
+    at: `open_table` does.
+    """
+    kind = table_format(path)
+    try:
+        if kind == "parquet":
+            plain = path.suffix.lower() == ".parquet"
+            return list(pl.read_parquet_schema(path if plain else io.BytesIO(read_content(path))))
+        lines = _first_lines(path, encoding)
+        if not lines or kind is None:
+            return []
+        if kind == "jsonl":
+            return _keys(path, lines)
+        separator = _separator(lines[0].encode("utf-8", "replace"), kind)
+        csv.field_size_limit(_LARGEST_FIELD)
+        return next(csv.reader([lines[0].rstrip("\r\n")], delimiter=separator), [])
+    except (OSError, EOFError, zlib.error, zstandard.ZstdError, pl.exceptions.PolarsError):
+        return []
+    except (CammsrError, UnicodeError, csv.Error):
+        return []
+
+
+def _first_lines(path: Path, encoding: str) -> list[str]:
+    """The first lines that hold anything, read without the rest of the file."""
+    suffix = path.suffix.lower()
+    with path.open("rb") as raw:
+        stream = raw
+        if suffix == ".gz":
+            stream = io.BufferedReader(gzip.GzipFile(fileobj=raw))
+        elif suffix == ".zst":
+            stream = io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(raw))
+        if stream.peek(len(UTF8_BOM)).startswith(UTF8_BOM):
+            encoding = "utf-8-sig"
+        text = io.TextIOWrapper(stream, encoding, errors="replace")
+        lines = [text.readline(_LONGEST_LINE) for _ in range(_LINES_TO_LEARN_FROM)]
+    lines[0] = lines[0].removeprefix("\ufeff")
+    return [line for line in lines if line.strip()]
+
+
+def _keys(path: Path, lines: Sequence[str]) -> list[str]:
+    keys: dict[str, None] = {}
+    for number, line in enumerate(lines, 1):
+        try:
+            keys |= dict.fromkeys(_json_object(path, number, line))
+        except CammsrError:
+            break
+    return list(keys)
+
+
+def checked_encoding(name: str) -> str:
+    """The codec that an encoding's name stands for.
+
+    Raises:
+        UsageError: There is no such encoding of text.
+    """
+    try:
+        codec = codecs.lookup(name)
+        "".encode(name)  # refused by codecs that are not for text, such as "base64"
+        if codec.name in _NO_FILES:
+            raise LookupError
+    except (LookupError, ValueError):
+        raise UsageError(
+            f"--encoding {name}: no such encoding",
+            "Usual ones are utf-8, latin-1, cp1252, utf-16, gb18030 and shift_jis.",
+        ) from None
+    return codec.name
+
+
+def counted(number: int, noun: str) -> str:
+    """A number with its noun: "1 event", "1,200 events"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def read_content(path: Path) -> bytes:
@@ -163,8 +281,8 @@ def read_content(path: Path) -> bytes:
     return raw
 
 
-def decode(path: Path, content: bytes, encoding: str = "utf-8") -> str:
-    """Decode text, or say on which line of which file it cannot be decoded.
+def decode(path: Path, content: bytes, encoding: str = UTF8) -> str:
+    """Decode text, or say which byte on which line of which file cannot be decoded.
 
     Raises:
         CammsrError: A byte sequence is not valid in `encoding`.
@@ -175,9 +293,36 @@ def decode(path: Path, content: bytes, encoding: str = "utf-8") -> str:
         line = content.count(b"\n", 0, error.start) + 1
         wrong = content[error.start : error.start + 1].hex()
         raise CammsrError(
-            f"{path}, line {line}: not {encoding.upper()} text (byte 0x{wrong})",
-            _utf8_hint("ISO-8859-1"),
+            f"{path}, line {line}: not {encoding.upper()} text (byte 0x{wrong} at {error.start:,})",
+            _encoding_hint("latin-1" if codecs.lookup(encoding).name == UTF8 else UTF8),
         ) from None
+    except UnicodeError as error:
+        raise CammsrError(
+            f"{path}: not {encoding.upper()} text ({error})", _encoding_hint(UTF8)
+        ) from None
+
+
+def read_text(path: Path, encoding: str = UTF8) -> str:
+    """A text file whole, without a byte order mark.
+
+    Raises:
+        CammsrError: The file cannot be read, or a byte is not valid in `encoding`.
+    """
+    return decode(path, _as_utf8(path, read_content(path), encoding))
+
+
+def _as_utf8(path: Path, content: bytes, encoding: str) -> bytes:
+    """Text in UTF-8, without a byte order mark; whether UTF-8 itself is valid is seen later."""
+    if content.startswith(UTF8_BOM):
+        return content.removeprefix(UTF8_BOM)
+    if codecs.lookup(encoding).name != UTF8:
+        text = decode(path, content, encoding).removeprefix("\ufeff")
+        return text.encode("utf-8", "replace")  # some codecs yield surrogates
+    if content.startswith(UTF16_BOMS):
+        raise CammsrError(
+            f"{path}, line 1: the text is UTF-16, not UTF-8", _encoding_hint("utf-16")
+        )
+    return content
 
 
 def _decompress_zstd(raw: bytes) -> bytes:
@@ -194,13 +339,11 @@ def _decompress_zstd(raw: bytes) -> bytes:
 
 def _known_extensions(path: Path) -> str:
     known = f"Known extensions: {', '.join(FORMATS)}, each also with {' or '.join(COMPRESSIONS)}."
-    if ".json" in (suffix.lower() for suffix in path.suffixes):
-        known += " If every line is one JSON object, rename it to .jsonl."
     return known
 
 
-def _utf8_hint(encoding: str) -> str:
-    return f"Save it as UTF-8, e.g. with: iconv -f {encoding} -t UTF-8 OLD > NEW"
+def _encoding_hint(likely: str) -> str:
+    return f"Say what it is written in, e.g. --encoding {likely}"
 
 
 def _with_rows(table: Table) -> Table:
@@ -213,17 +356,22 @@ def _with_rows(table: Table) -> Table:
     return table
 
 
-def _text_of(path: Path, content: bytes) -> str:
-    return decode(path, content.removeprefix(UTF8_BOM))
-
-
-def _read_parquet(path: Path, content: bytes) -> pl.DataFrame:
+def _read_parquet(path: Path, content: bytes) -> Table:
+    """Columns of bytes are texts where they are UTF-8, as some programs write them."""
     try:
-        return pl.read_parquet(io.BytesIO(content))
+        frame = pl.read_parquet(io.BytesIO(content))
     except pl.exceptions.PolarsError as error:
         raise CammsrError(
             f"{path} is not a Parquet file: {_first_line(error)}", "Write it again."
         ) from None
+    notes: list[str] = []
+    for column in frame.select(pl.selectors.binary()):
+        try:
+            frame = frame.with_columns(column.cast(pl.String))
+        except pl.exceptions.PolarsError:
+            frame = frame.drop(column.name)
+            notes.append(f"column {column.name!r} of {path.name} holds bytes, not text: left out")
+    return Table(path, frame, "parquet", notes=tuple(notes))
 
 
 def _first_line(error: Exception) -> str:
@@ -234,10 +382,28 @@ def _first_line(error: Exception) -> str:
 
 
 def _read_json_lines(path: Path, content: bytes) -> pl.DataFrame:
+    """Objects stay JSON text: a column for each key that any row has would not fit in memory."""
+    head = content[:_LONGEST_LINE].split(b"\n", _LINES_TO_LEARN_FROM)[:_LINES_TO_LEARN_FROM]
+    objects = _object_columns([line for line in head if line.strip()])
     try:
-        return pl.read_ndjson(content, infer_schema_length=None)
+        return pl.read_ndjson(
+            content, infer_schema_length=None, schema_overrides=dict.fromkeys(objects, pl.String)
+        )
     except pl.exceptions.PolarsError:
         return _parse_json_lines(path, content)
+
+
+def _object_columns(lines: Sequence[bytes]) -> list[str]:
+    """The keys under which any of these lines holds an object."""
+    found: dict[str, None] = {}
+    for line in lines:
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            break
+        if isinstance(row, dict):
+            found |= dict.fromkeys(key for key, value in row.items() if isinstance(value, dict))
+    return list(found)
 
 
 def _parse_json_lines(path: Path, content: bytes) -> pl.DataFrame:
@@ -257,22 +423,48 @@ def _parse_json_lines(path: Path, content: bytes) -> pl.DataFrame:
 
 
 def _json_object(path: Path, number: int, line: str) -> dict[str, object]:
+    """The object on a line, whether it is written as JSON or as a Python literal."""
     hint = "Each line must be one JSON object such as {...}: mend or delete that line."
     try:
         value = json.loads(line)
     except (ValueError, RecursionError) as error:
-        reason = getattr(error, "msg", str(error))
-        raise CammsrError(f"{path}, line {number}: not JSON ({reason})", hint) from None
+        value = _python_object(line)
+        if value is None:
+            reason = getattr(error, "msg", str(error))
+            raise CammsrError(f"{path}, line {number}: not JSON ({reason})", hint) from None
     if not isinstance(value, dict):
+        if isinstance(value, list):
+            hint += " A file that is one list becomes lines with: jq -c '.[]' OLD > NEW.jsonl"
         raise CammsrError(f"{path}, line {number}: a JSON value, but not an object", hint)
-    return value
+    return {_storable(key): entry for key, entry in value.items()}
+
+
+def _python_object(line: str) -> dict[str, object] | None:
+    """A dict written as Python does, of values that JSON has too; None if it is not one.
+
+    It is parsed, never run.
+    """
+    if not line.lstrip().startswith("{"):
+        return None
+    try:
+        value = ast.literal_eval(line.strip())
+        json.dumps(value)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return None
+    return {str(key): entry for key, entry in value.items()} if isinstance(value, dict) else None
 
 
 def _json_text(value: object) -> str | None:
     if value is None or (isinstance(value, float) and value != value):
         return None
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return text.encode("utf-8", "replace").decode("utf-8")  # lone surrogates cannot be stored
+    if isinstance(value, float) and value.is_integer() and abs(value) < _EXACT_FLOAT:
+        value = int(value)  # an id among gaps, as 7.0, is the 7 of other files
+    return _storable(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+
+
+def _storable(text: str) -> str:
+    """Text with a question mark for what UTF-8 cannot hold, which are lone surrogates."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 # --- delimited files ----------------------------------------------------------------------------
@@ -290,11 +482,36 @@ def _read_delimited(path: Path, content: bytes, kind: Literal["csv", "tsv"]) -> 
         frame = pl.read_csv(content, separator=separator, infer_schema=False)
         if any("\ufffd" in name for name in frame.columns):
             decode(path, content)  # polars replaces what it cannot decode in a header
-        return Table(path, _without_blank_rows(frame), kind)
+        kept = _without_blank_rows(frame)
+        return Table(path, kept, kind, notes=blank_note(path, frame.height - kept.height))
     except pl.exceptions.PolarsError:
         text = decode(path, content)
     quoted = kind == "csv" or _quotes_add_up(text, separator)
-    return Table(path, _parse_delimited(path, text, separator, quoted), kind, quoted)
+    frame, blank = _parse_delimited(path, text, separator, quoted)
+    return Table(path, frame, kind, quoted, notes=blank_note(path, blank))
+
+
+def values_of(table: Table, column: str, rows: Sequence[int]) -> list[Any]:
+    """The cells of a column in some rows, as Python's values.
+
+    Raises:
+        CammsrError: It holds dates within lists or objects that Python has no value for.
+    """
+    series = table.frame[column].gather(list(rows))
+    try:
+        return series.to_list()
+    except (OverflowError, ValueError):
+        if not series.dtype.is_nested():  # a date beyond the years 1 to 9999
+            return series.cast(pl.String).to_list()
+    raise CammsrError(
+        f"{table.path}: column {column!r} holds dates beyond the years 1 to 9999",
+        "Leave the column out, or write its dates as text.",
+    )
+
+
+def blank_note(path: Path, rows: int) -> tuple[str, ...]:
+    """A note on rows of a file that were left out because no field of theirs has a value."""
+    return (f"{counted(rows, 'row')} of {path.name} without any value left out",) if rows else ()
 
 
 def _separator(content: bytes, kind: Literal["csv", "tsv"]) -> str:
@@ -320,13 +537,22 @@ def _quotes_add_up(text: str, separator: str) -> bool:
     return True
 
 
-def _parse_delimited(path: Path, text: str, separator: str, quoted: bool) -> pl.DataFrame:
-    """Record by record, for what polars refuses: finds the bad line, or mends what can be read."""
-    line = 0
+def _parse_delimited(
+    path: Path, text: str, separator: str, quoted: bool
+) -> tuple[pl.DataFrame, int]:
+    """Record by record, for what polars refuses: finds the bad line, or mends what can be read.
+
+    Returns:
+        The rows, and how many without any value were left out.
+    """
+    line, blank = 0, 0
     rows: list[list[str | None]] = []
     header: list[str] | None = None
     try:
         for line, record in _records(text, separator, quoted):
+            if not any(record):
+                blank += header is not None
+                continue
             if header is None:
                 header = _distinct(record)
                 continue
@@ -343,19 +569,19 @@ def _parse_delimited(path: Path, text: str, separator: str, quoted: bool) -> pl.
             'Close the quotes; a quote inside a quoted field is written twice ("").',
         ) from None
     names = header or []
-    return pl.DataFrame(rows, schema=dict.fromkeys(names, pl.String), orient="row")
+    return pl.DataFrame(rows, schema=dict.fromkeys(names, pl.String), orient="row"), blank
 
 
 def _records(text: str, separator: str, quoted: bool) -> Iterator[tuple[int, list[str]]]:
-    """Each record that holds anything, with the line it begins on, from 1, header first."""
+    """Each record, blank ones too, with the line it begins on, from 1, header first."""
     quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
     # A lone carriage return ends a line only where nothing else does; `csv` refuses the others.
     text = re.sub(r"\r(?!\n)", " " if "\n" in text else "\n", text)
+    csv.field_size_limit(_LARGEST_FIELD)
     reader = csv.reader(io.StringIO(text), delimiter=separator, quoting=quoting, strict=True)
     begins = 1
     for record in reader:
-        if any(record):
-            yield begins, record
+        yield begins, record
         begins = reader.line_num + 1
 
 

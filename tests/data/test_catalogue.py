@@ -9,10 +9,7 @@ import pytest
 
 from cammsr_cli.data.catalogue import (
     Catalogue,
-    category_names,
-    first_media,
     read_catalogue,
-    text_of,
     training_reviews,
     training_tags,
 )
@@ -24,73 +21,6 @@ def from_json(folder: Path, items: list[dict[str, object]], **columns: str) -> C
     path = folder / "items.jsonl"
     path.write_text("\n".join(json.dumps(item) for item in items), encoding="utf-8")
     return read_catalogue(open_table(path), {"item": "id", **columns})
-
-
-@pytest.mark.parametrize(
-    ("cell", "expected"),
-    [
-        ("Drama", ["Drama"]),
-        ("Drama|Comedy|Drama", ["Drama", "Comedy"]),
-        (" Drama | ", ["Drama"]),
-        ("Drama, Comedy", ["Drama, Comedy"]),
-        ("(no genres listed)", []),
-        ("", []),
-        (None, []),
-        (["b", "a", "b", None, ""], ["b", "a"]),
-        ([["Beauty", "Make|up"], ["Beauty", "Nails"]], ["Beauty", "Make|up", "Nails"]),
-        ('["Drama", "Comedy"]', ["Drama", "Comedy"]),
-        ("['Drama', \"Children's\"]", ["Drama", "Children's"]),
-        ('[{"id": 18, "name": "Drama"}]', ["Drama"]),
-        (['["a", "b"]', "c"], ["a", "b", "c"]),
-        ("[unclosed, but a name]", ["[unclosed, but a name]"]),
-        ("Health &amp; Care", ["Health & Care"]),
-        (7, ["7"]),
-        ([1, 2], ["1", "2"]),
-        (float("nan"), []),
-    ],
-)
-def test_categories(cell: object, expected: list[str]) -> None:
-    assert category_names(cell) == expected
-
-
-@pytest.mark.parametrize(
-    ("cell", "expected"),
-    [
-        ("posters/1.jpg", "posters/1.jpg"),
-        (" a&amp;b.jpg ", "a&amp;b.jpg"),
-        ("", None),
-        (None, None),
-        ([], None),
-        ([None, "", "a.jpg", "b.jpg"], "a.jpg"),
-        ('["a.jpg", "b.jpg"]', "a.jpg"),
-        ("[1].jpg", "[1].jpg"),
-        ([{"thumb": "t", "large": "l", "hi_res": None}, {"large": "m"}], "l"),
-        ({"hi_res": [None], "large": ["l", "m"]}, "l"),
-        ([{"title": "no address"}], None),
-    ],
-)
-def test_media(cell: object, expected: str | None) -> None:
-    assert first_media(cell) == expected
-
-
-@pytest.mark.parametrize(
-    ("cell", "expected"),
-    [
-        (" Tom &amp; Jerry\x00 ", "Tom & Jerry"),
-        ("", None),
-        ("  ", None),
-        (None, None),
-        ([], None),
-        (["a", None, "b"], "a, b"),
-        ({"Brand": "X", "Sizes": [1, 2], "None": None}, "Brand: X, Sizes: 1, 2"),
-        (9.5, "9.5"),
-        (True, "True"),
-        (float("nan"), None),
-        ("[Verified] fine", "[Verified] fine"),
-    ],
-)
-def test_texts(cell: object, expected: str | None) -> None:
-    assert text_of(cell) == expected
 
 
 def test_items_by_hand(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from cammsr_cli.data.corpus import Corpus, SourceOptions, read_corpus
-from cammsr_cli.data.grouplens import GENRES, open_grouplens
+from cammsr_cli.data.grouplens import GENRES, find_grouplens
 from cammsr_cli.errors import CammsrError, UsageError
 
 
@@ -172,7 +172,7 @@ def test_a_broken_file_is_told_with_its_line(
 
 
 def test_other_folders_are_none_of_these(tmp_path: Path) -> None:
-    assert open_grouplens(folder_of(tmp_path, ratings_csv=RATINGS_CSV)) is None
+    assert find_grouplens(folder_of(tmp_path, ratings_csv=RATINGS_CSV)) is None
     empty = tmp_path / "empty"
     empty.mkdir()
     with pytest.raises(UsageError) as caught:

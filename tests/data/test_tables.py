@@ -12,8 +12,8 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cammsr_cli.data.tables import open_table, read_table
-from cammsr_cli.errors import CammsrError
+from cammsr_cli.data.tables import checked_encoding, columns_of, open_table, read_table
+from cammsr_cli.errors import CammsrError, UsageError
 
 ROWS = [("007", "Amélie"), ("8", 'with "quotes", commas\nand lines')]
 PACKERS = {"": lambda raw: raw, ".gz": gzip.compress, ".zst": zstandard.compress}
@@ -87,6 +87,7 @@ def test_line_ends(tmp_path: Path, ending: bytes) -> None:
 def test_blank_rows_are_left_out_and_counted_as_lines(tmp_path: Path) -> None:
     table = open_table(written(tmp_path, "t.csv", b'a,b\n\n1,"x\ny"\n,\n3,4\n\n'))
     assert table.frame.rows() == [("1", "x\ny"), ("3", "4")]
+    assert table.notes == ("3 rows of t.csv without any value left out",)
     assert table.place(0).endswith("t.csv, line 3")
     assert table.place(1).endswith("t.csv, line 6")
 
@@ -175,10 +176,151 @@ def test_a_broken_file_is_one_clear_error(tmp_path: Path, name: str) -> None:
 
 def test_an_unknown_extension_lists_the_known_ones(tmp_path: Path) -> None:
     with pytest.raises(CammsrError) as caught:
-        read_table(written(tmp_path, "t.json.gz", b"{}"))
-    for known in (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".gz", ".zst"):
+        read_table(written(tmp_path, "t.yaml.gz", b"{}"))
+    for known in (
+        ".csv",
+        ".tsv",
+        ".jsonl",
+        ".ndjson",
+        ".json",
+        ".parquet",
+        ".inter",
+        ".gz",
+        ".zst",
+    ):
         assert known in (caught.value.hint or "")
-    assert "rename it to .jsonl" in (caught.value.hint or "")
+
+
+def test_a_file_that_is_one_list_says_how_to_make_lines_of_it(tmp_path: Path) -> None:
+    with pytest.raises(CammsrError) as caught:
+        read_table(written(tmp_path, "t.json", b'[{"a": 1}, {"a": 2}]'))
+    assert "jq -c '.[]'" in (caught.value.hint or "")
+
+
+def test_lines_that_python_wrote(tmp_path: Path) -> None:
+    text = "{'a': '007', 'b': [['x', \"it's\"]], 'c': None, 'd': True, 'e': {'k': 1.5}}\n"
+    path = written(tmp_path, "t.json.gz", gzip.compress((text + '{"a": 8}\n').encode()))
+    assert read_table(path).rows() == [
+        ("007", '[["x", "it\'s"]]', None, "true", '{"k": 1.5}'),
+        ("8", None, None, None, None),
+    ]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "{'a': __import__('os').getpid()}",
+        "{'a': (lambda: 1)()}",
+        "{'a': {1, 2}}",
+        "{'a': 1j}",
+        "{'a': b'x'}",
+        "{(1, 2): 'a'}",
+        "{'a': " + "[" * 100_000 + "]" * 100_000 + "}",
+        "{'a': 'b'",
+        "{1, 2}",
+        "{'a': " + "9" * 5000 + "}",
+    ],
+)
+def test_what_is_no_plain_value_is_refused_and_never_run(tmp_path: Path, line: str) -> None:
+    with pytest.raises(CammsrError, match="line 2: not JSON"):
+        read_table(written(tmp_path, "t.jsonl", f"{{'a': 1}}\n{line}\n".encode()))
+
+
+def test_keys_that_cannot_be_stored(tmp_path: Path) -> None:
+    path = written(tmp_path, "t.jsonl", b'{"a": 1, "\\ud800": 2, "n": NaN}\n')
+    assert read_table(path).to_dict(as_series=False) == {"a": ["1"], "?": ["2"], "n": [None]}
+
+
+def test_objects_stay_json_text_so_that_their_keys_make_no_columns(tmp_path: Path) -> None:
+    rows = [{"id": n, "details": {f"key {n}": "v"}, "none": None} for n in range(30)]
+    path = written(tmp_path, "t.jsonl", "\n".join(map(json.dumps, rows)).encode())
+    frame = read_table(path)
+    assert frame.schema["details"] == pl.String
+    assert [json.loads(cell) for cell in frame["details"]] == [row["details"] for row in rows]
+
+
+def test_bytes_in_parquet_are_text_or_left_out(tmp_path: Path) -> None:
+    frame = pl.DataFrame({"id": [b"7", "é".encode(), None], "raw": [b"\xff\xd8", b"", None]})
+    frame.write_parquet(tmp_path / "t.parquet")
+    table = open_table(tmp_path / "t.parquet")
+    assert table.frame.to_dict(as_series=False) == {"id": ["7", "é", None]}
+    assert table.notes == ("column 'raw' of t.parquet holds bytes, not text: left out",)
+
+
+# --- encodings ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("extension", [".csv", ".tsv", ".jsonl"])
+@pytest.mark.parametrize(
+    "encoding", ["latin-1", "cp1252", "utf-16", "utf-16-le", "UTF8", "gb18030"]
+)
+def test_named_encodings(tmp_path: Path, extension: str, encoding: str) -> None:
+    text = CONTENTS[extension].decode().replace("\\u00e9", "é")
+    path = written(tmp_path, f"t{extension}", text.encode(encoding))
+    table = open_table(path, encoding)
+    assert table.frame.rows() == ROWS
+    assert table.place(1).endswith("line 2" if extension == ".jsonl" else "line 3")
+    assert columns_of(path, encoding) == ["id", "name"]
+
+
+def test_a_byte_order_mark_tells_more_than_a_name(tmp_path: Path) -> None:
+    path = written(tmp_path, "t.csv", b"\xef\xbb\xbfid\n\xc3\xa9\n")
+    assert read_table(path, "latin-1").rows() == [("é",)]
+
+
+def test_a_wrong_encoding_names_the_file_the_byte_and_the_option(tmp_path: Path) -> None:
+    path = written(tmp_path, "t.csv", "a,b\n1,x\n2,é\n".encode("latin-1"))
+    with pytest.raises(CammsrError) as caught:
+        read_table(path)
+    assert caught.value.message == f"{path}, line 3: not UTF-8 text (byte 0xe9 at 10)"
+    assert caught.value.hint == "Say what it is written in, e.g. --encoding latin-1"
+    with pytest.raises(CammsrError, match=r"t\.csv, line 3: not ASCII text \(byte 0xe9") as caught:
+        read_table(path, "ascii")
+    assert "--encoding utf-8" in (caught.value.hint or "")
+    wide = written(tmp_path, "wide.csv", "a\n1\n".encode("utf-16"))
+    with pytest.raises(CammsrError) as caught:
+        read_table(wide)
+    assert "--encoding utf-16" in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize(
+    "name", ["latin-99", "base64", "rot13", "", "undefined", "a\x00b", "idna", "unicode_escape"]
+)
+def test_names_that_are_no_encoding(name: str) -> None:
+    with pytest.raises(UsageError, match="no such encoding"):
+        checked_encoding(name)
+    assert checked_encoding("Latin-1") == "iso8859-1"
+
+
+# --- the head of a file -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("packing", PACKERS)
+@pytest.mark.parametrize("extension", CONTENTS)
+def test_columns_are_known_from_the_head(tmp_path: Path, extension: str, packing: str) -> None:
+    path = written(tmp_path, f"t{extension}{packing}", PACKERS[packing](CONTENTS[extension]))
+    assert columns_of(path) == ["id", "name"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("t.csv", b"\xef\xbb\xbfa;b\r\n1;2\r\n", ["a", "b"]),
+        ("t.csv", b'"a,b",c\n', ["a,b", "c"]),
+        ("t.jsonl", b'{"a": 1}\n\n{"b": 2}\nbroken', ["a", "b"]),
+        ("t.json", b"{'a': 1}\n", ["a"]),
+        ("t.csv", b"", []),
+        ("t.csv", b"\xff\xfe\x00", ["\ufffd\ufffd\x00"]),
+        ("t.csv.gz", b"no gzip", []),
+        ("t.csv.zst", b"no zstd", []),
+        ("t.parquet", b"no parquet", []),
+        ("t.txt", b"a,b\n", []),
+    ],
+)
+def test_heads_of_odd_and_broken_files(
+    tmp_path: Path, name: str, content: bytes, expected: list[str]
+) -> None:
+    assert columns_of(written(tmp_path, name, content)) == expected
 
 
 def test_no_such_file(tmp_path: Path) -> None:

@@ -1,0 +1,147 @@
+"""Categories: sets of names, or paths in a hierarchy of which one level guides the model."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from cammsr_cli.data.cells import cleaned, decoded, text_parts
+from cammsr_cli.errors import UsageError
+
+CategoryPath = tuple[str, ...]
+"""Where an item stands in a hierarchy, coarsest first; a name that is in none is a path of one."""
+
+Level = int | Literal["all"]
+"""A level of the hierarchy, 1 the coarsest, or all of them."""
+
+LEAST_CATEGORIES = 3
+LARGEST_SHARE = 0.8
+LEAST_COVERAGE = 0.5
+NO_CATEGORY = frozenset({"", "(no genres listed)"})
+_STEP = re.compile(r"\s+[>›]\s+")  # "Home > Kitchen > Knives"
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The categories that guide the model.
+
+    Attributes:
+        names: [N] category names of each item, unique.
+        level: The level of the hierarchy they are from, or "all".
+        counts: Number of categories on each level, coarsest first; one entry if all are sets.
+        beside: Items whose paths all end before the level, so that they have no category.
+    """
+
+    names: list[list[str]]
+    level: Level
+    counts: list[int]
+    beside: int
+
+
+def category_paths(value: object, lists_are_paths: bool = False) -> list[CategoryPath]:
+    """The category paths of a cell, unique, order kept.
+
+    A string is one category; "|" separates several, and " > " the levels of a path. A list is a
+    set of names, a list of lists a set of paths. "(no genres listed)" is none.
+
+    Args:
+        value: The cell.
+        lists_are_paths: Whether several names, in a list or between "|", are the levels of one
+            path.
+    """
+    value = decoded(value)
+    entries = value if isinstance(value, list) else [value]
+    paths: list[CategoryPath] = []
+    for entry in map(decoded, entries):
+        if isinstance(entry, list):
+            paths.append(tuple(text_parts(entry)))
+        elif isinstance(entry, str) and not isinstance(value, list):
+            paths += [_steps(name) for name in entry.split("|")]
+        else:
+            paths += [_steps(name) for name in text_parts(entry)]
+    paths = [path for names in paths if (path := _named(names))]
+    if lists_are_paths and all(len(path) == 1 for path in paths):
+        paths = [tuple(name for path in paths for name in path)]
+    return list(dict.fromkeys(path for path in paths if path))
+
+
+def _steps(name: str) -> CategoryPath:
+    return tuple(_STEP.split(cleaned(name)))
+
+
+def _named(path: CategoryPath) -> CategoryPath:
+    """A path without levels that have no name."""
+    names = (name.strip() for name in path)
+    return tuple(name for name in names if name not in NO_CATEGORY)
+
+
+def labels_of(paths: Sequence[Sequence[CategoryPath]], wanted: Level | None) -> Labels:
+    """Each item's categories on one level, or on all of them.
+
+    Unless a level is wanted it is the coarsest with at least three categories of which none holds
+    more than 80 % of the items, among the levels that at least half of the items reach; if there
+    is none, that level of these whose largest category holds least. Where there is no hierarchy,
+    there is only one level.
+
+    Args:
+        paths: [N] category paths of each item.
+        wanted: A level from 1, or "all"; None chooses.
+
+    Raises:
+        UsageError: No path is as deep as the level wanted.
+    """
+    depth = max((len(path) for own in paths for path in own), default=0)
+    if isinstance(wanted, int) and wanted > depth:
+        deepest = f"the deepest category path has {depth}" if depth else "no item has a category"
+        raise UsageError(
+            f"--category-level {wanted}: {deepest}",
+            f"Choose 1 to {depth}, or all." if depth else "Leave it out.",
+        )
+    levels = [_at_level(paths, level) for level in range(1, depth + 1)]
+    counts = [len({name for names in level for name in names}) for level in levels]
+    if depth < 2:
+        names = levels[0] if levels else [[] for _ in paths]
+        return Labels(names, wanted or 1, counts, 0)
+    if wanted == "all":
+        every = [
+            list(dict.fromkeys(name for names in item for name in names))
+            for item in zip(*levels, strict=True)
+        ]
+        return Labels(every, "all", counts, 0)
+    level = wanted or _chosen(levels, counts)
+    names = levels[level - 1]
+    beside = sum(bool(own) and not got for own, got in zip(paths, names, strict=True))
+    return Labels(names, level, counts, beside)
+
+
+def _at_level(paths: Sequence[Sequence[CategoryPath]], level: int) -> list[list[str]]:
+    """Names at a level, as "Men > Shoes" where several places of that level share the name."""
+    places = {path[:level] for own in paths for path in own if len(path) >= level}
+    shared = Counter(place[-1] for place in places)
+
+    def name(place: CategoryPath) -> str:
+        return place[-1] if shared[place[-1]] == 1 else " > ".join(place)
+
+    return [
+        list(dict.fromkeys(name(path[:level]) for path in own if len(path) >= level))
+        for own in paths
+    ]
+
+
+def _chosen(levels: Sequence[Sequence[Sequence[str]]], counts: Sequence[int]) -> int:
+    labelled = sum(bool(names) for names in levels[0])
+    largest = []
+    for names in levels:
+        reached = sum(bool(own) for own in names)
+        holding = Counter(name for own in names for name in own)
+        few = reached < LEAST_COVERAGE * labelled
+        largest.append(2.0 if few else max(holding.values()) / reached)
+    for level, (share, count) in enumerate(zip(largest, counts, strict=True), 1):
+        if count >= LEAST_CATEGORIES and share <= LARGEST_SHARE:
+            return level
+    return int(np.argmin(largest)) + 1

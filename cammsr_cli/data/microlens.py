@@ -1,0 +1,191 @@
+"""Folders as MicroLens ships them: pairs, titles, and pictures and clips named by item id."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import polars as pl
+
+from cammsr_cli.data.columns import CANDIDATES, FileKind, normalised
+from cammsr_cli.data.interactions import clean_ids
+from cammsr_cli.data.tables import (
+    INTERACTION_NAMES,
+    ITEM_NAMES,
+    SourceTables,
+    Table,
+    blank_note,
+    counted,
+    named_table,
+    open_table,
+    read_text,
+    table_format,
+)
+from cammsr_cli.errors import UsageError
+
+FOLDERS = {"image": ("covers", "images", "posters"), "video": ("videos", "clips", "trailers")}
+EXTENSIONS = {
+    "image": (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp"),
+    "video": (".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v"),
+}
+
+
+def find_microlens(
+    folder: Path, columns: Mapping[Path, list[str]], encoding: str
+) -> SourceTables | None:
+    """Read a folder with pairs, titles, and media that are called by their item's id.
+
+    Pairs are a table of users, items and timestamps; titles one of items and titles, with or
+    without a header; media lie in folders whose names end in `covers` (`images`, `posters`) and
+    `videos` (`clips`, `trailers`).
+
+    Returns:
+        The tables, or None if there are no such pairs or no such media, or if the titles' table
+        itself names media.
+
+    Raises:
+        UsageError: Several tables hold titles.
+        CammsrError: A file is broken.
+    """
+    media = {field: _media_folder(folder, endings) for field, endings in FOLDERS.items()}
+    pairs = _pairs(folder, columns)
+    if not any(media.values()) or pairs is None:
+        return None
+    titles = _titles_file(folder, columns)
+    listed = _titles(titles, columns[titles], encoding) if titles else None
+    if listed is not None and _names_media(listed.frame.columns):
+        return None
+    interactions = open_table(pairs, encoding)
+    items, told = _with_media(folder, interactions, listed, media)
+    return SourceTables(
+        interactions, items, notes=("read as a MicroLens folder (--format microlens)", *told)
+    )
+
+
+def _media_folder(folder: Path, endings: Sequence[str]) -> Path | None:
+    """The folder whose name ends in the first of these words that one ends in."""
+    inside = sorted(path for path in folder.iterdir() if path.is_dir())
+    for ending in endings:
+        for path in inside:
+            if path.name.lower().endswith(ending):
+                return path
+    return None
+
+
+def _pairs(folder: Path, columns: Mapping[Path, list[str]]) -> Path | None:
+    """The only table of users and items, or the one that is called interactions or pairs."""
+    tables = {path: names for path, names in columns.items() if _has(names, "user", "item")}
+    if len(tables) > 1:
+        named = [path for path in tables if "pairs" in path.name.lower()]
+        return named_table(folder, tables, INTERACTION_NAMES) or (named[0] if named else None)
+    return next(iter(tables), None)
+
+
+def _titles_file(folder: Path, columns: Mapping[Path, list[str]]) -> Path | None:
+    titles = [path for path, names in columns.items() if _is_titles(path, names)]
+    if len(titles) > 1:
+        known = named_table(folder, dict.fromkeys(titles), ITEM_NAMES)
+        if known is None:
+            raise UsageError(
+                f"{folder} holds several files of titles: {', '.join(p.name for p in titles)}",
+                "Move all but one of them out of the folder.",
+            )
+        return known
+    return titles[0] if titles else None
+
+
+def _names_media(columns: Sequence[str]) -> bool:
+    names = {normalised(column) for column in columns}
+    return any(names & set(CANDIDATES["items"][field]) for field in FOLDERS)
+
+
+def _has(columns: Sequence[str], *fields: str) -> bool:
+    names = {normalised(column) for column in columns}
+    return all(names & set(CANDIDATES["interactions"][field]) for field in fields)
+
+
+def _is_titles(path: Path, columns: Sequence[str]) -> bool:
+    if _has(columns, "user"):
+        return False
+    if table_format(path) in ("csv", "tsv") and "title" in path.name.lower():
+        return True
+    names = {normalised(column) for column in columns}
+    content = {name for field in CANDIDATES["items"] for name in CANDIDATES["items"][field]}
+    content -= set(CANDIDATES["items"]["item"])
+    known = path.name.lower().partition(".")[0] in ITEM_NAMES or not content.isdisjoint(names)
+    return known and not names.isdisjoint(CANDIDATES["items"]["item"])
+
+
+def _titles(path: Path, columns: Sequence[str], encoding: str) -> Table:
+    """Columns `item` and `title`; a file without a header is cut at its first commas."""
+    names = {normalised(column) for column in columns}
+    if names & set(CANDIDATES["items"]["item"]):
+        return open_table(path, encoding)
+    separator = "," if table_format(path) == "csv" else "\t"
+    lines = read_text(path, encoding).strip().split("\n")
+    parts = [line.partition(separator) for line in lines if line.strip()]
+    rows = [(item.strip().strip('"'), _unquoted(title)) for item, _, title in parts]
+    frame = pl.DataFrame(rows, schema={"item": pl.String, "title": pl.String}, orient="row")
+    notes = blank_note(path, len(lines) - len(parts))
+    return Table(path, frame, "headerless", encoding=encoding, notes=notes)
+
+
+def _unquoted(title: str) -> str:
+    """A field as it was before it was quoted, if it was."""
+    title = title.strip()
+    if len(title) > 1 and title[0] == title[-1] == '"':
+        return next(csv.reader(io.StringIO(title)), [""])[0]
+    return title
+
+
+def _with_media(
+    folder: Path,
+    interactions: Table,
+    listed: Table | None,
+    media: Mapping[str, Path | None],
+) -> tuple[Table, list[str]]:
+    """The titles, with those items of the pairs that have no title but a picture or a clip."""
+    frame = listed.frame if listed is not None else pl.DataFrame({"item": []}, {"item": pl.String})
+    column = _item_column(frame.columns, "items")
+    pair_column = _item_column(interactions.frame.columns, "interactions")
+    titled = Table(interactions.path, frame, "csv") if listed is None else listed
+    ids = clean_ids(titled, column).to_list()
+    found = {field: _by_id(place, EXTENSIONS[field]) for field, place in media.items() if place}
+    named = {item for files in found.values() for item in files}
+    paired = clean_ids(interactions, pair_column).unique(maintain_order=True)
+    known_ids = set(ids)
+    extra = [item for item in paired if item in named and item not in known_ids]
+    frame = frame.with_columns(pl.Series(column, ids, dtype=pl.String))
+    frame = pl.concat([frame, pl.DataFrame({column: extra}, {column: pl.String})], how="diagonal")
+    notes = []
+    items = [*ids, *extra]
+    for field, files in found.items():
+        paths = [
+            files[item].relative_to(folder).as_posix() if item in files else None for item in items
+        ]
+        frame = frame.with_columns(pl.Series(field, paths, dtype=pl.String))
+        without = len(set(files) - set(items))
+        if without:
+            notes.append(f"{counted(without, f'file of {field}s')} of no known item")
+    return replace(titled, frame=frame), notes
+
+
+def _item_column(columns: Sequence[str], kind: FileKind) -> str:
+    """The column that is recognised as the item's id."""
+    by_name = {normalised(column): column for column in reversed(columns)}
+    return next(by_name[name] for name in CANDIDATES[kind]["item"] if name in by_name)
+
+
+def _by_id(folder: Path, extensions: Sequence[str]) -> dict[str, Path]:
+    """Item id to its file; of several the one whose extension stands first."""
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir(), key=lambda path: path.name):
+        suffix = path.suffix.lower()
+        if suffix in extensions and not path.name.startswith("."):
+            other = found.get(path.stem)
+            if other is None or extensions.index(suffix) < extensions.index(other.suffix.lower()):
+                found[path.stem] = path
+    return found
