@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
@@ -25,6 +26,10 @@ ENTRY_POINTS = "cammsr.encoders"
 
 PRECISIONS = ("float32", "bfloat16")
 """What `precision` may be; bfloat16 means autocast, the result is float32 either way."""
+
+
+MODALITY_NAME = re.compile(r"[a-z][a-z0-9_]*")
+"""What a modality may be called, whole; "id" is taken by the items' own embeddings."""
 
 
 class BadSample(ValueError):  # noqa: N818 - the contract's name, and plugins raise it
