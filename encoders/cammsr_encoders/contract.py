@@ -212,6 +212,7 @@ def _in_another_process(
         if not receiver.poll(_WORKER_SECONDS):
             raise ContractBroken(f"it does not answer in a worker process in {_WORKER_SECONDS} s")
         fault, found = receiver.recv()
+        process.join(_WORKER_SECONDS)  # let it end in good order
     except EOFError:
         raise ContractBroken("the worker process that it travels to dies") from None
     finally:
@@ -240,8 +241,11 @@ def _try_here(sender: Any, fresh: bytes, used: bytes, items: list[dict[str, str]
         sender.send((None, found))
 
 
-Check = Callable[[Trial], None]
-"""Raises `ContractBroken` if the encoder fails it; the first line of its docstring is its name."""
+Check = Callable[[Trial], str | None]
+"""Raises `ContractBroken` if the encoder fails; returns what it could not try, None if it could.
+
+The first line of its docstring says what it asks.
+"""
 
 
 def says_what_it_is(trial: Trial) -> None:
@@ -360,7 +364,7 @@ def takes_an_empty_batch(trial: Trial) -> None:
     )
 
 
-def a_bad_item_is_refused_alone(trial: Trial) -> None:
+def a_bad_item_is_refused_alone(trial: Trial) -> str | None:
     """A bad item is refused by `load`, and the others are none the worse for it."""
     _ = trial.vectors  # from before it met a bad item
     for item in trial.bad_items:
@@ -373,6 +377,7 @@ def a_bad_item_is_refused_alone(trial: Trial) -> None:
         trial.encoder.encode(trial.samples),
         "after it refused a bad item, good ones have other vectors",
     )
+    return None if trial.bad_items else "not tried: there is no bad item for its fields"
 
 
 def an_odd_item_does_no_harm(trial: Trial) -> None:
@@ -440,7 +445,7 @@ def works_in_worker_processes(trial: Trial) -> None:
     )
 
 
-def the_fingerprint_tells_what_changes_vectors(trial: Trial) -> None:
+def the_fingerprint_tells_what_changes_vectors(trial: Trial) -> str | None:
     """The fingerprint changes with every option that changes the vectors."""
     for name, value in trial.changing.items():
         other, vectors = _tried(trial, {name: value})
@@ -454,20 +459,22 @@ def the_fingerprint_tells_what_changes_vectors(trial: Trial) -> None:
             f"{name}={value} changes vectors and not the fingerprint: cached vectors of the one "
             "would be taken for the other",
         )
-    known = {*trial.changing, *trial.neutral}
-    guesses = [guess for guess in _guesses(trial) if not known & {*guess}]
-    for guess in [{"precision": "bfloat16"}, *guesses]:
-        try:
-            other, vectors = _tried(trial, guess)
-        except (ValueError, TypeError):
-            continue  # it takes no such value, which is its right
-        (told,) = (f"{name}={value}" for name, value in guess.items())
-        _require(
-            other.fingerprint != trial.encoder.fingerprint
-            or (vectors.shape == trial.vectors.shape and np.array_equal(vectors, trial.vectors)),
-            f"{told} changes vectors and not the fingerprint: cached vectors of the one would be "
-            "taken for the other",
-        )
+    guesses = {name: value for name, value in _guesses(trial).items() if name in trial.untried()}
+    for name, values in {"precision": ["bfloat16"], **guesses}.items():
+        for value in values:
+            try:
+                other, vectors = _tried(trial, {name: value})
+            except (ValueError, TypeError):
+                continue  # it takes no such value, which is its right
+            _require(
+                other.fingerprint != trial.encoder.fingerprint
+                or np.array_equal(vectors, trial.vectors),
+                f"{name}={value} changes vectors and not the fingerprint: cached vectors of the "
+                "one would be taken for the other",
+            )
+            break
+    left = [name for name in trial.untried() if name not in guesses]
+    return f"not tried, as no other value is known: {', '.join(left)}" if left else None
 
 
 def the_fingerprint_tells_nothing_else(trial: Trial) -> None:
@@ -531,11 +538,13 @@ class Finding:
         check: The check's name.
         says: What it asks, in one line.
         fault: What is wrong, in one line; None if the encoder passed.
+        note: What could not be tried, in one line; None if all could.
     """
 
     check: str
     says: str
     fault: str | None
+    note: str | None
 
 
 def findings(trial: Trial) -> Iterator[Finding]:
@@ -545,16 +554,16 @@ def findings(trial: Trial) -> Iterator[Finding]:
         WeightsUnavailable: If the encoder's weights cannot be had: it cannot be tried then.
     """
     for check in CHECKS:
-        fault = None
+        fault = note = None
         try:
-            check(trial)
+            note = check(trial)
         except WeightsUnavailable:
             raise
         except ContractBroken as error:
             fault = str(error)
         except Exception as error:  # a stranger's code, and the very thing that is tried
             fault = f"{type(error).__name__}: {_said(error)}"
-        yield Finding(check.__name__, title_of(check), fault)
+        yield Finding(check.__name__, title_of(check), fault, note)
 
 
 def title_of(check: Check) -> str:
@@ -598,16 +607,20 @@ class _Watched(dict[str, str]):
         return super().items()
 
 
-def _guesses(trial: Trial) -> Iterator[dict[str, Any]]:
-    """Another value for each option whose default tells what kind of value it takes."""
+def _guesses(trial: Trial) -> dict[str, list[Any]]:
+    """Other values to try: the default of an option that is given, or what is like its default."""
+    guesses: dict[str, list[Any]] = {}
     for option in options_of(trial.kind):
-        value = trial.options.get(option.name, option.default)
-        if isinstance(value, bool):
-            yield {option.name: not value}
+        value = option.default
+        if option.name in trial.options:
+            guesses[option.name] = [] if value is inspect.Parameter.empty else [value]
+        elif isinstance(value, bool):
+            guesses[option.name] = [not value]
         elif isinstance(value, int):
-            yield from ({option.name: str(value + 1)}, {option.name: str(value - 1)})
+            guesses[option.name] = [str(value + 1), str(value - 1)]
         elif isinstance(value, float):
-            yield {option.name: str(value * 0.5 + 0.1)}
+            guesses[option.name] = [str(value / 2 + 0.1)]
+    return {name: values for name, values in guesses.items() if values}
 
 
 def _tried(trial: Trial, other: Mapping[str, Any]) -> tuple[Encoder, NDArray[np.float32]]:

@@ -346,6 +346,13 @@ def test_a_fault_is_found_without_being_told_which_option_to_try(tmp_path: Path)
         contract.the_fingerprint_tells_what_changes_vectors(trial)
 
 
+def test_an_option_that_is_given_is_tried_against_its_default(tmp_path: Path) -> None:
+    trial = trial_of(OneFingerprint, tmp_path, options={"power": "3"})
+    trial.changing = {}
+    with pytest.raises(ContractBroken, match="power=1 changes vectors"):
+        contract.the_fingerprint_tells_what_changes_vectors(trial)
+
+
 def test_an_encoder_that_needs_other_items_is_told_how_to_offer_them(tmp_path: Path) -> None:
     class Prices(Sound):
         fields = ("price",)
