@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -169,12 +170,14 @@ def new(
         typer.Option(help="Folder to write into.", metavar="FOLDER", show_default="cammsr-NAME"),
     ] = None,
 ) -> None:
-    """Start an encoder of your own: a package that installs, with its tests.
+    """Start an encoder of your own, as a package.
 
-    It works as it is. Nothing is overwritten.
+    It installs, works, and passes its tests as it is. Nothing is overwritten.
     """
     from cammsr_cli.features.scaffold import write_plugin
 
     folder = write_plugin(name, out)
     console.result(str(folder))
-    console.next_command(f"pip install --editable {folder} && cammsr encoders check {name}")
+    console.next_command(
+        f"pip install --editable {shlex.quote(str(folder))} && cammsr encoders check {name}"
+    )

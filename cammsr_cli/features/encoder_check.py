@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,8 +16,7 @@ from cammsr_cli.errors import CammsrError, first_line
 from cammsr_cli.features.registry import EncoderSpec, find_class, make_encoder
 
 # Sums on a GPU depend on the batch's size, in about the third digit where TF32 is on.
-_TOLERANCE = {"cpu": 1e-4}
-_TOLERANCE_ELSEWHERE = 1e-2
+_TOLERANCE_CPU, _TOLERANCE_GPU = 1e-4, 1e-2
 
 
 def check_encoder(spec: EncoderSpec, device: str = "cpu") -> Iterator[Finding]:
@@ -55,9 +56,17 @@ def check_encoder(spec: EncoderSpec, device: str = "cpu") -> Iterator[Finding]:
             model=spec.model,
             options=spec.options,
             device=device,
-            tolerance=_TOLERANCE.get(device, _TOLERANCE_ELSEWHERE),
+            tolerance=_TOLERANCE_CPU if device == "cpu" else _TOLERANCE_GPU,
         )
-        try:
-            yield from findings(trial)
-        except WeightsUnavailable as error:
-            raise CammsrError(f"encoder {spec.name!r}: {error}") from error
+        found = findings(trial)
+        while (one := _next(found, spec.name)) is not None:
+            yield one
+
+
+def _next(found: Iterator[Finding], name: str) -> Finding | None:
+    """The next finding, None after the last; what an encoder prints goes to stderr."""
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            return next(found, None)
+    except WeightsUnavailable as error:
+        raise CammsrError(f"encoder {name!r}: {error}") from error

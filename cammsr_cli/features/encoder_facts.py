@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -99,7 +101,8 @@ def encoder_facts(spec: EncoderSpec) -> EncoderFacts:
 def _asked(encoder_name: str, encoder: Encoder, name: str) -> Any:
     """An attribute of an encoder; what it raises is told as its fault."""
     try:
-        return getattr(encoder, name, None)
+        with contextlib.redirect_stdout(sys.stderr):  # what an encoder prints is no result
+            return getattr(encoder, name, None)
     except WeightsUnavailable:
         raise
     except Exception as error:  # a stranger's code

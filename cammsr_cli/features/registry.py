@@ -132,7 +132,7 @@ def find_class(name: str) -> tuple[EncoderEntry, Any]:
     if len(claims) > 1:
         raise CammsrError(
             f"encoder {name!r}: {_clash(claims)}",
-            f"keep one of them: pip uninstall {_distribution(claims[-1])}",
+            f"keep one of them: pip uninstall {_spare(claims)}",
         )
     entry, kind = _entry(claims[0], claims)
     if entry.broken is not None:
@@ -211,6 +211,11 @@ def _clash(claims: list[EntryPoint]) -> str:
     """Why a name that several packages claim cannot be used."""
     whose = sorted(f"{_distribution(one)} {_version(one)} ({one.value})" for one in claims)
     return f"the name is claimed by {' and '.join(whose)}"
+
+
+def _spare(claims: list[EntryPoint]) -> str:
+    """One of the packages that claim a name, to uninstall; not the tool itself."""
+    return sorted((_distribution(one) for one in claims), key=lambda name: name == "cammsr")[0]
 
 
 def _loaded(point: EntryPoint) -> tuple[Any, str | None]:

@@ -227,6 +227,7 @@ def _in_another_process(
 
 def _try_here(sender: Any, fresh: bytes, used: bytes, items: list[dict[str, str]]) -> None:
     """In the other process: send what came of the encoder, or what it raised."""
+    sys.stdout = sys.stderr  # results go to stdout; what an encoder prints is none
     try:
         before = {*sys.modules}
         # Pickles that the parent process made a moment ago.

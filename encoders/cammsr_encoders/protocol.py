@@ -50,8 +50,12 @@ class Encoder(Protocol):
 
     Building one and asking for its `fingerprint` must be cheap: the model is loaded by the first
     `encode` or `dim`. It is sent to worker processes for `load`, so it must be picklable; leave a
-    loaded model out of `__getstate__`. Besides what is listed here it may offer
-    `cost(item) -> float`: items of like cost are then batched together.
+    loaded model out of `__getstate__`. Besides what is listed here it may offer:
+
+    - `cost(item) -> float`: items of like cost are then batched together;
+    - `weights`, a string: where its model's weights come from, for people;
+    - `example_items(folder: Path) -> list[dict[str, str]]`: small items to check it with, if it
+      needs others than any text, picture or clip; files go into the folder.
 
     Attributes:
         api: The contract it was written for, `API`; a class attribute.

@@ -30,6 +30,7 @@ class Letters:
     fingerprint = "letters"
 
     def load(self, item):
+        print("loading")
         return item["title"]
 
     def encode(self, samples):
@@ -49,6 +50,7 @@ class Far(Letters):
 class Faulty(Far):
     @property
     def fingerprint(self):
+        print("telling")
         raise RuntimeError("of no use")
 '''
 
@@ -111,6 +113,7 @@ def test_info_of_strangers(cammsr: Callable) -> None:
     assert far["missing"].endswith("no weights here")
     faulty = cammsr("encoders", "info", "faulty")
     assert faulty.code == 1
+    assert faulty.out == ""
     assert "cannot tell its `fingerprint`: RuntimeError: of no use" in faulty.err
 
 

@@ -120,8 +120,9 @@ def test_a_name_claimed_twice_is_an_error_only_when_asked_for(plugins: Path) -> 
 
 def test_the_built_in_encoders_have_no_privilege(plugins: Path) -> None:
     _installed(plugins, "toy-text", "text", GOOD)
-    with pytest.raises(CammsrError, match=r"claimed by cammsr .* and toy-text 1\.0"):
+    with pytest.raises(CammsrError, match=r"claimed by cammsr .* and toy-text 1\.0") as told:
         make_encoder(EncoderSpec("text"))
+    assert told.value.hint == "keep one of them: pip uninstall toy-text"
     assert make_encoder(EncoderSpec("image")).modality == "image"
 
 
