@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from cammsr_encoders.contract import argument_help, options_of
+from cammsr_encoders.options import argument_help, options_of
 from cammsr_encoders.protocol import Encoder, WeightsUnavailable
 
 from cammsr_cli.errors import CammsrError, first_line

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from cammsr_encoders.contract import GIVEN, options_of
+from cammsr_encoders.options import GIVEN, options_of
 from cammsr_encoders.protocol import (
     API,
     ENTRY_POINTS,

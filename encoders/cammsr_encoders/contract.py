@@ -10,7 +10,6 @@ from __future__ import annotations
 import inspect
 import multiprocessing
 import pickle
-import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,13 +19,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cammsr_encoders.options import options_of
 from cammsr_encoders.protocol import API, MODALITY_NAME, BadSample, Encoder, WeightsUnavailable
 
 REFUSALS = (BadSample, ValueError, OSError)
 """What `load` may raise for an item that cannot be used."""
-
-GIVEN = ("device", "precision")
-"""Keywords that every encoder is given, and that are no options of its own."""
 
 # Packages that take a second or more to import, or hold a device once they are.
 _HEAVY = ("torch", "transformers", "sentence_transformers", "timm", "tensorflow", "jax")
@@ -39,60 +36,6 @@ _WORKER_SECONDS = 300
 
 class ContractBroken(AssertionError):  # noqa: N818 - it says what the encoder has done
     """An encoder does not do what is asked of every encoder; the message says what to mend."""
-
-
-@dataclass(frozen=True)
-class EncoderOption:
-    """A keyword of an encoder's constructor, beside `device` and `precision`.
-
-    Attributes:
-        name: The option.
-        default: Its default; `inspect.Parameter.empty` if it must be given.
-        help: What the class's docstring says of it, in one line; empty if nothing.
-    """
-
-    name: str
-    default: object
-    help: str
-
-
-def options_of(kind: Any) -> list[EncoderOption]:
-    """The options that an encoder's constructor names, in its order.
-
-    Args:
-        kind: The class. Help is read from the part "Args:" of its docstring, or its
-            constructor's, as Google style writes it.
-    """
-    told = {**argument_help(getattr(kind, "__init__", None)), **argument_help(kind)}
-    named = [
-        one
-        for one in inspect.signature(kind).parameters.values()
-        if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)
-    ]
-    model = named[0].name if named and named[0].kind is not named[0].KEYWORD_ONLY else "model"
-    return [
-        EncoderOption(one.name, one.default, told.get(one.name, ""))
-        for one in named
-        if one.name not in (model, *GIVEN)
-    ]
-
-
-def argument_help(documented: object) -> dict[str, str]:
-    """What a Google-style docstring says under "Args:", by argument, each in one line."""
-    text = inspect.getdoc(documented) or ""
-    _, _, section = text.partition("\nArgs:\n")
-    told: dict[str, str] = {}
-    name = ""
-    for line in section.splitlines():
-        if line and not line.startswith(" "):
-            break  # the next section
-        begins = re.match(r" {2,4}(\w+)(?: \([^)]*\))?:\s*(.*)", line)
-        if begins:
-            name = begins[1]
-            told[name] = begins[2]
-        elif name and line.strip():
-            told[name] += f" {line.strip()}"
-    return told
 
 
 @dataclass
@@ -127,9 +70,12 @@ class Trial:
 
     def make(self, **other: Any) -> Encoder:
         """A new encoder, with other options if given."""
-        told = {"device": self.device, "precision": "float32", **self.options, **other}
-        made: Encoder = self.kind(self.model, **told)
+        made: Encoder = self.kind(self.model, **{**self._told(), **other})
         return made
+
+    def _told(self) -> dict[str, Any]:
+        """The keywords that the constructor is given."""
+        return {"device": self.device, "precision": "float32", **self.options}
 
     @cached_property
     def encoder(self) -> Encoder:
@@ -159,10 +105,10 @@ class Trial:
     @cached_property
     def elsewhere(self) -> Elsewhere:
         """What a process of its own, as a worker is, makes of the encoder and the items."""
-        fresh = self.make()
+        made_of = self.kind, self.model, self._told()
         _ = self.vectors, self.encoder.dim  # the one that travels has its model loaded
         try:
-            sent = pickle.dumps(fresh), pickle.dumps(self.encoder)
+            sent = pickle.dumps(made_of), pickle.dumps(self.encoder)
         except Exception as error:  # pickle raises anything, and so may a stranger's __getstate__
             raise ContractBroken(
                 f"it cannot be pickled, so it cannot travel to a worker process: {_said(error)}"
@@ -196,7 +142,7 @@ class Elsewhere:
 
 
 def _in_another_process(
-    fresh: bytes, used: bytes, items: list[dict[str, str]]
+    made_of: bytes, used: bytes, items: list[dict[str, str]]
 ) -> tuple[list[str], str, list[Any], NDArray[np.float32]]:
     """What `_try_here` finds in a process that shares nothing with this one.
 
@@ -205,7 +151,7 @@ def _in_another_process(
     """
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_try_here, args=(sender, fresh, used, items), daemon=True)
+    process = context.Process(target=_try_here, args=(sender, made_of, used, items), daemon=True)
     process.start()
     sender.close()
     try:
@@ -225,13 +171,14 @@ def _in_another_process(
     return answer
 
 
-def _try_here(sender: Any, fresh: bytes, used: bytes, items: list[dict[str, str]]) -> None:
+def _try_here(sender: Any, made_of: bytes, used: bytes, items: list[dict[str, str]]) -> None:
     """In the other process: send what came of the encoder, or what it raised."""
     sys.stdout = sys.stderr  # results go to stdout; what an encoder prints is none
     try:
         before = {*sys.modules}
         # Pickles that the parent process made a moment ago.
-        fingerprint = pickle.loads(fresh).fingerprint  # noqa: S301
+        kind, model, told = pickle.loads(made_of)  # noqa: S301
+        fingerprint = kind(model, **told).fingerprint
         heavy = [name for name in _HEAVY if name in {*sys.modules} - before]
         encoder = pickle.loads(used)  # noqa: S301
         samples = [encoder.load(item) for item in items]

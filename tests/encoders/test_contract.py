@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from cammsr_encoders import contract
-from cammsr_encoders.contract import CHECKS, ContractBroken, EncoderOption, Trial, findings
+from cammsr_encoders.contract import CHECKS, ContractBroken, Trial, findings
 from cammsr_encoders.example_items import bad_items, example_items, odd_items
 from cammsr_encoders.protocol import BadSample
 from cammsr_encoders.testing import EncoderContract
@@ -89,9 +89,16 @@ class NoDim(Sound):
 class Heavy(Sound):
     @property
     def fingerprint(self) -> str:
-        import timm  # noqa: F401
+        import torch  # noqa: F401
 
         return super().fingerprint
+
+
+class HeavyToMake(Sound):
+    def __init__(self, *args: Any, **options: Any) -> None:
+        import torch  # noqa: F401
+
+        super().__init__(*args, **options)
 
 
 class Doubles(Sound):
@@ -272,7 +279,8 @@ FAULTS = [
     (BadModality, "says_what_it_is", "'My Modality'"),
     (ListOfFields, "says_what_it_is", "must be a tuple"),
     (NoDim, "says_what_it_is", "`dim` is '2'"),
-    (Heavy, "is_cheap_until_used", "imports torch, timm"),
+    (Heavy, "is_cheap_until_used", "imports torch"),
+    (HeavyToMake, "is_cheap_until_used", "imports torch"),
     (Doubles, "vectors_have_shape_and_type", r"float64 \[4, 2\].*must be float32 \[4, 2\]"),
     (Flat, "vectors_have_shape_and_type", r"float32 \[8\]"),
     (Infinite, "vectors_have_shape_and_type", "NaN or infinity"),
@@ -382,18 +390,6 @@ def test_whatever_an_encoder_raises_is_a_finding(tmp_path: Path) -> None:
     assert len(found) == len(CHECKS)
     assert found["says_what_it_is"] is None
     assert found["takes_an_empty_batch"] == "ZeroDivisionError: no reason"
-
-
-def test_options_are_read_from_the_constructor_and_its_docstring() -> None:
-    assert contract.options_of(Sound) == [
-        EncoderOption("power", 1, "What counts are raised to, on two lines."),
-        EncoderOption("chatty", False, "Changes nothing."),
-    ]
-
-    class Positional:
-        def __init__(self, weights=None, device="cpu", precision="float32", bins=4): ...
-
-    assert contract.options_of(Positional) == [EncoderOption("bins", 4, "")]
 
 
 def test_the_suite_asks_for_every_option(tmp_path: Path) -> None:
