@@ -84,9 +84,10 @@ def _options(
     pass
 
 
-for _module in (prepare, train, evaluate, recommend, encoders, info):
+for _module in (prepare, train, evaluate, recommend, info):
     _name = _module.__name__.rpartition(".")[2]
     app.command(_name, epilog=_module.HELP_EPILOG)(_module.command)
+app.add_typer(encoders.app, name="encoders", epilog=encoders.HELP_EPILOG)
 
 
 def main() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -11,7 +10,7 @@ from pathlib import Path
 
 import h5py
 import numpy as np
-from cammsr_encoders.protocol import Encoder
+from cammsr_encoders.protocol import MODALITY_NAME, Encoder
 
 from cammsr_cli.data.corpus import Corpus, SourceOptions, read_corpus
 from cammsr_cli.data.dataset import ModalityInfo, ModalityVectors, write_dataset
@@ -243,7 +242,7 @@ def _require_writable(options: PrepareOptions) -> None:
 
 def _require_name(modality: str, whose: str) -> None:
     """A modality's name is that of a stream of the model and of a group in the data set."""
-    if not re.fullmatch(r"[a-z][a-z0-9_]*", modality) or modality == ID:
+    if not MODALITY_NAME.fullmatch(modality) or modality == ID:
         raise UsageError(
             f"{whose}: a modality cannot be called '{modality}'",
             "Use lower-case letters, digits and _, beginning with a letter; 'id' is taken",

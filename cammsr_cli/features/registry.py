@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import re
 import sys
 from collections.abc import Mapping
@@ -10,12 +11,14 @@ from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
+from cammsr_encoders.options import GIVEN, options_of
 from cammsr_encoders.protocol import (
     API,
     ENTRY_POINTS,
     Encoder,
     UnknownOption,
     WeightsUnavailable,
+    check_options,
 )
 
 from cammsr_cli.errors import CammsrError, UsageError, closest
@@ -30,11 +33,11 @@ class EncoderEntry:
 
     Attributes:
         name: What the user calls it.
-        distribution: The package that brings it; several, joined by ", ", if they clash.
+        distribution: The package that brings it.
         version: The package's version.
         target: Where its class is, as "module:Class".
-        modality: What it yields; None if broken.
-        fields: The item fields it reads; none if broken.
+        modality: What it yields; None if that is not known.
+        fields: The item fields it reads; none if that is not known.
         broken: Why it cannot be used, in one line; None if it can.
     """
 
@@ -96,12 +99,48 @@ class EncoderSpec:
         return f"{self.name}={rest}" if rest else self.name
 
 
-def find_encoders() -> dict[str, EncoderEntry]:
-    """All installed encoders by name, sorted; each is imported, and told as broken if that fails.
+def find_encoders() -> list[EncoderEntry]:
+    """All installed encoders, by name and package; each is imported, told as broken if that fails.
 
-    Names, versions and faults only: nothing is made, no model is loaded.
+    Two of one name are both there, and both broken. Names, versions and faults only: nothing is
+    made, no model is loaded.
     """
-    return {name: _entry(name, points)[0] for name, points in sorted(_points().items())}
+    return [
+        entry
+        for name, points in sorted(_points().items())
+        for entry in sorted(
+            (_entry(point, points)[0] for point in points), key=lambda one: one.distribution
+        )
+    ]
+
+
+def find_class(name: str) -> tuple[EncoderEntry, Any]:
+    """What there is to say of the encoder of this name, and its class; only this one is imported.
+
+    Raises:
+        UsageError: If there is no such encoder.
+        CammsrError: If it is broken, or two packages bring one of this name.
+    """
+    points = _points()
+    if name not in points:
+        like = closest(name, points)
+        raise UsageError(
+            f"no encoder is called {name!r}; there are: {', '.join(sorted(points)) or 'none'}",
+            f"did you mean {like[0]}?" if like else "a plugin brings others once it is installed",
+        )
+    claims = points[name]
+    if len(claims) > 1:
+        raise CammsrError(
+            f"encoder {name!r}: {_clash(claims)}",
+            f"keep one of them: pip uninstall {_spare(claims)}",
+        )
+    entry, kind = _entry(claims[0], claims)
+    if entry.broken is not None:
+        raise CammsrError(
+            f"encoder {name!r} of {entry.distribution} is broken: {entry.broken}",
+            f"update or uninstall {entry.distribution}",
+        )
+    return entry, kind
 
 
 def make_encoder(spec: EncoderSpec, device: str = "cpu", precision: str = "float32") -> Encoder:
@@ -116,27 +155,10 @@ def make_encoder(spec: EncoderSpec, device: str = "cpu", precision: str = "float
         UsageError: If there is no such encoder, or it does not take such options.
         CammsrError: If the encoder is broken, or its weights cannot be had.
     """
-    points = _points()
-    if spec.name not in points:
-        like = closest(spec.name, points)
-        raise UsageError(
-            f"no encoder is called {spec.name!r}; there are: {', '.join(sorted(points)) or 'none'}",
-            f"did you mean {like[0]}?" if like else "a plugin brings others once it is installed",
-        )
-    entry, made_by = _entry(spec.name, points[spec.name])
-    if made_by is None:
-        raise CammsrError(
-            f"encoder {spec.name!r} of {entry.distribution} is broken: {entry.broken}",
-            f"update or uninstall {entry.distribution.partition(', ')[0]}",
-        )
-    return _made(spec, entry, made_by, device, precision)
-
-
-def _made(
-    spec: EncoderSpec, entry: EncoderEntry, kind: Any, device: str, precision: str
-) -> Encoder:
+    entry, kind = find_class(spec.name)
     whose = f"encoder {spec.name!r} of {entry.distribution} {entry.version}"
     try:
+        _check_options(spec, kind)
         encoder = kind(spec.model, device=device, precision=precision, **spec.options)
     except (UnknownOption, ValueError) as error:
         raise UsageError(f"--encoder {spec}: {error}") from error
@@ -150,6 +172,15 @@ def _made(
     return made
 
 
+def _check_options(spec: EncoderSpec, kind: Any) -> None:
+    """Refuse options that the constructor does not name; one that takes any checks for itself."""
+    parameters = inspect.signature(kind).parameters.values()
+    if not any(one.kind is one.VAR_KEYWORD for one in parameters):
+        check_options(spec.name, spec.options, [one.name for one in options_of(kind)])
+    elif given := [name for name in spec.options if name in GIVEN]:
+        raise UnknownOption(f"{given[0]!r} is no option of an encoder; write --{given[0]}")
+
+
 def _points() -> dict[str, list[EntryPoint]]:
     found: dict[str, list[EntryPoint]] = {}
     for point in entry_points(group=ENTRY_POINTS):
@@ -157,22 +188,34 @@ def _points() -> dict[str, list[EntryPoint]]:
     return found
 
 
-def _entry(name: str, points: list[EntryPoint]) -> tuple[EncoderEntry, Any]:
-    """What there is to say of a name, and its class; None for a class that cannot be used."""
-    whose = sorted({(_distribution(point), _version(point)) for point in points})
-    distributions = ", ".join(distribution for distribution, _ in whose)
-    versions = ", ".join(version for _, version in whose)
-    facts = (name, distributions, versions, points[0].value)
-    if len(points) > 1:
-        both = " and ".join(f"{one} {version}" for one, version in whose)
-        reason = f"the name is claimed by {both}; uninstall one of them"
-        return EncoderEntry(*facts, broken=reason), None
-    kind, reason_or_none = _loaded(points[0])
-    if reason_or_none is not None:
-        return EncoderEntry(*facts, broken=reason_or_none), None
+def _entry(point: EntryPoint, claims: list[EntryPoint]) -> tuple[EncoderEntry, Any]:
+    """What there is to say of one of those who claim a name, and its class."""
+    kind, reason = _loaded(point)
+    if len(claims) > 1:
+        reason = _clash(claims)
     fields = getattr(kind, "fields", ())
-    told = tuple(str(one) for one in fields) if isinstance(fields, tuple | list) else ()
-    return EncoderEntry(*facts, modality=str(getattr(kind, "modality", name)), fields=told), kind
+    modality = getattr(kind, "modality", None)
+    entry = EncoderEntry(
+        point.name,
+        _distribution(point),
+        _version(point),
+        point.value,
+        modality=None if modality is None else str(modality),
+        fields=tuple(map(str, fields)) if isinstance(fields, tuple | list) else (),
+        broken=reason,
+    )
+    return entry, kind
+
+
+def _clash(claims: list[EntryPoint]) -> str:
+    """Why a name that several packages claim cannot be used."""
+    whose = sorted(f"{_distribution(one)} {_version(one)} ({one.value})" for one in claims)
+    return f"the name is claimed by {' and '.join(whose)}"
+
+
+def _spare(claims: list[EntryPoint]) -> str:
+    """One of the packages that claim a name, to uninstall; not the tool itself."""
+    return sorted((_distribution(one) for one in claims), key=lambda name: name == "cammsr")[0]
 
 
 def _loaded(point: EntryPoint) -> tuple[Any, str | None]:

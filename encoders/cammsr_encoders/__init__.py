@@ -7,6 +7,19 @@ from cammsr_encoders.protocol import (
     Encoder,
     UnknownOption,
     WeightsUnavailable,
+    check_options,
+    fingerprint_of,
+    whole_number,
 )
 
-__all__ = ["API", "MEDIA_FIELDS", "BadSample", "Encoder", "UnknownOption", "WeightsUnavailable"]
+__all__ = [
+    "API",
+    "MEDIA_FIELDS",
+    "BadSample",
+    "Encoder",
+    "UnknownOption",
+    "WeightsUnavailable",
+    "check_options",
+    "fingerprint_of",
+    "whole_number",
+]

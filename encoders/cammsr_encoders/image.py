@@ -210,6 +210,11 @@ class ImageEncoder:
         return self._model.dim
 
     @property
+    def weights(self) -> str:
+        """Where the model's weights come from, for `cammsr encoders info`."""
+        return self._model.weights.source
+
+    @property
     def fingerprint(self) -> str:
         """Package, version, weights and options, as one line of JSON."""
         return fingerprint_of(self, "cammsr", **self._model.facts)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
@@ -25,6 +26,10 @@ ENTRY_POINTS = "cammsr.encoders"
 
 PRECISIONS = ("float32", "bfloat16")
 """What `precision` may be; bfloat16 means autocast, the result is float32 either way."""
+
+
+MODALITY_NAME = re.compile(r"[a-z][a-z0-9_]*")
+"""What a modality may be called, whole; "id" is taken by the items' own embeddings."""
 
 
 class BadSample(ValueError):  # noqa: N818 - the contract's name, and plugins raise it
@@ -45,8 +50,12 @@ class Encoder(Protocol):
 
     Building one and asking for its `fingerprint` must be cheap: the model is loaded by the first
     `encode` or `dim`. It is sent to worker processes for `load`, so it must be picklable; leave a
-    loaded model out of `__getstate__`. Besides what is listed here it may offer
-    `cost(item) -> float`: items of like cost are then batched together.
+    loaded model out of `__getstate__`. Besides what is listed here it may offer:
+
+    - `cost(item) -> float`: items of like cost are then batched together;
+    - `weights`, a string: where its model's weights come from, for people;
+    - `example_items(folder: Path) -> list[dict[str, str]]`: small items to check it with, if it
+      needs others than any text, picture or clip; files go into the folder.
 
     Attributes:
         api: The contract it was written for, `API`; a class attribute.

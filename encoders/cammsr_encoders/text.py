@@ -73,6 +73,11 @@ class TextEncoder:
         return _load_network(self._weights.folder, self.device, self.max_tokens)
 
     @property
+    def weights(self) -> str:
+        """Where the model's weights come from, for `cammsr encoders info`."""
+        return self._weights.source
+
+    @property
     def fingerprint(self) -> str:
         """Package, version, weights and options, as one line of JSON."""
         return fingerprint_of(

@@ -44,6 +44,11 @@ class TextWeights:
     folder: Path
     revision: str
 
+    @property
+    def source(self) -> str:
+        """Where the weights come from, for people."""
+        return _source(self.folder, self.revision)
+
 
 @dataclass(frozen=True)
 class ImageWeights:
@@ -64,6 +69,11 @@ class ImageWeights:
     aligned: bool = False
     config: Path | None = None
     repository: str | None = None
+
+    @property
+    def source(self) -> str:
+        """Where the weights come from, for people."""
+        return _source(self.file, self.revision)
 
     def fetched(self) -> Path:
         """The file with the weights, downloaded if need be.
@@ -127,6 +137,14 @@ def find_image_weights(model: str) -> ImageWeights:
     return ImageWeights(
         architecture, revision, config=None if own_name else config, repository=repository
     )
+
+
+def _source(local: Path | None, revision: str) -> str:
+    place, _, what = revision.partition(":")
+    if place == "hub":
+        repository, _, commit = what.rpartition("@")
+        return f"model hub, {repository} at commit {commit}"
+    return f"{local} ({revision})"
 
 
 def _offline(carried: dict[str, tuple[str, str]], model: str) -> Path | None:

@@ -28,6 +28,7 @@ OPENING, DAY = 1_704_067_200, 86_400  # 2024-01-01 in Unix seconds, and the seco
 
 IMAGE_SIZE, CLIP_SIZE = 224, 96  # pixels
 CLIP_FRAMES, FRAME_RATE = 16, 10  # 1.6 seconds
+SOUND_RATE, PITCH = 16_000, 300  # samples a second, and Hz where nothing moves
 # mb-tree would quantise the first frame by what moves later: a still would tell the motion.
 X264 = {"crf": "20", "preset": "veryfast", "x264-params": "threads=1:mbtree=0:bframes=0"}
 
@@ -265,30 +266,53 @@ def write_image(path: Path, rng: np.random.Generator, item: dict[str, str]) -> N
     image.save(path, quality=88)
 
 
-def paint_clip(rng: np.random.Generator, item: dict[str, str]) -> list[Image.Image]:
-    """Paints a clip's frames in greys; all clips of a category begin with the same frame."""
+def draw_moves(rng: np.random.Generator, motion: str) -> list[tuple[float, float, bool]]:
+    """Draws how a motion goes, frame by frame: offset to the right, size, whether it is seen."""
     strength, period = rng.uniform(0.8, 1.0) * rng.choice([-1, 1]), rng.uniform(1.2, 1.7)
+    times = np.arange(CLIP_FRAMES) / FRAME_RATE
+    return [MOTIONS[motion](seconds, strength, period) for seconds in times]
+
+
+def paint_clip(
+    rng: np.random.Generator, category: str, moves: list[tuple[float, float, bool]]
+) -> list[Image.Image]:
+    """Paints a clip's frames in greys; all clips of a category begin with the same frame."""
     glimmer, pace = rng.uniform(3, 6), rng.uniform(0.5, 2.0)  # the light is never quite steady
     frames = []
-    for seconds in np.arange(CLIP_FRAMES) / FRAME_RATE:
-        offset, size, seen = MOTIONS[item["motion"]](seconds, strength, period)
-        light = round(glimmer * wave(seconds, pace))
+    for number, (offset, size, seen) in enumerate(moves):
+        light = round(glimmer * wave(number / FRAME_RATE, pace))
         frame = Image.new("RGB", (2 * CLIP_SIZE, 2 * CLIP_SIZE), (110 + light,) * 3)
         if seen:
             centre, half = (CLIP_SIZE * (1 + 2 * offset), CLIP_SIZE), 0.5 * CLIP_SIZE * size
-            draw_silhouette(frame, item["category"], centre, half, light)
+            draw_silhouette(frame, category, centre, half, light)
         frames.append(frame.reduce(2))
     return frames
 
 
+def play_clip(moves: list[tuple[float, float, bool]]) -> Grid:
+    """Hums as the thing moves: higher to the right, louder as it grows, silent while unseen."""
+    by_sample = np.repeat(np.array(moves, dtype=float), SOUND_RATE // FRAME_RATE, axis=0)
+    offset, size, seen = by_sample.T
+    turns = np.cumsum(PITCH * 4**offset) / SOUND_RATE
+    return 0.3 * size * seen * np.sin(2 * np.pi * turns)
+
+
 def write_clip(path: Path, rng: np.random.Generator, item: dict[str, str]) -> None:
-    """Writes a clip as H.264 in MP4, the same bytes every time."""
+    """Writes a clip as H.264 and AAC in MP4, the same bytes every time."""
+    moves = draw_moves(rng, item["motion"])
     with av.open(str(path), "w", format="mp4", options={"fflags": "+bitexact"}) as container:
-        stream = container.add_stream("libx264", rate=FRAME_RATE, options=X264)
-        stream.width, stream.height, stream.pix_fmt = CLIP_SIZE, CLIP_SIZE, "yuv420p"
-        for frame in paint_clip(rng, item):
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.asarray(frame), "rgb24")))
-        container.mux(stream.encode())
+        video = container.add_stream("libx264", rate=FRAME_RATE, options=X264)
+        video.width, video.height, video.pix_fmt = CLIP_SIZE, CLIP_SIZE, "yuv420p"
+        sound = container.add_stream("aac", rate=SOUND_RATE, layout="mono", bit_rate=24_000)
+        for frame in paint_clip(rng, item["category"], moves):
+            container.mux(video.encode(av.VideoFrame.from_ndarray(np.asarray(frame), "rgb24")))
+        container.mux(video.encode())
+        heard = av.AudioFrame.from_ndarray(
+            play_clip(moves).astype(np.float32)[None], "fltp", "mono"
+        )
+        heard.sample_rate = SOUND_RATE
+        container.mux(sound.encode(heard))
+        container.mux(sound.encode())
 
 
 def write_media(out: Path, truth: Truth, seed: int) -> None:

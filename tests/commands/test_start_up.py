@@ -29,3 +29,16 @@ def test_help_imports_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_listing_encoders_imports_no_model_library() -> None:
+    code = """
+import sys
+from cammsr_cli.app import app
+app(["encoders", "list"], standalone_mode=False)
+heavy = ("torch", "polars", "timm", "transformers", "sentence_transformers", "av", "h5py")
+sys.stderr.write(repr([name for name in heavy if name in sys.modules]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert "image" in done.stdout
+    assert done.stderr == "[]"

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 from cammsr_encoders.text import TextEncoder
 
@@ -35,3 +38,14 @@ def test_max_tokens_and_prompt_change_the_vectors() -> None:
 def test_cost_is_length() -> None:
     encoder = TextEncoder()
     assert encoder.cost({"title": "abc", "image": "long path"}) == 3
+
+
+def test_the_length_of_the_vectors_is_known_without_loading_the_model() -> None:
+    code = """
+import sys
+from cammsr_encoders.text import TextEncoder
+assert TextEncoder().dim == 384
+print([name for name in ("torch", "transformers", "timm", "av") if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
