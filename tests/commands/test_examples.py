@@ -10,7 +10,7 @@ from types import ModuleType
 
 import pytest
 
-COMMANDS = ("prepare", "train", "evaluate", "recommend", "encoders", "info")
+COMMANDS = ("prepare", "train", "tune", "evaluate", "recommend", "encoders", "info")
 
 
 @pytest.fixture(scope="module")
@@ -49,8 +49,10 @@ def test_example_runs(
     assert tool == "cammsr"
     if arguments[0] in ("prepare", "train"):
         arguments.append("--force")  # the names exist by now
-    if arguments[0] == "train":
+    if arguments[0] in ("train", "tune"):
         arguments += ["--set", "training.epochs=1"]
+    if arguments[0] == "tune":
+        arguments += ["--trials", "1"]
     before = {path.name for path in workplace.iterdir()}
     answer = cammsr(*arguments)
     assert answer.code == 0, answer.err

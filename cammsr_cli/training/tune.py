@@ -1,0 +1,297 @@
+"""A search for good settings: what `cammsr tune` does. Only the validation split is looked at."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from cammsr_cli.config import Config, described
+from cammsr_cli.data.dataset import DataSet
+from cammsr_cli.errors import CammsrError, UsageError, closest
+from cammsr_cli.files import written_whole
+from cammsr_cli.training.distributed import World
+from cammsr_cli.training.loop import EpochReport
+from cammsr_cli.training.train import Listener, train
+
+if TYPE_CHECKING:
+    import optuna
+
+DEFAULT_SEARCH = (
+    "training.learning_rate=0.0003..0.003",
+    "model.dropout=0.1..0.6",
+    "model.id_dropout=0.0..0.5",
+    "model.length=50,100,200",
+    "training.batch_size=32,64,128,256,512",
+    "training.category_weight=0.01..1.0",
+)
+"""What is searched unless told otherwise."""
+
+JOURNAL = "trials.log"
+
+
+@dataclass(frozen=True)
+class Range:
+    """Values of one setting.
+
+    Attributes:
+        name: "section.key".
+        low: Least value of a range; None for a choice.
+        high: Largest value.
+        choices: What to choose from; empty for a range.
+    """
+
+    name: str
+    low: float | None
+    high: float | None
+    choices: tuple[Any, ...] = ()
+
+    @staticmethod
+    def parse(text: str) -> Range:
+        """Read "section.key=low..high" or "section.key=a,b,c".
+
+        Raises:
+            UsageError: It is neither, or there is no such setting.
+        """
+        name, _, values = text.partition("=")
+        known = [setting for setting, _, _ in described()]
+        if name not in known:
+            near = closest(name, known, 1)
+            advice = f"did you mean {near[0]}?" if near else "see: cammsr train --list-settings"
+            raise UsageError(f"cannot search '{text}': there is no setting '{name}' ({advice})")
+        if ".." in values:
+            ends = [_number(end) for end in values.split("..", 1)]
+            if None in ends or not ends[0] < ends[1]:
+                raise UsageError(f"cannot search '{text}': write low..high, as 0.1..0.6")
+            return Range(name, *ends)
+        choices = tuple(yaml.safe_load(one) for one in values.split(",") if one.strip())
+        if len(choices) < 2:
+            raise UsageError(f"cannot search '{text}': write low..high, or two values and more")
+        return Range(name, None, None, choices)
+
+    @property
+    def ends(self) -> tuple[Any, Any]:
+        """The least and the largest, or the first and the last choice."""
+        return (self.choices[0], self.choices[-1]) if self.choices else (self.low, self.high)
+
+    def suggest(self, trial: optuna.Trial) -> Any:
+        """A value; over a range of a factor of ten or more, of its logarithm."""
+        if self.low is None or self.high is None:
+            return trial.suggest_categorical(self.name, self.choices)
+        log = self.low > 0 and self.high >= 10 * self.low
+        if isinstance(self.low, int) and isinstance(self.high, int):
+            return trial.suggest_int(self.name, self.low, self.high, log=log)
+        return trial.suggest_float(self.name, self.low, self.high, log=log)
+
+
+def _number(text: str) -> Any:
+    value = yaml.safe_load(text)
+    if isinstance(value, str):  # YAML takes 1e-3 for a word
+        try:
+            return float(value)
+        except ValueError:
+            return None
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One training of the search.
+
+    Attributes:
+        number: From 0.
+        ndcg: Best validation NDCG@10; None if it was given up or failed.
+        state: "done", "given up" or "failed".
+        settings: The values that were tried.
+    """
+
+    number: int
+    ndcg: float | None
+    state: str
+    settings: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search has found so far.
+
+    Attributes:
+        best: The best trial.
+        trials: All, best first; those without a figure last.
+        settings: File with the best settings, for `cammsr train --config`.
+        run: The best trial's run folder.
+    """
+
+    best: Trial
+    trials: list[Trial]
+    settings: Path
+    run: Path
+
+
+def tune(
+    data: Path,
+    out: Path,
+    settings: Callable[[Sequence[str]], Config],
+    search: Sequence[Range],
+    *,
+    preset: str,
+    trials: int,
+    minutes: float | None,
+    world: World,
+    note: Callable[[str], None],
+) -> Found:
+    """Train with one set of values after another, each chosen by what the others gave.
+
+    Values come from a tree-structured Parzen estimator (Bergstra et al., NeurIPS 2011); a training
+    that is worse than the median of the others at the same epoch is given up. `out` keeps the log
+    of all trials: a search that was stopped goes on with it, and does as many trials as are
+    lacking.
+
+    Args:
+        data: The data set.
+        out: Folder of the search.
+        settings: Assignments "section.key=value" to all settings.
+        search: What to search.
+        preset: Name of the starting point, for the run folders.
+        trials: How many trials there are to be, earlier ones counted.
+        minutes: Begin no trial after so long; None for no limit.
+        world: Where to train; one process.
+        note: Told, in words, how it goes.
+
+    Raises:
+        CammsrError: The extra `tune` is not installed, no trial came to an end, or the folder
+            holds a search of another data set.
+        UsageError: `out` holds something else.
+    """
+    if find_spec("optuna") is None:
+        raise CammsrError(
+            "'cammsr tune' needs optuna, which is not installed",
+            "Install it: pip install 'cammsr[tune]'",
+        )
+    if world.size > 1:
+        raise UsageError("'cammsr tune' trains in one process: start it without torchrun")
+    for end in range(2):  # faults are told before anything is made
+        settings([f"{one.name}={one.ends[end]}" for one in search])
+    study = _study(out, DataSet(data).content, settings([]).training.seed)
+    began = time.monotonic()
+    while len(_finished(study)) < trials:
+        if minutes is not None and time.monotonic() - began > minutes * 60:
+            note(f"{minutes:g} minutes are over")
+            break
+        trial = study.ask()
+        values = {one.name: one.suggest(trial) for one in search}
+        words = " ".join(f"{name}={value:.3g}" if isinstance(value, float) else f"{name}={value}"
+                         for name, value in values.items())  # fmt: skip
+        note(f"trial {trial.number}: {words}")
+        config = settings([f"{name}={value}" for name, value in values.items()])
+        _run(study, trial, data, out, config, preset, world, note)
+    return _found(study, out)
+
+
+def _study(out: Path, content: str, seed: int) -> optuna.Study:
+    """The search in the folder, begun or gone on with."""
+    import optuna
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    journal = out / JOURNAL
+    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not journal.is_file())):
+        raise UsageError(
+            f"{out} is there already and holds no search", "Choose another folder: --out FOLDER"
+        )
+    out.mkdir(parents=True, exist_ok=True)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(
+        storage=JournalStorage(JournalFileBackend(str(journal))),
+        study_name="cammsr",
+        direction="maximize",
+        load_if_exists=True,
+        sampler=optuna.samplers.TPESampler(seed=seed),
+        pruner=optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=5),
+    )
+    if study.user_attrs.setdefault("content", content) != content:
+        raise CammsrError(
+            f"the search in {out} is of another data set", "Choose another folder: --out FOLDER"
+        )
+    study.set_user_attr("content", content)
+    for trial in study.get_trials(states=(optuna.trial.TrialState.RUNNING,)):
+        study.tell(trial.number, state=optuna.trial.TrialState.FAIL)  # it was killed
+    return study
+
+
+def _finished(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
+    import optuna
+
+    states = optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED
+    return study.get_trials(deepcopy=False, states=states)
+
+
+def _run(
+    study: optuna.Study,
+    trial: optuna.Trial,
+    data: Path,
+    out: Path,
+    config: Config,
+    preset: str,
+    world: World,
+    note: Callable[[str], None],
+) -> None:
+    """Train one trial and tell the study; of all run folders only the best trial's is kept."""
+    import optuna
+
+    folder = _folder(out, trial.number)
+    shutil.rmtree(folder, ignore_errors=True)
+
+    def epoch(report: EpochReport) -> None:
+        trial.report(report.ndcg, report.epoch)
+        if trial.should_prune():
+            raise optuna.TrialPruned
+
+    listener = Listener(lambda _: None, epoch, lambda _: None, note)
+    try:
+        outcome = train(data, folder, config, preset=preset, world=world, listener=listener)
+    except optuna.TrialPruned:
+        study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+        note(f"trial {trial.number}: given up, worse than most at this epoch")
+    else:
+        study.tell(trial, outcome.best_ndcg)
+        note(f"trial {trial.number}: NDCG@10 {outcome.best_ndcg:.4f}")
+    best = _folder(out, study.best_trial.number) if _complete(study) else None
+    for other in out.glob("trial-*"):
+        if other != best:
+            shutil.rmtree(other)
+
+
+def _complete(study: optuna.Study) -> bool:
+    return any(trial.value is not None for trial in _finished(study))
+
+
+def _folder(out: Path, number: int) -> Path:
+    return out / f"trial-{number}"
+
+
+def _found(study: optuna.Study, out: Path) -> Found:
+    if not _complete(study):
+        raise CammsrError(f"no trial of the search in {out} has come to an end", "Give it longer")
+    names = {"COMPLETE": "done", "PRUNED": "given up", "FAIL": "failed"}
+    trials = [
+        Trial(
+            one.number,
+            one.value if one.state.name == "COMPLETE" else None,
+            names.get(one.state.name, one.state.name.lower()),
+            one.params,
+        )
+        for one in study.get_trials(deepcopy=False)
+    ]
+    trials.sort(key=lambda one: -1.0 if one.ndcg is None else one.ndcg, reverse=True)
+    run = _folder(out, trials[0].number)
+    settings = out / "best.yaml"
+    with written_whole(settings) as partial:
+        shutil.copyfile(run / "config.yaml", partial)
+    return Found(trials[0], trials, settings, run)

@@ -1,0 +1,150 @@
+"""A search for settings: it finds, goes on, gives up, and says what is wrong."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import optuna
+import pytest
+import yaml
+
+from cammsr_cli.errors import UsageError
+from cammsr_cli.training.tune import Range
+from toy_data import write_toy_data
+
+SMALL = ["--set", "model.width=16", "--set", "model.layers=1", "--set", "training.epochs=3"]
+SEARCH = ["--search", "training.learning_rate=0.000001..0.01", "--search", "model.length=4,8"]
+
+
+def test_a_search_finds_goes_on_and_gives_settings_to_train_with(
+    toy_data: Path, tmp_path: Path, cammsr: Callable
+) -> None:
+    out = tmp_path / "my search"
+    arguments = ["tune", toy_data, "--out", out, *SMALL, *SEARCH, "--json"]
+    answer = cammsr(*arguments, "--trials", "3")
+    assert answer.code == 0, answer.err
+    found = json.loads(answer.out)
+    assert [one["state"] for one in found["trials"]] == ["done"] * 3
+    figures = [one["ndcg"] for one in found["trials"]]
+    assert figures == sorted(figures, reverse=True)
+    assert found["best"] == found["trials"][0]
+    for one in found["trials"]:
+        assert set(one["settings"]) == {"training.learning_rate", "model.length"}
+        assert 1e-6 <= one["settings"]["training.learning_rate"] <= 0.01
+        assert one["settings"]["model.length"] in (4, 8)
+
+    # It goes on: one trial more, the others are known.
+    again = json.loads(cammsr(*arguments, "--trials", "4").out)
+    assert len(again["trials"]) == 4
+    assert [t for t in again["trials"] if t["number"] < 3] == found["trials"]
+    # Nothing is left to do.
+    assert json.loads(cammsr(*arguments, "--trials", "4").out) == again
+
+    # The best run alone is kept, and its settings are those of the best trial.
+    best = again["best"]
+    assert {path.name for path in out.iterdir()} == {
+        "trials.log",
+        "best.yaml",
+        f"trial-{best['number']}",
+    }
+    settings = yaml.safe_load((out / "best.yaml").read_text())
+    assert settings["model"]["length"] == best["settings"]["model.length"]
+    assert settings["training"]["learning_rate"] == best["settings"]["training.learning_rate"]
+    assert settings["model"]["width"] == 16
+    trained = cammsr("train", toy_data, "--out", tmp_path / "run", "--config", again["settings"])
+    assert trained.code == 0, trained.err
+    assert f"{best['ndcg']:.4f}" in trained.out
+
+
+def test_a_trial_that_was_killed_is_counted_as_failed(
+    toy_data: Path, tmp_path: Path, cammsr: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ["tune", toy_data, "--out", tmp_path / "search", *SMALL, *SEARCH, "--json"]
+    with monkeypatch.context() as patch:
+        patch.setattr("cammsr_cli.training.tune.train", _interrupted)
+        assert cammsr(*arguments, "--trials", "1").code == 130
+    found = json.loads(cammsr(*arguments, "--trials", "1").out)
+    assert [one["state"] for one in found["trials"]] == ["done", "failed"]
+
+
+def _interrupted(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_training_worse_than_most_is_given_up(
+    toy_data: Path, tmp_path: Path, cammsr: Callable
+) -> None:
+    """After five good trainings, one that learns nothing."""
+    out = tmp_path / "search"
+    given = ["tune", toy_data, "--out", out, *SMALL, "--set", "training.epochs=12", "--json"]
+    rates = "training.learning_rate=0.0101,0.0102"
+    assert cammsr(*given, "--search", rates, "--trials", "5").code == 0
+    # Optuna keeps to the choices of a study: the next is asked for by hand.
+    storage = optuna.storages.JournalStorage(
+        optuna.storages.journal.JournalFileBackend(str(out / "trials.log"))
+    )
+    study = optuna.load_study(study_name="cammsr", storage=storage)
+    trained = study.trials[0].intermediate_values
+    assert len(trained) == 12
+    study.enqueue_trial({"model.length": 4})
+    answer = cammsr(
+        *given, "--set", "training.learning_rate=1e-9", "--search", "model.length=4,8",
+        "--trials", "6",
+    )  # fmt: skip
+    assert answer.code == 0, answer.err
+    last = json.loads(answer.out)["trials"][-1]
+    assert (last["number"], last["state"], last["ndcg"]) == (5, "given up", None)
+    assert "given up" in answer.err
+
+
+@pytest.mark.parametrize(
+    ("search", "said"),
+    [
+        ("model.widht=1..2", "did you mean model.width?"),
+        ("nothing", "there is no setting"),
+        ("model.dropout=0.6..0.1", "low..high"),
+        ("model.dropout=a..b", "low..high"),
+        ("model.dropout=0.3", "two values"),
+        ("model.dropout=", "two values"),
+    ],
+)
+def test_a_search_that_cannot_be_is_refused(search: str, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        Range.parse(search)
+
+
+def test_values_are_read_as_settings_are() -> None:
+    assert Range.parse("training.learning_rate=1e-4..1e-2") == Range(
+        "training.learning_rate", 1e-4, 1e-2
+    )
+    assert Range.parse("model.norm=dyt,layernorm").choices == ("dyt", "layernorm")
+    assert Range.parse("model.time=true,false").choices == (True, False)
+    assert Range.parse("model.width=32,64").choices == (32, 64)
+
+
+def test_wrong_usage_is_told_and_nothing_is_lost(
+    toy_data: Path, tmp_path: Path, cammsr: Callable
+) -> None:
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "thesis.txt").write_text("mine")
+    answer = cammsr("tune", toy_data, "--out", mine)
+    assert answer.code == 2
+    assert "holds no search" in answer.err
+    assert [path.name for path in mine.iterdir()] == ["thesis.txt"]
+
+    # A value outside a setting's bounds is found before anything is trained.
+    answer = cammsr(
+        "tune", toy_data, "--out", tmp_path / "new", "--search", "model.dropout=-1.0..0.5"
+    )
+    assert answer.code == 2
+    assert "model.dropout" in answer.err
+
+    search = ["--out", tmp_path / "search", "--trials", "1", *SMALL, *SEARCH]
+    assert cammsr("tune", toy_data, *search).code == 0
+    other = write_toy_data(tmp_path / "other.h5", seed=5)
+    answer = cammsr("tune", other, *search)
+    assert answer.code == 1
+    assert "of another data set" in answer.err
