@@ -13,7 +13,7 @@ _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(
     [
         *("cammsr_cli.commands.train", "cammsr_cli.training.train"),
-        *("cammsr_cli.commands.prepare", "cammsr_cli.features.prepare", "cammsr_encoders.image"),
+        *("cammsr_cli.commands.prepare", "cammsr_cli.features.prepare", "cammsr_encoders.image", "timm"),
     ]
 )
 
