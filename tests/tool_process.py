@@ -13,7 +13,12 @@ _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(
     [
         *("cammsr_cli.commands.train", "cammsr_cli.training.train"),
-        *("cammsr_cli.commands.prepare", "cammsr_cli.features.prepare", "cammsr_encoders.image", "timm"),
+        *(
+            "cammsr_cli.commands.prepare",
+            "cammsr_cli.features.prepare",
+            "cammsr_encoders.image",
+            "timm",
+        ),
     ]
 )
 

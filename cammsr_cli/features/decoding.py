@@ -106,9 +106,11 @@ class _Pool:
 
     def results(self, ahead: int) -> Iterator[Any]:
         for wanted in range(len(self.samples)):
+            end = min(len(self.samples), wanted + ahead)
+            self._give(end)
             while wanted not in self.ready:
-                self._give(min(len(self.samples), wanted + ahead))
                 self._receive()
+                self._give(end)
             yield self.ready.pop(wanted)
 
     def close(self) -> None:
