@@ -403,7 +403,12 @@ def _status(status: int) -> str:
 def _header(response: httpcore2.Response, name: bytes) -> str | None:
     """A header's value; the last, if it is given more than once."""
     values = [value for one, value in response.headers if one.lower() == name]
-    return values[-1].decode("latin-1") if values else None
+    if not values:
+        return None
+    try:
+        return values[-1].decode("utf-8")
+    except UnicodeDecodeError:
+        return values[-1].decode("latin-1")
 
 
 def _retry_after(value: str | None) -> float | None:

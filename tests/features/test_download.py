@@ -390,7 +390,7 @@ def test_a_redirect_within_the_host_is_followed(server: WebServer, cache: MediaC
     server.answers["/x.jpg"] = status(
         301, Location="../media/é y.jpg?v=1".encode().decode("latin1")
     )
-    server.answers["/media/%C3%83%C2%A9%20y.jpg?v=1"] = sends(JPEG)
+    server.answers["/media/%C3%A9%20y.jpg?v=1"] = sends(JPEG)
     assert isinstance(_one(server, cache), Path)
 
 
