@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
+import threading
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
-from conftest import start
+from conftest import Answer, start
+from PIL import Image
 from tool_process import start_quickly
 from toy_data import write_toy_data
+from web_server import WebServer, in_turn, sends, status, web_server
 
 from cammsr_cli.files import sha256_of
 from cammsr_cli.training.checkpoints import CHECKSUMS
@@ -93,6 +99,143 @@ def test_killed_prepare_goes_on_where_it_was(
     out, err = process.communicate(timeout=300)
     assert [one["encoded"] for one in json.loads(out)["modalities"].values()] == [0, 0]
     assert contents(killed) == contents(undisturbed)
+
+
+# --- prepare with downloads ---------------------------------------------------------------------
+
+PREPARE_KILLS = int(os.environ.get("CAMMSR_TEST_KILLS", "3"))
+PICTURES = 40
+
+
+def _picture(seed: int) -> bytes:
+    pixels = np.random.default_rng(seed).integers(0, 255, (48, 64, 3), dtype=np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "JPEG")
+    return stream.getvalue()
+
+
+@pytest.fixture
+def pictures() -> Iterator[WebServer]:
+    """A server of pictures that takes its time; some are elsewhere, some gone."""
+    with web_server() as server:
+
+        def slowly(seed: int) -> Callable:
+            answer = sends(_picture(seed), Content_Type="image/jpeg")
+
+            def slow(handler) -> None:
+                time.sleep(0.03)
+                answer(handler)
+
+            return slow
+
+        for number in range(PICTURES):
+            server.answers[f"/{number}.jpg"] = slowly(number)
+        server.answers["/1.jpg"] = status(302, Location="/2.jpg")
+        server.answers["/3.jpg"] = status(404)
+        server.answers["/4.jpg"] = sends(b"<!doctype html>gone", Content_Type="text/html")
+        server.answers["/5.jpg"] = in_turn(status(503), slowly(5))
+        yield server
+
+
+def _catalogue(folder: Path, server: WebServer) -> Path:
+    """Raw files whose pictures are on the server."""
+    folder.mkdir()
+    names = [f"i{number}" for number in range(PICTURES)]
+    items = (f"{name},{server.url(f'/{name[1:]}.jpg')}\n" for name in names)
+    (folder / "items.csv").write_text(f"item,image\n{''.join(items)}")
+    events = (f"u{user},{name},{time}\n" for user in range(3) for time, name in enumerate(names))
+    (folder / "interactions.csv").write_text(f"user,item,timestamp\n{''.join(events)}")
+    return folder
+
+
+ENCODING: list[object] = [
+    "--encoder", "image=,size=32", "--batch-size", 4, "--workers", 1, "--allow-private-hosts",
+]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments_prepare_with_downloads_ends_the_same(
+    pictures: WebServer, tmp_path: Path
+) -> None:
+    seed = random.randrange(10**6)
+    print(f"moments drawn with seed {seed}")  # shown if the test fails
+    moments = random.Random(seed)
+    shop, said, cache = _catalogue(tmp_path / "shop", pictures), tmp_path / "said", tmp_path / "c"
+
+    def started(out: Path, cache: Path):
+        environment = {"CAMMSR_CACHE_DIR": str(cache)}
+        return start_quickly(["prepare", shop, *ENCODING, "--out", out], said, environment)
+
+    undisturbed, killed = tmp_path / "undisturbed.h5", tmp_path / "killed.h5"
+    start_quickly(["--version"], said).join()  # everything is imported once
+    began = time.monotonic()
+    process = started(undisturbed, tmp_path / "other")
+    process.join()
+    seconds = time.monotonic() - began
+    assert process.exitcode == 0, said.read_text()
+    pictures.asked.clear()
+    print(f"{seconds:.1f} seconds undisturbed")
+
+    interrupted = 0
+    while interrupted < PREPARE_KILLS:
+        process = started(killed, cache)
+        time.sleep(moments.random() * seconds)
+        process.kill()
+        process.join()
+        if process.exitcode == 0:  # it came too late: what follows would find nothing to do
+            seconds *= 0.8
+            shutil.rmtree(cache)
+            pictures.asked.clear()
+            killed.unlink()
+            killed.with_name("killed.h5.problems.csv").unlink()
+            continue
+        assert process.exitcode == -signal.SIGKILL, said.read_text()
+        interrupted += 1
+        assert not killed.exists()
+        for path in (cache / "media" / "content").rglob("*.jpg"):
+            assert sha256_of(path) == path.stem
+    process = started(killed, cache)
+    process.join()
+    assert process.exitcode == 0, said.read_text()
+    assert contents(killed) == contents(undisturbed)
+    problems, others = (
+        path.with_name(f"{path.name}.problems.csv").read_text() for path in (killed, undisturbed)
+    )
+    assert problems == others
+    assert problems.count("not downloaded: ") == 2
+    # What had been downloaded was kept; those that were under way are all that is asked for twice.
+    wasted = sum(pictures.asked.values()) - len(pictures.asked)
+    assert wasted <= (PREPARE_KILLS + 1) * (4 + 4)
+    assert not list(tmp_path.glob(".killed*"))
+
+
+def test_a_second_run_on_one_output_is_refused_and_a_killed_one_blocks_nobody(
+    pictures: WebServer, tmp_path: Path, cammsr: Callable[..., Answer]
+) -> None:
+    shop, out = _catalogue(tmp_path / "shop", pictures), tmp_path / "a shop.h5"
+    arguments = ["prepare", shop, *ENCODING, "--out", out]
+    reached, go_on = threading.Event(), threading.Event()
+    picture = pictures.answers["/9.jpg"]
+
+    def waits(handler) -> None:
+        reached.set()
+        go_on.wait(60)
+        picture(handler)
+
+    pictures.answers["/9.jpg"] = waits
+    process = start_quickly(arguments, tmp_path / "said")
+    assert reached.wait(60)
+    refused = cammsr(*arguments)
+    assert refused.code == 1
+    assert f"error: {out} is being written by process {process.pid} on " in refused.err
+    assert not out.exists()
+    process.kill()
+    process.join()
+    go_on.set()
+    answer = cammsr(*arguments)
+    assert answer.code == 0, answer.err
+    assert out.exists()
+    assert not list(tmp_path.glob(".a shop*"))
 
 
 # --- train --------------------------------------------------------------------------------------

@@ -119,6 +119,25 @@ def command(
             metavar="NAME", help="What text files are written in, such as latin-1 [default: utf-8]."
         ),
     ] = None,
+    download: Annotated[
+        bool, typer.Option(help="Download pictures and clips that are given as http(s) URLs.")
+    ] = True,
+    max_download_mb: Annotated[
+        float, typer.Option(min=0.001, help="Refuse to download larger files.")
+    ] = 200,
+    download_seconds: Annotated[
+        float, typer.Option(min=0.1, help="Break off a download that takes longer.")
+    ] = 300,
+    downloads_per_host: Annotated[
+        int, typer.Option(min=1, max=64, help="Downloads at a time from one host.")
+    ] = 4,
+    allow_private_hosts: Annotated[
+        bool,
+        typer.Option(
+            "--allow-private-hosts",
+            help="Let URLs lead to private, loopback and link-local addresses.",
+        ),
+    ] = False,
     map_: Annotated[
         list[str] | None,
         typer.Option(
@@ -164,8 +183,15 @@ def command(
     ] = PrecisionName.FLOAT32,
     batch_size: Annotated[int, typer.Option(min=1, help="Items a batch.")] = 32,
     workers: Annotated[
-        int, typer.Option(min=-1, help="Processes that decode media; -1: one a spare core.")
+        int,
+        typer.Option(
+            min=-1,
+            help="Processes that decode media; -1: one a spare core; 0: none, and no time limit.",
+        ),
     ] = -1,
+    decode_seconds: Annotated[
+        float, typer.Option(min=0.1, help="Give up on a picture or clip that takes longer.")
+    ] = 120,
     dtype: Annotated[DtypeName, typer.Option(help="How vectors are stored.")] = DtypeName.FLOAT16,
     strict: Annotated[
         bool, typer.Option("--strict", help="Fail if any item cannot be encoded.")
@@ -182,17 +208,27 @@ def command(
 
     Work already done is kept in a cache: a second run encodes only what is new, and a run that was
     killed goes on where it was. An item whose picture or clip is missing or broken stays, without
-    that modality; such items are counted and listed beside the data set.
+    that modality; such items are counted and listed beside the data set. Pictures and clips may
+    be URLs: each is downloaded once, and those that fail are tried again by the next run.
     """
-    from dataclasses import asdict
+    from dataclasses import asdict, replace
 
     from cammsr_cli.cache_folder import cache_folder
     from cammsr_cli.data.corpus import SourceOptions
     from cammsr_cli.devices import resolve_device
+    from cammsr_cli.features.download import DownloadOptions, any_address
     from cammsr_cli.features.prepare import PrepareOptions, plan, prepare
     from cammsr_cli.features.registry import EncoderSpec
     from cammsr_cli.features.runner import FeatureOptions
 
+    limits = DownloadOptions(
+        per_host=downloads_per_host,
+        connections=max(16, downloads_per_host),
+        max_bytes=int(max_download_mb * 1e6),
+        seconds=download_seconds,
+    )
+    if allow_private_hosts:
+        limits = replace(limits, reachable=any_address)
     options = PrepareOptions(
         source=SourceOptions(
             interactions=source,
@@ -218,9 +254,11 @@ def command(
         features=FeatureOptions(
             batch_size=batch_size,
             workers=_spare_cores() if workers < 0 else workers,
+            decode_seconds=decode_seconds,
             dtype=dtype.value,
             cache_dir=cache_folder(),
         ),
+        download=limits if download else None,
         device=str(resolve_device(device)),
         precision=precision.value,
         strict=strict,
@@ -265,11 +303,11 @@ def _beside(source: Path, items: Path | None) -> Path:
 
 
 def _spare_cores() -> int:
-    """One process a core but for the one that feeds the model, eight at most."""
+    """One process a core but for the one that feeds the model; one at least, eight at most."""
     import os
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max(0, min(8, (cores or 1) - 1))
+    return max(1, min(8, (cores or 1) - 1))
 
 
 def _tell(report: PrepareReport) -> None:

@@ -70,7 +70,9 @@ def command(
             note=console.note,
         )
     if as_json:
-        console.result_json({**asdict(found), "settings": str(found.settings), "run": str(found.run)})
+        console.result_json(
+            {**asdict(found), "settings": str(found.settings), "run": str(found.run)}
+        )
     else:
         columns = [("trial", True), ("NDCG@10", True), ("", False), ("settings", False)]
         console.result_table(

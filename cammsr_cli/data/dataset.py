@@ -21,6 +21,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -93,8 +95,12 @@ class Histories:
 
 
 def write_dataset(path: Path, corpus: Corpus, modalities: Mapping[str, ModalityVectors]) -> None:
-    """Write a data set, whole or not at all; the same input gives the same content."""
-    with written_whole(path) as partial, h5py.File(partial, "w") as file:
+    """Write a data set, whole or not at all; the same input gives the same content.
+
+    Raises:
+        CammsrError: If the system does not let it be written, as when the disk is full.
+    """
+    with _refusals_told(path), written_whole(path) as partial, h5py.File(partial, "w") as file:
         file["users/id"] = _strings(corpus.user_ids)
         file["items/id"] = _strings(corpus.item_ids)
         file.create_group("items/fields")
@@ -119,6 +125,23 @@ def write_dataset(path: Path, corpus: Corpus, modalities: Mapping[str, ModalityV
         file.attrs["schema"] = SCHEMA
         file.attrs["tool"] = f"cammsr {__version__}"
         file.attrs["sources"] = json.dumps(corpus.sources, sort_keys=True)
+
+
+@contextmanager
+def _refusals_told(path: Path) -> Iterator[None]:
+    """Turn what HDF5 says when the system refuses a write into what the system said."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        # Closing a file that could not be written is a RuntimeError, with the number in its text.
+        found = re.search(r"errno = (\d+)", str(error))
+        number = int(found[1]) if found else getattr(error, "errno", None)
+        if number is None:
+            raise
+        raise CammsrError(
+            f"{path} cannot be written: {os.strerror(number)}",
+            "make room or choose another place: --out NAME; what was encoded is in the cache",
+        ) from error
 
 
 class DataSet:

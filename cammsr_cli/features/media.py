@@ -5,27 +5,43 @@ from __future__ import annotations
 import re
 import stat
 import unicodedata
+from collections.abc import Callable
 from pathlib import Path, PureWindowsPath
+
+from cammsr_cli.features.urls import is_web_address
+
+FindUrl = Callable[[str], Path | str | None]
+"""A URL to its file, to the reason why there is none, or to None if it is yet to be had."""
 
 _URL = re.compile(r"^(?:[A-Za-z][A-Za-z0-9+.-]+://|data:|mailto:)")
 
 
-def resolve_media(written: str, media_root: Path | None) -> Path | str:
+def not_downloaded(_url: str) -> str:
+    """For `resolve_media`, where nothing is downloaded."""
+    return "not downloaded"
+
+
+def resolve_media(
+    written: str, media_root: Path | None, find_url: FindUrl = not_downloaded
+) -> Path | str | None:
     """The file that an items file names, or why it is not used.
 
     Only regular files within `media_root` are used, symbolic links followed: an items file is
     data from elsewhere, and must not reach what its reader did not offer.
 
     Args:
-        written: The path as written, relative to `media_root`.
+        written: A path relative to `media_root`, or an http or https URL.
         media_root: The folder that media paths are relative to; None if there is none.
+        find_url: What URLs gave.
 
     Returns:
-        The real path, or the reason as one line.
+        The real path, the reason as one line, or None for a URL that is yet to be downloaded.
     """
     written = written.strip()
+    if is_web_address(written):
+        return find_url(written)
     if _URL.match(written):
-        return "not downloaded yet; give a local file"
+        return "only http and https URLs are downloaded"
     if media_root is None:
         return "no media folder is given"
     if not written or any(unicodedata.category(one) in ("Cc", "Cs") for one in written):

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import h5py
 import numpy as np
-from cammsr_encoders.protocol import MODALITY_NAME, Encoder
+from cammsr_encoders.protocol import MEDIA_FIELDS, MODALITY_NAME, Encoder
 
 from cammsr_cli.data.corpus import Corpus, SourceOptions, read_corpus
 from cammsr_cli.data.dataset import ModalityInfo, ModalityVectors, write_dataset
 from cammsr_cli.errors import CammsrError, UsageError
+from cammsr_cli.features.download import DownloadOptions, Downloads, download, look_up
+from cammsr_cli.features.media_cache import MediaCache
 from cammsr_cli.features.registry import EncoderSpec, make_encoder
 from cammsr_cli.features.runner import (
     FeatureOptions,
@@ -24,8 +27,10 @@ from cammsr_cli.features.runner import (
     encode_items,
     plan_items,
 )
+from cammsr_cli.features.urls import is_web_address, parse_url
 from cammsr_cli.features.vectors import read_vectors
 from cammsr_cli.files import written_whole
+from cammsr_cli.locks import only_writer
 
 ID = "id"
 """The stream that is no modality: an item's own embedding."""
@@ -45,6 +50,7 @@ class PrepareOptions:
         vectors: Modality to a file of ready-made vectors.
         media_root: Folder that media paths are relative to.
         features: How encoders are run.
+        download: How media that are named by URL are had; None uses only what is in the cache.
         device: Where encoders run, resolved.
         precision: "float32" or "bfloat16".
         strict: Whether an item that cannot be encoded stops everything.
@@ -57,6 +63,7 @@ class PrepareOptions:
     vectors: Mapping[str, Path] = field(default_factory=dict)
     media_root: Path | None = None
     features: FeatureOptions = field(default_factory=FeatureOptions)
+    download: DownloadOptions | None = field(default_factory=DownloadOptions)
     device: str = "cpu"
     precision: str = "float32"
     strict: bool = False
@@ -87,6 +94,27 @@ class ModalityReport:
 
 
 @dataclass(frozen=True)
+class DownloadReport:
+    """What became, or would become, of media named by URL.
+
+    Attributes:
+        urls: Distinct URLs.
+        hosts: Distinct hosts of these.
+        cached: URLs downloaded by earlier runs.
+        fetched: Downloaded now; in a dry run those that would be.
+        failed: Those that could not be had.
+        bytes: Downloaded now.
+    """
+
+    urls: int
+    hosts: int
+    cached: int
+    fetched: int
+    failed: int
+    bytes: int
+
+
+@dataclass(frozen=True)
 class PrepareReport:
     """What `prepare` did, or in a dry run would do.
 
@@ -97,6 +125,7 @@ class PrepareReport:
         events: Number of events.
         categories: Number of categories.
         modalities: By name.
+        downloads: Media named by URL; None if there are none.
         notes: Counts for people.
         problems_file: Where the items that could not be encoded are listed, if there are any.
         bytes: Size of the data set; in a dry run that of its arrays, or None if not known.
@@ -108,6 +137,7 @@ class PrepareReport:
     events: int
     categories: int
     modalities: dict[str, ModalityReport]
+    downloads: DownloadReport | None
     notes: list[str]
     problems_file: str | None
     bytes: int | None
@@ -119,11 +149,20 @@ def prepare(options: PrepareOptions, progress_bar: ProgressBar) -> PrepareReport
     Raises:
         UsageError: The options do not fit together or do not fit the files.
         CammsrError: A file cannot be read, weights cannot be had, or, if strict, an item cannot
-            be encoded.
+            be encoded; or another process is writing the same data set.
     """
     _require_writable(options)
+    with only_writer(options.out):
+        _require_writable(options)  # what another run wrote meanwhile is not overwritten
+        return _prepare(options, progress_bar)
+
+
+def _prepare(options: PrepareOptions, progress_bar: ProgressBar) -> PrepareReport:
     encoders = _make_encoders(options)
     corpus = read_corpus(options.source)
+    urls = _urls(corpus, [encoder for _, encoder in encoders])
+    downloads = _download(urls, options, progress_bar)
+    feature_options = replace(options.features, find_url=downloads.find)
     made: dict[str, tuple[str, Features]] = {}
     for spec, encoder in encoders:
         with progress_bar(encoder.modality) as progress:
@@ -132,7 +171,7 @@ def prepare(options: PrepareOptions, progress_bar: ProgressBar) -> PrepareReport
                 _records(corpus, encoder.fields),
                 corpus.item_ids,
                 options.media_root,
-                options.features,
+                feature_options,
                 progress,
                 spec.name,
             )
@@ -154,8 +193,10 @@ def prepare(options: PrepareOptions, progress_bar: ProgressBar) -> PrepareReport
         out=str(options.out),
         **_counts(corpus),
         modalities={name: _report(by, features) for name, (by, features) in made.items()},
+        downloads=_download_report(urls, downloads),
         notes=[
             *corpus.notes,
+            *_download_notes(urls, downloads, options),
             *(f"{name}: {note}" for name, (_, f) in made.items() for note in f.notes),
             *_warnings(options, {name: int(f.present.sum()) for name, (_, f) in made.items()}),
         ],
@@ -175,6 +216,9 @@ def plan(options: PrepareOptions) -> PrepareReport:
     encoders = _make_encoders(options)
     corpus = read_corpus(options.source)
     items = len(corpus.item_ids)
+    urls = _urls(corpus, [encoder for _, encoder in encoders])
+    downloads = _looked_up(urls, options)
+    feature_options = replace(options.features, find_url=downloads.find)
     reports, size = {}, corpus.event_item.nbytes + corpus.event_time.nbytes
     for spec, encoder in encoders:
         planned = plan_items(
@@ -182,7 +226,7 @@ def plan(options: PrepareOptions) -> PrepareReport:
             _records(corpus, encoder.fields),
             corpus.item_ids,
             options.media_root,
-            options.features,
+            feature_options,
             spec.name,
         )
         reports[encoder.modality] = ModalityReport(
@@ -203,8 +247,10 @@ def plan(options: PrepareOptions) -> PrepareReport:
         out=str(options.out),
         **_counts(corpus),
         modalities=reports,
+        downloads=_download_report(urls, downloads),
         notes=[
             *corpus.notes,
+            *_download_notes(urls, downloads, options),
             *_warnings(options, {name: one.present for name, one in reports.items()}),
         ],
         problems_file=None,
@@ -286,6 +332,87 @@ def _records(corpus: Corpus, names: Sequence[str]) -> list[dict[str, str]]:
         {name: value for name, values in columns.items() if (value := values[row])}
         for row in range(len(corpus.item_ids))
     ]
+
+
+# --- media named by URL -------------------------------------------------------------------------
+
+_HOSTS_TOLD = 5
+
+
+def _urls(corpus: Corpus, encoders: Sequence[Encoder]) -> dict[str, str]:
+    """Each URL among the media that the encoders read, with the field that names it."""
+    fields = dict.fromkeys(one for encoder in encoders for one in encoder.fields)
+    return {
+        value.strip(): name
+        for name in fields
+        if name in MEDIA_FIELDS
+        for value in corpus.fields.get(name, ())
+        if value and is_web_address(value)
+    }
+
+
+def _looked_up(urls: Mapping[str, str], options: PrepareOptions) -> Downloads:
+    """What the cache has of the URLs; the others would be downloaded, if that is allowed."""
+    if options.features.cache_dir is None:
+        return Downloads(urls=len(urls))
+    found = look_up(urls, MediaCache(options.features.cache_dir))
+    return replace(found, pending=options.download is not None)
+
+
+def _download(
+    urls: Mapping[str, str], options: PrepareOptions, progress_bar: ProgressBar
+) -> Downloads:
+    if not urls or options.download is None or options.features.cache_dir is None:
+        return replace(_looked_up(urls, options), pending=False)
+    cache = MediaCache(options.features.cache_dir)
+    with progress_bar("downloads") as progress:
+        return download(urls, cache, options.download, progress)
+
+
+def _hosts(urls: Iterable[str]) -> Counter[str]:
+    """How many URLs each host has; those that are not sound have none."""
+    hosts: Counter[str] = Counter()
+    for url in urls:
+        with suppress(ValueError):
+            hosts[parse_url(url).host] += 1
+    return hosts
+
+
+def _download_report(urls: Mapping[str, str], downloads: Downloads) -> DownloadReport | None:
+    if not urls:
+        return None
+    missing = downloads.urls - downloads.cached
+    fetched = missing - len(downloads.failures) if downloads.pending else downloads.fetched
+    return DownloadReport(
+        urls=downloads.urls,
+        hosts=len(_hosts(urls)),
+        cached=downloads.cached,
+        fetched=fetched,
+        failed=missing - fetched,
+        bytes=downloads.bytes,
+    )
+
+
+def _download_notes(
+    urls: Mapping[str, str], downloads: Downloads, options: PrepareOptions
+) -> list[str]:
+    """What was, or would be, asked of which hosts."""
+    report = _download_report(urls, downloads)
+    if report is None:
+        return []
+    hosts = _hosts(urls)
+    told = [f"{host} {count:,}" for host, count in hosts.most_common(_HOSTS_TOLD)]
+    if len(hosts) > _HOSTS_TOLD:
+        told.append(f"and {len(hosts) - _HOSTS_TOLD:,} more hosts")
+    if options.download is None:
+        became = f"{report.failed:,} not there and not downloaded (--no-download)"
+    else:
+        became = f"{report.fetched:,} to download"
+        if not downloads.pending:
+            became = f"{report.fetched:,} downloaded ({report.bytes / 1e6:,.1f} MB)"
+        became += f", {report.failed:,} failed" if report.failed else ""
+    where = f" on {', '.join(told)}" if told else ""
+    return [f"{report.urls:,} media URLs{where}: {report.cached:,} in the cache, {became}"]
 
 
 def _write_problems(out: Path, problems: Sequence[Problem]) -> Path | None:

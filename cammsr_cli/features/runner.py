@@ -11,12 +11,11 @@ from __future__ import annotations
 
 import hashlib
 import os
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
-from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,7 +25,8 @@ from numpy.typing import NDArray
 
 from cammsr_cli.errors import CammsrError
 from cammsr_cli.features.cache import FeatureCache, Key
-from cammsr_cli.features.media import resolve_media
+from cammsr_cli.features.decoding import Failure, decoded, reason_of
+from cammsr_cli.features.media import FindUrl, not_downloaded, resolve_media
 from cammsr_cli.files import sha256_of
 
 Progress = Callable[[int, int, int], None]
@@ -47,12 +47,16 @@ class FeatureOptions:
         workers: Processes that decode media; 0 decodes in this one.
         dtype: What the features are stored as.
         cache_dir: Where finished vectors are kept between runs; None keeps none.
+        decode_seconds: An item takes so long to decode at most, where workers decode.
+        find_url: The file that a media URL gave, see `media.resolve_media`.
     """
 
     batch_size: int = 32
     workers: int = 0
     dtype: StoredType = "float16"
     cache_dir: Path | None = None
+    decode_seconds: float = 120.0
+    find_url: FindUrl = not_downloaded
 
 
 @dataclass(frozen=True)
@@ -144,13 +148,6 @@ class _Inputs:
     problems: list[Problem] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
-class _Failure:
-    """In place of a sample that could not be loaded, or of a vector that cannot be used."""
-
-    reason: str
-
-
 def encode_items(
     encoder: Encoder,
     records: Sequence[Mapping[str, str]],
@@ -181,7 +178,7 @@ def encode_items(
     name = name or _name_of(encoder)
     with _told(name):
         fingerprint, dim = encoder.fingerprint, encoder.dim
-    inputs = _gather(encoder, records, item_ids, media_root)
+    inputs = _gather(encoder, records, item_ids, media_root, options.find_url)
     cache = _cache(options.cache_dir, fingerprint, dim)
     values = np.zeros((len(records), dim), options.dtype)
     result = Features(
@@ -221,7 +218,7 @@ def plan_items(
     options = options or FeatureOptions()
     with _told(name or _name_of(encoder)):
         fingerprint = encoder.fingerprint
-    inputs = _gather(encoder, records, item_ids, media_root)
+    inputs = _gather(encoder, records, item_ids, media_root, options.find_url)
     cache = _cache(options.cache_dir, fingerprint, None)
     cached = sum(key in cache for key in inputs.keys) if cache else 0
     items = sum(len(rows) for rows in inputs.rows)
@@ -233,6 +230,7 @@ def _gather(
     records: Sequence[Mapping[str, str]],
     item_ids: Sequence[str],
     media_root: Path | None,
+    find_url: FindUrl,
 ) -> _Inputs:
     """The catalogue's distinct inputs, media resolved and read once to name their content."""
     inputs = _Inputs()
@@ -244,7 +242,7 @@ def _gather(
         digest = hashlib.sha256()
         for one, value in given.items():
             try:
-                usable, content = _content(one, value, media_root, hashes)
+                usable, content = _content(one, value, media_root, find_url, hashes)
             except ValueError as refused:
                 inputs.problems.append(
                     Problem(item_ids[row], encoder.modality, value, str(refused))
@@ -269,7 +267,11 @@ def _gather(
 
 
 def _content(
-    one: str, value: str, media_root: Path | None, hashes: dict[Path, str]
+    one: str,
+    value: str,
+    media_root: Path | None,
+    find_url: FindUrl,
+    hashes: dict[Path, str],
 ) -> tuple[str, bytes]:
     """What `load` gets for a field, and bytes that name its content.
 
@@ -278,7 +280,9 @@ def _content(
     """
     if one not in MEDIA_FIELDS:
         return value, value.encode("utf-8", "surrogatepass")
-    path = resolve_media(value, media_root)
+    path = resolve_media(value, media_root, find_url)
+    if path is None:  # in a plan: each URL counts as a content of its own until it is here
+        return value, value.encode("utf-8", "surrogatepass")
     if isinstance(path, str):
         raise ValueError(path)
     if path not in hashes:
@@ -375,8 +379,8 @@ def _encode_chunks(
     waiting: dict[Key, NDArray[np.float32]] = {}
     flushed = time.monotonic()
     try:
-        for chunk, samples in _loaded(encoder, name, chunks, inputs, options):
-            good = [one for one, sample in enumerate(samples) if not isinstance(sample, _Failure)]
+        for chunk, samples in _loaded(encoder, chunks, inputs, options):
+            good = [one for one, sample in enumerate(samples) if not isinstance(sample, Failure)]
             vectors = _encoded(encoder, name, dim, [samples[one] for one in good])
             for one, vector in zip(good, vectors, strict=True):
                 sink.put(chunk[one], vector)
@@ -384,7 +388,7 @@ def _encode_chunks(
                     waiting[inputs.keys[chunk[one]]] = vector
                     sink.encoded += 1
             for number, sample in zip(chunk, samples, strict=True):
-                if isinstance(sample, _Failure):
+                if isinstance(sample, Failure):
                     sink.fail(number, sample.reason)
             sink.tell()
             if cache is None:
@@ -412,28 +416,8 @@ def _encoded(encoder: Encoder, name: str, dim: int, samples: list[Any]) -> NDArr
     return vectors.astype(np.float32)
 
 
-class _Slices:
-    """Parts of chunks as a map-style data set: decoding one yields samples or failures."""
-
-    def __init__(self, encoder: Encoder, slices: list[list[dict[str, str]]]) -> None:
-        self.encoder, self.slices = encoder, slices
-
-    def __len__(self) -> int:
-        return len(self.slices)
-
-    def __getitem__(self, index: int) -> list[Any]:
-        return [self._load(sample) for sample in self.slices[index]]
-
-    def _load(self, sample: dict[str, str]) -> Any:
-        try:
-            return self.encoder.load(sample)
-        except Exception as error:  # one item's fault, whatever it is, must not end the run
-            return _Failure(_reason(error))
-
-
 def _loaded(
     encoder: Encoder,
-    name: str,
     chunks: list[list[int]],
     inputs: _Inputs,
     options: FeatureOptions,
@@ -441,71 +425,11 @@ def _loaded(
     """Each chunk with its samples, in order; decoded ahead by at most about two batches."""
     media = any(one in MEDIA_FIELDS for one in encoder.fields)
     workers = min(options.workers, _processors()) if media else 0
-    length = max(1, -(-options.batch_size // max(workers, 1)))
-    slices = [
-        (number, chunk[start : start + length])
-        for number, chunk in enumerate(chunks)
-        for start in range(0, len(chunk), length)
-    ]
-    data = _Slices(encoder, [[inputs.samples[one] for one in part] for _, part in slices])
-    samples: list[Any] = []
-    workers = min(workers, len(slices))
-    for (number, part), loaded in zip(slices, _decoded(data, name, workers), strict=True):
-        samples.extend(loaded)
-        if part[-1] == chunks[number][-1]:
-            yield chunks[number], samples
-            samples = []
-
-
-def _decoded(data: _Slices, name: str, workers: int) -> Iterator[list[Any]]:
-    if workers == 0:
-        yield from (data[index] for index in range(len(data)))
-        return
-    from torch.utils.data import DataLoader
-
-    loader: DataLoader[Any] = DataLoader(
-        data,  # type: ignore[arg-type]  # a map-style data set is anything with len and items
-        batch_size=None,
-        num_workers=workers,
-        prefetch_factor=2,
-        collate_fn=_as_is,
-        worker_init_fn=partial(_end_with_parent, os.getpid()),
-    )
-    done = 0
-    try:
-        for samples in loader:
-            done += 1
-            yield samples
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        ahead = [one for part in data.slices[done : done + 2 * workers] for one in part]
-        files = sorted({Path(one[key]).name for one in ahead for key in one if key in MEDIA_FIELDS})
-        raise CammsrError(
-            f"encoder {name!r}: a decoding process died on one of {', '.join(files[:8])}"
-            + (f" and {len(files) - 8} more" if len(files) > 8 else ""),
-            "it ran out of memory, or a file crashes the decoder: use fewer workers or smaller "
-            "batches, or take the file out of the items file",
-        ) from error
-
-
-def _end_with_parent(parent: int, _worker: int) -> None:
-    """In a worker process: end when the parent is gone.
-
-    A worker whose parent was killed may wait for ever to hand over its last samples, through a
-    pipe that it holds open itself; torch's own watchdog does not see that.
-    """
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-def _as_is(samples: list[Any]) -> list[Any]:
-    return samples
+    samples = [inputs.samples[number] for chunk in chunks for number in chunk]
+    ahead = 2 * options.batch_size
+    with closing(decoded(encoder, samples, workers, ahead, options.decode_seconds)) as stream:
+        for chunk in chunks:
+            yield chunk, list(islice(stream, len(chunk)))
 
 
 def _processors() -> int:
@@ -528,16 +452,7 @@ def _told(name: str, doing: str = "") -> Iterator[None]:
         if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
             hint = "use a smaller batch size"
         failed = " ".join(["failed", doing]).strip()
-        raise CammsrError(f"encoder {name!r} {failed}: {_reason(error)}", hint) from error
-
-
-def _reason(error: Exception) -> str:
-    """What an exception says, in one line."""
-    told = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    line = " ".join(told.split())[:200]
-    if isinstance(error, ValueError | OSError) and line:
-        return line
-    return f"{type(error).__name__}: {line}" if line else type(error).__name__
+        raise CammsrError(f"encoder {name!r} {failed}: {reason_of(error)}", hint) from error
 
 
 def _name_of(encoder: Encoder) -> str:

@@ -61,8 +61,9 @@ def test_a_name_with_unusual_spaces_and_joined_emoji_is_found(root: Path) -> Non
         ("a\0b.jpg", "not a file name"),
         ("a\ud800b.jpg", "not a file name"),
         ("", "not a file name"),
-        ("https://host/x.jpg", "not downloaded yet; give a local file"),
-        ("data:image/png;base64,xx", "not downloaded yet"),
+        ("https://host/x.jpg", "not downloaded"),
+        ("ftp://host/x.jpg", "only http and https"),
+        ("data:image/png;base64,xx", "only http and https"),
     ],
 )
 def test_all_else_is_refused_with_a_reason(root: Path, written: str, reason: str) -> None:
@@ -74,3 +75,12 @@ def test_all_else_is_refused_with_a_reason(root: Path, written: str, reason: str
 
 def test_without_a_media_folder() -> None:
     assert resolve_media("a.jpg", None) == "no media folder is given"
+
+
+def test_urls_are_looked_up_and_never_taken_for_files(root: Path) -> None:
+    known: dict[str, Path | str | None] = {
+        "http://a/x.jpg": root / "a.jpg", "HTTPS://a/y.jpg": "gone", "http://a/z.jpg": None,
+    }  # fmt: skip
+    for url, found in known.items():
+        assert resolve_media(f" {url} ", root, known.__getitem__) == found
+        assert resolve_media(url, None, known.__getitem__) == found

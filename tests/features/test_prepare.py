@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import io
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
+from PIL import Image
+from web_server import sends, web_server
 
 from cammsr_cli.data.corpus import SourceOptions
 from cammsr_cli.data.dataset import DataSet
@@ -171,3 +175,52 @@ def test_the_same_input_gives_the_same_bytes(files: Path) -> None:
     assert (files / "out.h5").read_bytes() == first
     with h5py.File(files / "out.h5") as file:
         assert set(file["features"]) == {"text"}
+
+
+def test_pictures_behind_urls_are_planned_downloaded_kept_and_reported(
+    files: Path, cammsr: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CAMMSR_CACHE_DIR", str(files / "cache"))
+    picture = io.BytesIO()
+    Image.new("RGB", (40, 30), "red").save(picture, "PNG")
+    out = files / "out.h5"
+    base = ["prepare", files, "--out", out, "--encoder", "image=,size=32", "--json"]
+    with web_server() as server:
+        server.answers |= dict.fromkeys(("/a.png", "/b.png"), sends(picture.getvalue()))
+        pictures = [*map(server.url, ("/a.png", "/b.png", "/gone.png")), "ftp://host/x.png"]
+        rows = zip("abcd", pictures, strict=True)
+        (files / "items.csv").write_text("item,image\n" + "".join(f"{i},{u}\n" for i, u in rows))
+        hosts = "3 media URLs on 127.0.0.1 3: "
+
+        planned = cammsr(*base, "--dry-run", "--allow-private-hosts")
+        assert hosts + "0 in the cache, 3 to download" in planned.err
+        assert json.loads(planned.out)["downloads"] == {
+            "urls": 3, "hosts": 1, "cached": 0, "fetched": 3, "failed": 0, "bytes": 0,
+        }  # fmt: skip
+        assert json.loads(planned.out)["modalities"]["image"]["encoded"] == 3
+        refused = cammsr(*base)  # loopback is private
+        assert json.loads(refused.out)["downloads"]["failed"] == 3
+        assert "private address" in (files / "out.h5.problems.csv").read_text()
+        assert not server.asked
+
+        done = cammsr(*base, "--force", "--allow-private-hosts")
+        size = len(picture.getvalue())
+        assert json.loads(done.out)["downloads"] == {
+            "urls": 3, "hosts": 1, "cached": 0, "fetched": 2, "failed": 1, "bytes": 2 * size,
+        }  # fmt: skip
+        assert hosts + "0 in the cache, 2 downloaded (0.0 MB), 1 failed" in done.err
+        image = json.loads(done.out)["modalities"]["image"]
+        assert (image["present"], image["encoded"], image["problems"]) == (2, 1, 2)
+        listed = (files / "out.h5.problems.csv").read_text().splitlines()[1:]
+        assert listed == [
+            f"c,image,{server.url('/gone.png')},not downloaded: HTTP 404 Not Found",
+            "d,image,ftp://host/x.png,only http and https URLs are downloaded",
+        ]
+        server.asked.clear()
+        again = cammsr(*base, "--force", "--no-download")
+        assert hosts + "2 in the cache, 1 not there and not downloaded" in again.err
+        assert json.loads(again.out)["modalities"]["image"]["present"] == 2
+        assert not server.asked
+        strict = cammsr(*base, "--force", "--allow-private-hosts", "--strict")
+        assert strict.code == 1
+        assert set(server.asked) == {"/gone.png"}

@@ -210,10 +210,32 @@ def test_an_encoder_that_misbehaves_is_named(answer: Any, told: str) -> None:
     assert "'odd'" in raised.value.message
 
 
-def test_a_worker_that_dies_is_told_with_the_files_in_question(tmp_path: Path) -> None:
-    records, ids = _files(tmp_path, ["die"])
-    with pytest.raises(CammsrError, match=r"a decoding process died on one of 0\.txt"):
-        encode_items(Toy(), records, ids, tmp_path, FeatureOptions(workers=1))
+def test_a_file_that_kills_its_decoder_costs_one_item(tmp_path: Path) -> None:
+    records, ids = _files(tmp_path, ["a", "die", "ccc"])
+    features = encode_items(Toy(), records, ids, tmp_path, FeatureOptions(workers=1))
+    assert features.present.tolist() == [True, False, True]
+    (problem,) = features.problems
+    assert (problem.item_id, problem.path) == ("item1", "1.txt")
+    assert problem.reason.startswith("the decoding process died of it (SIGKILL")
+
+
+def test_urls_are_planned_each_for_itself_and_encoded_by_content(tmp_path: Path) -> None:
+    (tmp_path / "0.txt").write_text("a")
+    records = [{"image": f"http://host/{name}"} for name in ("x", "y", "gone", "x")]
+    options = FeatureOptions(find_url=lambda url: None)
+    plan = plan_items(Toy(), records, list("abcd"), tmp_path, options)
+    assert (plan.items, plan.unique, plan.problems) == (4, 3, [])
+    files: dict[str, Path | str] = {
+        "http://host/x": tmp_path / "0.txt", "http://host/y": tmp_path / "0.txt",
+        "http://host/gone": "not downloaded: HTTP 404 Not Found",
+    }  # fmt: skip
+    options = FeatureOptions(find_url=files.__getitem__)
+    features = encode_items(Toy(), records, list("abcd"), None, options)
+    assert features.present.tolist() == [True, True, False, True]
+    assert features.encoded == 1
+    (problem,) = features.problems
+    assert (problem.item_id, problem.path) == ("c", "http://host/gone")
+    assert problem.reason == "not downloaded: HTTP 404 Not Found"
 
 
 def test_a_damaged_shard_is_encoded_again_and_told(tmp_path: Path) -> None:

@@ -9,10 +9,10 @@ from pathlib import Path
 import optuna
 import pytest
 import yaml
+from toy_data import write_toy_data
 
 from cammsr_cli.errors import UsageError
 from cammsr_cli.training.tune import Range
-from toy_data import write_toy_data
 
 SMALL = ["--set", "model.width=16", "--set", "model.layers=1", "--set", "training.epochs=3"]
 SEARCH = ["--search", "training.learning_rate=0.000001..0.01", "--search", "model.length=4,8"]

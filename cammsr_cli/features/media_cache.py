@@ -1,0 +1,137 @@
+"""Pictures and clips that were downloaded: files named by their content, and what each URL gave.
+
+`<cache>/media/content/<2 hex>/<SHA-256>.<extension>` holds what was downloaded, each content once;
+`<cache>/media/urls/<2 hex>/<SHA-256 of the URL>.json` says which content a URL gave. Both are
+written beside their names and moved there whole, the content first: a URL that is known can be
+read, whatever was killed when. Runs may share a cache.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from cammsr_cli.errors import CammsrError
+
+_NAME = re.compile(r"[0-9a-f]{64}\.[a-z0-9]{1,5}")
+# Half-written files older than this were left by a killed run: no download takes so long.
+_LEFT_BEHIND_SECONDS = 86_400
+
+
+class MediaCache:
+    """Downloaded files by URL.
+
+    Args:
+        folder: The cache folder, shared with everything else that is cached.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder / "media"
+
+    def find(self, url: str) -> Path | None:
+        """The file that a URL gave, or None if it was not downloaded or is no longer whole."""
+        try:
+            told = json.loads(self._record(url).read_text(encoding="utf-8"))
+            path = self._content(told["file"])
+            whole = path.stat().st_size == told["bytes"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        return path if whole else None
+
+    @contextmanager
+    def download(self) -> Iterator[Download]:
+        """A new file to write a download to; gone at the end unless it was kept.
+
+        Raises:
+            CammsrError: If the cache cannot be written to.
+        """
+        path = self.folder / "partial" / uuid.uuid4().hex
+        with self._told():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            stream = path.open("xb")
+        try:
+            yield Download(self, path, stream)
+        finally:
+            with suppress(OSError):
+                stream.close()  # a full disk was told by the write that met it
+            path.unlink(missing_ok=True)
+
+    def remove_left_behind(self) -> None:
+        """Remove what killed runs had half written."""
+        oldest = time.time() - _LEFT_BEHIND_SECONDS
+        for path in (self.folder / "partial").glob("*"):
+            with suppress(FileNotFoundError):  # another run may remove it just now
+                if path.stat().st_mtime < oldest:
+                    path.unlink()
+
+    def _record(self, url: str) -> Path:
+        name = hashlib.sha256(url.encode("utf-8", "surrogatepass")).hexdigest()
+        return self.folder / "urls" / name[:2] / f"{name}.json"
+
+    def _content(self, name: str) -> Path:
+        if not _NAME.fullmatch(name):
+            raise ValueError(f"no name of a content: {name!r}")
+        return self.folder / "content" / name[:2] / name
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise CammsrError(
+                f"the media cache {self.folder} cannot be written to: {error.strerror or error}",
+                "make room, or choose another cache folder with CAMMSR_CACHE_DIR; "
+                "what is already there stays good",
+            ) from error
+
+
+class Download:
+    """A file being downloaded.
+
+    Attributes:
+        bytes: Written so far.
+    """
+
+    def __init__(self, cache: MediaCache, path: Path, stream: BinaryIO) -> None:
+        self._cache, self._path, self._stream = cache, path, stream
+        self._digest = hashlib.sha256()
+        self.bytes = 0
+
+    def write(self, chunk: bytes) -> None:
+        """Add to the file.
+
+        Raises:
+            CammsrError: If the cache cannot be written to.
+        """
+        with self._cache._told():
+            self._stream.write(chunk)
+        self._digest.update(chunk)
+        self.bytes += len(chunk)
+
+    def keep(self, url: str, extension: str) -> None:
+        """The file is whole: it is what `url` gave.
+
+        Raises:
+            CammsrError: If the cache cannot be written to.
+        """
+        name = f"{self._digest.hexdigest()}.{extension}"
+        content, record = self._cache._content(name), self._cache._record(url)
+        told = {"url": url, "file": name, "bytes": self.bytes}
+        with self._cache._told():
+            self._stream.flush()
+            os.fsync(self._stream.fileno())
+            self._stream.close()
+            for path in (content, record):
+                path.parent.mkdir(parents=True, exist_ok=True)
+            self._path.replace(content)
+            # The partial name is free again, and this download's own.
+            self._path.write_text(json.dumps(told) + "\n", encoding="utf-8")
+            self._path.replace(record)

@@ -1,0 +1,51 @@
+"""One writer an output: a lock that dies with the process that holds it."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from cammsr_cli.errors import CammsrError
+
+
+@contextmanager
+def only_writer(path: Path) -> Iterator[None]:
+    """Hold an output for this process alone; `.NAME.lock` beside it says who has it.
+
+    The operating system lets go of the lock when the process ends, however it ends: what a killed
+    run leaves behind blocks nobody.
+
+    Raises:
+        CammsrError: If another process is writing it; the message names that process.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = path.with_name(f".{path.name}.lock")
+    lock = FileLock(file, blocking=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise CammsrError(
+            f"{path} is being written by {_holder(file)}",
+            "wait for it to end, or choose another name: --out NAME",
+        ) from None
+    try:
+        with suppress(PermissionError):  # Windows lets nobody write to a locked file
+            file.write_text(f"process {os.getpid()} on {platform.node()}\n", encoding="utf-8")
+        yield
+    finally:
+        # While it is still held: whoever opened it meanwhile sees that it is gone.
+        with suppress(PermissionError):  # Windows does not remove an open file
+            file.unlink(missing_ok=True)
+        lock.release()
+
+
+def _holder(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8").strip() or "another process"
+    except OSError:
+        return "another process"
