@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from cammsr_cli.data.interactions import clean_ids, counted
 from cammsr_cli.data.splits import TRAIN
 from cammsr_cli.data.tables import Table
+from cammsr_cli.data.texts import Texts
 from cammsr_cli.errors import CammsrError
 
 TEXT_FIELDS = ("title", "description")
@@ -46,7 +47,7 @@ class Catalogue:
 
     ids: list[str] = field(default_factory=list)
     rows: list[int] = field(default_factory=list)
-    fields: dict[str, list[str | None]] = field(default_factory=dict)
+    fields: dict[str, Texts] = field(default_factory=dict)
     categories: list[list[str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -88,18 +89,18 @@ def read_catalogue(table: Table, columns: Mapping[str, str]) -> Catalogue:
     )
 
 
-def _fields(frame: pl.DataFrame, columns: Mapping[str, str]) -> dict[str, list[str | None]]:
-    fields: dict[str, list[str | None]] = {}
+def _fields(frame: pl.DataFrame, columns: Mapping[str, str]) -> dict[str, Texts]:
+    fields: dict[str, Texts] = {}
     for name in TEXT_FIELDS:
         if name in columns:
-            fields[name] = [text_of(value, " ") for value in frame[columns[name]].to_list()]
+            fields[name] = Texts(text_of(value, " ") for value in frame[columns[name]])
     for name in MEDIA_FIELDS:
         if name in columns:
-            fields[name] = [first_media(value) for value in frame[columns[name]].to_list()]
+            fields[name] = Texts(first_media(value) for value in frame[columns[name]])
     for column in frame.columns:
         unnamed = not column.strip()  # as the index that pandas writes
         if not unnamed and column not in columns.values() and column not in fields:
-            fields[column] = [text_of(value, ", ") for value in frame[column].to_list()]
+            fields[column] = Texts(text_of(value, ", ") for value in frame[column])
     return fields
 
 
