@@ -15,7 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 from cammsr_cli import __version__, console
-from cammsr_cli.commands import encoders, evaluate, info, prepare, recommend, train
+from cammsr_cli.commands import encoders, evaluate, info, merge, prepare, recommend, train
 from cammsr_cli.errors import CammsrError, Terminated
 
 INTERRUPTED = 130
@@ -84,7 +84,7 @@ def _options(
     pass
 
 
-for _module in (prepare, train, evaluate, recommend, encoders, info):
+for _module in (prepare, train, evaluate, recommend, encoders, info, merge):
     _name = _module.__name__.rpartition(".")[2]
     app.command(_name, epilog=_module.HELP_EPILOG)(_module.command)
 

@@ -56,6 +56,9 @@ def merge(paths: Sequence[Path], out: Path) -> Merged:
         UsageError: A part is missing or there twice, or a file is no part.
         CammsrError: The parts are not of one data set, or one cannot be read.
     """
+    twice = next((path for path in paths if paths.count(path) > 1), None)
+    if twice is not None:
+        raise UsageError(f"{twice} is given twice")
     with ExitStack() as stack:
         parts = {path: stack.enter_context(opened(path)) for path in paths}
         _require_complete(parts)

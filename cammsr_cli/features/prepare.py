@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import Literal, overload
 
-import h5py
 import numpy as np
 from cammsr_encoders.protocol import Encoder
 
@@ -31,7 +30,7 @@ from cammsr_cli.features.runner import (
     plan_items,
 )
 from cammsr_cli.features.vectors import read_vectors
-from cammsr_cli.files import written_whole
+from cammsr_cli.files import require_replaceable, written_whole
 
 ID = "id"
 """The stream that is no modality: an item's own embedding."""
@@ -131,7 +130,7 @@ def prepare(options: PrepareOptions, progress_bar: ProgressBar) -> PrepareReport
         CammsrError: A file cannot be read, weights cannot be had, or, if strict, an item cannot
             be encoded.
     """
-    _require_writable(options)
+    require_writable(options)
     encoders = _make_encoders(options)
     corpus = read_corpus(options.source)
     before, notes = _replaced(options)
@@ -197,7 +196,7 @@ def plan(options: PrepareOptions) -> PrepareReport:
         UsageError: As `prepare`.
         CammsrError: As `prepare`.
     """
-    _require_writable(options)
+    require_writable(options)
     encoders = _make_encoders(options)
     corpus = read_corpus(options.source)
     before, notes = _replaced(options)
@@ -254,19 +253,13 @@ def _warnings(options: PrepareOptions, present: Mapping[str, int]) -> list[str]:
     return warnings
 
 
-def _require_writable(options: PrepareOptions) -> None:
-    if options.out.is_dir():
-        raise UsageError(f"--out {options.out} is a folder; name a file, such as shop.h5")
-    if options.out.exists() and not options.force:
-        raise UsageError(
-            f"{options.out} is there already and nothing is overwritten",
-            "Choose another name, or replace it: --force",
-        )
-    if options.out.exists() and not h5py.is_hdf5(options.out):
-        raise UsageError(
-            f"--force replaces only a data set, and {options.out} is something else",
-            "Choose another name: --out NAME.h5",
-        )
+def require_writable(options: PrepareOptions) -> None:
+    """Refuse what would overwrite, or cannot be written.
+
+    Raises:
+        UsageError: Saying which path it is.
+    """
+    require_replaceable(options.out, options.force)
     if options.media_root is not None and not options.media_root.is_dir():
         raise UsageError(f"--media-root {options.media_root} is not a folder")
 
@@ -286,7 +279,7 @@ def _make_encoders(options: PrepareOptions) -> list[tuple[EncoderSpec, Encoder]]
     encoders: list[tuple[EncoderSpec, Encoder]] = []
     taken = dict.fromkeys(options.vectors, "ready-made vectors")
     for spec in options.encoders:
-        encoder = make_encoder(spec, options.device.split(",")[0], options.precision)
+        encoder = make_encoder(spec, _own_device(options), options.precision)
         _require_name(encoder.modality, f"--encoder {spec}")
         if encoder.modality in taken:
             raise UsageError(
@@ -336,15 +329,20 @@ def _engine(
     options: PrepareOptions, spec: EncoderSpec, encoder: Encoder, encoding: Encoding
 ) -> Engine:
     """What runs an encoder: this process, one a device, or the nodes of a Ray cluster."""
-    devices = options.device.split(",")
     make = partial(make_encoder, spec, precision=options.precision)
     if options.engine == "ray":
         from cammsr_cli.features.ray_cluster import on_cluster
 
-        return on_cluster(make, devices[0], encoding)
+        return on_cluster(make, options.device, encoding)
+    devices = options.device.split(",")
     if len(devices) > 1:
         return on_devices(make, devices, encoding)
     return encoding.here(encoder)
+
+
+def _own_device(options: PrepareOptions) -> str:
+    """Where this process has its encoder; a Ray cluster's GPUs are not this process's."""
+    return "cpu" if options.engine == "ray" else options.device.split(",")[0]
 
 
 def _replaced(options: PrepareOptions) -> tuple[DataSet | None, list[str]]:
@@ -372,7 +370,11 @@ def _in_order(problems: Sequence[Problem], corpus: Corpus) -> list[Problem]:
 
 
 def write_problems(out: Path, problems: Sequence[Problem]) -> Path | None:
-    """List the items that could not be encoded beside the data set; drop an older list."""
+    """List the items that could not be encoded beside the data set; drop an older list.
+
+    Returns:
+        Where they are listed; None if there are none.
+    """
     path = out.with_name(f"{out.name}.problems.csv")
     if not problems:
         path.unlink(missing_ok=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,10 @@ class RowFile:
         self.shape = shape
         self.dtype = np.dtype(dtype)
         self._row_bytes = shape[1] * self.dtype.itemsize
-        self._file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115 - open as long as this is
-        self._file.truncate(shape[0] * self._row_bytes)
+        self._file, name = tempfile.mkstemp(dir=folder, prefix=".vectors.")
+        weakref.finalize(self, os.close, self._file)
+        Path(name).unlink()  # its content lives as long as it is open
+        os.truncate(self._file, shape[0] * self._row_bytes)
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -37,7 +40,7 @@ class RowFile:
         """Write one vector [D] to some rows."""
         content = vector.tobytes()
         for row in rows.tolist():
-            done = os.pwrite(self._file.fileno(), content, row * self._row_bytes)
+            done = os.pwrite(self._file, content, row * self._row_bytes)
             if done != len(content):
                 raise OSError(f"a write to the temporary file ended after {done} bytes")
 
@@ -45,7 +48,7 @@ class RowFile:
         """Some consecutive rows, read anew: [n, D]."""
         start, stop, _ = rows.indices(len(self))
         found = np.empty((max(0, stop - start), self.shape[1]), self.dtype)
-        done = os.preadv(self._file.fileno(), [found.data], start * self._row_bytes)
+        done = os.preadv(self._file, [found.data], start * self._row_bytes)
         if done != found.nbytes:
             raise OSError(f"a read of the temporary file ended after {done} bytes")
         return found
