@@ -226,10 +226,12 @@ def command(
         console.result_json(asdict(report))
     else:
         _show(report, dry_run)
+    if dry_run:
+        return
     if part.count > 1:
         parts = part_path(out, Shard(1, part.count)).name.replace(".1-of-", ".*-of-")
         console.next_command(f"cammsr merge {out.with_name(parts)} --out {out}")
-    elif not dry_run:
+    else:
         console.next_command(f"cammsr train {out}")
 
 
@@ -272,7 +274,11 @@ def _prepare_together(options: PrepareOptions, as_json: bool) -> None:
             out=parts[world.rank],
             force=True,
             device=device,
-            features=replace(options.features, shard=Shard(world.rank + 1, world.size)),
+            features=replace(
+                options.features,
+                shard=Shard(world.rank + 1, world.size),
+                workers=options.features.workers // int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
+            ),
         )
         silent = nullcontext(lambda *_: None)
         report = prepare(own, console.progress_bar if world.leads else lambda _: silent)

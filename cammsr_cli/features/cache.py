@@ -36,9 +36,11 @@ class FeatureCache:
     Args:
         folder: The cache folder, shared by all encoders.
         fingerprint: The encoder's fingerprint.
-        dim: Length of its vectors; shards of another length are unreadable.
+        dim: Length of its vectors; shards of another length are unreadable. If None, it is that of
+            the first shard.
 
     Attributes:
+        dim: Length of the vectors; None if it is neither given nor found.
         dropped: Shards found unreadable, and removed.
     """
 
@@ -156,6 +158,7 @@ class FeatureCache:
             raise ValueError("other types")
         if len(shape) != 2 or shape[0] != len(keys) or self.dim not in (None, shape[1]):
             raise ValueError("other shapes")
+        self.dim = int(shape[1])
         return keys
 
 

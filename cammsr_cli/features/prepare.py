@@ -300,6 +300,7 @@ def _ready_made(path: Path, corpus: Corpus, modality: str, options: PrepareOptio
         modality,
         dtype=options.features.dtype,
         row_count=corpus.listed_rows,
+        scratch_dir=options.out.parent if options.out.parent.is_dir() else None,
     )
 
 

@@ -196,10 +196,18 @@ def encode_items(
     options = options or FeatureOptions()
     name = name or _name_of(encoder)
     with told(name):
-        fingerprint, dim = encoder.fingerprint, encoder.dim
+        fingerprint = encoder.fingerprint
     inputs = _gather(encoder, records, item_ids, media_root, options.cache_dir)
-    cache = _cache(options.cache_dir, fingerprint, dim)
     plan = _Batches(inputs, options)
+    cache = _cache(options.cache_dir, fingerprint, None)
+    dropped = cache.dropped if cache is not None else 0
+    if cache is None or cache.dim is None or (cache.find(inputs.keys[plan.mine]) < 0).any():
+        with told(name):
+            dim = encoder.dim
+        cache = _cache(options.cache_dir, fingerprint, dim)
+        dropped += cache.dropped if cache is not None else 0
+    else:
+        dim = cache.dim  # the model need not be loaded
     shape = len(records), dim
     result = Features(
         np.zeros(shape, options.dtype)
@@ -223,8 +231,8 @@ def encode_items(
     run = encoding.here(encoder) if engine is None else engine(encoding)
     _encode(run, list(plan.chunks(missing)), inputs, cache, sink)
     notes = []
-    if cache is not None and cache.dropped:
-        notes.append(f"{cache.dropped} unreadable shards of the cache dropped and encoded again")
+    if dropped:
+        notes.append(f"{dropped} unreadable shards of the cache dropped and encoded again")
     return Features(
         result.values, result.present, result.problems, sink.encoded, cached,
         fingerprint, name, encoder.fields, notes, result.inputs,
@@ -527,6 +535,8 @@ def _encode(
     sink: _Sink,
 ) -> None:
     """Encode chunk after chunk; whatever ends this early, finished chunks are in the cache."""
+    if not chunks:  # no engine is started for nothing
+        return
     waiting = _Waiting(cache, inputs)
     try:
         for index, encoded in engine([inputs.sample(one) for one in chunk] for chunk in chunks):
