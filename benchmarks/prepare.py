@@ -28,7 +28,6 @@ from typing import Any
 
 import numpy as np
 from cammsr_encoders.image import ImageEncoder
-from cammsr_encoders.protocol import Encoder
 from cammsr_encoders.text import TextEncoder
 from cammsr_encoders.video import VideoEncoder
 from numpy.typing import NDArray
@@ -67,13 +66,13 @@ def bare_text(encoder: TextEncoder, texts: list[str]) -> NDArray[np.float32]:
 
 def bare_images(encoder: ImageEncoder, paths: list[Path], workers: int) -> NDArray[np.float32]:
     """timm as its documentation shows it, with a DataLoader."""
-    import timm.data
     import torch
+    from timm.data.transforms_factory import create_transform
     from torch.utils.data import DataLoader
 
     model = encoder._model
     keys = ("input_size", "interpolation", "mean", "std", "crop_pct", "crop_mode")
-    transform = timm.data.create_transform(**{key: model.config[key] for key in keys})
+    transform = create_transform(**{key: model.config[key] for key in keys})
     data: Any = Pictures(paths, transform)
     loader = DataLoader(data, batch_size=BATCH, num_workers=workers)
     with torch.inference_mode():
@@ -84,18 +83,19 @@ def bare_images(encoder: ImageEncoder, paths: list[Path], workers: int) -> NDArr
 def bare_video(encoder: VideoEncoder, paths: list[Path]) -> NDArray[np.float32]:
     """PyAV with its threads, timm's transform and the model, one clip after the other."""
     import av
-    import timm.data
     import torch
+    from timm.data.transforms_factory import create_transform
 
     model = encoder._model
     keys = ("input_size", "interpolation", "mean", "std", "crop_pct", "crop_mode")
-    transform = timm.data.create_transform(**{key: model.config[key] for key in keys})
+    transform = create_transform(**{key: model.config[key] for key in keys})
     wanted_frames = frames_wanted(CLIP_FRAMES, encoder.frames)
     found = []
     for path in paths:
         with av.open(str(path)) as container:
             container.streams.video[0].thread_type = "AUTO"
-            frames = enumerate(container.decode(video=0))
+            decoded: Any = container.decode(video=0)
+            frames = enumerate(decoded)
             wanted = [transform(frame.to_image()) for at, frame in frames if at in wanted_frames]
         with torch.inference_mode():
             features = model._network(torch.stack(wanted))
@@ -143,7 +143,7 @@ def make_clips(folder: Path, count: int) -> list[Path]:
 
 def compare(
     name: str,
-    encoder: Encoder,
+    encoder: Any,
     records: list[dict[str, str]],
     root: Path,
     bare: Callable[[], NDArray[np.float32]],

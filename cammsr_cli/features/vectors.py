@@ -283,7 +283,7 @@ def _features(
     """Mask what is not listed, and with a problem what has NaN or cannot be stored."""
     present = np.zeros(len(item_ids), bool)
     problems: list[Problem] = []
-    for item in np.flatnonzero(vectors.row >= 0):
+    for item in np.flatnonzero(vectors.row >= 0).tolist():
         stored = fitting(vectors.values[vectors.row[item]], values.dtype)
         if isinstance(stored, str):
             problems.append(Problem(item_ids[item], modality, path.name, stored))
