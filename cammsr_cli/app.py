@@ -15,7 +15,16 @@ import typer
 from typer.core import TyperGroup
 
 from cammsr_cli import __version__, console
-from cammsr_cli.commands import encoders, evaluate, info, prepare, recommend, train, tune
+from cammsr_cli.commands import (
+    encoders,
+    evaluate,
+    info,
+    merge,
+    prepare,
+    recommend,
+    train,
+    tune,
+)
 from cammsr_cli.errors import CammsrError, Terminated
 
 INTERRUPTED = 130
@@ -84,7 +93,7 @@ def _options(
     pass
 
 
-for _module in (prepare, train, tune, evaluate, recommend, info):
+for _module in (prepare, train, tune, evaluate, recommend, info, merge):
     _name = _module.__name__.rpartition(".")[2]
     app.command(_name, epilog=_module.HELP_EPILOG)(_module.command)
 app.add_typer(encoders.app, name="encoders", epilog=encoders.HELP_EPILOG)

@@ -9,11 +9,39 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from cammsr_cli.errors import UsageError
+
 
 def sha256_of(path: Path) -> str:
     """SHA-256 of a file's content, as hex."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def require_replaceable(out: Path, force: bool) -> None:
+    """Refuse to write a data set where something else is, or where one is and may not go.
+
+    Raises:
+        UsageError: Saying what is there.
+    """
+    if out.is_dir():
+        raise UsageError(f"--out {out} is a folder; name a file, such as shop.h5")
+    if out.exists() and not force:
+        raise UsageError(
+            f"{out} is there already and nothing is overwritten",
+            "Choose another name, or replace it: --force",
+        )
+    if out.exists() and not _is_hdf5(out):
+        raise UsageError(
+            f"--force replaces only a data set, and {out} is something else",
+            "Choose another name: --out NAME.h5",
+        )
+
+
+def _is_hdf5(path: Path) -> bool:
+    import h5py  # few commands need it
+
+    return bool(h5py.is_hdf5(path))
 
 
 @contextmanager

@@ -20,7 +20,9 @@ def command(
 ) -> None:
     """Show what a data set holds.
 
-    Counts, modalities, what made them, and the files they came from.
+    Counts; each modality with its encoder, its weights' revision, the item fields it read and how
+    many items have it, lack it, or could not be read; the fingerprint of all that decided the
+    vectors; and the raw files with their SHA-256.
     """
     from cammsr_cli.data.summary import summarise
 
@@ -38,22 +40,30 @@ def command(
             ("modality", False),
             ("items", True),
             ("missing", True),
+            ("unreadable", True),
             ("size", True),
             ("type", False),
-            ("made by", False),
+            ("encoder", False),
+            ("weights", False),
+            ("fields", False),
         ],
         [
             [
                 name,
                 f"{one['present']:,}",
                 f"{one['missing']:,}",
+                "" if one["unreadable"] is None else f"{one['unreadable']:,}",
                 str(one["dim"]),
                 one["dtype"],
-                one["fingerprint"],
+                one["encoder"],
+                one["weights"] or "",
+                ", ".join(one["fields"]),
             ]
             for name, one in summary["modalities"].items()
         ],
     )
+    for name, one in summary["modalities"].items():
+        console.result(f"fingerprint of {name}  {one['fingerprint']}")
     for name, digest in summary["sources"].items():
         console.result(f"source {name}  sha256 {digest}")
     console.result(f"content {summary['content']}  ({summary['tool']})")

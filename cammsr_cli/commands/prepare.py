@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from cammsr_cli.data.categories import Level
-    from cammsr_cli.features.prepare import PrepareReport
+    from cammsr_cli.features.prepare import PrepareOptions, PrepareReport
 
 EXAMPLES = [
     "cammsr prepare shop --out shop.h5 --encoder text --encoder image --encoder video",
@@ -68,6 +69,13 @@ class DtypeName(StrEnum):
 
     FLOAT16 = "float16"
     FLOAT32 = "float32"
+
+
+class EngineName(StrEnum):
+    """What runs the encoders."""
+
+    LOCAL = "local"
+    RAY = "ray"
 
 
 class PrecisionName(StrEnum):
@@ -177,7 +185,23 @@ def command(
         bool,
         typer.Option(help="Let reviews of training events describe items. Held-out ones never do."),
     ] = True,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    device: Annotated[
+        str,
+        typer.Option(
+            help="auto, cpu, cuda, cuda:N or mps; several, as cuda:0,cuda:1, share the work."
+        ),
+    ] = "auto",
+    engine: Annotated[
+        EngineName,
+        typer.Option(help="local: this machine; ray: the nodes of a Ray cluster (extra ray)."),
+    ] = EngineName.LOCAL,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            metavar="I/N",
+            help="Encode the I-th of N parts of the work into OUT.I-of-N.h5; for cammsr merge.",
+        ),
+    ] = None,
     precision: Annotated[
         PrecisionName, typer.Option(help="What encoders compute in.")
     ] = PrecisionName.FLOAT32,
@@ -215,11 +239,13 @@ def command(
 
     from cammsr_cli.cache_folder import cache_folder
     from cammsr_cli.data.corpus import SourceOptions
-    from cammsr_cli.devices import resolve_device
     from cammsr_cli.features.download import DownloadOptions, any_address
+    from cammsr_cli.features.parts import part_path
     from cammsr_cli.features.prepare import PrepareOptions, plan, prepare
     from cammsr_cli.features.registry import EncoderSpec
-    from cammsr_cli.features.runner import FeatureOptions
+    from cammsr_cli.features.runner import FeatureOptions, Shard
+
+    part = Shard() if shard is None else Shard.parse(shard)
 
     limits = DownloadOptions(
         per_host=downloads_per_host,
@@ -244,7 +270,7 @@ def command(
             encoding=encoding,
             category_level=_level(category_level),
         ),
-        out=out,
+        out=out if part.count == 1 else part_path(out, part),
         encoders=[EncoderSpec.parse(text) for text in encoder or []],
         vectors={
             name: Path(file)
@@ -257,21 +283,94 @@ def command(
             decode_seconds=decode_seconds,
             dtype=dtype.value,
             cache_dir=cache_folder(),
+            shard=part,
         ),
         download=limits if download else None,
-        device=str(resolve_device(device)),
+        device=_devices(device, engine),
         precision=precision.value,
+        engine=engine.value,
         strict=strict,
         force=force,
     )
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dry_run:
+        _prepare_together(options, as_json)
+        return
     report = plan(options) if dry_run else prepare(options, console.progress_bar)
     _tell(report)
     if as_json:
         console.result_json(asdict(report))
     else:
         _show(report, dry_run)
-    if not dry_run:
+    if dry_run:
+        return
+    if part.count > 1:
+        parts = part_path(out, Shard(1, part.count)).name.replace(".1-of-", ".*-of-")
+        console.next_command(f"cammsr merge {out.with_name(parts)} --out {out}")
+    else:
         console.next_command(f"cammsr train {out}")
+
+
+def _devices(names: str, engine: EngineName) -> str:
+    """The devices that are there, separated by commas; those of a Ray cluster are its own."""
+    from cammsr_cli.devices import resolve_device
+
+    if engine is EngineName.RAY:
+        if names not in ("auto", "cpu", "cuda"):
+            raise UsageError(f"--engine ray --device {names}: write cpu or cuda, one for all nodes")
+        return "cuda" if names == "cuda" else "cpu"
+    return ",".join(str(resolve_device(name)) for name in names.split(","))
+
+
+def _prepare_together(options: PrepareOptions, as_json: bool) -> None:
+    """Under `torchrun`: each process makes one part, and the first joins them."""
+    from contextlib import nullcontext
+    from dataclasses import asdict, replace
+    from datetime import timedelta
+
+    import torch
+
+    from cammsr_cli.commands import merge
+    from cammsr_cli.features.parts import merge_parts, part_path
+    from cammsr_cli.features.prepare import prepare, require_writable
+    from cammsr_cli.features.runner import Shard
+    from cammsr_cli.training.distributed import joined
+
+    if options.features.shard.count > 1 or "," in options.device or options.engine != "local":
+        raise UsageError(
+            "torchrun shares the work itself: leave out --shard, --engine and several devices"
+        )
+    require_writable(options)
+    hidden = options.out.with_name(f".{options.out.name}")
+    device = f"cuda:{os.environ['LOCAL_RANK']}" if options.device == "cuda" else options.device
+    with joined(torch.device("cpu"), timedelta(days=7)) as world:
+        parts = [part_path(hidden, Shard(one + 1, world.size)) for one in range(world.size)]
+        own = replace(
+            options,
+            out=parts[world.rank],
+            force=True,
+            device=device,
+            features=replace(
+                options.features,
+                shard=Shard(world.rank + 1, world.size),
+                workers=options.features.workers // int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
+            ),
+        )
+        silent = nullcontext(lambda *_: None)
+        report = prepare(own, console.progress_bar if world.leads else lambda _: silent)
+        world.wait()
+        if not world.leads:
+            return
+        merged = merge_parts(parts, options.out, options.force)
+        for part in parts:
+            part.unlink()
+            part.with_name(f"{part.name}.problems.csv").unlink(missing_ok=True)
+    for line in report.notes:
+        console.note(f"note: {line}")
+    if as_json:
+        console.result_json(asdict(merged))
+    else:
+        merge.show(merged)
+    console.next_command(f"cammsr train {options.out}")
 
 
 def _pairs(option: str, texts: Sequence[str], form: str) -> dict[str, str]:
@@ -304,8 +403,6 @@ def _beside(source: Path, items: Path | None) -> Path:
 
 def _spare_cores() -> int:
     """One process a core but for the one that feeds the model; one at least, eight at most."""
-    import os
-
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return max(1, min(8, (cores or 1) - 1))
 
@@ -314,6 +411,9 @@ def _tell(report: PrepareReport) -> None:
     """What people should know, on stderr."""
     for line in report.notes:
         console.note(f"note: {line}")
+    for name, one in report.modalities.items():
+        if one.changes is not None:
+            console.note(f"{name}: {one.changes} since {report.out} was last prepared")
     if report.problems_file is not None:
         unreadable = ", ".join(
             f"{one.problems:,} of {report.items:,} {name}"

@@ -15,6 +15,7 @@ from cammsr_cli.data.cells import cleaned, first_media, text_of
 from cammsr_cli.data.interactions import clean_ids
 from cammsr_cli.data.splits import TRAIN
 from cammsr_cli.data.tables import Table, counted, values_of
+from cammsr_cli.data.texts import Texts
 from cammsr_cli.errors import CammsrError
 
 TEXT_FIELDS = ("title", "description")
@@ -39,7 +40,7 @@ class Catalogue:
 
     ids: list[str] = field(default_factory=list)
     rows: list[int] = field(default_factory=list)
-    fields: dict[str, list[str | None]] = field(default_factory=dict)
+    fields: dict[str, Texts] = field(default_factory=dict)
     categories: list[list[CategoryPath]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -97,25 +98,26 @@ def _fields(
     columns: Mapping[str, str],
     spares: Mapping[str, Sequence[str]],
     notes: list[str],
-) -> dict[str, list[str | None]]:
-    fields: dict[str, list[str | None]] = {}
+) -> dict[str, Texts]:
+    fields: dict[str, Texts] = {}
     for name in (*TEXT_FIELDS, *MEDIA_FIELDS):
         if name not in columns:
             continue
         read = first_media if name in MEDIA_FIELDS else partial(text_of, joint=" ")
-        values = [read(value) for value in values_of(table, columns[name], rows)]
+        values = Texts(map(read, values_of(table, columns[name], rows)))
         for spare in spares.get(name, ()):
-            others = map(read, values_of(table, spare, rows)) if None in values else []
-            filled = [mine or other for mine, other in zip(values, others, strict=False)]
-            if filled and filled != values:
-                taken = counted(values.count(None) - filled.count(None), "item")
-                notes.append(f"{name} of {taken} taken from column {spare!r}")
-                values = filled
+            empty = values.count(None)
+            if empty == 0:
+                break
+            others = map(read, values_of(table, spare, rows))
+            values = Texts(mine or other for mine, other in zip(values, others, strict=True))
+            if taken := empty - values.count(None):
+                notes.append(f"{name} of {counted(taken, 'item')} taken from column {spare!r}")
         fields[name] = values
     for column in table.frame.columns:
         unnamed = not column.strip()  # as the index that pandas writes
         if not unnamed and column not in columns.values() and column not in fields:
-            fields[column] = [text_of(value) for value in values_of(table, column, rows)]
+            fields[column] = Texts(map(text_of, values_of(table, column, rows)))
     return fields
 
 

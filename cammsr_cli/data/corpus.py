@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
@@ -29,6 +30,7 @@ from cammsr_cli.data.interactions import (
 )
 from cammsr_cli.data.splits import TRAIN, leave_one_out
 from cammsr_cli.data.tables import SourceTables, Table, counted
+from cammsr_cli.data.texts import Texts
 from cammsr_cli.errors import CammsrError
 from cammsr_cli.files import sha256_of
 
@@ -95,7 +97,7 @@ class Corpus:
 
     user_ids: list[str]
     item_ids: list[str]
-    fields: dict[str, list[str | None]]
+    fields: Mapping[str, Sequence[str | None]]
     item_rows: list[int | None]
     listed_rows: int
     category_names: list[str]
@@ -135,7 +137,7 @@ def read_corpus(options: SourceOptions) -> Corpus:
 
     nothing = [None] * len(unlisted)
     fields = {
-        name: [*(values[position] for position in positions), *nothing]
+        name: Texts(chain((values[position] for position in positions), nothing))
         for name, values in listed.fields.items()
     }
     if options.review_text:
@@ -267,7 +269,7 @@ def _written(
     event_item: NDArray[np.int32],
     part: NDArray[np.uint8],
     index: Mapping[str, int],
-) -> dict[str, list[str | None]]:
+) -> dict[str, Texts]:
     """What users wrote about items, of training events only: `reviews`, and GroupLens `tags`."""
     fields: dict[str, list[str | None]] = {}
     if "review" in columns.interactions:
@@ -283,7 +285,7 @@ def _written(
             "\n".join(filter(None, texts)) or None
             for texts in zip(reviews, fields["tags"], strict=True)
         ]
-    return {name: values for name, values in fields.items() if any(values)}
+    return {name: Texts(values) for name, values in fields.items() if any(values)}
 
 
 def _review_text(table: Table, column: str) -> pl.Series:

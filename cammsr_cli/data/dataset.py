@@ -11,7 +11,12 @@ Layout (schema 1), U users, N items, E events, C categories:
                             (seconds), in time order, ties broken by file order
     /splits/leave_one_out   [E] uint8: 0 train, 1 validation, 2 test
     /features/<modality>    values [N, dim] float16 or float32, present [N] bool;
+                            inputs [N, 32] uint8, SHA-256 of what was encoded, if it is known;
                             attributes encoder, fingerprint, fields
+
+A part, which `prepare --shard` writes and `merge` joins, differs in this: attributes shard ("2/8")
+and corpus (SHA-256 of all but features); /problems [P] str, JSON; in /features/<modality> values
+[n, dim] only of the items in rows [n] int64.
 
 Reading opens the file, takes what is asked for and closes it: no handle outlives a call, so a
 `DataSet` may be sent to other processes.
@@ -24,11 +29,11 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import unquote
 
 import h5py
@@ -45,6 +50,8 @@ if TYPE_CHECKING:  # it imports polars, which reading does not need
 SCHEMA = 1
 
 _TEXT = h5py.string_dtype("utf-8")
+# Written, read and hashed a piece at a time: bytes of numbers, and texts.
+_PIECE_BYTES, _PIECE_TEXTS = 2**24, 2**16
 
 
 @dataclass(frozen=True)
@@ -64,6 +71,21 @@ class ModalityInfo:
     fields: tuple[str, ...]
 
 
+class Rows(Protocol):
+    """An array [n, dim], in memory or not, that is read some rows at a time."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Rows and what a row is long."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of its values."""
+
+    def __getitem__(self, rows: slice, /) -> NDArray[Any]:
+        """Some consecutive rows."""
+
+
 @dataclass(frozen=True)
 class ModalityVectors:
     """One modality of all items, to be written.
@@ -72,11 +94,26 @@ class ModalityVectors:
         values: [N, dim] float16 or float32; rows without the modality are zero.
         present: [N] bool.
         info: Where they come from.
+        inputs: [N, 32] uint8, SHA-256 of what was encoded, zeros for nothing; None if not known.
     """
 
-    values: NDArray[np.floating]
+    values: Rows
     present: NDArray[np.bool_]
     info: ModalityInfo
+    inputs: NDArray[np.uint8] | None = None
+
+
+@dataclass(frozen=True)
+class Part:
+    """What makes a file a part of a data set.
+
+    Attributes:
+        shard: Which part, "2/8".
+        problems: The items it could not encode: item, modality, path, reason.
+    """
+
+    shard: str
+    problems: Sequence[tuple[str, str, str | None, str]]
 
 
 @dataclass(frozen=True)
@@ -94,41 +131,81 @@ class Histories:
     time: NDArray[np.int64]
 
 
-def write_dataset(path: Path, corpus: Corpus, modalities: Mapping[str, ModalityVectors]) -> None:
-    """Write a data set, whole or not at all; the same input gives the same content.
+def write_dataset(
+    path: Path,
+    corpus: Corpus,
+    modalities: Mapping[str, ModalityVectors],
+    part: Part | None = None,
+) -> None:
+    """Write a data set, or a part of one, whole or not at all; same input, same content.
 
     Raises:
         CammsrError: If the system does not let it be written, as when the disk is full.
     """
-    with _refusals_told(path), written_whole(path) as partial, h5py.File(partial, "w") as file:
-        file["users/id"] = _strings(corpus.user_ids)
-        file["items/id"] = _strings(corpus.item_ids)
+    with refusals_told(path), written_whole(path) as partial, h5py.File(partial, "w") as file:
+        _write_texts(file, "users/id", corpus.user_ids)
+        _write_texts(file, "items/id", corpus.item_ids)
         file.create_group("items/fields")
         for name, values in sorted(corpus.fields.items()):
-            file[f"items/fields/{_escaped(name)}"] = _strings([value or "" for value in values])
-        file["items/categories/names"] = _strings(corpus.category_names)
+            _write_texts(file, f"items/fields/{_escaped(name)}", values)
+        _write_texts(file, "items/categories/names", corpus.category_names)
         file["items/categories/indptr"] = corpus.category_indptr
         file["items/categories/index"] = corpus.category_index
         file["events/indptr"] = corpus.event_indptr
         file["events/item"] = corpus.event_item
         file["events/time"] = corpus.event_time
         file["splits/leave_one_out"] = corpus.event_part
-        file.create_group("features")
+        if part is not None:
+            file.attrs["corpus"] = digest(file)
+            _write_texts(file, "problems", [json.dumps(one) for one in part.problems])
         for name, modality in sorted(modalities.items()):
-            group = file.create_group(f"features/{name}")
-            group["values"] = modality.values
-            group["present"] = modality.present
-            group.attrs["encoder"] = modality.info.encoder
-            group.attrs["fingerprint"] = modality.info.fingerprint
-            group.attrs["fields"] = json.dumps(modality.info.fields)
-        file.attrs["content"] = _digest(file)
-        file.attrs["schema"] = SCHEMA
-        file.attrs["tool"] = f"cammsr {__version__}"
-        file.attrs["sources"] = json.dumps(corpus.sources, sort_keys=True)
+            write_modality(file, name, modality, rows_alone=part is not None)
+        seal(file, json.dumps(corpus.sources, sort_keys=True))
+        if part is not None:
+            file.attrs["shard"] = part.shard
+
+
+def write_modality(
+    file: h5py.File, name: str, modality: ModalityVectors, rows_alone: bool = False
+) -> None:
+    """Write one modality into an open file; with `rows_alone`, only rows that are present."""
+    group = file.create_group(f"features/{name}")
+    present, source = modality.present, modality.values
+    count = int(present.sum()) if rows_alone else len(present)
+    if rows_alone:
+        group["rows"] = np.flatnonzero(present)
+    values = group.create_dataset("values", (count, *source.shape[1:]), source.dtype)
+    done = 0
+    for piece in pieces(len(present), int(source.dtype.itemsize * np.prod(source.shape[1:]))):
+        rows = source[piece][present[piece]] if rows_alone else source[piece]
+        if rows.size:
+            values[done : done + len(rows)] = rows
+        done += len(rows)
+    group["present"] = present
+    if modality.inputs is not None:
+        group["inputs"] = modality.inputs
+    group.attrs["encoder"] = modality.info.encoder
+    group.attrs["fingerprint"] = modality.info.fingerprint
+    group.attrs["fields"] = json.dumps(modality.info.fields)
+
+
+def seal(file: h5py.File, sources: str) -> None:
+    """Write what says that a file is a data set, after all else."""
+    file.require_group("features")
+    file.attrs["content"] = digest(file)
+    file.attrs["schema"] = SCHEMA
+    file.attrs["tool"] = f"cammsr {__version__}"
+    file.attrs["sources"] = sources
+
+
+def pieces(length: int, row_bytes: int) -> Iterator[slice]:
+    """An array's rows in slices of about 16 MB."""
+    step = max(1, _PIECE_BYTES // max(1, row_bytes))
+    return (slice(start, min(start + step, length)) for start in range(0, length, step))
 
 
 @contextmanager
-def _refusals_told(path: Path) -> Iterator[None]:
+def refusals_told(path: Path) -> Iterator[None]:
     """Turn what HDF5 says when the system refuses a write into what the system said."""
     try:
         yield
@@ -157,6 +234,11 @@ class DataSet:
     def __init__(self, path: Path) -> None:
         self.path = path
         with self._open() as file:
+            if "shard" in file.attrs:
+                raise CammsrError(
+                    f"{path} is part {file.attrs['shard']} of a data set, not a whole one",
+                    "Join its parts: cammsr merge --help",
+                )
             self.content = str(file.attrs["content"])
             self.tool = str(file.attrs["tool"])
             self.sources: dict[str, str] = json.loads(str(file.attrs["sources"]))
@@ -260,6 +342,12 @@ class DataSet:
             )
         return values, self._array(f"features/{modality}/present").astype(np.bool_)
 
+    def inputs(self, modality: str) -> NDArray[np.uint8] | None:
+        """SHA-256 of what was encoded of each item, [N, 32], zeros for nothing; None if unknown."""
+        name = f"features/{modality}/inputs"
+        with self._open() as file:
+            return file[name][()].astype(np.uint8) if name in file else None
+
     def category_labels(self) -> NDArray[np.bool_]:
         """Whether an item has a category, [N, C]."""
         indptr, index = self.categories
@@ -281,35 +369,42 @@ class DataSet:
         with self._open() as file:
             return _read_strings(file[name])
 
-    @contextmanager
-    def _open(self) -> Iterator[h5py.File]:
-        if not self.path.is_file():
+    def _open(self) -> AbstractContextManager[h5py.File]:
+        return opened(self.path)
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[h5py.File]:
+    """A data set or a part of one, open for reading.
+
+    Raises:
+        CammsrError: The file is missing, damaged, not a data set, or of another schema.
+    """
+    if not path.is_file():
+        raise CammsrError(f"no such data set: {path}", "Make one with: cammsr prepare --help")
+    try:
+        file = h5py.File(path, "r")
+    except OSError as error:
+        raise CammsrError(
+            f"{path} is not a readable HDF5 file: it is damaged, cut short or something "
+            f"else ({_short(error)})",
+            "Make it again with: cammsr prepare",
+        ) from error
+    with file:
+        found = file.attrs.get("schema")
+        if "content" not in file.attrs or not isinstance(found, int | np.integer):
             raise CammsrError(
-                f"no such data set: {self.path}", "Make one with: cammsr prepare --help"
+                f"{path} is an HDF5 file but not a cammsr data set",
+                "Make one with: cammsr prepare --help",
             )
-        try:
-            file = h5py.File(self.path, "r")
-        except OSError as error:
+        if int(found) != SCHEMA:
             raise CammsrError(
-                f"{self.path} is not a readable HDF5 file: it is damaged, cut short or something "
-                f"else ({_short(error)})",
-                "Make it again with: cammsr prepare",
-            ) from error
-        with file:
-            found = file.attrs.get("schema")
-            if "content" not in file.attrs or not isinstance(found, int | np.integer):
-                raise CammsrError(
-                    f"{self.path} is an HDF5 file but not a cammsr data set",
-                    "Make one with: cammsr prepare --help",
-                )
-            if int(found) != SCHEMA:
-                raise CammsrError(
-                    f"{self.path} has data set schema {int(found)}, written by "
-                    f"{file.attrs.get('tool', 'an unknown tool')}; this is cammsr {__version__}, "
-                    f"which reads schema {SCHEMA}",
-                    "Make it again with this version: cammsr prepare --force",
-                )
-            yield file
+                f"{path} has data set schema {int(found)}, written by "
+                f"{file.attrs.get('tool', 'an unknown tool')}; this is cammsr {__version__}, "
+                f"which reads schema {SCHEMA}",
+                "Make it again with this version: cammsr prepare --force",
+            )
+        yield file
 
 
 def _escaped(name: str) -> str:
@@ -319,8 +414,11 @@ def _escaped(name: str) -> str:
     return name
 
 
-def _strings(values: Sequence[str]) -> NDArray[np.object_]:
-    return np.array(values, dtype=_TEXT)
+def _write_texts(file: h5py.File, name: str, values: Sequence[str | None]) -> None:
+    stored = file.create_dataset(name, len(values), _TEXT)
+    for start in range(0, len(values), _PIECE_TEXTS):
+        some = values[start : start + _PIECE_TEXTS]
+        stored[start : start + len(some)] = np.array([one or "" for one in some], dtype=_TEXT)
 
 
 def _read_strings(dataset: h5py.Dataset) -> list[str]:
@@ -328,20 +426,23 @@ def _read_strings(dataset: h5py.Dataset) -> list[str]:
     return values
 
 
-def _digest(file: h5py.File) -> str:
+def digest(file: h5py.File) -> str:
     """SHA-256 over the names and values of all that is in the file so far."""
-    digest = hashlib.sha256()
+    found = hashlib.sha256()
 
     def add(name: str, node: h5py.Group | h5py.Dataset) -> None:
-        digest.update(f"{name}\0{sorted(node.attrs.items())}\0".encode())
+        found.update(f"{name}\0{sorted(node.attrs.items())}\0".encode())
         if isinstance(node, h5py.Dataset):
-            value = node[()]
             is_text = h5py.check_string_dtype(node.dtype) is not None
-            digest.update(f"{node.dtype}{node.shape}\0".encode())
-            digest.update(b"\0".join(value.tolist()) if is_text else value.tobytes())
+            found.update(f"{node.dtype}{node.shape}\0".encode())
+            size = _PIECE_BYTES // _PIECE_TEXTS if is_text else node.nbytes // max(1, len(node))
+            for piece in pieces(len(node), size):
+                value = node[piece]
+                between = b"\0" if is_text and piece.start else b""
+                found.update(between + (b"\0".join(value.tolist()) if is_text else value.tobytes()))
 
     file.visititems(add)
-    return digest.hexdigest()
+    return found.hexdigest()
 
 
 def _short(error: OSError) -> str:

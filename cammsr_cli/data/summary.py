@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,15 @@ def summarise(path: Path) -> dict[str, Any]:
     modalities = {}
     for name, info in data.modalities.items():
         values, present = data.vectors(name)
+        inputs = data.inputs(name)
         modalities[name] = {
             "dim": info.dim,
             "dtype": str(values.dtype),
             "present": int(present.sum()),
             "missing": int((~present).sum()),
+            "unreadable": None if inputs is None else int((inputs.any(axis=1) & ~present).sum()),
             "encoder": info.encoder,
+            "weights": _weights(info.fingerprint),
             "fingerprint": info.fingerprint,
             "fields": list(info.fields),
         }
@@ -41,3 +45,13 @@ def summarise(path: Path) -> dict[str, Any]:
         "content": data.content,
         "tool": data.tool,
     }
+
+
+def _weights(fingerprint: str) -> str | None:
+    """The revision of the weights, where a fingerprint tells it as those of ours do."""
+    try:
+        told = json.loads(fingerprint)
+    except ValueError:
+        return None
+    weights = told.get("weights") if isinstance(told, dict) else None
+    return None if weights is None else str(weights)

@@ -43,6 +43,7 @@ _SEPARATORS: dict[Format, str] = {"csv": ",", "tsv": "\t"}
 _LARGEST_FIELD = 2**31 - 1  # bytes; the csv module's own limit is 128 KiB
 _LONGEST_LINE = 2**26  # bytes that are read to learn a table's columns
 _LINES_TO_LEARN_FROM = 20
+_ROWS_A_PIECE = 65_536  # as Python's values a whole column of texts is large
 _NO_FILES = ("idna", "punycode", "unicode-escape", "raw-unicode-escape")  # codecs of other things
 _EXACT_FLOAT = 2**53  # from here on a float no longer holds every whole number
 
@@ -491,22 +492,24 @@ def _read_delimited(path: Path, content: bytes, kind: Literal["csv", "tsv"]) -> 
     return Table(path, frame, kind, quoted, notes=blank_note(path, blank))
 
 
-def values_of(table: Table, column: str, rows: Sequence[int]) -> list[Any]:
-    """The cells of a column in some rows, as Python's values.
+def values_of(table: Table, column: str, rows: Sequence[int]) -> Iterator[Any]:
+    """The cells of a column in some rows, as Python's values, a piece of them at a time.
 
     Raises:
         CammsrError: It holds dates within lists or objects that Python has no value for.
     """
-    series = table.frame[column].gather(list(rows))
-    try:
-        return series.to_list()
-    except (OverflowError, ValueError):
-        if not series.dtype.is_nested():  # a date beyond the years 1 to 9999
-            return series.cast(pl.String).to_list()
-    raise CammsrError(
-        f"{table.path}: column {column!r} holds dates beyond the years 1 to 9999",
-        "Leave the column out, or write its dates as text.",
-    )
+    series = table.frame[column]
+    for start in range(0, len(rows), _ROWS_A_PIECE):
+        piece = series.gather(list(rows[start : start + _ROWS_A_PIECE]))
+        try:
+            yield from piece.to_list()
+        except (OverflowError, ValueError) as error:
+            if piece.dtype.is_nested():
+                raise CammsrError(
+                    f"{table.path}: column {column!r} holds dates beyond the years 1 to 9999",
+                    "Leave the column out, or write its dates as text.",
+                ) from error
+            yield from piece.cast(pl.String).to_list()  # a date beyond the years 1 to 9999
 
 
 def blank_note(path: Path, rows: int) -> tuple[str, ...]:

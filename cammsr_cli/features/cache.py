@@ -4,6 +4,8 @@
 [n, 32] (SHA-256 of an item's inputs), and `values`, float32 [n, dim]. A shard is written beside its
 name and moved there whole, and never changed: runs may share a cache, and a killed run leaves all
 it had finished.
+
+Legend: M vectors in the cache, K keys asked for.
 """
 
 from __future__ import annotations
@@ -11,8 +13,9 @@ from __future__ import annotations
 import hashlib
 import os
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,19 +24,23 @@ from safetensors.numpy import save_file
 
 from cammsr_cli.errors import CammsrError
 
-Key = bytes
-"""SHA-256 of an item's inputs, 32 bytes."""
+KEY_BYTES = 32
+"""A key is the SHA-256 of an item's inputs."""
 
 
 class FeatureCache:
-    """The cached vectors of one encoder.
+    """The vectors of one encoder that were in the cache when this was made.
+
+    Of each vector only its key and place are held in memory, 44 bytes.
 
     Args:
         folder: The cache folder, shared by all encoders.
         fingerprint: The encoder's fingerprint.
-        dim: Length of its vectors; shards of another length are unreadable.
+        dim: Length of its vectors; shards of another length are unreadable. If None, it is that of
+            the first shard.
 
     Attributes:
+        dim: Length of the vectors; None if it is neither given nor found.
         dropped: Shards found unreadable, and removed.
     """
 
@@ -43,74 +50,101 @@ class FeatureCache:
         self.fingerprint = fingerprint
         self.dim = dim
         self.dropped = 0
-        self._places = self._index()
-
-    def __contains__(self, key: Key) -> bool:
-        return key in self._places
+        self._shards: list[Path] = []
+        self._index()
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._key_M)
 
-    def read(self, keys: Iterable[Key]) -> Iterator[tuple[Key, NDArray[np.float32]]]:
-        """Each key's vector, float32 [dim], shard by shard; every key must be in the cache."""
-        wanted: dict[Path, list[tuple[Key, int]]] = {}
-        for key in keys:
-            shard, row = self._places[key]
-            wanted.setdefault(shard, []).append((key, row))
-        for shard, rows in wanted.items():
-            with safe_open(shard, framework="numpy") as opened:
-                values = opened.get_tensor("values")
-            for key, row in rows:
-                yield key, values[row]
+    def find(self, keys: NDArray[np.uint8]) -> NDArray[np.int64]:
+        """Where each key's vector is, as `read` wants it: int64 [K], -1 for one that is not here.
 
-    def write(self, vectors: Mapping[Key, NDArray[np.float32]]) -> None:
-        """Add a shard; nothing is written for no vectors.
+        Args:
+            keys: uint8 [K, 32].
+        """
+        if not len(self):
+            return np.full(len(keys), -1, np.int64)
+        wanted = _as_one(keys)
+        place = np.searchsorted(self._key_M, wanted).clip(max=len(self) - 1)
+        return np.where(self._key_M[place] == wanted, place, -1)
+
+    def read(
+        self, places: NDArray[np.int64]
+    ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+        """The vectors at some places, a shard at a time.
+
+        Args:
+            places: int64 [K] from `find`; -1 is passed over.
+
+        Yields:
+            Positions in `places`, and their vectors, float32 [n, dim].
+        """
+        known = np.flatnonzero(places >= 0)
+        shard = self._shard_M[places[known]]
+        known = known[np.argsort(shard, kind="stable")]
+        shard = self._shard_M[places[known]]
+        starts = np.flatnonzero(np.diff(shard, prepend=-1))
+        for some in np.split(known, starts[1:]) if len(known) else ():
+            path = self._shards[int(self._shard_M[places[some[0]]])]
+            with safe_open(path, framework="numpy") as opened:
+                values: NDArray[np.float32] = opened.get_tensor("values")
+            yield some, values[self._row_M[places[some]]]
+
+    def write(self, keys: NDArray[np.uint8], values: NDArray[np.float32]) -> None:
+        """Add a shard, for later runs; nothing is written for no vectors.
+
+        Args:
+            keys: uint8 [n, 32].
+            values: float32 [n, dim].
 
         Raises:
             CammsrError: If the cache folder cannot be written to.
         """
-        if not vectors:
+        if not len(keys):
             return
         try:
-            self._places |= self._written(vectors)
+            self._write(keys, values)
         except (OSError, SafetensorError) as error:
             raise CammsrError(
                 f"the feature cache {self.folder.parent} cannot be written to: {error}",
                 "make room or choose another cache folder; what is already there stays good",
             ) from error
 
-    def _written(self, vectors: Mapping[Key, NDArray[np.float32]]) -> dict[Key, tuple[Path, int]]:
-        """Write a shard whole; returns where each key's vector is."""
+    def _write(self, keys: NDArray[np.uint8], values: NDArray[np.float32]) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         told = self.folder / "fingerprint.txt"
         if not told.exists():
             told.write_text(self.fingerprint + "\n", encoding="utf-8")
-        keys = np.frombuffer(b"".join(vectors), dtype=np.uint8).reshape(-1, 32)
         name = hashlib.sha256(keys.tobytes()).hexdigest()[:32]
-        shard = self.folder / f"{name}.safetensors"
         # The partial name is this writer's own: another run may write the same shard just now.
         partial = self.folder / f".{name}.{uuid.uuid4().hex}.partial"
         try:
-            save_file({"keys": keys, "values": np.stack(list(vectors.values()))}, partial)
+            save_file({"keys": keys, "values": values}, partial)
             with partial.open("rb") as stream:
                 os.fsync(stream.fileno())
-            partial.replace(shard)
+            partial.replace(self.folder / f"{name}.safetensors")
         finally:
             partial.unlink(missing_ok=True)
-        return {key: (shard, row) for row, key in enumerate(vectors)}
 
-    def _index(self) -> dict[Key, tuple[Path, int]]:
-        """Where each key's vector is; unreadable shards are removed and counted."""
-        places: dict[Key, tuple[Path, int]] = {}
-        for shard in sorted(self.folder.glob("*.safetensors")):
+    def _index(self) -> None:
+        """Note where each key's vector is; unreadable shards are removed and counted."""
+        keys, rows, shards = [], [], []
+        for path in sorted(self.folder.glob("*.safetensors")):
             try:
-                keys = self._keys(shard)
+                found = self._keys(path)
             except (SafetensorError, OSError, ValueError):
                 self.dropped += 1
-                shard.unlink(missing_ok=True)
+                path.unlink(missing_ok=True)
                 continue
-            places |= {key.tobytes(): (shard, row) for row, key in enumerate(keys)}
-        return places
+            keys.append(found)
+            rows.append(np.arange(len(found), dtype=np.int32))
+            shards.append(np.full(len(found), len(self._shards), np.int32))
+            self._shards.append(path)
+        none = np.zeros(0, np.int32)
+        every = _as_one(np.concatenate([np.zeros((0, KEY_BYTES), np.uint8), *keys]))
+        self._key_M, first = np.unique(every, return_index=True)
+        self._row_M = np.concatenate([none, *rows])[first]
+        self._shard_M = np.concatenate([none, *shards])[first]
 
     def _keys(self, shard: Path) -> NDArray[np.uint8]:
         """A shard's keys; raises ValueError if the shard is not as this class writes them."""
@@ -120,8 +154,14 @@ class FeatureCache:
             keys: NDArray[np.uint8] = opened.get_tensor("keys")
             values = opened.get_slice("values")
             shape, kind = values.get_shape(), values.get_dtype()
-        if keys.dtype != np.uint8 or keys.ndim != 2 or keys.shape[1] != 32 or kind != "F32":
+        if keys.dtype != np.uint8 or keys.ndim != 2 or keys.shape[1] != KEY_BYTES or kind != "F32":
             raise ValueError("other types")
         if len(shape) != 2 or shape[0] != len(keys) or self.dim not in (None, shape[1]):
             raise ValueError("other shapes")
+        self.dim = int(shape[1])
         return keys
+
+
+def _as_one(keys: NDArray[np.uint8]) -> NDArray[Any]:
+    """uint8 [K, 32] -> [K], each key one value that can be compared."""
+    return np.ascontiguousarray(keys).view(f"V{KEY_BYTES}").ravel()

@@ -3,8 +3,8 @@
 A decoder may hang or crash on a hostile file, and nothing within its process can stop it. The
 process is then killed and replaced; the item it was at becomes a failure, all others are decoded.
 So that a process that hangs can hold nothing up, what goes either way between the processes is
-never waited for: a worker's answers are read as they arrive, piece by piece, and which item it is
-at stands in shared memory.
+never waited for: messages are sent and answers read as far as they go, piece by piece, and which
+item a process is at stands in shared memory.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from typing import Any
@@ -43,33 +43,46 @@ class Failure:
     reason: str
 
 
-def decoded(
-    encoder: Encoder,
-    samples: Sequence[Mapping[str, str]],
-    workers: int,
-    ahead: int,
-    seconds: float,
-) -> Generator[Any]:
-    """What `encoder.load` makes of each sample, in order; a `Failure` where it makes nothing.
+Sample = Mapping[str, str] | Failure
+"""What `load` gets, or why there is nothing to load."""
+
+
+class Decoder:
+    """Calls `encoder.load` on samples, ahead of who takes them.
 
     Args:
         encoder: Its `load` is called.
-        samples: What `load` gets.
-        workers: Processes that decode; 0 decodes in this one, where no time limit can hold.
-        ahead: Samples decoded ahead of the one that is asked for, at most.
+        workers: Processes that decode, each started when there is work for it; 0 decodes in this
+            one, where no time limit can hold.
         seconds: An item takes so long at most.
-
-    Raises:
-        CammsrError: If processes die time and again, whatever they decode.
     """
-    if workers == 0 or not samples:
-        yield from (_load(encoder, sample) for sample in samples)
-        return
-    pool = _Pool(encoder, samples, min(workers, len(samples)), seconds)
-    try:
-        yield from pool.results(max(ahead, workers))
-    finally:
-        pool.close()
+
+    def __init__(self, encoder: Encoder, workers: int, seconds: float) -> None:
+        self.encoder = encoder
+        self._pool = _Pool(encoder, workers, seconds) if workers else None
+        self._given: deque[Sample] = deque()  # where no process decodes
+
+    def give(self, samples: Iterable[Sample]) -> None:
+        """Have samples decoded."""
+        if self._pool is None:
+            self._given.extend(samples)
+        else:
+            self._pool.give(samples)
+
+    def take(self, count: int) -> list[Any]:
+        """What `load` made of the next of the given samples; a `Failure` where it made nothing.
+
+        Raises:
+            CammsrError: If processes die time and again, whatever they decode.
+        """
+        if self._pool is None:
+            return [_load(self.encoder, self._given.popleft()) for _ in range(count)]
+        return [self._pool.take() for _ in range(count)]
+
+    def close(self) -> None:
+        """End all processes."""
+        if self._pool is not None:
+            self._pool.close()
 
 
 def reason_of(error: Exception) -> str:
@@ -81,7 +94,9 @@ def reason_of(error: Exception) -> str:
     return f"{type(error).__name__}: {line}" if line else type(error).__name__
 
 
-def _load(encoder: Encoder, sample: Mapping[str, str]) -> Any:
+def _load(encoder: Encoder, sample: Sample) -> Any:
+    if isinstance(sample, Failure):
+        return sample
     try:
         return encoder.load(sample)
     except Exception as error:  # one item's fault, whatever it is, must not end the run
@@ -91,43 +106,44 @@ def _load(encoder: Encoder, sample: Mapping[str, str]) -> Any:
 class _Pool:
     """Worker processes, and which of them is to decode what."""
 
-    def __init__(
-        self,
-        encoder: Encoder,
-        samples: Sequence[Mapping[str, str]],
-        workers: int,
-        seconds: float,
-    ) -> None:
-        self.encoder, self.samples, self.seconds = encoder, samples, seconds
-        self.again: deque[int] = deque()  # given to a process that ended before it came to them
-        self.given = self.deaths = 0
+    def __init__(self, encoder: Encoder, workers: int, seconds: float) -> None:
+        self.encoder, self.most, self.seconds = encoder, workers, seconds
+        self.samples: dict[int, Sample] = {}  # given and not taken
+        self.given = self.taken = self.deaths = 0
         self.ready: dict[int, Any] = {}
-        self.workers = [_Worker(encoder, samples) for _ in range(workers)]
+        self.workers: list[_Worker] = []
 
-    def results(self, ahead: int) -> Iterator[Any]:
-        for wanted in range(len(self.samples)):
-            end = min(len(self.samples), wanted + ahead)
-            self._give(end)
-            while wanted not in self.ready:
-                self._receive()
-                self._give(end)
-            yield self.ready.pop(wanted)
+    def give(self, samples: Iterable[Sample]) -> None:
+        for sample in samples:
+            self.samples[self.given] = sample
+            self._give(self.given)
+            self.given += 1
+
+    def take(self) -> Any:
+        while self.taken not in self.ready:
+            self._receive()
+        sample = self.ready.pop(self.taken)
+        del self.samples[self.taken]
+        self.taken += 1
+        return sample
 
     def close(self) -> None:
         for worker in self.workers:
             worker.end()
             worker.link.close()
+        self.workers = []
 
-    def _give(self, end: int) -> None:
-        """Hand out what comes before `end`, to whoever has least to do."""
-        while self.again or self.given < end:
-            number = self.again.popleft() if self.again else self.given
-            self.given = max(self.given, number + 1)
-            worker = min(self.workers, key=lambda one: len(one.given))
-            worker.give(number)
+    def _give(self, number: int) -> None:
+        """To whoever has least to do."""
+        if len(self.workers) < self.most and all(worker.given for worker in self.workers):
+            self.workers.append(_Worker(self.encoder))
+        worker = min(self.workers, key=lambda one: len(one.given))
+        worker.give(number, self.samples[number])
 
     def _receive(self) -> None:
         """Take what has been decoded, and replace processes that hang or have died."""
+        for worker in self.workers:
+            worker.send()
         links: dict[Any, _Worker] = {worker.link: worker for worker in self.workers}
         patience = min(_LOOK_SECONDS, self.seconds / 4)
         for link in wait(list(links), patience):
@@ -179,9 +195,10 @@ class _Pool:
 
     def _replace(self, worker: _Worker) -> None:
         """A new worker in place of one that has ended; what that left is given again."""
-        self.again.extend(worker.given)
         worker.link.close()
-        self.workers[self.workers.index(worker)] = _Worker(self.encoder, self.samples)
+        self.workers[self.workers.index(worker)] = _Worker(self.encoder)
+        for number in worker.given:
+            self._give(number)
 
 
 class _Worker:
@@ -192,8 +209,9 @@ class _Worker:
         link: What it answers through.
     """
 
-    def __init__(self, encoder: Encoder, samples: Sequence[Mapping[str, str]]) -> None:
+    def __init__(self, encoder: Encoder) -> None:
         self.given: deque[int] = deque()
+        self._unsent = bytearray()
         self.link, theirs = socket.socketpair()
         # The number of the sample it is at, and since when, by the clock all processes share.
         self._now = multiprocessing.RawArray("d", [_NOTHING, 0.0])
@@ -201,15 +219,21 @@ class _Worker:
         # A forked process knows its parent by number; others are started by a server of theirs.
         parent = os.getpid() if multiprocessing.get_start_method() == "fork" else None
         self._process = multiprocessing.Process(
-            target=_work, args=(encoder, samples, theirs, self._now, parent), daemon=True
+            target=_work, args=(encoder, theirs, self._now, parent), daemon=True
         )
         self._process.start()
         theirs.close()  # else its end would not be seen here
 
-    def give(self, number: int) -> None:
+    def give(self, number: int, sample: Sample) -> None:
         self.given.append(number)
+        self._unsent += _message((number, sample))
+        self.send()
+
+    def send(self) -> None:
+        """Send what it has not been sent, as far as that goes."""
         with contextlib.suppress(OSError):  # it has died, which is seen where answers are read
-            self.link.sendall(number.to_bytes(_NUMBER_BYTES, "little"))
+            while self._unsent:
+                del self._unsent[: self.link.send(self._unsent, socket.MSG_DONTWAIT)]
 
     @property
     def at(self) -> tuple[int | None, float]:
@@ -254,7 +278,9 @@ class _Worker:
         return f"{name}, perhaps for want of memory" if name == "SIGKILL" else name
 
 
-def _told(sample: Mapping[str, str]) -> str:
+def _told(sample: Sample) -> str:
+    if isinstance(sample, Failure):
+        return sample.reason
     return ", ".join(os.path.basename(value[:200]) for value in sample.values())  # noqa: PTH119
 
 
@@ -263,31 +289,36 @@ def _told(sample: Mapping[str, str]) -> str:
 
 def _work(
     encoder: Encoder,
-    samples: Sequence[Mapping[str, str]],
     link: socket.socket,
     now: Any,
     parent: int | None,
 ) -> None:
     """Decode what is asked for, for ever."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the parent ends this one
-    parent = parent or os.getppid()
-    threading.Thread(target=_end_with_parent, args=(parent,), daemon=True).start()
+    end_with(parent or os.getppid())
     if (torch := sys.modules.get("torch")) is not None:
         torch.set_num_threads(1)  # decoders work side by side already
     answers: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     threading.Thread(target=_send, args=(link, answers), daemon=True).start()
-    while message := link.recv(_NUMBER_BYTES, socket.MSG_WAITALL):
-        number = int.from_bytes(message, "little")
+    while length := link.recv(_NUMBER_BYTES, socket.MSG_WAITALL):
+        message = link.recv(int.from_bytes(length, "little"), socket.MSG_WAITALL)
+        number, sample = pickle.loads(message)  # noqa: S301 - from a process of our own
         now[1] = time.monotonic()
         now[0] = number
-        sample = _load(encoder, samples[number])
+        loaded = _load(encoder, sample)
         now[0] = _NOTHING
         try:
-            answer = pickle.dumps((number, sample), protocol=5)
+            answer = _message((number, loaded))
         except Exception as error:  # whatever a stranger's class raises
             told = Failure(f"its sample cannot be sent between processes: {first_line(error)}")
-            answer = pickle.dumps((number, told))
-        answers.put(len(answer).to_bytes(_NUMBER_BYTES, "little") + answer)
+            answer = _message((number, told))
+        answers.put(answer)
+
+
+def _message(content: tuple[int, Any]) -> bytes:
+    """Its length and it."""
+    message = pickle.dumps(content, protocol=5)
+    return len(message).to_bytes(_NUMBER_BYTES, "little") + message
 
 
 def _send(link: socket.socket, answers: queue.SimpleQueue[bytes]) -> None:
@@ -297,8 +328,12 @@ def _send(link: socket.socket, answers: queue.SimpleQueue[bytes]) -> None:
             link.sendall(answers.get())
 
 
-def _end_with_parent(parent: int) -> None:
-    """End when the parent is gone: a killed parent ends nothing itself."""
-    while os.getppid() == parent:
-        time.sleep(1)
-    os._exit(1)
+def end_with(parent: int) -> None:
+    """End this process when its parent is gone: a killed parent ends nothing itself."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -7,17 +7,21 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
+from typing import Literal, overload
 
-import h5py
 import numpy as np
 from cammsr_encoders.protocol import MEDIA_FIELDS, MODALITY_NAME, Encoder
 
 from cammsr_cli.data.corpus import Corpus, SourceOptions, read_corpus
-from cammsr_cli.data.dataset import ModalityInfo, ModalityVectors, write_dataset
+from cammsr_cli.data.dataset import DataSet, ModalityInfo, ModalityVectors, Part, write_dataset
 from cammsr_cli.errors import CammsrError, UsageError
+from cammsr_cli.features.changes import Changes, changes_since
 from cammsr_cli.features.download import DownloadOptions, Downloads, download, look_up
+from cammsr_cli.features.encoding import Encoding, Engine
 from cammsr_cli.features.media_cache import MediaCache
+from cammsr_cli.features.processes import on_devices
 from cammsr_cli.features.registry import EncoderSpec, make_encoder
 from cammsr_cli.features.runner import (
     FeatureOptions,
@@ -29,7 +33,7 @@ from cammsr_cli.features.runner import (
 )
 from cammsr_cli.features.urls import is_web_address, parse_url
 from cammsr_cli.features.vectors import read_vectors
-from cammsr_cli.files import written_whole
+from cammsr_cli.files import require_replaceable, written_whole
 from cammsr_cli.locks import only_writer
 
 ID = "id"
@@ -51,8 +55,9 @@ class PrepareOptions:
         media_root: Folder that media paths are relative to.
         features: How encoders are run.
         download: How media that are named by URL are had; None uses only what is in the cache.
-        device: Where encoders run, resolved.
+        device: Where encoders run, resolved; several, separated by commas, share the work.
         precision: "float32" or "bfloat16".
+        engine: "local" for this machine, "ray" for the nodes of a Ray cluster.
         strict: Whether an item that cannot be encoded stops everything.
         force: Whether `out` may be replaced.
     """
@@ -66,6 +71,7 @@ class PrepareOptions:
     download: DownloadOptions | None = field(default_factory=DownloadOptions)
     device: str = "cpu"
     precision: str = "float32"
+    engine: Literal["local", "ray"] = "local"
     strict: bool = False
     force: bool = False
 
@@ -82,6 +88,7 @@ class ModalityReport:
         encoded: Distinct inputs encoded now.
         cached: Distinct inputs known from earlier runs.
         dim: Length of a vector; None in a dry run.
+        changes: Since the data set that is replaced; None if there is none, or it does not tell.
     """
 
     made_by: str
@@ -91,6 +98,7 @@ class ModalityReport:
     encoded: int
     cached: int
     dim: int | None
+    changes: Changes | None = None
 
 
 @dataclass(frozen=True)
@@ -151,9 +159,9 @@ def prepare(options: PrepareOptions, progress_bar: ProgressBar) -> PrepareReport
         CammsrError: A file cannot be read, weights cannot be had, or, if strict, an item cannot
             be encoded; or another process is writing the same data set.
     """
-    _require_writable(options)
+    require_writable(options)
     with only_writer(options.out):
-        _require_writable(options)  # what another run wrote meanwhile is not overwritten
+        require_writable(options)  # what another run wrote meanwhile is not overwritten
         return _prepare(options, progress_bar)
 
 
@@ -162,25 +170,29 @@ def _prepare(options: PrepareOptions, progress_bar: ProgressBar) -> PrepareRepor
     corpus = read_corpus(options.source)
     urls = _urls(corpus, [encoder for _, encoder in encoders])
     downloads = _download(urls, options, progress_bar)
-    feature_options = replace(options.features, find_url=downloads.find)
+    before, notes = _replaced(options)
+    running = replace(options.features, find_url=downloads.find, scratch_dir=options.out.parent)
     made: dict[str, tuple[str, Features]] = {}
     for spec, encoder in encoders:
         with progress_bar(encoder.modality) as progress:
             features = encode_items(
                 encoder,
-                _records(corpus, encoder.fields),
+                _Records(corpus, encoder.fields),
                 corpus.item_ids,
                 options.media_root,
-                feature_options,
+                running,
                 progress,
                 spec.name,
+                partial(_engine, options, spec, encoder),
             )
         made[encoder.modality] = str(spec), features
     for modality, path in options.vectors.items():
         vectors = _ready_made(path, corpus, modality, options)
         made[modality] = str(path), vectors
-    problems = [problem for _, features in made.values() for problem in features.problems]
-    problems_file = _write_problems(options.out, problems)
+    problems = _in_order(
+        [problem for _, features in made.values() for problem in features.problems], corpus
+    )
+    problems_file = write_problems(options.out, problems)
     if problems and options.strict:
         raise CammsrError(
             f"{len(problems):,} item(s) could not be encoded and --strict is on, so "
@@ -188,15 +200,25 @@ def _prepare(options: PrepareOptions, progress_bar: ProgressBar) -> PrepareRepor
             f"The first: item {problems[0].item_id}, {problems[0].modality} "
             f"{problems[0].path or ''}: {problems[0].reason}",
         )
-    write_dataset(options.out, corpus, {name: _stored(f) for name, (_, f) in made.items()})
+    changes = {
+        name: changes_since(before, name, corpus.item_ids, f.inputs, f.fingerprint)
+        for name, (_, f) in made.items()
+    }
+    write_dataset(
+        options.out,
+        corpus,
+        {name: _stored(f) for name, (_, f) in made.items()},
+        _part(options, problems),
+    )
     return PrepareReport(
         out=str(options.out),
         **_counts(corpus),
-        modalities={name: _report(by, features) for name, (by, features) in made.items()},
+        modalities={name: _report(by, f, changes[name]) for name, (by, f) in made.items()},
         downloads=_download_report(urls, downloads),
         notes=[
             *corpus.notes,
             *_download_notes(urls, downloads, options),
+            *notes,
             *(f"{name}: {note}" for name, (_, f) in made.items() for note in f.notes),
             *_warnings(options, {name: int(f.present.sum()) for name, (_, f) in made.items()}),
         ],
@@ -212,9 +234,10 @@ def plan(options: PrepareOptions) -> PrepareReport:
         UsageError: As `prepare`.
         CammsrError: As `prepare`.
     """
-    _require_writable(options)
+    require_writable(options)
     encoders = _make_encoders(options)
     corpus = read_corpus(options.source)
+    before, notes = _replaced(options)
     items = len(corpus.item_ids)
     urls = _urls(corpus, [encoder for _, encoder in encoders])
     downloads = _looked_up(urls, options)
@@ -223,7 +246,7 @@ def plan(options: PrepareOptions) -> PrepareReport:
     for spec, encoder in encoders:
         planned = plan_items(
             encoder,
-            _records(corpus, encoder.fields),
+            _Records(corpus, encoder.fields),
             corpus.item_ids,
             options.media_root,
             feature_options,
@@ -237,12 +260,15 @@ def plan(options: PrepareOptions) -> PrepareReport:
             encoded=planned.to_encode,
             cached=planned.cached,
             dim=encoder.dim,
+            changes=changes_since(
+                before, encoder.modality, corpus.item_ids, planned.inputs, encoder.fingerprint
+            ),
         )
         size += items * encoder.dim * np.dtype(options.features.dtype).itemsize
     for modality, path in options.vectors.items():
         vectors = _ready_made(path, corpus, modality, options)
         reports[modality] = _report(str(path), vectors)
-        size += vectors.values.nbytes
+        size += vectors.values.dtype.itemsize * int(np.prod(vectors.values.shape))
     return PrepareReport(
         out=str(options.out),
         **_counts(corpus),
@@ -251,6 +277,7 @@ def plan(options: PrepareOptions) -> PrepareReport:
         notes=[
             *corpus.notes,
             *_download_notes(urls, downloads, options),
+            *notes,
             *_warnings(options, {name: one.present for name, one in reports.items()}),
         ],
         problems_file=None,
@@ -269,19 +296,13 @@ def _warnings(options: PrepareOptions, present: Mapping[str, int]) -> list[str]:
     return warnings
 
 
-def _require_writable(options: PrepareOptions) -> None:
-    if options.out.is_dir():
-        raise UsageError(f"--out {options.out} is a folder; name a file, such as shop.h5")
-    if options.out.exists() and not options.force:
-        raise UsageError(
-            f"{options.out} is there already and nothing is overwritten",
-            "Choose another name, or replace it: --force",
-        )
-    if options.out.exists() and not h5py.is_hdf5(options.out):
-        raise UsageError(
-            f"--force replaces only a data set, and {options.out} is something else",
-            "Choose another name: --out NAME.h5",
-        )
+def require_writable(options: PrepareOptions) -> None:
+    """Refuse what would overwrite, or cannot be written.
+
+    Raises:
+        UsageError: Saying which path it is.
+    """
+    require_replaceable(options.out, options.force)
     if options.media_root is not None and not options.media_root.is_dir():
         raise UsageError(f"--media-root {options.media_root} is not a folder")
 
@@ -301,7 +322,7 @@ def _make_encoders(options: PrepareOptions) -> list[tuple[EncoderSpec, Encoder]]
     encoders: list[tuple[EncoderSpec, Encoder]] = []
     taken = dict.fromkeys(options.vectors, "ready-made vectors")
     for spec in options.encoders:
-        encoder = make_encoder(spec, options.device, options.precision)
+        encoder = make_encoder(spec, _own_device(options), options.precision)
         _require_name(encoder.modality, f"--encoder {spec}")
         if encoder.modality in taken:
             raise UsageError(
@@ -322,16 +343,30 @@ def _ready_made(path: Path, corpus: Corpus, modality: str, options: PrepareOptio
         modality,
         dtype=options.features.dtype,
         row_count=corpus.listed_rows,
+        scratch_dir=options.out.parent if options.out.parent.is_dir() else None,
     )
 
 
-def _records(corpus: Corpus, names: Sequence[str]) -> list[dict[str, str]]:
-    """Each item's values of the fields an encoder reads."""
-    columns = {name: corpus.fields[name] for name in names if name in corpus.fields}
-    return [
-        {name: value for name, values in columns.items() if (value := values[row])}
-        for row in range(len(corpus.item_ids))
-    ]
+class _Records(Sequence[Mapping[str, str]]):
+    """Each item's values of the fields an encoder reads, made as they are asked for."""
+
+    def __init__(self, corpus: Corpus, names: Sequence[str]) -> None:
+        self._columns = {name: corpus.fields[name] for name in names if name in corpus.fields}
+        self._count = len(corpus.item_ids)
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, row: int) -> dict[str, str]: ...
+    @overload
+    def __getitem__(self, row: slice) -> list[dict[str, str]]: ...
+    def __getitem__(self, row: int | slice) -> dict[str, str] | list[dict[str, str]]:
+        if isinstance(row, slice):
+            return [self[one] for one in range(*row.indices(self._count))]
+        if not 0 <= row < self._count:
+            raise IndexError(row)
+        return {name: value for name, values in self._columns.items() if (value := values[row])}
 
 
 # --- media named by URL -------------------------------------------------------------------------
@@ -415,8 +450,59 @@ def _download_notes(
     return [f"{report.urls:,} media URLs{where}: {report.cached:,} in the cache, {became}"]
 
 
-def _write_problems(out: Path, problems: Sequence[Problem]) -> Path | None:
-    """List the items that could not be encoded beside the data set; drop an older list."""
+# --- encoding and writing -----------------------------------------------------------------------
+
+
+def _engine(
+    options: PrepareOptions, spec: EncoderSpec, encoder: Encoder, encoding: Encoding
+) -> Engine:
+    """What runs an encoder: this process, one a device, or the nodes of a Ray cluster."""
+    make = partial(make_encoder, spec, precision=options.precision)
+    if options.engine == "ray":
+        from cammsr_cli.features.ray_cluster import on_cluster
+
+        return on_cluster(make, options.device, encoding)
+    devices = options.device.split(",")
+    if len(devices) > 1:
+        return on_devices(make, devices, encoding)
+    return encoding.here(encoder)
+
+
+def _own_device(options: PrepareOptions) -> str:
+    """Where this process has its encoder; a Ray cluster's GPUs are not this process's."""
+    return "cpu" if options.engine == "ray" else options.device.split(",")[0]
+
+
+def _replaced(options: PrepareOptions) -> tuple[DataSet | None, list[str]]:
+    """The data set that is to be replaced, and what is to be said of it."""
+    if not options.out.exists() or options.features.shard.count > 1:
+        return None, []
+    try:
+        return DataSet(options.out), []
+    except CammsrError as error:
+        return None, [f"what has changed cannot be told: {error.message}"]
+
+
+def _part(options: PrepareOptions, problems: Sequence[Problem]) -> Part | None:
+    shard = options.features.shard
+    if shard.count == 1:
+        return None
+    return Part(str(shard), [(p.item_id, p.modality, p.path, p.reason) for p in problems])
+
+
+def _in_order(problems: Sequence[Problem], corpus: Corpus) -> list[Problem]:
+    """Problems in the catalogue's order, however the work was shared."""
+    named = {problem.item_id for problem in problems}
+    place = {item: row for row, item in enumerate(corpus.item_ids) if item in named}
+    return sorted(problems, key=lambda problem: (place[problem.item_id], problem.modality))
+
+
+def write_problems(out: Path, problems: Sequence[Problem]) -> Path | None:
+    """List the items that could not be encoded beside the data set; drop an older list.
+
+    Returns:
+        Where they are listed; None if there are none.
+    """
     path = out.with_name(f"{out.name}.problems.csv")
     if not problems:
         path.unlink(missing_ok=True)
@@ -435,10 +521,10 @@ def _stored(features: Features) -> ModalityVectors:
         fingerprint=features.fingerprint,
         fields=features.fields,
     )
-    return ModalityVectors(features.values, features.present, info)
+    return ModalityVectors(features.values, features.present, info, features.inputs)
 
 
-def _report(made_by: str, features: Features) -> ModalityReport:
+def _report(made_by: str, features: Features, changes: Changes | None = None) -> ModalityReport:
     present = int(features.present.sum())
     return ModalityReport(
         made_by=made_by,
@@ -448,6 +534,7 @@ def _report(made_by: str, features: Features) -> ModalityReport:
         encoded=features.encoded,
         cached=features.cached,
         dim=int(features.values.shape[1]),
+        changes=changes,
     )
 
 

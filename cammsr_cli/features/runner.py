@@ -2,7 +2,11 @@
 
 The plan covers all distinct inputs, cached or not, in an order that depends on nothing else; each
 of its chunks encodes only its own missing inputs. A killed run, started again, therefore forms the
-same batches, and what it makes is bit for bit what an undisturbed run would have made.
+same batches, and what it makes is bit for bit what an undisturbed run would have made; and so is
+what several runs make that share the chunks.
+
+Memory does not grow with the catalogue but for some hundred bytes an item: samples are made when
+their turn comes, and vectors go to a file.
 
 Legend: N items, K distinct inputs, D the encoder's dim.
 """
@@ -10,32 +14,64 @@ Legend: N items, K distinct inputs, D the encoder's dim.
 from __future__ import annotations
 
 import hashlib
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
-from itertools import islice
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from cammsr_encoders.protocol import MEDIA_FIELDS, Encoder, WeightsUnavailable
+from cammsr_encoders.protocol import MEDIA_FIELDS, Encoder
 from numpy.typing import NDArray
 
-from cammsr_cli.errors import CammsrError
-from cammsr_cli.features.cache import FeatureCache, Key
-from cammsr_cli.features.decoding import Failure, decoded, reason_of
+from cammsr_cli.errors import UsageError
+from cammsr_cli.features.cache import KEY_BYTES, FeatureCache
+from cammsr_cli.features.decoding import Failure, Sample
+from cammsr_cli.features.encoding import Encoded, Encoding, Engine, told
+from cammsr_cli.features.hashes import MediaHashes
 from cammsr_cli.features.media import FindUrl, not_downloaded, resolve_media
-from cammsr_cli.files import sha256_of
+from cammsr_cli.features.rows import RowFile
+from cammsr_cli.features.urls import is_web_address
 
 Progress = Callable[[int, int, int], None]
 """Called with distinct inputs done (cached ones too), distinct inputs in all, and failed ones."""
 
 StoredType = Literal["float16", "float32"]
 
-# Finished vectors wait at most so long (and until their chunk ends) before they are on the disk.
+# Finished vectors wait in memory until a chunk ends after so many seconds, or a hundredth of the
+# time since the start if that is more (a long run shall not leave thousands of shards), or bytes.
 _FLUSH_SECONDS = 5.0
+_FLUSH_BYTES = 64 * 2**20
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Which part of the work is done here.
+
+    Attributes:
+        number: From 1.
+        count: Parts in all.
+    """
+
+    number: int = 1
+    count: int = 1
+
+    @classmethod
+    def parse(cls, text: str) -> Shard:
+        """Read "i/n", 1 <= i <= n.
+
+        Raises:
+            UsageError: If the text has another form.
+        """
+        number, slash, count = text.partition("/")
+        digits = number.isascii() and number.isdigit() and count.isascii() and count.isdigit()
+        if not slash or not digits or not 1 <= int(number) <= int(count):
+            raise UsageError(f"--shard {text}: write i/n, from 1/n to n/n, such as --shard 2/8")
+        return cls(int(number), int(count))
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.count}"
 
 
 @dataclass(frozen=True)
@@ -49,6 +85,8 @@ class FeatureOptions:
         cache_dir: Where finished vectors are kept between runs; None keeps none.
         decode_seconds: An item takes so long to decode at most, where workers decode.
         find_url: The file that a media URL gave, see `media.resolve_media`.
+        scratch_dir: Where vectors are gathered in a file without a name; None does so in memory.
+        shard: The part of the distinct inputs that is encoded.
     """
 
     batch_size: int = 32
@@ -57,6 +95,8 @@ class FeatureOptions:
     cache_dir: Path | None = None
     decode_seconds: float = 120.0
     find_url: FindUrl = not_downloaded
+    scratch_dir: Path | None = None
+    shard: Shard = Shard()
 
 
 @dataclass(frozen=True)
@@ -81,7 +121,7 @@ class Features:
     """One modality of a whole catalogue.
 
     Attributes:
-        values: float16 or float32 [N, D]; zeros where `present` is False.
+        values: float16 or float32 [N, D], in memory or in a file; zeros where `present` is False.
         present: bool [N].
         problems: Items that should have had a vector.
         encoded: Distinct inputs encoded by this run.
@@ -90,9 +130,10 @@ class Features:
         encoder: Its name.
         fields: The item fields it reads.
         notes: Counts for people.
+        inputs: uint8 [N, 32], SHA-256 of what was encoded, zeros for nothing; None if not known.
     """
 
-    values: NDArray[Any]
+    values: NDArray[Any] | RowFile
     present: NDArray[np.bool_]
     problems: list[Problem]
     encoded: int
@@ -101,6 +142,7 @@ class Features:
     encoder: str
     fields: tuple[str, ...]
     notes: list[str] = field(default_factory=list)
+    inputs: NDArray[np.uint8] | None = None
 
 
 @dataclass(frozen=True)
@@ -113,6 +155,7 @@ class Plan:
         cached: Those that an earlier run has encoded.
         without: Items with none of the encoder's fields.
         problems: Files that are missing or refused; a file that cannot be decoded is not known yet.
+        inputs: uint8 [N, 32], SHA-256 of what would be encoded, zeros for nothing.
     """
 
     items: int
@@ -120,32 +163,12 @@ class Plan:
     cached: int
     without: int
     problems: list[Problem]
+    inputs: NDArray[np.uint8]
 
     @property
     def to_encode(self) -> int:
         """Distinct inputs still to encode."""
         return self.unique - self.cached
-
-
-@dataclass
-class _Inputs:
-    """The distinct inputs of a catalogue, in order of first appearance.
-
-    Attributes:
-        keys: [K].
-        samples: [K] what `load` gets.
-        rows: [K] the items, by row, that have this input.
-        written: [K] the media path as written by each of those items, for messages.
-        without: Items with none of the fields.
-        problems: Missing and refused files.
-    """
-
-    keys: list[Key] = field(default_factory=list)
-    samples: list[dict[str, str]] = field(default_factory=list)
-    rows: list[list[int]] = field(default_factory=list)
-    written: list[list[str | None]] = field(default_factory=list)
-    without: int = 0
-    problems: list[Problem] = field(default_factory=list)
 
 
 def encode_items(
@@ -156,6 +179,7 @@ def encode_items(
     options: FeatureOptions | None = None,
     progress: Progress | None = None,
     name: str | None = None,
+    engine: Callable[[Encoding], Engine] | None = None,
 ) -> Features:
     """Vectors of one modality for all items.
 
@@ -170,35 +194,54 @@ def encode_items(
         options: How to run; the defaults if None.
         progress: Called after each batch with (done, total, failed) distinct inputs.
         name: The encoder's name, for messages and the result; its class if None.
+        engine: What encodes; this process if None.
 
     Raises:
         CammsrError: If the weights cannot be had, memory runs out, or the encoder misbehaves.
     """
     options = options or FeatureOptions()
     name = name or _name_of(encoder)
-    with _told(name):
-        fingerprint, dim = encoder.fingerprint, encoder.dim
-    inputs = _gather(encoder, records, item_ids, media_root, options.find_url)
-    cache = _cache(options.cache_dir, fingerprint, dim)
-    values = np.zeros((len(records), dim), options.dtype)
+    with told(name):
+        fingerprint = encoder.fingerprint
+    inputs = _gather(encoder, records, item_ids, media_root, options.find_url, options.cache_dir)
+    plan = _Batches(inputs, options)
+    cache = _cache(options.cache_dir, fingerprint, None)
+    dropped = cache.dropped if cache is not None else 0
+    if cache is None or cache.dim is None or (cache.find(inputs.keys[plan.mine]) < 0).any():
+        with told(name):
+            dim = encoder.dim
+        cache = _cache(options.cache_dir, fingerprint, dim)
+        dropped += cache.dropped if cache is not None else 0
+    else:
+        dim = cache.dim  # the model need not be loaded
+    shape = len(records), dim
     result = Features(
-        values, np.zeros(len(records), bool), list(inputs.problems), 0, 0,
-        fingerprint, name, encoder.fields,
+        np.zeros(shape, options.dtype)
+        if options.scratch_dir is None
+        else RowFile(options.scratch_dir, shape, options.dtype),
+        np.zeros(len(records), bool),
+        list(inputs.problems), 0, 0,
+        fingerprint, name, encoder.fields, [], inputs.keys_by_row(),
     )  # fmt: skip
-    sink = _Sink(encoder.modality, inputs, item_ids, result, progress)
-    numbers = {key: number for number, key in enumerate(inputs.keys)}
-    for key, vector in cache.read(key for key in inputs.keys if key in cache) if cache else ():
-        sink.put(numbers[key], vector)
+    sink = _Sink(encoder.modality, inputs, item_ids, result, plan.total, progress)
+    missing = plan.mine
+    if cache is not None:
+        places = np.where(plan.mine, cache.find(inputs.keys), -1)
+        missing = plan.mine & (places < 0)
+        for numbers, vectors in cache.read(places):
+            for number, vector in zip(numbers.tolist(), vectors, strict=True):
+                sink.put(number, vector)
     cached = sink.done
     sink.tell()
-    chunks = _missing_chunks(encoder, inputs, cache, options.batch_size)
-    _encode_chunks(encoder, name, dim, chunks, inputs, cache, options, sink)
+    encoding = Encoding(name, dim, options.workers, options.decode_seconds)
+    run = encoding.here(encoder) if engine is None else engine(encoding)
+    _encode(run, list(plan.chunks(missing)), inputs, cache, sink)
     notes = []
-    if cache and cache.dropped:
-        notes.append(f"{cache.dropped} unreadable shards of the cache dropped and encoded again")
+    if dropped:
+        notes.append(f"{dropped} unreadable shards of the cache dropped and encoded again")
     return Features(
-        values, result.present, result.problems, sink.encoded, cached,
-        fingerprint, name, encoder.fields, notes,
+        result.values, result.present, result.problems, sink.encoded, cached,
+        fingerprint, name, encoder.fields, notes, result.inputs,
     )  # fmt: skip
 
 
@@ -216,13 +259,90 @@ def plan_items(
         CammsrError: If the weights cannot be had.
     """
     options = options or FeatureOptions()
-    with _told(name or _name_of(encoder)):
+    with told(name or _name_of(encoder)):
         fingerprint = encoder.fingerprint
-    inputs = _gather(encoder, records, item_ids, media_root, options.find_url)
+    inputs = _gather(encoder, records, item_ids, media_root, options.find_url, options.cache_dir)
     cache = _cache(options.cache_dir, fingerprint, None)
-    cached = sum(key in cache for key in inputs.keys) if cache else 0
-    items = sum(len(rows) for rows in inputs.rows)
-    return Plan(items, len(inputs.keys), cached, inputs.without, inputs.problems)
+    mine = _Batches(inputs, options).mine
+    return Plan(
+        items=int(mine[inputs.number_of_row[inputs.number_of_row >= 0]].sum()),
+        unique=int(mine.sum()),
+        cached=int((cache.find(inputs.keys[mine]) >= 0).sum()) if cache else 0,
+        without=inputs.without,
+        problems=inputs.problems,
+        inputs=inputs.keys_by_row(),
+    )
+
+
+# --- what there is to encode --------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """The distinct inputs of a catalogue, in order of first appearance.
+
+    Attributes:
+        records: [N] each item's fields.
+        fields: Those that are read.
+        media_root: The folder that media paths are relative to.
+        find_url: The file that a media URL gave.
+        keys: uint8 [K, 32].
+        first_row: int64 [K], the first item that has this input.
+        number_of_row: int64 [N], each item's input; -1 for an item with none.
+        cost: float64 [K], by the encoder's own measure; None if it has none.
+        without: Items with none of the fields.
+        problems: Missing and refused files.
+    """
+
+    records: Sequence[Mapping[str, str]]
+    fields: tuple[str, ...]
+    media_root: Path | None
+    find_url: FindUrl
+    keys: NDArray[np.uint8]
+    first_row: NDArray[np.int64]
+    number_of_row: NDArray[np.int64]
+    cost: NDArray[np.float64] | None
+    without: int
+    problems: list[Problem]
+
+    def sample(self, number: int) -> Sample:
+        """What `load` gets for an input; a failure if its file is gone since it was hashed."""
+        sample: dict[str, str] = {}
+        reason = "no longer there"
+        for one, value in _given(self.records[int(self.first_row[number])], self.fields).items():
+            try:
+                media = one in MEDIA_FIELDS
+                sample[one] = _resolved(value, self.media_root, self.find_url) if media else value
+            except ValueError as refused:
+                reason = str(refused)
+        return sample or Failure(reason)
+
+    def rows(self, number: int) -> NDArray[np.int64]:
+        """The items that have an input."""
+        start, stop = self._starts[number : number + 2]
+        return self._rows_by_number[start:stop]
+
+    def written(self, row: int) -> str | None:
+        """The media path of an item, as written in the items file; None if it has none."""
+        given = _given(self.records[row], self.fields)
+        return next((given[one] for one in given if one in MEDIA_FIELDS), None)
+
+    def keys_by_row(self) -> NDArray[np.uint8]:
+        """uint8 [N, 32], each item's key; zeros for an item with none."""
+        found = np.zeros((len(self.number_of_row), KEY_BYTES), np.uint8)
+        has = self.number_of_row >= 0
+        found[has] = self.keys[self.number_of_row[has]]
+        return found
+
+    @cached_property
+    def _rows_by_number(self) -> NDArray[np.int64]:
+        rows = np.argsort(self.number_of_row, kind="stable")
+        return rows[np.count_nonzero(self.number_of_row < 0) :]
+
+    @cached_property
+    def _starts(self) -> NDArray[np.int64]:
+        counts = np.bincount(self.number_of_row[self._rows_by_number], minlength=len(self.keys))
+        return np.append(0, np.cumsum(counts))
 
 
 def _gather(
@@ -231,85 +351,137 @@ def _gather(
     item_ids: Sequence[str],
     media_root: Path | None,
     find_url: FindUrl,
+    cache_dir: Path | None,
 ) -> _Inputs:
     """The catalogue's distinct inputs, media resolved and read once to name their content."""
-    inputs = _Inputs()
-    number_of: dict[Key, int] = {}
-    hashes: dict[Path, str] = {}
+    problems: list[Problem] = []
+    without = 0
+    keys = bytearray(KEY_BYTES * len(records))
+    has = np.zeros(len(records), bool)
+    cost_of: Callable[[Mapping[str, str]], float] | None = getattr(encoder, "cost", None)
+    costs = np.zeros(len(records) if cost_of else 0)
+    hashes = MediaHashes(cache_dir) if _reads_media(encoder) else None
+    # Items may share a file, and those that do mostly stand together.
+    resolve = lru_cache(maxsize=4096)(partial(_resolved, media_root=media_root, find_url=find_url))
     for row, record in enumerate(records):
-        given = {one: value for one in encoder.fields if (value := record.get(one) or "").strip()}
+        given = _given(record, encoder.fields)
         sample: dict[str, str] = {}
         digest = hashlib.sha256()
         for one, value in given.items():
             try:
-                usable, content = _content(one, value, media_root, find_url, hashes)
+                usable = resolve(value) if one in MEDIA_FIELDS else value
+                content = _content(one, usable, hashes)
             except ValueError as refused:
-                inputs.problems.append(
-                    Problem(item_ids[row], encoder.modality, value, str(refused))
-                )
+                problems.append(Problem(item_ids[row], encoder.modality, value, str(refused)))
                 continue
             sample[one] = usable
             digest.update(f"{one}\0{len(content)}\0".encode() + content)
-        inputs.without += not given
+        without += not given
         if not sample:
             continue
-        key = digest.digest()
-        number = number_of.setdefault(key, len(inputs.keys))
-        if number == len(inputs.keys):
-            inputs.keys.append(key)
-            inputs.samples.append(sample)
-            inputs.rows.append([])
-            inputs.written.append([])
-        inputs.rows[number].append(row)
-        path = next((given[one] for one in sample if one in MEDIA_FIELDS), None)
-        inputs.written[number].append(path)
-    return inputs
+        keys[KEY_BYTES * row : KEY_BYTES * (row + 1)] = digest.digest()
+        has[row] = True
+        if cost_of is not None:
+            costs[row] = cost_of(sample)
+    if hashes is not None:
+        hashes.close()
+    key_N = np.frombuffer(keys, np.uint8).reshape(-1, KEY_BYTES)
+    first_row, number_of_row = _distinct(key_N, has)
+    return _Inputs(
+        records, encoder.fields, media_root, find_url, key_N[first_row], first_row, number_of_row,
+        costs[first_row] if cost_of is not None else None, without, problems,
+    )  # fmt: skip
 
 
-def _content(
-    one: str,
-    value: str,
-    media_root: Path | None,
-    find_url: FindUrl,
-    hashes: dict[Path, str],
-) -> tuple[str, bytes]:
-    """What `load` gets for a field, and bytes that name its content.
+def _distinct(
+    keys: NDArray[np.uint8], has: NDArray[np.bool_]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Rows that are the first with their key, and each row's number among these, -1 for none."""
+    rows = np.flatnonzero(has)
+    _, first, inverse = np.unique(
+        keys[rows].view(f"V{KEY_BYTES}").ravel(), return_index=True, return_inverse=True
+    )
+    order = np.argsort(first)
+    rank = np.empty(len(order), np.int64)
+    rank[order] = np.arange(len(order))
+    number_of_row = np.full(len(keys), -1, np.int64)
+    number_of_row[rows] = rank[inverse]
+    return rows[first[order]], number_of_row
+
+
+def _reads_media(encoder: Encoder) -> bool:
+    return any(one in MEDIA_FIELDS for one in encoder.fields)
+
+
+def _given(record: Mapping[str, str], fields: tuple[str, ...]) -> dict[str, str]:
+    return {one: value for one in fields if (value := record.get(one) or "").strip()}
+
+
+def _resolved(value: str, media_root: Path | None, find_url: FindUrl) -> str:
+    """The real path of a media file; its URL where it is yet to be downloaded.
 
     Raises:
-        ValueError: With the reason, if a media file cannot be used.
+        ValueError: With the reason, if it cannot be used.
     """
-    if one not in MEDIA_FIELDS:
-        return value, value.encode("utf-8", "surrogatepass")
     path = resolve_media(value, media_root, find_url)
-    if path is None:  # in a plan: each URL counts as a content of its own until it is here
-        return value, value.encode("utf-8", "surrogatepass")
     if isinstance(path, str):
         raise ValueError(path)
-    if path not in hashes:
-        try:
-            hashes[path] = sha256_of(path)
-        except OSError as error:
-            raise ValueError(f"cannot be read: {error.strerror}") from error
-    return str(path), bytes.fromhex(hashes[path])
+    return value if path is None else str(path)
+
+
+def _content(one: str, usable: str, hashes: MediaHashes | None) -> bytes:
+    """Bytes that name a field's content; each URL counts as one of its own until it is here.
+
+    Raises:
+        ValueError: With the reason, if a media file cannot be read.
+    """
+    if one not in MEDIA_FIELDS or hashes is None or is_web_address(usable):
+        return usable.encode("utf-8", "surrogatepass")
+    try:
+        return hashes.sha256(Path(usable))
+    except OSError as error:
+        raise ValueError(f"cannot be read: {error.strerror}") from error
 
 
 def _cache(folder: Path | None, fingerprint: str, dim: int | None) -> FeatureCache | None:
     return FeatureCache(folder, fingerprint, dim) if folder is not None else None
 
 
-def _missing_chunks(
-    encoder: Encoder, inputs: _Inputs, cache: FeatureCache | None, batch_size: int
-) -> list[list[int]]:
-    """Chunks of the plan over all inputs, each left with only its missing ones."""
-    order = list(range(len(inputs.keys)))
-    cost: Callable[[Mapping[str, str]], float] | None = getattr(encoder, "cost", None)
-    if cost is not None:
-        # Dearest first: what does not fit the memory fails at once, not at the end.
-        order.sort(key=lambda number: (-cost(inputs.samples[number]), inputs.keys[number]))
-    chunks = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-    if cache is not None:
-        chunks = [[one for one in chunk if inputs.keys[one] not in cache] for chunk in chunks]
-    return [chunk for chunk in chunks if chunk]
+# --- who encodes it, in which order -------------------------------------------------------------
+
+
+class _Batches:
+    """The plan: all distinct inputs in chunks, those of like cost together; some are this shard's.
+
+    Attributes:
+        mine: bool [K], whether an input is this shard's.
+        total: How many are.
+    """
+
+    def __init__(self, inputs: _Inputs, options: FeatureOptions) -> None:
+        if inputs.cost is None:
+            self._order_K = np.arange(len(inputs.keys))
+        else:
+            # Dearest first: what does not fit the memory fails at once, not at the end.
+            words = inputs.keys.view(">u8")
+            self._order_K = np.lexsort((*words.T[::-1], -inputs.cost))
+        self._size, self._shard = options.batch_size, options.shard
+        self.mine = np.zeros(len(inputs.keys), bool)
+        for chunk in self._own():
+            self.mine[chunk] = True
+        self.total = int(self.mine.sum())
+
+    def chunks(self, missing: NDArray[np.bool_]) -> Iterator[NDArray[np.int64]]:
+        """This shard's chunks, each left with only its missing inputs."""
+        for chunk in self._own():
+            left = chunk[missing[chunk]]
+            if len(left):
+                yield left
+
+    def _own(self) -> Iterator[NDArray[np.int64]]:
+        step = self._size * self._shard.count
+        for start in range(self._size * (self._shard.number - 1), len(self._order_K), step):
+            yield self._order_K[start : start + self._size]
 
 
 class _Sink:
@@ -321,10 +493,11 @@ class _Sink:
         inputs: _Inputs,
         item_ids: Sequence[str],
         result: Features,
+        total: int,
         progress: Progress | None,
     ) -> None:
         self.modality, self.inputs, self.item_ids = modality, inputs, item_ids
-        self.result, self.progress = result, progress
+        self.result, self.total, self.progress = result, total, progress
         self.done = self.failed = self.encoded = 0
 
     def put(self, number: int, vector: NDArray[np.float32]) -> None:
@@ -333,17 +506,16 @@ class _Sink:
         if isinstance(stored, str):
             self.fail(number, stored)
             return
-        rows = self.inputs.rows[number]
+        rows = self.inputs.rows(number)
         self.result.values[rows] = stored
         self.result.present[rows] = True
         self.done += 1
 
     def fail(self, number: int, reason: str) -> None:
         """Record why the items with this input have no vector."""
-        rows, paths = self.inputs.rows[number], self.inputs.written[number]
         self.result.problems.extend(
-            Problem(self.item_ids[row], self.modality, path, reason)
-            for row, path in zip(rows, paths, strict=True)
+            Problem(self.item_ids[row], self.modality, self.inputs.written(row), reason)
+            for row in self.inputs.rows(number).tolist()
         )
         self.done += 1
         self.failed += 1
@@ -351,7 +523,7 @@ class _Sink:
     def tell(self) -> None:
         """Report how far things are."""
         if self.progress is not None:
-            self.progress(self.done, len(self.inputs.keys), self.failed)
+            self.progress(self.done, self.total, self.failed)
 
 
 def fitting(vector: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any] | str:
@@ -365,94 +537,69 @@ def fitting(vector: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any] | str:
     return stored
 
 
-def _encode_chunks(
-    encoder: Encoder,
-    name: str,
-    dim: int,
-    chunks: list[list[int]],
+def _encode(
+    engine: Engine,
+    chunks: Sequence[NDArray[np.int64]],
     inputs: _Inputs,
     cache: FeatureCache | None,
-    options: FeatureOptions,
     sink: _Sink,
 ) -> None:
     """Encode chunk after chunk; whatever ends this early, finished chunks are in the cache."""
-    waiting: dict[Key, NDArray[np.float32]] = {}
-    flushed = time.monotonic()
+    if not chunks:  # no engine is started for nothing
+        return
+    waiting = _Waiting(cache, inputs)
     try:
-        for chunk, samples in _loaded(encoder, chunks, inputs, options):
-            good = [one for one, sample in enumerate(samples) if not isinstance(sample, Failure)]
-            vectors = _encoded(encoder, name, dim, [samples[one] for one in good])
-            for one, vector in zip(good, vectors, strict=True):
-                sink.put(chunk[one], vector)
-                if np.isfinite(vector).all():
-                    waiting[inputs.keys[chunk[one]]] = vector
-                    sink.encoded += 1
-            for number, sample in zip(chunk, samples, strict=True):
-                if isinstance(sample, Failure):
-                    sink.fail(number, sample.reason)
+        for index, encoded in engine([inputs.sample(one) for one in chunk] for chunk in chunks):
+            _take(encoded, chunks[index], sink, waiting)
             sink.tell()
-            if cache is None:
-                waiting = {}
-            elif time.monotonic() - flushed > _FLUSH_SECONDS:
-                cache.write(waiting)
-                waiting, flushed = {}, time.monotonic()
+            waiting.write_if_due()
     finally:
-        if cache is not None:
-            cache.write(waiting)
+        waiting.write()
 
 
-def _encoded(encoder: Encoder, name: str, dim: int, samples: list[Any]) -> NDArray[np.float32]:
-    """The encoder's vectors, float32 [n, dim], its answer checked."""
-    if not samples:
-        return np.zeros((0, dim), np.float32)
-    with _told(name, f"on a batch of {len(samples)}"):
-        vectors = np.asarray(encoder.encode(samples))
-    if vectors.shape != (len(samples), dim) or vectors.dtype.kind not in "fiu":
-        raise CammsrError(
-            f"encoder {name!r} returned {vectors.dtype} {list(vectors.shape)} for "
-            f"{len(samples)} samples; its contract is float32 {[len(samples), dim]}",
-            "report it to the encoder's author",
-        )
-    return vectors.astype(np.float32)
+def _take(encoded: Encoded, chunk: NDArray[np.int64], sink: _Sink, waiting: _Waiting) -> None:
+    vectors = iter(encoded.vectors)
+    for number, reason in zip(chunk.tolist(), encoded.reasons, strict=True):
+        if reason is not None:
+            sink.fail(number, reason)
+            continue
+        vector = next(vectors)
+        sink.put(number, vector)
+        if np.isfinite(vector).all():
+            waiting.add(number, vector)
+            sink.encoded += 1
 
 
-def _loaded(
-    encoder: Encoder,
-    chunks: list[list[int]],
-    inputs: _Inputs,
-    options: FeatureOptions,
-) -> Iterator[tuple[list[int], list[Any]]]:
-    """Each chunk with its samples, in order; decoded ahead by at most about two batches."""
-    media = any(one in MEDIA_FIELDS for one in encoder.fields)
-    workers = min(options.workers, _processors()) if media else 0
-    samples = [inputs.samples[number] for chunk in chunks for number in chunk]
-    ahead = 2 * options.batch_size
-    with closing(decoded(encoder, samples, workers, ahead, options.decode_seconds)) as stream:
-        for chunk in chunks:
-            yield chunk, list(islice(stream, len(chunk)))
+class _Waiting:
+    """Finished vectors on their way to the cache."""
 
+    def __init__(self, cache: FeatureCache | None, inputs: _Inputs) -> None:
+        self.cache, self.inputs = cache, inputs
+        self.numbers: list[int] = []
+        self.vectors: list[NDArray[np.float32]] = []
+        self.bytes = 0
+        self.began = self.written = time.monotonic()
 
-def _processors() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    def add(self, number: int, vector: NDArray[np.float32]) -> None:
+        """Take an input's vector."""
+        if self.cache is not None:
+            self.numbers.append(number)
+            self.vectors.append(vector)
+            self.bytes += vector.nbytes
 
+    def write_if_due(self) -> None:
+        """Write if enough has gathered or enough time has passed."""
+        now = time.monotonic()
+        seconds = max(_FLUSH_SECONDS, (now - self.began) / 100) if _FLUSH_SECONDS else 0.0
+        if self.bytes >= _FLUSH_BYTES or now - self.written > seconds:
+            self.write()
 
-@contextmanager
-def _told(name: str, doing: str = "") -> Iterator[None]:
-    """Turn what an encoder raises into an error that names the encoder."""
-    try:
-        yield
-    except CammsrError:
-        raise
-    except WeightsUnavailable as error:
-        raise CammsrError(f"encoder {name!r}: {error}") from error
-    except Exception as error:  # an encoder may be a stranger's; its fault is told as its own
-        hint = None
-        if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-            hint = "use a smaller batch size"
-        failed = " ".join(["failed", doing]).strip()
-        raise CammsrError(f"encoder {name!r} {failed}: {reason_of(error)}", hint) from error
+    def write(self) -> None:
+        """Write all there is."""
+        if self.cache is not None and self.numbers:
+            self.cache.write(self.inputs.keys[self.numbers], np.stack(self.vectors))
+        self.numbers, self.vectors, self.bytes = [], [], 0
+        self.written = time.monotonic()
 
 
 def _name_of(encoder: Encoder) -> str:

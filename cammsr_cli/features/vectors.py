@@ -13,6 +13,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from cammsr_cli.errors import CammsrError, UsageError, closest, first_line
+from cammsr_cli.features.rows import RowFile
 from cammsr_cli.features.runner import Features, Problem, StoredType, fitting
 from cammsr_cli.files import sha256_of
 
@@ -42,13 +43,13 @@ class _Listed:
     """Vectors by item of the catalogue.
 
     Attributes:
-        values: float64 [N, D].
-        listed: bool [N], whether the file has a row for the item.
+        values: [R, D], by row of the file; an NPY file's stay there until they are used.
+        row: int64 [N], each item's row; -1 if the file has none for it.
         notes: Counts for people.
     """
 
-    values: NDArray[np.float64]
-    listed: NDArray[np.bool_]
+    values: NDArray[Any]
+    row: NDArray[np.int64]
     notes: list[str]
 
 
@@ -61,6 +62,7 @@ def read_vectors(
     id_column: str | None = None,
     dtype: StoredType = "float16",
     row_count: int | None = None,
+    scratch_dir: Path | None = None,
 ) -> Features:
     """Features from a file of vectors.
 
@@ -76,6 +78,8 @@ def read_vectors(
         id_column: The column with the item; recognised by name if None.
         dtype: What the features are stored as.
         row_count: Rows of the items file, for NPY; taken from `item_rows` if None.
+        scratch_dir: Where the features are put into a file without a name; None keeps them in
+            memory.
 
     Raises:
         UsageError: If the format or the columns are not understood.
@@ -89,7 +93,9 @@ def read_vectors(
     else:
         vectors = _by_item(path, _table_rows(path, kind, id_column), item_ids)
     fingerprint = json.dumps({"vectors": f"sha256:{sha256_of(path)}", "id_column": id_column})
-    return _features(path, vectors, item_ids, modality, dtype, fingerprint)
+    shape = len(item_ids), vectors.values.shape[1]
+    stored = np.zeros(shape, dtype) if scratch_dir is None else RowFile(scratch_dir, shape, dtype)
+    return _features(path, vectors, item_ids, modality, stored, fingerprint)
 
 
 def _kind(path: Path) -> str:
@@ -126,11 +132,7 @@ def _array_rows(path: Path, item_rows: Sequence[int | None], row_count: int | No
             "an .npy file has one row for each row of the items file, in its order; "
             "a .csv or .parquet file with an item column needs no such order",
         )
-    vectors = np.full((len(item_rows), values.shape[1]), np.nan)
-    for item, row in enumerate(item_rows):
-        if row is not None:
-            vectors[item] = values[row]
-    return _Listed(vectors, np.array([row is not None for row in item_rows], bool), [])
+    return _Listed(values, np.array([-1 if row is None else row for row in item_rows], int), [])
 
 
 def _table_rows(path: Path, kind: str, id_column: str | None) -> _Rows:
@@ -258,18 +260,16 @@ def _by_item(path: Path, rows: _Rows, item_ids: Sequence[str]) -> _Listed:
                 "keep one vector an item",
             )
         line_of[one] = line
-    vectors = np.full((len(item_ids), rows.values.shape[1]), np.nan)
-    listed = np.array([one in line_of for one in item_ids], bool)
-    for item in map(int, listed.nonzero()[0]):
-        vectors[item] = rows.values[line_of[item_ids[item]] - rows.first_line]
+    nowhere = rows.first_line - 1
+    row = np.array([line_of.get(one, nowhere) - rows.first_line for one in item_ids], int)
     strange = len(line_of.keys() - set(item_ids))
-    if not listed.any():
+    if (row < 0).all():
         raise CammsrError(
             f"{path.name} names no item of the catalogue (its first: {rows.ids[:1]})",
             "check that its item column holds the same identifiers as the interactions",
         )
     notes = [f"{strange} ids of {path.name} are not in the catalogue"] if strange else []
-    return _Listed(vectors, listed, notes)
+    return _Listed(rows.values, row, notes)
 
 
 def _features(
@@ -277,20 +277,20 @@ def _features(
     vectors: _Listed,
     item_ids: Sequence[str],
     modality: str,
-    dtype: StoredType,
+    values: NDArray[Any] | RowFile,
     fingerprint: str,
 ) -> Features:
     """Mask what is not listed, and with a problem what has NaN or cannot be stored."""
-    values = np.zeros(vectors.values.shape, dtype)
-    present = np.zeros(len(values), bool)
+    present = np.zeros(len(item_ids), bool)
     problems: list[Problem] = []
-    for item in map(int, vectors.listed.nonzero()[0]):
-        stored = fitting(vectors.values[item], values.dtype)
+    for item in np.flatnonzero(vectors.row >= 0).tolist():
+        stored = fitting(vectors.values[vectors.row[item]], values.dtype)
         if isinstance(stored, str):
             problems.append(Problem(item_ids[item], modality, path.name, stored))
         else:
-            values[item], present[item] = stored, True
-    absent = int((~vectors.listed).sum())
+            values[np.array([item])] = stored
+            present[item] = True
+    absent = int((vectors.row < 0).sum())
     told = [f"{absent} items have no vector in {path.name}"] if absent else []
     notes = [*vectors.notes, *told]
     return Features(values, present, problems, 0, 0, fingerprint, "vectors", (), notes)

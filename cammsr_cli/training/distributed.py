@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 from torch import Tensor
@@ -51,10 +52,14 @@ TIME_TO_LET_GO = 0.1
 
 
 @contextmanager
-def joined(device: torch.device) -> Iterator[World]:
+def joined(device: torch.device, patience: timedelta | None = None) -> Iterator[World]:
     """The world this process was started in: that of `torchrun`, or itself alone.
 
     Each process on a machine with GPUs takes the one of its local rank.
+
+    Args:
+        device: Where to compute.
+        patience: How long one may wait for the others; torch's own limit, minutes, if None.
 
     Raises:
         UsageError: There are more processes on this machine than GPUs.
@@ -73,7 +78,7 @@ def joined(device: torch.device) -> Iterator[World]:
             )
         device = torch.device("cuda", local)
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=patience)
     try:
         yield World(dist.get_rank(), size, device)
         # Gloo's threads outlive the group (torch 2.15), and one that puts down its last tensor

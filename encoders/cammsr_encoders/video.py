@@ -27,6 +27,9 @@ from cammsr_encoders.protocol import (
 
 # Clips with more frames than this are not decoded whole: each sample is sought.
 _LONG = 600
+# Decoded frames that may be held until it is known which are wanted, in bytes; of larger ones each
+# is prepared at once, which takes time for those that are not.
+_HELD_BYTES = 128 * 2**20
 # Pixels decoded a clip at most (10,000 frames at 1080p); unlike seconds, the same everywhere.
 _PIXEL_BUDGET = 20_000_000_000
 # Only containers that hold their own data: a playlist (HLS, DASH, concat) names other files.
@@ -191,7 +194,7 @@ class _Clip:
 
     def _thinned(self, count: int) -> list[NDArray[np.uint8]]:
         """Decode from the start, keeping every k-th frame; k doubles so that few are held."""
-        kept: list[tuple[float, NDArray[np.uint8]]] = []
+        kept: list[tuple[float, Any]] = []
         most = max(4 * count, 32)
         step, last = 1, 0.0
         for number, frame in enumerate(self._frames()):
@@ -202,13 +205,17 @@ class _Clip:
                 kept, step = kept[::2], step * 2
                 if number % step:
                     continue
-            kept.append((last, self._prepared(frame)))
+            light = 3 * frame.width * frame.height * most <= _HELD_BYTES
+            kept.append((last, frame if light else self._prepared(frame)))
         if len(kept) <= count:
-            return [image for _, image in kept]
+            return [self._once_prepared(frame) for _, frame in kept]
         times = np.array([time for time, _ in kept])
         spans = times[0] + (last - times[0]) * (np.arange(count) + 0.5) / count
         chosen = sorted({int(np.abs(times - middle).argmin()) for middle in spans})
-        return [kept[index][1] for index in chosen]
+        return [self._once_prepared(kept[index][1]) for index in chosen]
+
+    def _once_prepared(self, frame: Any) -> NDArray[np.uint8]:
+        return frame if isinstance(frame, np.ndarray) else self._prepared(frame)
 
     def _frames(self) -> Iterator[Any]:
         """Frames from the present position; broken packets are counted and passed over."""

@@ -188,7 +188,7 @@ def test_media_that_cannot_be_used_are_counted_listed_and_never_fatal(
     assert report["modalities"]["image"]["present"] == 3
     assert report["modalities"]["image"]["problems"] == 4
     listed = (files / "out.h5.problems.csv").read_text().splitlines()
-    assert [line.split(",")[0] for line in listed] == ["item", "i6", "i3", "i4", "i5"]
+    assert [line.split(",")[0] for line in listed] == ["item", "i3", "i4", "i5", "i6"]
     with h5py.File(out) as file:
         present = file["features/image/present"][()].tolist()
     assert present == [True] * 3 + [False] * 4

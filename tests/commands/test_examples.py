@@ -10,7 +10,7 @@ from types import ModuleType
 
 import pytest
 
-COMMANDS = ("prepare", "train", "tune", "evaluate", "recommend", "encoders", "info")
+COMMANDS = ("prepare", "train", "tune", "evaluate", "recommend", "encoders", "info", "merge")
 
 
 @pytest.fixture(scope="module")
@@ -22,8 +22,11 @@ def workplace(
     make_shop.make_shop(folder / "shop", items=30, users=60, events_per_user=10, seed=1)
     data = folder / "shop.h5"
     epoch = ("--set", "training.epochs=1")
+    prepared = ["prepare", folder / "shop", "--out", data, "--encoder", "text"]
     for arguments in (
-        ["prepare", folder / "shop", "--out", data, "--encoder", "text"],
+        prepared,
+        [*prepared, "--shard", "1/2"],
+        [*prepared, "--shard", "2/2"],
         ["train", data, "--out", folder / "run", *epoch],
         ["train", data, "--out", folder / "baseline", "--preset", "sasrec", *epoch],
     ):
@@ -47,7 +50,7 @@ def test_example_runs(
     monkeypatch.chdir(workplace)
     tool, *arguments = shlex.split(example)
     assert tool == "cammsr"
-    if arguments[0] in ("prepare", "train"):
+    if arguments[0] in ("prepare", "train", "merge"):
         arguments.append("--force")  # the names exist by now
     if arguments[0] in ("train", "tune"):
         arguments += ["--set", "training.epochs=1"]

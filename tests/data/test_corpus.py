@@ -215,7 +215,7 @@ def test_marked_reviews_of_held_out_events_reach_no_field(tmp_path: Path) -> Non
         "title": ["X", None],
         "reviews": ["train a1\ntrain 1 & b", "train c\ntrain d"],
     }
-    assert "MARKER" not in json.dumps([corpus.fields, corpus.category_names])
+    assert "MARKER" not in json.dumps([corpus.fields, corpus.category_names], default=list)
     assert "reviews" not in corpus_of(tmp_path, lines(log), review_text=False).fields
 
 

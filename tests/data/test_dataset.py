@@ -60,6 +60,17 @@ def written(tmp_path: Path) -> Path:
     return path
 
 
+def test_summary_tells_weights_and_what_could_not_be_read(tmp_path: Path) -> None:
+    inputs = np.zeros((4, 32), np.uint8)
+    inputs[[0, 1], 31] = 7  # item 1 had something, and has no vector
+    info = ModalityInfo(3, "text", '{"weights": "org/model@abc"}', ("title",))
+    write_dataset(tmp_path / "x.h5", _corpus(), _modalities(inputs=inputs, info=info))
+    found = summarise(tmp_path / "x.h5")["modalities"]
+    assert (found["text"]["unreadable"], found["text"]["weights"]) == (1, "org/model@abc")
+    assert (found["image"]["unreadable"], found["image"]["weights"]) == (None, None)
+    assert DataSet(tmp_path / "x.h5").inputs("text").tolist() == inputs.tolist()
+
+
 def test_round_trip(written: Path) -> None:
     data, corpus = DataSet(written), _corpus()
     assert data.user_ids == corpus.user_ids
@@ -223,11 +234,12 @@ def test_the_digest_changes_with_any_value_of_the_corpus(written, tmp_path, chan
         {"values": _modalities()["text"].values.view(np.int16)},
         {"values": _modalities()["text"].values.reshape(3, 4)},
         {"present": np.array([True, True, True, True])},
+        {"inputs": np.zeros((4, 32), np.uint8)},
         {"info": ModalityInfo(3, "text", "toy 1.0 seed=4", ("title", "description"))},
         {"info": ModalityInfo(3, "words", "toy 1.0 seed=3", ("title", "description"))},
         {"info": ModalityInfo(3, "text", "toy 1.0 seed=3", ("title",))},
     ],
-    ids=["values", "dtype", "shape", "present", "fingerprint", "encoder", "fields"],
+    ids=["values", "dtype", "shape", "present", "inputs", "fingerprint", "encoder", "fields"],
 )
 def test_the_digest_changes_with_anything_of_a_modality(written, tmp_path, change) -> None:
     other = tmp_path / "other.h5"
@@ -334,8 +346,9 @@ def test_summary_counts_by_hand(written: Path) -> None:
         "test events": 2, "categories": 2,
     }  # fmt: skip
     assert found["modalities"]["text"] == {
-        "dim": 3, "dtype": "float16", "present": 3, "missing": 1, "encoder": "text",
-        "fingerprint": "toy 1.0 seed=3", "fields": ["title", "description"],
+        "dim": 3, "dtype": "float16", "present": 3, "missing": 1, "unreadable": None,
+        "encoder": "text", "weights": None, "fingerprint": "toy 1.0 seed=3",
+        "fields": ["title", "description"],
     }  # fmt: skip
     assert found["content"] == DataSet(written).content
     assert found["sources"] == {"ratings.csv": "ab" * 32}

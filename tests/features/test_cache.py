@@ -11,28 +11,45 @@ from cammsr_cli.errors import CammsrError
 from cammsr_cli.features.cache import FeatureCache
 
 
-def _vectors(*names: str) -> dict[bytes, NDArray[np.float32]]:
-    return {
-        hashlib.sha256(name.encode()).digest(): np.full(3, len(name), np.float32) for name in names
-    }
+def _vectors(*names: str) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    keys = b"".join(hashlib.sha256(name.encode()).digest() for name in names)
+    values = np.array([[len(name)] * 3 for name in names], np.float32)
+    return np.frombuffer(keys, np.uint8).reshape(-1, 32), values
 
 
 def test_what_is_written_is_read_by_the_next_run(tmp_path: Path) -> None:
     cache = FeatureCache(tmp_path, "print", 3)
-    wanted = _vectors("a", "bb")
-    cache.write(wanted)
-    cache.write(_vectors("ccc"))
-    for run in (cache, FeatureCache(tmp_path, "print", 3)):
-        assert len(run) == 3
-        read = dict(run.read(wanted))
-        assert read.keys() == wanted.keys()
-        assert all(np.array_equal(read[key], wanted[key]) for key in wanted)
+    cache.write(*_vectors("a", "bb"))
+    cache.write(*_vectors("ccc", "a"))
+    assert len(cache) == 0  # what this run writes is for later ones
+    cache = FeatureCache(tmp_path, "print", 3)
+    assert len(cache) == 3
+    keys, wanted = _vectors("dddd", "ccc", "bb", "a", "a")
+    places = cache.find(keys)
+    assert (places >= 0).tolist() == [False, True, True, True, True]
+    read = {
+        int(one): row
+        for some, rows in cache.read(places)
+        for one, row in zip(some, rows, strict=True)
+    }
+    assert sorted(read) == [1, 2, 3, 4]
+    assert all(np.array_equal(read[one], wanted[one]) for one in read)
     assert len(FeatureCache(tmp_path, "another print", 3)) == 0
+    assert FeatureCache(tmp_path, "another print", 3).find(keys).tolist() == [-1] * 5
     assert not [*tmp_path.rglob("*.partial")]
 
 
+def test_keys_that_end_in_zeros_are_told_apart(tmp_path: Path) -> None:
+    keys = np.zeros((3, 32), np.uint8)
+    keys[1, 31], keys[2, 0] = 1, 1
+    FeatureCache(tmp_path, "print", 1).write(keys, np.array([[0], [1], [2]], np.float32))
+    cache = FeatureCache(tmp_path, "print", 1)
+    ((some, values),) = cache.read(cache.find(keys))
+    assert values[:, 0].tolist() == some.tolist() == [0, 1, 2]
+
+
 def test_shards_lie_where_the_fingerprint_says(tmp_path: Path) -> None:
-    FeatureCache(tmp_path, "print", 3).write(_vectors("a"))
+    FeatureCache(tmp_path, "print", 3).write(*_vectors("a"))
     folder = tmp_path / "features" / hashlib.sha256(b"print").hexdigest()
     assert len([*folder.glob("*.safetensors")]) == 1
     assert (folder / "fingerprint.txt").read_text() == "print\n"
@@ -40,7 +57,7 @@ def test_shards_lie_where_the_fingerprint_says(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("damage", ["empty", "cut", "noise", "dim"])
 def test_an_unreadable_shard_is_dropped_and_counted(tmp_path: Path, damage: str) -> None:
-    FeatureCache(tmp_path, "print", 3).write(_vectors("a"))
+    FeatureCache(tmp_path, "print", 3).write(*_vectors("a"))
     (shard,) = tmp_path.rglob("*.safetensors")
     whole = shard.read_bytes()
     damaged = {"empty": b"", "cut": whole[:-4], "noise": b"\xff" * 99, "dim": whole}
@@ -55,4 +72,4 @@ def test_an_unreadable_shard_is_dropped_and_counted(tmp_path: Path, damage: str)
 def test_a_folder_that_cannot_be_written_to_is_told(tmp_path: Path) -> None:
     (tmp_path / "features").write_text("a file where the folder belongs")
     with pytest.raises(CammsrError, match="cannot be written to"):
-        FeatureCache(tmp_path, "print", 3).write(_vectors("a"))
+        FeatureCache(tmp_path, "print", 3).write(*_vectors("a"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import multiprocessing
 import os
 import re
 import signal
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +19,10 @@ import numpy as np
 import pytest
 
 from cammsr_cli.errors import CammsrError
-from cammsr_cli.features.decoding import Failure, decoded
+from cammsr_cli.features.decoding import Decoder, Failure
 
 
-class Decoder:
+class Toy:
     """Does what its samples say."""
 
     api, modality, fields, fingerprint, dim = 1, "toy", ("image",), "toy", 1
@@ -48,9 +50,18 @@ class Decoder:
         raise NotImplementedError
 
 
-def _decoded(words: list[str], workers: int = 2, ahead: int = 6, seconds: float = 60) -> list[Any]:
-    samples = [{"image": word} for word in words]
-    return list(decoded(Decoder(), samples, workers, ahead, seconds))
+def _decoder(workers: int = 2, seconds: float = 60) -> closing[Decoder]:
+    return closing(Decoder(Toy(), workers, seconds))
+
+
+def _samples(words: list[str]) -> list[dict[str, str]]:
+    return [{"image": word} for word in words]
+
+
+def _decoded(words: list[str], workers: int = 2, seconds: float = 60) -> list[Any]:
+    with _decoder(workers, seconds) as decoder:
+        decoder.give(_samples(words))
+        return decoder.take(len(words))
 
 
 @pytest.mark.parametrize("workers", [0, 1, 3])
@@ -61,13 +72,15 @@ def test_samples_come_in_order_and_failures_in_their_places(workers: int) -> Non
     assert _decoded([], workers) == []
 
 
-def test_large_samples_are_decoded_ahead_but_not_without_end() -> None:
+def test_large_samples_are_taken_while_more_are_given() -> None:
     words = [f"large {number}" for number in range(40)]
-    stream = decoded(Decoder(), [{"image": word} for word in words], 2, 4, 60)
-    for number, sample in enumerate(stream):
-        assert sample.shape == (300_000,)
-        assert sample[0] == number
-        assert len(stream.gi_frame.f_locals["pool"].ready) <= 4
+    with _decoder() as decoder:
+        for start in range(0, 40, 4):
+            decoder.give(_samples(words[start : start + 4]))
+            for number in range(max(0, start - 4), start):
+                [sample] = decoder.take(1)
+                assert sample.shape == (300_000,)
+                assert sample[0] == number
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -107,25 +120,40 @@ def test_a_sample_that_cannot_be_sent_is_a_failure() -> None:
     assert results[1] == "a"
 
 
-def test_no_process_is_left(tmp_path: Path) -> None:
-    stream = decoded(Decoder(), [{"image": "a"}, {"image": "sleep 60"}], 2, 2, 60)
-    assert next(stream) == "a"
-    processes = [worker._process for worker in stream.gi_frame.f_locals["pool"].workers]
-    assert all(process.is_alive() for process in processes)
-    stream.close()
-    assert not any(process.is_alive() for process in processes)
+def test_large_messages_to_a_worker_that_is_busy_hold_nobody_up() -> None:
+    words = ["sleep 1", *("x" * 1_000_000 + f" {number}" for number in range(8))]
+    with _decoder(workers=1) as decoder:
+        began = time.monotonic()
+        decoder.give(_samples(words))
+        assert time.monotonic() - began < 1
+        assert decoder.take(9) == words
+
+
+def test_what_cannot_be_loaded_keeps_its_place() -> None:
+    with _decoder() as decoder:
+        decoder.give([{"image": "a"}, Failure("gone"), {"image": "b"}])
+        assert decoder.take(3) == ["a", Failure("gone"), "b"]
+
+
+def test_no_process_is_left() -> None:
+    with _decoder() as decoder:
+        decoder.give(_samples(["a", "sleep 60"]))
+        assert decoder.take(1) == ["a"]
+        assert len(multiprocessing.active_children()) == 2
+    assert not multiprocessing.active_children()
 
 
 ORPHANS = """
 import sys
 sys.path.insert(0, sys.argv[1])
-from test_decoding import Decoder
-from cammsr_cli.features.decoding import decoded
-samples = [{"image": word} for word in ("a", "sleep 60", "sleep 60")]
-stream = decoded(Decoder(), samples, 2, 3, 60)
-workers = next(stream), *stream.gi_frame.f_locals["pool"].workers
-print(workers[0], *(one._process.pid for one in workers[1:]), flush=True)
-next(stream)
+import multiprocessing
+from test_decoding import Toy
+from cammsr_cli.features.decoding import Decoder
+decoder = Decoder(Toy(), 2, 60)
+decoder.give({"image": word} for word in ("a", "sleep 60", "sleep 60"))
+pids = [process.pid for process in multiprocessing.active_children()]
+print(*decoder.take(1), *pids, flush=True)
+decoder.take(1)
 """
 
 

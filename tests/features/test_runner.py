@@ -91,6 +91,25 @@ def test_the_same_content_is_encoded_once_and_a_second_run_encodes_nothing(tmp_p
     assert (plan.items, plan.unique, plan.cached, plan.to_encode) == (5, 3, 2, 1)
 
 
+def test_the_model_is_not_loaded_when_there_is_nothing_to_encode(tmp_path: Path) -> None:
+    class Costly(Toy):
+        loads = 0
+
+        @property
+        def dim(self) -> int:  # type: ignore[override]
+            Costly.loads += 1
+            return 2
+
+    options = FeatureOptions(cache_dir=tmp_path)
+    first = encode_items(Costly(), [{"title": "a"}], ["1"], None, options)
+    assert Costly.loads == 1
+    again = encode_items(Costly(), [{"title": "a"}, {}], ["1", "2"], None, options)
+    assert (Costly.loads, again.encoded, again.values.shape) == (1, 0, (2, 2))
+    assert np.array_equal(again.values[:1], first.values)
+    encode_items(Costly(), [{"title": "b"}], ["1"], None, options)
+    assert Costly.loads == 2
+
+
 def test_field_and_value_are_told_apart_in_the_key(tmp_path: Path) -> None:
     class Pair(Toy):
         fields = ("title", "description")

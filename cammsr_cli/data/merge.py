@@ -1,0 +1,185 @@
+"""Joins the parts that `prepare --shard` wrote: the same data set as one process makes.
+
+Legend: N items, D a modality's dim.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from cammsr_cli.data.dataset import (
+    ModalityInfo,
+    ModalityVectors,
+    opened,
+    refusals_told,
+    seal,
+    write_modality,
+)
+from cammsr_cli.errors import CammsrError, UsageError
+from cammsr_cli.files import written_whole
+
+ItemProblem = tuple[str, str, str | None, str]
+"""An item that could not be encoded: item, modality, path, reason."""
+
+
+@dataclass(frozen=True)
+class Merged:
+    """What became of the parts.
+
+    Attributes:
+        items: N.
+        present: Items that have each modality.
+        problems: The items that could not be encoded, in the catalogue's order.
+    """
+
+    items: int
+    present: dict[str, int]
+    problems: list[ItemProblem]
+
+
+def merge(paths: Sequence[Path], out: Path) -> Merged:
+    """Write one data set from all parts of it, whole or not at all.
+
+    Args:
+        paths: The parts, in any order.
+        out: The data set to write.
+
+    Raises:
+        UsageError: A part is missing or there twice, or a file is no part.
+        CammsrError: The parts are not of one data set, or one cannot be read.
+    """
+    twice = next((path for path in paths if paths.count(path) > 1), None)
+    if twice is not None:
+        raise UsageError(f"{twice} is given twice")
+    with ExitStack() as stack:
+        parts = {path: stack.enter_context(opened(path)) for path in paths}
+        _require_complete(parts)
+        _require_alike(parts)
+        first, *_ = parts.values()
+        present: dict[str, int] = {}
+        with refusals_told(out), written_whole(out) as partial, h5py.File(partial, "w") as file:
+            for name in ("users", "items", "events", "splits"):
+                first.copy(first[name], file, name)
+            for name in first["features"]:
+                modality = _joined([part[f"features/{name}"] for part in parts.values()])
+                write_modality(file, name, modality)
+                present[name] = int(modality.present.sum())
+            seal(file, str(first.attrs["sources"]))
+        return Merged(len(first["items/id"]), present, _problems(list(parts.values())))
+
+
+def _require_complete(parts: dict[Path, h5py.File]) -> None:
+    """All of 1/n to n/n, each once."""
+    known: dict[str, Path] = {}
+    for path, file in parts.items():
+        if "shard" not in file.attrs:
+            raise UsageError(
+                f"{path} is a whole data set, not a part of one",
+                "Parts are written by: cammsr prepare --shard i/n",
+            )
+        shard = str(file.attrs["shard"])
+        if shard in known:
+            raise UsageError(f"{known[shard]} and {path} are the same part, {shard}")
+        known[shard] = path
+    counts = {int(shard.partition("/")[2]) for shard in known}
+    if len(counts) > 1:
+        raise UsageError(
+            f"the parts are of {' and of '.join(map(str, sorted(counts)))} parts in all",
+            "Give those of one number: cammsr merge DATA.*-of-N.h5 --out DATA.h5",
+        )
+    for count in counts:
+        missing = [f"{one}/{count}" for one in range(1, count + 1) if f"{one}/{count}" not in known]
+        if missing:
+            raise UsageError(
+                f"of {count} parts {len(missing)} are missing: {', '.join(missing[:8])}",
+                f"Make each with: cammsr prepare ... --shard {missing[0]}",
+            )
+
+
+def _require_alike(parts: dict[Path, h5py.File]) -> None:
+    """Of the same raw files, with the same options, by the same encoders."""
+    (first_path, first), *others = parts.items()
+    for path, file in others:
+        for what, of_first, of_this in (
+            ("users, items or events", first.attrs["corpus"], file.attrs["corpus"]),
+            ("raw files", first.attrs["sources"], file.attrs["sources"]),
+            ("version of the tool", first.attrs["tool"], file.attrs["tool"]),
+            ("modalities", list(first["features"]), list(file["features"])),
+        ):
+            if of_first != of_this:
+                raise _unlike(first_path, path, what)
+        for name, group in first["features"].items():
+            other = file[f"features/{name}"]
+            if dict(group.attrs) != dict(other.attrs):
+                raise _unlike(first_path, path, f"encoder of {name}, or its options")
+            if group["values"].dtype != other["values"].dtype:
+                raise _unlike(first_path, path, f"--dtype of {name}")
+            if not _equal(_inputs(group), _inputs(other)):
+                raise _unlike(first_path, path, f"texts or media files for {name}")
+
+
+def _equal(one: NDArray[np.uint8] | None, other: NDArray[np.uint8] | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    return np.array_equal(one, other)
+
+
+def _unlike(first: Path, other: Path, what: str) -> CammsrError:
+    return CammsrError(
+        f"{first} and {other} are not parts of one data set: they differ in {what}",
+        "Make all parts from the same files with the same options, but for --shard",
+    )
+
+
+def _joined(groups: list[h5py.Group]) -> ModalityVectors:
+    first = groups[0]
+    values = _Joined(groups, len(first["present"]))
+    info = ModalityInfo(
+        dim=values.shape[1],
+        encoder=str(first.attrs["encoder"]),
+        fingerprint=str(first.attrs["fingerprint"]),
+        fields=tuple(json.loads(str(first.attrs["fields"]))),
+    )
+    present = np.logical_or.reduce([group["present"][()] for group in groups])
+    return ModalityVectors(values, present, info, _inputs(first))
+
+
+def _inputs(group: h5py.Group) -> NDArray[np.uint8] | None:
+    inputs: NDArray[np.uint8] | None = group["inputs"][()] if "inputs" in group else None
+    return inputs
+
+
+class _Joined:
+    """The values [N, D] of all parts of a modality, read a piece at a time."""
+
+    def __init__(self, groups: list[h5py.Group], items: int) -> None:
+        self.parts = [(group["rows"][()], group["values"]) for group in groups]
+        self.shape = items, int(groups[0]["values"].shape[1])
+        self.dtype: np.dtype[Any] = groups[0]["values"].dtype
+
+    def __getitem__(self, piece: slice) -> NDArray[Any]:
+        start, stop, _ = piece.indices(self.shape[0])
+        found = np.zeros((stop - start, self.shape[1]), self.dtype)
+        for rows, values in self.parts:
+            low, high = np.searchsorted(rows, [start, stop])
+            if low < high:
+                found[rows[low:high] - start] = values[low:high]
+        return found
+
+
+def _problems(parts: list[h5py.File]) -> list[ItemProblem]:
+    """Those of all parts, in the catalogue's order; what all parts saw is told once."""
+    told = {tuple(json.loads(one)): None for part in parts for one in part["problems"].asstr()[()]}
+    named = {problem[0] for problem in told}
+    ids = parts[0]["items/id"].asstr()[()] if named else []
+    place = {item: row for row, item in enumerate(ids) if item in named}
+    return sorted(told, key=lambda problem: (place[problem[0]], problem[1]))

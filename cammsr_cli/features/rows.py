@@ -1,0 +1,54 @@
+"""An array on the disk whose rows are written in any order: memory does not grow with it.
+
+A mapped file would not do: each page that is touched counts as this process's memory.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import weakref
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class RowFile:
+    """An array [N, D] of zeros in a file without a name; it is gone when nobody holds this.
+
+    Args:
+        folder: On which disk; it must have room for all of it.
+        shape: N and D.
+        dtype: Of its values.
+    """
+
+    def __init__(self, folder: Path, shape: tuple[int, int], dtype: str) -> None:
+        self.shape = shape
+        self.dtype = np.dtype(dtype)
+        self._row_bytes = shape[1] * self.dtype.itemsize
+        self._file, name = tempfile.mkstemp(dir=folder, prefix=".vectors.")
+        weakref.finalize(self, os.close, self._file)
+        Path(name).unlink()  # its content lives as long as it is open
+        os.truncate(self._file, shape[0] * self._row_bytes)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __setitem__(self, rows: NDArray[np.int64], vector: NDArray[Any]) -> None:
+        """Write one vector [D] to some rows."""
+        content = vector.tobytes()
+        for row in rows.tolist():
+            done = os.pwrite(self._file, content, row * self._row_bytes)
+            if done != len(content):
+                raise OSError(f"a write to the temporary file ended after {done} bytes")
+
+    def __getitem__(self, rows: slice) -> NDArray[Any]:
+        """Some consecutive rows, read anew: [n, D]."""
+        start, stop, _ = rows.indices(len(self))
+        found = np.empty((max(0, stop - start), self.shape[1]), self.dtype)
+        done = os.preadv(self._file, [found.data], start * self._row_bytes)
+        if done != found.nbytes:
+            raise OSError(f"a read of the temporary file ended after {done} bytes")
+        return found
