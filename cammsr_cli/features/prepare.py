@@ -3,44 +3,38 @@
 from __future__ import annotations
 
 import csv
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal, overload
 
 import numpy as np
-from cammsr_encoders.protocol import MEDIA_FIELDS, MODALITY_NAME, Encoder
+from cammsr_encoders.protocol import MODALITY_NAME, Encoder
 
 from cammsr_cli.data.corpus import Corpus, SourceOptions, read_corpus
 from cammsr_cli.data.dataset import DataSet, ModalityInfo, ModalityVectors, Part, write_dataset
 from cammsr_cli.errors import CammsrError, UsageError
 from cammsr_cli.features.changes import Changes, changes_since
-from cammsr_cli.features.download import DownloadOptions, Downloads, download, look_up
+from cammsr_cli.features.download import DownloadOptions
 from cammsr_cli.features.encoding import Encoding, Engine
-from cammsr_cli.features.media_cache import MediaCache
 from cammsr_cli.features.processes import on_devices
 from cammsr_cli.features.registry import EncoderSpec, make_encoder
 from cammsr_cli.features.runner import (
     FeatureOptions,
     Features,
     Problem,
-    Progress,
+    ProgressBar,
     encode_items,
     plan_items,
 )
-from cammsr_cli.features.urls import is_web_address, parse_url
 from cammsr_cli.features.vectors import read_vectors
+from cammsr_cli.features.web_media import DownloadReport, WebMedia
 from cammsr_cli.files import require_replaceable, written_whole
 from cammsr_cli.locks import only_writer
 
 ID = "id"
 """The stream that is no modality: an item's own embedding."""
-
-ProgressBar = Callable[[str], AbstractContextManager[Progress]]
-"""Opens a progress bar for a modality of the given name."""
 
 
 @dataclass(frozen=True)
@@ -102,27 +96,6 @@ class ModalityReport:
 
 
 @dataclass(frozen=True)
-class DownloadReport:
-    """What became, or would become, of media named by URL.
-
-    Attributes:
-        urls: Distinct URLs.
-        hosts: Distinct hosts of these.
-        cached: URLs downloaded by earlier runs.
-        fetched: Downloaded now; in a dry run those that would be.
-        failed: Those that could not be had.
-        bytes: Downloaded now.
-    """
-
-    urls: int
-    hosts: int
-    cached: int
-    fetched: int
-    failed: int
-    bytes: int
-
-
-@dataclass(frozen=True)
 class PrepareReport:
     """What `prepare` did, or in a dry run would do.
 
@@ -168,8 +141,8 @@ def prepare(options: PrepareOptions, progress_bar: ProgressBar) -> PrepareReport
 def _prepare(options: PrepareOptions, progress_bar: ProgressBar) -> PrepareReport:
     encoders = _make_encoders(options)
     corpus = read_corpus(options.source)
-    urls = _urls(corpus, [encoder for _, encoder in encoders])
-    downloads = _download(urls, options, progress_bar)
+    media = WebMedia.of(corpus.fields, [encoder for _, encoder in encoders])
+    downloads = media.had(options.download, options.features.cache_dir, progress_bar)
     before, notes = _replaced(options)
     running = replace(options.features, find_url=downloads.find, scratch_dir=options.out.parent)
     made: dict[str, tuple[str, Features]] = {}
@@ -214,10 +187,10 @@ def _prepare(options: PrepareOptions, progress_bar: ProgressBar) -> PrepareRepor
         out=str(options.out),
         **_counts(corpus),
         modalities={name: _report(by, f, changes[name]) for name, (by, f) in made.items()},
-        downloads=_download_report(urls, downloads),
+        downloads=media.report(downloads),
         notes=[
             *corpus.notes,
-            *_download_notes(urls, downloads, options),
+            *media.notes(downloads, options.download),
             *notes,
             *(f"{name}: {note}" for name, (_, f) in made.items() for note in f.notes),
             *_warnings(options, {name: int(f.present.sum()) for name, (_, f) in made.items()}),
@@ -239,8 +212,8 @@ def plan(options: PrepareOptions) -> PrepareReport:
     corpus = read_corpus(options.source)
     before, notes = _replaced(options)
     items = len(corpus.item_ids)
-    urls = _urls(corpus, [encoder for _, encoder in encoders])
-    downloads = _looked_up(urls, options)
+    media = WebMedia.of(corpus.fields, [encoder for _, encoder in encoders])
+    downloads = media.looked_up(options.download, options.features.cache_dir)
     feature_options = replace(options.features, find_url=downloads.find)
     reports, size = {}, corpus.event_item.nbytes + corpus.event_time.nbytes
     for spec, encoder in encoders:
@@ -273,10 +246,10 @@ def plan(options: PrepareOptions) -> PrepareReport:
         out=str(options.out),
         **_counts(corpus),
         modalities=reports,
-        downloads=_download_report(urls, downloads),
+        downloads=media.report(downloads),
         notes=[
             *corpus.notes,
-            *_download_notes(urls, downloads, options),
+            *media.notes(downloads, options.download),
             *notes,
             *_warnings(options, {name: one.present for name, one in reports.items()}),
         ],
@@ -367,87 +340,6 @@ class _Records(Sequence[Mapping[str, str]]):
         if not 0 <= row < self._count:
             raise IndexError(row)
         return {name: value for name, values in self._columns.items() if (value := values[row])}
-
-
-# --- media named by URL -------------------------------------------------------------------------
-
-_HOSTS_TOLD = 5
-
-
-def _urls(corpus: Corpus, encoders: Sequence[Encoder]) -> dict[str, str]:
-    """Each URL among the media that the encoders read, with the field that names it."""
-    fields = dict.fromkeys(one for encoder in encoders for one in encoder.fields)
-    return {
-        value.strip(): name
-        for name in fields
-        if name in MEDIA_FIELDS
-        for value in corpus.fields.get(name, ())
-        if value and is_web_address(value)
-    }
-
-
-def _looked_up(urls: Mapping[str, str], options: PrepareOptions) -> Downloads:
-    """What the cache has of the URLs; the others would be downloaded, if that is allowed."""
-    if options.features.cache_dir is None:
-        return Downloads(urls=len(urls))
-    found = look_up(urls, MediaCache(options.features.cache_dir))
-    return replace(found, pending=options.download is not None)
-
-
-def _download(
-    urls: Mapping[str, str], options: PrepareOptions, progress_bar: ProgressBar
-) -> Downloads:
-    if not urls or options.download is None or options.features.cache_dir is None:
-        return replace(_looked_up(urls, options), pending=False)
-    cache = MediaCache(options.features.cache_dir)
-    with progress_bar("downloads") as progress:
-        return download(urls, cache, options.download, progress)
-
-
-def _hosts(urls: Iterable[str]) -> Counter[str]:
-    """How many URLs each host has; those that are not sound have none."""
-    hosts: Counter[str] = Counter()
-    for url in urls:
-        with suppress(ValueError):
-            hosts[parse_url(url).host] += 1
-    return hosts
-
-
-def _download_report(urls: Mapping[str, str], downloads: Downloads) -> DownloadReport | None:
-    if not urls:
-        return None
-    missing = downloads.urls - downloads.cached
-    fetched = missing - len(downloads.failures) if downloads.pending else downloads.fetched
-    return DownloadReport(
-        urls=downloads.urls,
-        hosts=len(_hosts(urls)),
-        cached=downloads.cached,
-        fetched=fetched,
-        failed=missing - fetched,
-        bytes=downloads.bytes,
-    )
-
-
-def _download_notes(
-    urls: Mapping[str, str], downloads: Downloads, options: PrepareOptions
-) -> list[str]:
-    """What was, or would be, asked of which hosts."""
-    report = _download_report(urls, downloads)
-    if report is None:
-        return []
-    hosts = _hosts(urls)
-    told = [f"{host} {count:,}" for host, count in hosts.most_common(_HOSTS_TOLD)]
-    if len(hosts) > _HOSTS_TOLD:
-        told.append(f"and {len(hosts) - _HOSTS_TOLD:,} more hosts")
-    if options.download is None:
-        became = f"{report.failed:,} not there and not downloaded (--no-download)"
-    else:
-        became = f"{report.fetched:,} to download"
-        if not downloads.pending:
-            became = f"{report.fetched:,} downloaded ({report.bytes / 1e6:,.1f} MB)"
-        became += f", {report.failed:,} failed" if report.failed else ""
-    where = f" on {', '.join(told)}" if told else ""
-    return [f"{report.urls:,} media URLs{where}: {report.cached:,} in the cache, {became}"]
 
 
 # --- encoding and writing -----------------------------------------------------------------------

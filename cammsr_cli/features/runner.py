@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
@@ -36,6 +37,9 @@ from cammsr_cli.features.urls import is_web_address
 
 Progress = Callable[[int, int, int], None]
 """Called with distinct inputs done (cached ones too), distinct inputs in all, and failed ones."""
+
+ProgressBar = Callable[[str], AbstractContextManager[Progress]]
+"""Opens a progress bar for a modality of the given name."""
 
 StoredType = Literal["float16", "float32"]
 
