@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from cammsr_cli.errors import UsageError
+from cammsr_cli.errors import CammsrError, UsageError
 
 
 def sha256_of(path: Path) -> str:
@@ -78,3 +79,20 @@ def _sync(path: Path) -> None:
         if file.is_file():
             with file.open("rb") as stream:
                 os.fsync(stream.fileno())
+
+
+@contextmanager
+def refusals_told(path: Path) -> Iterator[None]:
+    """Turn what HDF5 says when the system refuses a write into what the system said."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        # Closing a file that could not be written is a RuntimeError, with the number in its text.
+        found = re.search(r"errno = (\d+)", str(error))
+        number = int(found[1]) if found else getattr(error, "errno", None)
+        if number is None:
+            raise
+        raise CammsrError(
+            f"{path} cannot be written: {os.strerror(number)}",
+            "make room or choose another place: --out NAME; what was encoded is in the cache",
+        ) from error

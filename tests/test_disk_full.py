@@ -59,7 +59,8 @@ def test_the_data_set_does_not_fit(
     vectors = ["--features", f"image={shop / 'vectors.npy'}"]
     answer = cammsr("prepare", shop, "--out", out, "--force", *vectors)
     assert answer.code == 1
-    assert f"error: {out} cannot be written: No space left on device\n" in answer.err
+    # Vectors are gathered beside the data set before they are written into it.
+    assert f"error: {small_disk} cannot be written: No space left on device\n" in answer.err
     assert "Traceback" not in answer.err
     assert list(small_disk.iterdir()) == ([out] if old else [])
     if old:

@@ -17,7 +17,8 @@ class Candidates:
 
     Attributes:
         item_C: int64 item index, rising, each once.
-        correction_C: float, -log of the probability with which each item is among the candidates:
+        correction_C: None where they are all that could be drawn; else float, -log of the
+            probability with which each item is among the candidates:
             added to the logits, it makes the sum of their exponentials an unbiased estimate of
             that over the whole catalogue (Horvitz and Thompson, 1952; "log-Q correction", Yi et
             al., RecSys 2019, equation 5).
@@ -25,11 +26,18 @@ class Candidates:
     """
 
     item_C: Tensor
-    correction_C: Tensor
+    correction_C: Tensor | None
     own_M: Tensor
 
 
-def draw_candidates(target_M: Tensor, share_N: Tensor, number: int) -> Candidates:
+def all_candidates(target_M: Tensor, rival_R: Tensor) -> Candidates:
+    """All of the items `rival_R`, int64 and rising."""
+    return Candidates(rival_R, None, _places(target_M, rival_R))
+
+
+def draw_candidates(
+    target_M: Tensor, share_N: Tensor, number: int, rival_R: Tensor | None = None
+) -> Candidates:
     """At most `number` items: half from the step's own targets, half from the whole catalogue.
 
     Their number, and with it the cost of a step, does not grow with the catalogue or the batch.
@@ -38,14 +46,22 @@ def draw_candidates(target_M: Tensor, share_N: Tensor, number: int) -> Candidate
         target_M: int64 items that follow the step's positions.
         share_N: float, each item's share of all training targets; sums to 1.
         number: How many are drawn; some are drawn twice and count once.
+        rival_R: The items that stand for the whole catalogue, int64; None if it is all.
     """
     device = target_M.device
     popular = target_M[torch.randperm(len(target_M), device=device)[: number // 2]]
     uniform = number - number // 2  # with replacement; rare items are met by these alone
-    drawn = torch.randint(len(share_N), (uniform,), device=device)
+    of = len(share_N) if rival_R is None else len(rival_R)
+    drawn = torch.randint(of, (uniform,), device=device)
+    if rival_R is not None:
+        drawn = rival_R[drawn]
     item_C = torch.unique(torch.cat([popular, drawn]))
-    expected_C = len(popular) * share_N[item_C].double() + uniform / len(share_N)
+    expected_C = len(popular) * share_N[item_C].double() + uniform / of
     probability_C = -torch.expm1(-expected_C)
+    return Candidates(item_C, -probability_C.log().float(), _places(target_M, item_C))
+
+
+def _places(target_M: Tensor, item_C: Tensor) -> Tensor:
+    """Place of each target among `item_C`, which rises; -1 where it is none."""
     place_M = torch.searchsorted(item_C, target_M).clamp(max=len(item_C) - 1)
-    own_M = torch.where(item_C[place_M] == target_M, place_M, -1)
-    return Candidates(item_C, -probability_C.log().float(), own_M)
+    return torch.where(item_C[place_M] == target_M, place_M, -1)

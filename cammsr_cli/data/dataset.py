@@ -26,8 +26,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -42,7 +40,7 @@ from numpy.typing import NDArray
 
 from cammsr_cli import __version__
 from cammsr_cli.errors import CammsrError
-from cammsr_cli.files import written_whole
+from cammsr_cli.files import refusals_told, written_whole
 
 if TYPE_CHECKING:  # it imports polars, which reading does not need
     from cammsr_cli.data.corpus import Corpus
@@ -202,23 +200,6 @@ def pieces(length: int, row_bytes: int) -> Iterator[slice]:
     """An array's rows in slices of about 16 MB."""
     step = max(1, _PIECE_BYTES // max(1, row_bytes))
     return (slice(start, min(start + step, length)) for start in range(0, length, step))
-
-
-@contextmanager
-def refusals_told(path: Path) -> Iterator[None]:
-    """Turn what HDF5 says when the system refuses a write into what the system said."""
-    try:
-        yield
-    except (OSError, RuntimeError) as error:
-        # Closing a file that could not be written is a RuntimeError, with the number in its text.
-        found = re.search(r"errno = (\d+)", str(error))
-        number = int(found[1]) if found else getattr(error, "errno", None)
-        if number is None:
-            raise
-        raise CammsrError(
-            f"{path} cannot be written: {os.strerror(number)}",
-            "make room or choose another place: --out NAME; what was encoded is in the cache",
-        ) from error
 
 
 class DataSet:

@@ -20,12 +20,11 @@ from cammsr_cli.data.dataset import (
     ModalityInfo,
     ModalityVectors,
     opened,
-    refusals_told,
     seal,
     write_modality,
 )
 from cammsr_cli.errors import CammsrError, UsageError
-from cammsr_cli.files import written_whole
+from cammsr_cli.files import refusals_told, written_whole
 
 ItemProblem = tuple[str, str, str | None, str]
 """An item that could not be encoded: item, modality, path, reason."""

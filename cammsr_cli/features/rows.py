@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cammsr_cli.files import refusals_told
+
 
 class RowFile:
     """An array [N, D] of zeros in a file without a name; it is gone when nobody holds this.
@@ -31,18 +33,25 @@ class RowFile:
         self._file, name = tempfile.mkstemp(dir=folder, prefix=".vectors.")
         weakref.finalize(self, os.close, self._file)
         Path(name).unlink()  # its content lives as long as it is open
-        os.truncate(self._file, shape[0] * self._row_bytes)
+        self._folder = folder
+        with refusals_told(folder):
+            os.truncate(self._file, shape[0] * self._row_bytes)
 
     def __len__(self) -> int:
         return self.shape[0]
 
     def __setitem__(self, rows: NDArray[np.int64], vector: NDArray[Any]) -> None:
-        """Write one vector [D] to some rows."""
+        """Write one vector [D] to some rows.
+
+        Raises:
+            CammsrError: If the system does not let it be written, as when the disk is full.
+        """
         content = vector.tobytes()
         for row in rows.tolist():
-            done = os.pwrite(self._file, content, row * self._row_bytes)
-            if done != len(content):
-                raise OSError(f"a write to the temporary file ended after {done} bytes")
+            done = 0
+            while done < len(content):  # a write that fills the disk is cut short, the next fails
+                with refusals_told(self._folder):
+                    done += os.pwrite(self._file, content[done:], row * self._row_bytes + done)
 
     def __getitem__(self, rows: slice) -> NDArray[Any]:
         """Some consecutive rows, read anew: [n, D]."""

@@ -20,7 +20,7 @@ from cammsr_cli.core.losses import (
     swap_loss,
 )
 from cammsr_cli.core.model import Cammsr, Catalogue, ItemTables
-from cammsr_cli.core.sampling import Candidates, draw_candidates
+from cammsr_cli.core.sampling import Candidates, all_candidates, draw_candidates
 from cammsr_cli.core.windows import Events, Window, cut, deal_ties
 
 EVEN_LENGTH = 8
@@ -81,6 +81,7 @@ class Objective(nn.Module):
         self.corpus = corpus
         self.config = config
         self.catalogue = corpus.catalogue
+        self.rival_R = rivals(corpus.catalogue)
         if config.precision == "bfloat16" and corpus.share_N is None:
             # What the matrix product would round them to, once and not at each step.
             self.catalogue = model.standardised(corpus.catalogue, torch.bfloat16)
@@ -128,8 +129,12 @@ class Objective(nn.Module):
         valid_BL = window.valid_BL
         target_M = target_BL[valid_BL]
         if corpus.share_N is None:
-            return _Step(self.catalogue, corpus.label_NC, window, target_BL, target_M)
-        candidates = draw_candidates(target_M, corpus.share_N, self.config.negatives)
+            step = _Step(self.catalogue, corpus.label_NC, window, target_BL, target_M)
+            if self.rival_R is None:
+                return step
+            candidates = all_candidates(target_M, self.rival_R)
+            return replace(step, candidate_C=candidates.item_C, candidates=candidates)
+        candidates = draw_candidates(target_M, corpus.share_N, self.config.negatives, self.rival_R)
         needed_N, place = torch.unique(
             torch.cat([window.item_BL[valid_BL], target_M, candidates.item_C]),
             return_inverse=True,
@@ -170,6 +175,20 @@ class Objective(nn.Module):
             step.target_BL[row_B, last_B],
             self.config.swap_temperature,
         )
+
+
+def rivals(catalogue: Catalogue) -> Tensor | None:
+    """The items that targets are told from, int64 and rising; None if they are all.
+
+    An item that training never met, but whose content is known, is not taught to be wrong: it is
+    new, not unwanted, and would be ranked behind all others for that. One without content can be
+    known by nothing else, and ranks behind them.
+    """
+    new_N = catalogue.id_row_N < 0
+    if not catalogue.present or not bool(new_N.any()):
+        return None
+    content_N = torch.stack(list(catalogue.present.values())).any(0)
+    return (~(new_N & content_N)).nonzero().squeeze(1)
 
 
 def _next_item_loss(query_MV: Tensor, target_NV: Tensor, step: _Step) -> Tensor:

@@ -139,15 +139,20 @@ def resume(
             f"{data.content[:12]}",
             f"Resume with that one: cammsr train {spec.data_path} --out {out} --resume",
         )
-    config = folder.config()
+    config = fitted(folder.config(), data, world.device)  # of an older version: not yet chosen
     trainer = make_trainer(folder, data, config, spec, folder.item_ids(), world, listener.note)
     trainer.resume()
     return _run(trainer, spec, config, listener)
 
 
-STEPS_AN_EPOCH, POSITIONS_A_STEP = 40, 4096
 BATCH_SIZES = (512, 256, 128, 64, 32)
-USUAL_BATCH = 128
+"""Histories a step to choose from."""
+
+STEPS_AN_EPOCH = 40
+"""Fewest steps an epoch shall have, where the choice is ours."""
+
+USUAL_BATCH, POSITIONS_A_STEP = 128, 4096
+"""A larger batch than the usual one is for short histories: so many positions at most."""
 
 
 def fitted(config: Config, data: DataSet, device: torch.device) -> Config:

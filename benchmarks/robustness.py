@@ -1,0 +1,124 @@
+"""How much accuracy wrong category labels and missing modalities cost.
+
+    python -m benchmarks.robustness --work FOLDER [--sets ml100k,amazon-beauty] [--plot FILE.svg]
+
+Trains `cammsr` on copies of a data set in which a share of the items has the categories of another
+item, or none has any, or a share of the items has lost its image (its text, where there are no
+images). Same settings and budget for all, and the same seed.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from benchmarks.accuracy import EPOCHS, PATIENCE, SETTINGS
+from benchmarks.data_sets import ENCODERS, RAW, Prepared, prepared
+from benchmarks.trainings import train_ours
+from benchmarks.variants import missing, no_labels, record, variant, wrong_labels
+from cammsr_cli.data.splits import TEST
+from cammsr_cli.ranking.full_ranking import model_ranks, questions
+from cammsr_cli.ranking.metrics import bootstrap_interval, per_user
+from cammsr_cli.run_folder import RunFolder, load_run
+
+SEED = 0
+WRONG = (0.1, 0.2, 0.4)
+MISSING = (0.3, 0.6, 1.0)
+
+Change = Callable[[h5py.File], None]
+
+
+def variants(name: str) -> dict[str, Change | None]:
+    """What is done to a data set; None is the data set as it is."""
+    modality = "image" if "image" in ENCODERS[name] else "text"
+    found: dict[str, Change | None] = {"as it is": None}
+    found |= {f"labels {share:.0%} wrong": wrong_labels(share, SEED) for share in WRONG}
+    found["no labels"] = no_labels
+    found |= {
+        f"{modality} {share:.0%} missing": missing(modality, share, SEED) for share in MISSING
+    }
+    return found
+
+
+def main() -> None:
+    """Train, rank, print, plot."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--work", type=lambda one: Path(one).resolve(), required=True)
+    parser.add_argument("--data", type=lambda one: Path(one).resolve(), default=RAW)
+    parser.add_argument(
+        "--sets", type=lambda one: one.split(","), default=["ml100k", "amazon-beauty"]
+    )
+    parser.add_argument("--plot", type=Path)
+    options = parser.parse_args()
+    found = {}
+    for name in options.sets:
+        whole = prepared(name, options.data, options.work)
+        found[name] = {
+            title: _ranks(name, title, change, whole, options.work)
+            for title, change in variants(name).items()
+        }
+        _print(name, found[name], options.work)
+    if options.plot:
+        _plot(found, options.plot)
+
+
+def _ranks(
+    name: str, title: str, change: Change | None, whole: Prepared, work: Path
+) -> NDArray[np.int64]:
+    slug = f"{name}-{title.replace(' ', '-').replace('%', '')}"
+    path = whole.data if change is None else variant(whole.data, work / f"{slug}.h5", change)
+    out = work / f"{slug}-run"
+    if not RunFolder(out).finished:
+        size, settings = SETTINGS[name]
+        limits = (f"training.epochs={EPOCHS}", f"training.patience={PATIENCE}")
+        train_ours("cammsr", Prepared(path, whole.split, 0), out, size, *settings, *limits)
+    run = load_run(RunFolder(out), path, torch.device("cpu"))
+    return model_ranks(run.model, run.catalogue, run.events, questions(run.data, TEST))
+
+
+def _print(name: str, found: dict[str, NDArray[np.int64]], work: Path) -> None:
+    whole_U = per_user(found["as it is"], "NDCG", 10)
+    print(f"\n{name}, test NDCG@10, seed {SEED}\n")
+    print("| | NDCG@10 | against as it is |\n|---|---:|---:|")
+    figures = {}
+    for title, rank in found.items():
+        ndcg_U = per_user(rank, "NDCG", 10)
+        low, high = bootstrap_interval((ndcg_U - whole_U)[:, None] / whole_U.mean())
+        cost = ndcg_U.mean() / whole_U.mean() - 1
+        figures[title] = [float(ndcg_U.mean()), float(cost), float(low[0]), float(high[0])]
+        print(f"| {title} | {ndcg_U.mean():.4f} | {cost:+.1%} [{low[0]:+.1%}, {high[0]:+.1%}] |")
+    record(work / f"{name}-robustness.json", figures)
+
+
+def _plot(found: dict[str, dict[str, NDArray[np.int64]]], file: Path) -> None:
+    """Share of NDCG@10 that is left, over the share that is wrong or missing."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, 2, figsize=(9, 3.5), sharey=True)
+    for name, ranks in found.items():
+        ndcg = {title: per_user(rank, "NDCG", 10).mean() for title, rank in ranks.items()}
+        for axis, word in zip(axes, ("wrong", "missing"), strict=True):
+            points = [(0.0, 1.0)] + [
+                (float(title.split()[1].rstrip("%")) / 100, value / ndcg["as it is"])
+                for title, value in ndcg.items()
+                if title.endswith(word)
+            ]
+            axis.plot(*zip(*points, strict=True), marker="o", label=name)
+    axes[0].set(xlabel="share of labels wrong", ylabel="share of NDCG@10 left")
+    axes[1].set(xlabel="share of a modality missing")
+    axes[0].legend()
+    figure.tight_layout()
+    figure.savefig(file)
+
+
+if __name__ == "__main__":
+    main()
