@@ -344,3 +344,30 @@ def test_features_may_lie_in_memory_of_half_precision() -> None:
     ours = _losses(model, corpus)
     theirs = _losses(model, dataclasses.replace(corpus, catalogue=catalogue))
     torch.testing.assert_close(ours["recommendation"], theirs["recommendation"], rtol=0.01, atol=0)
+
+
+@pytest.mark.parametrize("sampled", [False, True], ids=["whole", "sampled"])
+@pytest.mark.parametrize("content", [False, True], ids=["unknown", "known"])
+def test_an_item_that_training_never_met_is_no_rival_if_its_content_is_known(
+    content: bool, sampled: bool
+) -> None:
+    known = _corpus().catalogue
+    features = {name: values.clone() for name, values in known.features.items()}
+    id_row = torch.arange(N)
+    id_row[8] = -1
+    here = torch.ones(N, dtype=torch.bool)
+    here[8] = content
+    corpus = (_sampled if sampled else _corpus)(
+        catalogue=Catalogue(id_row, features, {"text": here, "image": here}),
+        events=Events(torch.tensor([0, 1, 2, 3, 4, 5, 6, 7, 3, 0, 2]), torch.arange(11) * 60),
+    )
+    model = _model(use_id=False)
+    for one in features.values():
+        one.requires_grad_()
+    config = _config(negatives=4096)  # the sample, too, holds every item
+    loss = _losses(model, corpus, config)["recommendation"]
+    moved = torch.autograd.grad(loss, [*features.values(), model.missing_SD])
+    assert not moved[0][8].any()
+    assert not moved[1][8].any()
+    assert moved[2].any() == (not content)  # an item without content is described by these
+    assert (moved[0][:8] != 0).any(1).all()
