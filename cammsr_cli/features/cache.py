@@ -78,6 +78,9 @@ class FeatureCache:
 
         Yields:
             Positions in `places`, and their vectors, float32 [n, dim].
+
+        Raises:
+            CammsrError: If a shard has been damaged or removed since this was made.
         """
         known = np.flatnonzero(places >= 0)
         shard = self._shard_M[places[known]]
@@ -86,9 +89,7 @@ class FeatureCache:
         starts = np.flatnonzero(np.diff(shard, prepend=-1))
         for some in np.split(known, starts[1:]) if len(known) else ():
             path = self._shards[int(self._shard_M[places[some[0]]])]
-            with safe_open(path, framework="numpy") as opened:
-                values: NDArray[np.float32] = opened.get_tensor("values")
-            yield some, values[self._row_M[places[some]]]
+            yield some, _values(path)[self._row_M[places[some]]]
 
     def write(self, keys: NDArray[np.uint8], values: NDArray[np.float32]) -> None:
         """Add a shard, for later runs; nothing is written for no vectors.
@@ -127,15 +128,27 @@ class FeatureCache:
             partial.unlink(missing_ok=True)
 
     def _index(self) -> None:
-        """Note where each key's vector is; unreadable shards are removed and counted."""
+        """Note where each key's vector is; damaged shards are removed and counted.
+
+        Raises:
+            CammsrError: If the system does not let one be read, which says nothing against it.
+        """
         keys, rows, shards = [], [], []
         for path in sorted(self.folder.glob("*.safetensors")):
             try:
                 found = self._keys(path)
-            except (SafetensorError, OSError, ValueError):
+            except (SafetensorError, ValueError):
                 self.dropped += 1
                 path.unlink(missing_ok=True)
                 continue
+            except FileNotFoundError:  # somebody has just cleared the cache
+                continue
+            except OSError as error:
+                raise CammsrError(
+                    f"the feature cache's {path} cannot be read: {error.strerror or error}",
+                    "mend its permissions or the disk, or choose another cache folder with "
+                    "CAMMSR_CACHE_DIR",
+                ) from error
             keys.append(found)
             rows.append(np.arange(len(found), dtype=np.int32))
             shards.append(np.full(len(found), len(self._shards), np.int32))
@@ -148,6 +161,7 @@ class FeatureCache:
 
     def _keys(self, shard: Path) -> NDArray[np.uint8]:
         """A shard's keys; raises ValueError if the shard is not as this class writes them."""
+        shard.open("rb").close()  # safetensors says "no such file" whatever the system says
         with safe_open(shard, framework="numpy") as opened:
             if set(opened.keys()) != {"keys", "values"}:
                 raise ValueError("other tensors")
@@ -160,6 +174,19 @@ class FeatureCache:
             raise ValueError("other shapes")
         self.dim = int(shape[1])
         return keys
+
+
+def _values(shard: Path) -> NDArray[np.float32]:
+    """A shard's vectors, float32 [n, dim]."""
+    try:
+        with safe_open(shard, framework="numpy") as opened:
+            values: NDArray[np.float32] = opened.get_tensor("values")
+    except (SafetensorError, OSError) as error:
+        raise CammsrError(
+            f"the feature cache's {shard} cannot be read any more: {error}",
+            "run the same command again: what is damaged is dropped and encoded again",
+        ) from error
+    return values
 
 
 def _as_one(keys: NDArray[np.uint8]) -> NDArray[Any]:

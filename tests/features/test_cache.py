@@ -73,3 +73,26 @@ def test_a_folder_that_cannot_be_written_to_is_told(tmp_path: Path) -> None:
     (tmp_path / "features").write_text("a file where the folder belongs")
     with pytest.raises(CammsrError, match="cannot be written to"):
         FeatureCache(tmp_path, "print", 3).write(*_vectors("a"))
+
+
+def test_a_shard_damaged_since_it_was_found_is_told(tmp_path: Path) -> None:
+    FeatureCache(tmp_path, "print", 3).write(*_vectors("a"))
+    cache = FeatureCache(tmp_path, "print", 3)
+    (shard,) = tmp_path.rglob("*.safetensors")
+    shard.write_bytes(shard.read_bytes()[:-4])
+    keys, _ = _vectors("a")
+    with pytest.raises(CammsrError, match="cannot be read any more") as told:
+        list(cache.read(cache.find(keys)))
+    assert str(shard) in told.value.message
+    assert "again" in (told.value.hint or "")
+
+
+def test_a_shard_that_the_system_withholds_is_told_and_kept(tmp_path: Path) -> None:
+    FeatureCache(tmp_path, "print", 3).write(*_vectors("a"))
+    (shard,) = tmp_path.rglob("*.safetensors")
+    withheld = shard.with_name("withheld.safetensors")
+    withheld.symlink_to(withheld)  # no user, not even root, may open it
+    with pytest.raises(CammsrError, match="Too many levels of symbolic links") as told:
+        FeatureCache(tmp_path, "print", 3)
+    assert str(withheld) in told.value.message
+    assert withheld.is_symlink()
