@@ -189,6 +189,17 @@ def test_dear_items_are_batched_together(tmp_path: Path) -> None:
     assert features.values[:, 0].tolist() == [1, 9, 2, 8, 3, 7]
 
 
+@pytest.mark.parametrize("act", [encode_items, plan_items])
+def test_an_encoder_whose_cost_fails_is_named(act: Any) -> None:
+    class Careless(Toy):
+        def cost(self, item: Mapping[str, str]) -> float:
+            return len(item["description"])
+
+    told = "encoder 'careless' failed on the cost of item 'item7': "
+    with pytest.raises(CammsrError, match=f"{told}KeyError: 'description'"):
+        act(Careless(), [{"title": "x"}], ["item7"], None, name="careless")
+
+
 def test_vectors_that_cannot_be_stored_are_problems_and_not_cached(tmp_path: Path) -> None:
     class Wild(Toy):
         def encode(self, samples: list[Any]) -> NDArray[np.float32]:
