@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 import uuid
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,9 @@ from cammsr_cli.errors import CammsrError
 KEY_BYTES = 32
 """A key is the SHA-256 of an item's inputs."""
 
+# Half-written shards older than this were left by a killed run: no write takes so long.
+_LEFT_BEHIND_SECONDS = 86_400
+
 
 class FeatureCache:
     """The vectors of one encoder that were in the cache when this was made.
@@ -36,19 +41,21 @@ class FeatureCache:
     Args:
         folder: The cache folder, shared by all encoders.
         fingerprint: The encoder's fingerprint.
-        dim: Length of its vectors; shards of another length are unreadable. If None, it is that of
-            the first shard.
 
     Attributes:
-        dim: Length of the vectors; None if it is neither given nor found.
+        dim: Length of the vectors, as in the first shard, and others are unreadable; None if there
+            is no shard.
         dropped: Shards found unreadable, and removed.
+
+    Raises:
+        CammsrError: If the system refuses to read it.
     """
 
-    def __init__(self, folder: Path, fingerprint: str, dim: int | None = None) -> None:
+    def __init__(self, folder: Path, fingerprint: str) -> None:
         name = hashlib.sha256(fingerprint.encode("utf-8")).hexdigest()
         self.folder = folder / "features" / name
         self.fingerprint = fingerprint
-        self.dim = dim
+        self.dim: int | None = None
         self.dropped = 0
         self._shards: list[Path] = []
         self._index()
@@ -78,6 +85,9 @@ class FeatureCache:
 
         Yields:
             Positions in `places`, and their vectors, float32 [n, dim].
+
+        Raises:
+            CammsrError: If a shard has been damaged or removed meanwhile.
         """
         known = np.flatnonzero(places >= 0)
         shard = self._shard_M[places[known]]
@@ -86,8 +96,11 @@ class FeatureCache:
         starts = np.flatnonzero(np.diff(shard, prepend=-1))
         for some in np.split(known, starts[1:]) if len(known) else ():
             path = self._shards[int(self._shard_M[places[some[0]]])]
-            with safe_open(path, framework="numpy") as opened:
-                values: NDArray[np.float32] = opened.get_tensor("values")
+            try:
+                with safe_open(path, framework="numpy") as opened:
+                    values: NDArray[np.float32] = opened.get_tensor("values")
+            except (OSError, SafetensorError) as error:
+                raise self._unreadable(error) from error
             yield some, values[self._row_M[places[some]]]
 
     def write(self, keys: NDArray[np.uint8], values: NDArray[np.float32]) -> None:
@@ -128,14 +141,19 @@ class FeatureCache:
 
     def _index(self) -> None:
         """Note where each key's vector is; unreadable shards are removed and counted."""
+        self._remove_left_behind()
         keys, rows, shards = [], [], []
         for path in sorted(self.folder.glob("*.safetensors")):
             try:
                 found = self._keys(path)
-            except (SafetensorError, OSError, ValueError):
+            except (SafetensorError, ValueError):
                 self.dropped += 1
                 path.unlink(missing_ok=True)
                 continue
+            except FileNotFoundError:  # another run has just removed it
+                continue
+            except OSError as error:  # the system's fault, not the shard's
+                raise self._unreadable(error) from error
             keys.append(found)
             rows.append(np.arange(len(found), dtype=np.int32))
             shards.append(np.full(len(found), len(self._shards), np.int32))
@@ -146,8 +164,24 @@ class FeatureCache:
         self._row_M = np.concatenate([none, *rows])[first]
         self._shard_M = np.concatenate([none, *shards])[first]
 
+    def _remove_left_behind(self) -> None:
+        """Remove what killed runs had half written."""
+        oldest = time.time() - _LEFT_BEHIND_SECONDS
+        for path in self.folder.glob(".*.partial"):
+            with suppress(FileNotFoundError):  # another run may remove it just now
+                if path.stat().st_mtime < oldest:
+                    path.unlink()
+
+    def _unreadable(self, error: Exception) -> CammsrError:
+        return CammsrError(
+            f"the feature cache {self.folder} cannot be read: {error}",
+            "run the same command again; if that does not help, choose another cache folder with "
+            "CAMMSR_CACHE_DIR",
+        )
+
     def _keys(self, shard: Path) -> NDArray[np.uint8]:
         """A shard's keys; raises ValueError if the shard is not as this class writes them."""
+        shard.open("rb").close()  # `safe_open` calls whatever the system refuses "no such file"
         with safe_open(shard, framework="numpy") as opened:
             if set(opened.keys()) != {"keys", "values"}:
                 raise ValueError("other tensors")

@@ -56,6 +56,7 @@ class MediaHashes:
 
         Raises:
             OSError: If it cannot be read.
+            CammsrError: If the cache cannot be read.
         """
         return self._digest(path)
 
@@ -74,9 +75,12 @@ class MediaHashes:
             self.read += 1
             return bytes.fromhex(sha256_of(path))
         name, state = os.fsencode(path), _state(path.stat())
-        row = self._known.execute(
-            "SELECT sha256 FROM files WHERE path = ? AND state = ?", (name, state)
-        ).fetchone()
+        try:
+            row = self._known.execute(
+                "SELECT sha256 FROM files WHERE path = ? AND state = ?", (name, state)
+            ).fetchone()
+        except sqlite3.Error as error:
+            raise _unusable(self._path, error) from error
         if row is not None:
             return bytes(row[0])
         digest = bytes.fromhex(sha256_of(path))

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sqlite3
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -85,6 +87,16 @@ def test_a_damaged_cache_is_made_anew(tmp_path: Path, file: Path) -> None:
 def test_a_cache_folder_that_cannot_be_is_told(tmp_path: Path, file: Path) -> None:
     with pytest.raises(CammsrError, match="cannot be used"):
         MediaHashes(file / "cache")
+
+
+def test_a_cache_that_cannot_be_read_is_told(tmp_path: Path, file: Path) -> None:
+    known = MediaHashes(tmp_path)
+    (database,) = tmp_path.glob("*.sqlite")
+    with closing(sqlite3.connect(database)) as other, other:
+        other.execute("DROP TABLE files")
+    with pytest.raises(CammsrError, match="cannot be used: no such table"):
+        known.sha256(file)
+    known.close()
 
 
 def test_a_missing_file_is_the_callers_to_tell(tmp_path: Path) -> None:
