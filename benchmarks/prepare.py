@@ -1,6 +1,6 @@
 """The rate of encoding through `prepare` beside the bare loop of the same model, in one run.
 
-    python -m benchmarks.prepare [--data FOLDER] [--work FOLDER] [--items N] [--rounds 3]
+    python -m benchmarks.prepare [--data FOLDER] [--work FOLDER] [--items N] [--device cpu]
 
 FOLDER holds `ml1m/` with items.jsonl and posters/ (not part of the project; ../shared/data by
 default, or CAMMSR_TEST_DATA). Clips are made with PyAV.
@@ -76,7 +76,7 @@ def bare_images(encoder: ImageEncoder, paths: list[Path], workers: int) -> NDArr
     data: Any = Pictures(paths, transform)
     loader = DataLoader(data, batch_size=BATCH, num_workers=workers)
     with torch.inference_mode():
-        found = [model._network(batch).numpy() for batch in loader]
+        found = [model._network(batch.to(model.device)).cpu().numpy() for batch in loader]
     return np.concatenate(found)
 
 
@@ -98,7 +98,7 @@ def bare_video(encoder: VideoEncoder, paths: list[Path]) -> NDArray[np.float32]:
             frames = enumerate(decoded)
             wanted = [transform(frame.to_image()) for at, frame in frames if at in wanted_frames]
         with torch.inference_mode():
-            features = model._network(torch.stack(wanted))
+            features = model._network(torch.stack(wanted).to(model.device)).cpu()
         change = features.diff(dim=0).abs().mean(0)
         found.append(torch.cat([features.mean(0), change]).numpy())
     return np.stack(found)
@@ -189,17 +189,21 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=24)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", choices=["text", "image", "video"])
+    parser.add_argument("--device", default="cpu", help="where both encode, such as cuda")
     options = parser.parse_args()
     root = options.data / "ml1m"
     if not root.is_dir():
         sys.exit(f"no {root}: give the folder that holds ml1m with --data")
     workers = max(0, min(8, processors() - 1))
     rows = [json.loads(line) for line in (root / "items.jsonl").open()]
-    print(f"{os.cpu_count()} cores, batches of {BATCH}, {workers} decoding process(es)\n")
+    print(
+        f"{os.cpu_count()} cores, {options.device}, batches of {BATCH}, "
+        f"{workers} decoding process(es)\n"
+    )
     print("| | items | prepare, items/s | bare loop | ratio | largest 1 − cosine |")
     print("|---|---:|---:|---:|---:|---:|")
     if options.only in (None, "text"):
-        text = TextEncoder()
+        text = TextEncoder(device=options.device)
         texts = [
             {key: row[key] for key in ("title", "description") if row.get(key)} for row in rows
         ]
@@ -207,7 +211,7 @@ def main() -> None:
         joined = [text.load(one) for one in texts]
         compare("text", text, texts, root, lambda: bare_text(text, joined), options.rounds, workers)
     if options.only in (None, "image"):
-        image = ImageEncoder()
+        image = ImageEncoder(device=options.device)
         named = [{"image": row["image"]} for row in rows if row.get("image")][: options.items]
         paths = [root / one["image"] for one in named]
         _ = image.dim
@@ -216,7 +220,7 @@ def main() -> None:
             lambda: bare_images(image, paths, workers), options.rounds, workers,
         )  # fmt: skip
     if options.only in (None, "video"):
-        video = VideoEncoder()
+        video = VideoEncoder(device=options.device)
         folder = options.work or Path(tempfile.mkdtemp())
         clips = make_clips(folder / "clips", options.clips)
         _ = video.dim

@@ -69,6 +69,30 @@ def test_the_data_set_does_not_fit(
         assert len(DataSet(out).item_ids) == 512
 
 
+@pytest.mark.parametrize("old", [False, True], ids=["new", "replaced"])
+def test_texts_do_not_fit(
+    shop: Path, small_disk: Path, cammsr: Callable[..., Answer], old: bool
+) -> None:
+    """Without vectors of any size, it is HDF5 that meets the full disk."""
+    out = small_disk / "shop.h5"
+    vectors = shop / "vectors.csv"
+    arguments = ["prepare", shop, "--out", out, "--force", "--features", f"image={vectors}"]
+    before = {}
+    if old:
+        vectors.write_text("item,x\ni0,1\ni1,nan\n")
+        assert cammsr(*arguments).code == 0
+        before = {path.name: path.read_bytes() for path in small_disk.iterdir()}
+        assert sorted(before) == ["shop.h5", "shop.h5.problems.csv"]
+    vectors.write_text("item,x\ni0,1\ni2,nan\n")  # a list that would be another
+    items = [f"i{number},{f'{number:04d} ' * 800}" for number in range(512)]
+    (shop / "items.csv").write_text("\n".join(["item,description", *items]))
+    answer = cammsr(*arguments)
+    assert answer.code == 1
+    assert f"error: {out} cannot be written: No space left on device\n" in answer.err
+    assert "Traceback" not in answer.err
+    assert {path.name: path.read_bytes() for path in small_disk.iterdir()} == before
+
+
 def _picture(seed: int) -> bytes:
     pixels = np.random.default_rng(seed).integers(0, 255, (256, 256, 3), dtype=np.uint8)
     stream = io.BytesIO()

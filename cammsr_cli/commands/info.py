@@ -20,9 +20,10 @@ def command(
 ) -> None:
     """Show what a data set holds.
 
-    Counts; each modality with its encoder, its weights' revision, the item fields it read and how
-    many items have it, lack it, or could not be read; the fingerprint of all that decided the
-    vectors; and the raw files with their SHA-256.
+    Counts; each modality with its encoder, its weights' revision, the item fields it read, how
+    many items have it, how many lack it, and how many of these had a text or a file that could not
+    be decoded; the fingerprint of all that decided the vectors; and the raw files with their
+    SHA-256. Files that were missing or refused are listed by `cammsr prepare`.
     """
     from cammsr_cli.data.summary import summarise
 
@@ -40,7 +41,7 @@ def command(
             ("modality", False),
             ("items", True),
             ("missing", True),
-            ("unreadable", True),
+            ("undecodable", True),
             ("size", True),
             ("type", False),
             ("encoder", False),
@@ -52,7 +53,7 @@ def command(
                 name,
                 f"{one['present']:,}",
                 f"{one['missing']:,}",
-                "" if one["unreadable"] is None else f"{one['unreadable']:,}",
+                "" if one["undecodable"] is None else f"{one['undecodable']:,}",
                 str(one["dim"]),
                 one["dtype"],
                 one["encoder"],

@@ -381,8 +381,9 @@ def _beside(source: Path, items: Path | None) -> Path:
 
 def _spare_cores() -> int:
     """One process a core but for the one that feeds the model; one at least, eight at most."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max(1, min(8, (cores or 1) - 1))
+    from cammsr_cli.features.encoding import processors
+
+    return max(1, min(8, processors() - 1))
 
 
 def _tell(report: PrepareReport) -> None:

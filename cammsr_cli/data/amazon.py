@@ -41,12 +41,12 @@ def year_of_reviews(columns: Iterable[str]) -> str | None:
 def year_of_metadata(columns: Iterable[str]) -> str | None:
     """The release whose metadata have these columns, or None."""
     names = {normalised(column) for column in columns}
-    if not _describes_items(names):
+    if not _is_metadata(names):
         return None
     return next((year for year, marks in _MARKS.items() if names & marks), None)
 
 
-def _describes_items(names: set[str]) -> bool:
+def _is_metadata(names: set[str]) -> bool:
     return bool(names & {"asin", "parentasin"}) and not names & {"userid", "reviewerid"}
 
 
@@ -70,7 +70,7 @@ def find_amazon(
     """
     years = (year,) if year else YEARS
     reviews = [path for path, names in columns.items() if year_of_reviews(names) in years]
-    metadata = [p for p, names in columns.items() if _describes_items(set(map(normalised, names)))]
+    metadata = [p for p, names in columns.items() if _is_metadata(set(map(normalised, names)))]
     if not reviews:
         return None
     for what, found in (("reviews", reviews), ("metadata", metadata)):

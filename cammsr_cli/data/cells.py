@@ -52,7 +52,7 @@ def first_media(value: object) -> str | None:
         return next((media for media in entries if media), None)
     if isinstance(value, Sequence) and not isinstance(value, str):
         return next((media for entry in value if (media := first_media(entry))), None)
-    return None if _missing(value) else str(value).replace("\x00", "").strip() or None
+    return None if _missing(value) else _plain(str(value)) or None
 
 
 def text_parts(value: object) -> Iterator[str]:
@@ -83,8 +83,12 @@ def cleaned(text: str) -> str:
         text = html.unescape(_without_tags(text))
         if "<" in text or "&" in text:  # as in "&lt;p&gt;Tom &amp;amp; Jerry&lt;/p&gt;"
             text = html.unescape(_without_tags(text))
-    text = text.replace("\x00", "")
-    return text.encode("utf-8", "replace").decode("utf-8").strip()
+    return _plain(text)
+
+
+def _plain(text: str) -> str:
+    """Text without what HDF5 (NUL) or UTF-8 (lone surrogates) cannot hold, spaces at ends cut."""
+    return text.replace("\x00", "").encode("utf-8", "replace").decode("utf-8").strip()
 
 
 def _without_tags(text: str) -> str:

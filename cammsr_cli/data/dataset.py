@@ -68,6 +68,16 @@ class ModalityInfo:
     fingerprint: str
     fields: tuple[str, ...]
 
+    @classmethod
+    def of(cls, group: h5py.Group) -> ModalityInfo:
+        """What a modality's group in a data set, or in a part of one, tells."""
+        return cls(
+            dim=int(group["values"].shape[1]),
+            encoder=str(group.attrs["encoder"]),
+            fingerprint=str(group.attrs["fingerprint"]),
+            fields=tuple(json.loads(str(group.attrs["fields"]))),
+        )
+
 
 class Rows(Protocol):
     """An array [n, dim], in memory or not, that is read some rows at a time."""
@@ -225,13 +235,7 @@ class DataSet:
             self.sources: dict[str, str] = json.loads(str(file.attrs["sources"]))
             self.category_names = _read_strings(file["items/categories/names"])
             self.modalities = {
-                name: ModalityInfo(
-                    dim=int(group["values"].shape[1]),
-                    encoder=str(group.attrs["encoder"]),
-                    fingerprint=str(group.attrs["fingerprint"]),
-                    fields=tuple(json.loads(str(group.attrs["fields"]))),
-                )
-                for name, group in file["features"].items()
+                name: ModalityInfo.of(group) for name, group in file["features"].items()
             }
             self.field_names = [unquote(name) for name in file["items/fields"]]
 

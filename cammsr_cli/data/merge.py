@@ -147,14 +147,8 @@ def _unlike(first: Path, other: Path, what: str, more: str = "") -> CammsrError:
 def _joined(groups: list[h5py.Group]) -> ModalityVectors:
     first = groups[0]
     values = _Joined(groups, len(first["present"]))
-    info = ModalityInfo(
-        dim=values.shape[1],
-        encoder=str(first.attrs["encoder"]),
-        fingerprint=str(first.attrs["fingerprint"]),
-        fields=tuple(json.loads(str(first.attrs["fields"]))),
-    )
     present = np.logical_or.reduce([group["present"][()] for group in groups])
-    return ModalityVectors(values, present, info, _inputs(first))
+    return ModalityVectors(values, present, ModalityInfo.of(first), _inputs(first))
 
 
 def _inputs(group: h5py.Group) -> NDArray[np.uint8] | None:

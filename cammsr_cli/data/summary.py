@@ -22,7 +22,7 @@ def summarise(path: Path) -> dict[str, Any]:
             "dtype": str(values.dtype),
             "present": int(present.sum()),
             "missing": int((~present).sum()),
-            "unreadable": None if inputs is None else int((inputs.any(axis=1) & ~present).sum()),
+            "undecodable": None if inputs is None else int((inputs.any(axis=1) & ~present).sum()),
             "encoder": info.encoder,
             "weights": _weights(info.fingerprint),
             "fingerprint": info.fingerprint,

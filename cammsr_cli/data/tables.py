@@ -19,7 +19,7 @@ from typing import Any, Literal
 import polars as pl
 import zstandard
 
-from cammsr_cli.errors import CammsrError, UsageError
+from cammsr_cli.errors import CammsrError, UsageError, first_line
 
 Format = Literal["csv", "tsv", "jsonl", "parquet"]
 
@@ -136,21 +136,11 @@ def named_table(folder: Path, tables: Mapping[Path, object], names: Sequence[str
     return None
 
 
-def read_table(path: Path, encoding: str = UTF8) -> pl.DataFrame:
-    """Read a table whole; see `open_table`.
-
-    Returns:
-        The rows in file order. Every column of a delimited file is a string (ids such as "007"
-        stay what they are); JSON lines and Parquet keep their types.
-
-    Raises:
-        CammsrError: The file is missing, empty, broken or of an unknown kind.
-    """
-    return open_table(path, encoding).frame
-
-
 def open_table(path: Path, encoding: str = UTF8) -> Table:
     """Read a CSV, TSV, JSON lines or Parquet file, plain, `.gz` or `.zst`, told by extension.
+
+    Rows are in file order. Every column of a delimited file is a string (ids such as "007" stay
+    what they are); JSON lines and Parquet keep their types.
 
     A line of a JSON file may also be a Python literal, as in Amazon's metadata of 2014.
 
@@ -166,7 +156,7 @@ def open_table(path: Path, encoding: str = UTF8) -> Table:
         raise CammsrError(f"{path}: no such file", "Check the path.")
     kind = table_format(path)
     if kind is None:
-        raise CammsrError(f"{path}: unknown kind of table", _known_extensions(path))
+        raise CammsrError(f"{path}: unknown kind of table", _known_extensions())
     content = read_content(path)
     if not content.removeprefix(UTF8_BOM).strip():
         raise CammsrError(f"{path} is empty", "Give a file with a header and at least one row.")
@@ -338,9 +328,8 @@ def _decompress_zstd(raw: bytes) -> bytes:
     return b"".join(parts)
 
 
-def _known_extensions(path: Path) -> str:
-    known = f"Known extensions: {', '.join(FORMATS)}, each also with {' or '.join(COMPRESSIONS)}."
-    return known
+def _known_extensions() -> str:
+    return f"Known extensions: {', '.join(FORMATS)}, each also with {' or '.join(COMPRESSIONS)}."
 
 
 def _encoding_hint(likely: str) -> str:
@@ -363,7 +352,7 @@ def _read_parquet(path: Path, content: bytes) -> Table:
         frame = pl.read_parquet(io.BytesIO(content))
     except pl.exceptions.PolarsError as error:
         raise CammsrError(
-            f"{path} is not a Parquet file: {_first_line(error)}", "Write it again."
+            f"{path} is not a Parquet file: {first_line(error)}", "Write it again."
         ) from None
     notes: list[str] = []
     for column in frame.select(pl.selectors.binary()):
@@ -373,10 +362,6 @@ def _read_parquet(path: Path, content: bytes) -> Table:
             frame = frame.drop(column.name)
             notes.append(f"column {column.name!r} of {path.name} holds bytes, not text: left out")
     return Table(path, frame, "parquet", notes=tuple(notes))
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]
 
 
 # --- JSON lines ---------------------------------------------------------------------------------

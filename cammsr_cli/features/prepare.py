@@ -180,11 +180,11 @@ def _prepare(
     problems = _in_order(
         [problem for _, features in made.values() for problem in features.problems], corpus
     )
-    problems_file = write_problems(options.out, problems)
     if problems and options.strict:
         raise CammsrError(
             f"{len(problems):,} item(s) could not be encoded and --strict is on, so "
-            f"{options.out} was not written; they are listed in {problems_file}",
+            f"{options.out} was not written; they are listed in "
+            f"{write_problems(options.out, problems)}",
             f"The first: item {problems[0].item_id}, {problems[0].modality} "
             f"{problems[0].path or ''}: {problems[0].reason}",
         )
@@ -198,6 +198,7 @@ def _prepare(
         {name: _stored(f) for name, (_, f) in made.items()},
         _part(options, problems),
     )
+    problems_file = write_problems(options.out, problems)
     return PrepareReport(
         out=str(options.out),
         **_counts(corpus),
@@ -435,7 +436,11 @@ def write_problems(out: Path, problems: Sequence[Problem]) -> Path | None:
     if not problems:
         path.unlink(missing_ok=True)
         return None
-    with written_whole(path) as partial, partial.open("w", newline="", encoding="utf-8") as stream:
+    with (
+        written_whole(path) as partial,
+        # A reason may hold half an emoji: whatever a stranger's encoder says of an item.
+        partial.open("w", newline="", encoding="utf-8", errors="backslashreplace") as stream,
+    ):
         writer = csv.writer(stream)
         writer.writerow(["item", "modality", "path", "reason"])
         writer.writerows([p.item_id, p.modality, p.path or "", p.reason] for p in problems)

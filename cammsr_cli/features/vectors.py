@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from cammsr_cli.errors import CammsrError, UsageError, closest, first_line
+from cammsr_cli.errors import CammsrError, UsageError, first_line
 from cammsr_cli.features.rows import RowFile
 from cammsr_cli.features.runner import Features, Problem, StoredType, fitting
 from cammsr_cli.files import sha256_of
@@ -59,7 +59,6 @@ def read_vectors(
     item_rows: Sequence[int | None],
     modality: str,
     *,
-    id_column: str | None = None,
     dtype: StoredType = "float16",
     row_count: int | None = None,
     scratch_dir: Path | None = None,
@@ -75,7 +74,6 @@ def read_vectors(
         item_ids: [N] the catalogue.
         item_rows: [N] each item's row in the items file, as in `Corpus.item_rows`.
         modality: For messages.
-        id_column: The column with the item; recognised by name if None.
         dtype: What the features are stored as.
         row_count: Rows of the items file, for NPY; taken from `item_rows` if None.
         scratch_dir: Where the features are put into a file without a name; None keeps them in
@@ -91,8 +89,8 @@ def read_vectors(
     if kind == ".npy":
         vectors = _array_rows(path, item_rows, row_count)
     else:
-        vectors = _by_item(path, _table_rows(path, kind, id_column), item_ids)
-    fingerprint = json.dumps({"vectors": f"sha256:{sha256_of(path)}", "id_column": id_column})
+        vectors = _by_item(path, _table_rows(path, kind), item_ids)
+    fingerprint = json.dumps({"vectors": f"sha256:{sha256_of(path)}"})
     shape = len(item_ids), vectors.values.shape[1]
     stored = np.zeros(shape, dtype) if scratch_dir is None else RowFile(scratch_dir, shape, dtype)
     return _features(path, vectors, item_ids, modality, stored, fingerprint)
@@ -135,9 +133,9 @@ def _array_rows(path: Path, item_rows: Sequence[int | None], row_count: int | No
     return _Listed(values, np.array([-1 if row is None else row for row in item_rows], int), [])
 
 
-def _table_rows(path: Path, kind: str, id_column: str | None) -> _Rows:
+def _table_rows(path: Path, kind: str) -> _Rows:
     table = _table(path, kind)
-    column = _id_column(path, table.columns, id_column)
+    column = _id_column(path, table.columns)
     ids = _identifiers(table[column])
     rest = table.drop(column)
     line = 1 if kind == ".parquet" else 2  # a delimited file's first line is its header
@@ -159,15 +157,7 @@ def _table(path: Path, kind: str) -> pl.DataFrame:
         raise CammsrError(f"{path.name} cannot be read as {kind[1:]}: {told}") from error
 
 
-def _id_column(path: Path, columns: list[str], wanted: str | None) -> str:
-    if wanted is not None:
-        if wanted in columns:
-            return wanted
-        like = closest(wanted, columns)
-        raise UsageError(
-            f"{path.name} has no column {wanted!r}; it has: {', '.join(columns[:12])}",
-            f"did you mean {like[0]}?" if like else None,
-        )
+def _id_column(path: Path, columns: list[str]) -> str:
     plain = {one.strip().lower().replace("_", "").replace("-", ""): one for one in columns[::-1]}
     for name in _ID_NAMES:
         if name in plain:

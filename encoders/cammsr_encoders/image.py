@@ -116,7 +116,15 @@ class ImageModel:
     @functools.cached_property
     def _network(self) -> Any:
         """The loaded model, in evaluation mode on the device."""
-        return _load_network(self.weights, self.config, self.size).to(self.device).eval()
+        network = _load_network(self.weights, self.config, self.size).to(self.device).eval()
+        return network.to(memory_format=self._memory_format)
+
+    @property
+    def _memory_format(self) -> Any:
+        """How images lie in memory: with channels last NVIDIA's convolutions are faster."""
+        import torch
+
+        return torch.channels_last if self.device.startswith("cuda") else torch.contiguous_format
 
     @functools.cached_property
     def dim(self) -> int:
@@ -166,6 +174,7 @@ class ImageModel:
             torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.precision == "bfloat16"),
         ):
             pixels = torch.from_numpy(images).to(device).float() / 255
+            pixels = pixels.contiguous(memory_format=self._memory_format)
             pooled = self._network((pixels - mean) / std)
         return np.asarray(pooled.float().cpu().numpy(), dtype=np.float32)
 

@@ -6,8 +6,10 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from cammsr_encoders import protocol
 
 from cammsr_cli.data.catalogue import (
+    MEDIA_FIELDS,
     Catalogue,
     read_catalogue,
     training_reviews,
@@ -15,6 +17,10 @@ from cammsr_cli.data.catalogue import (
 )
 from cammsr_cli.data.tables import open_table
 from cammsr_cli.errors import CammsrError
+
+
+def test_media_fields_are_those_of_the_encoders() -> None:
+    assert MEDIA_FIELDS == protocol.MEDIA_FIELDS  # `data` imports no encoders, so it has its own
 
 
 def from_json(folder: Path, items: list[dict[str, object]], **columns: str) -> Catalogue:

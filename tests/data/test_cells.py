@@ -55,6 +55,7 @@ def test_texts(cell: object, expected: str | None) -> None:
         ([{"small_image_url": "s", "large_image_url": "l"}], "l"),
         ("['', 'https://a/1.jpg']", "https://a/1.jpg"),
         ("a\x00.jpg", "a.jpg"),
+        ('["\\ud83d.jpg"]', "?.jpg"),
     ],
 )
 def test_addresses_in_lists_and_objects(cell: object, expected: str) -> None:

@@ -66,8 +66,8 @@ def test_summary_tells_weights_and_what_could_not_be_read(tmp_path: Path) -> Non
     info = ModalityInfo(3, "text", '{"weights": "org/model@abc"}', ("title",))
     write_dataset(tmp_path / "x.h5", _corpus(), _modalities(inputs=inputs, info=info))
     found = summarise(tmp_path / "x.h5")["modalities"]
-    assert (found["text"]["unreadable"], found["text"]["weights"]) == (1, "org/model@abc")
-    assert (found["image"]["unreadable"], found["image"]["weights"]) == (None, None)
+    assert (found["text"]["undecodable"], found["text"]["weights"]) == (1, "org/model@abc")
+    assert (found["image"]["undecodable"], found["image"]["weights"]) == (None, None)
     assert DataSet(tmp_path / "x.h5").inputs("text").tolist() == inputs.tolist()
 
 
@@ -346,7 +346,7 @@ def test_summary_counts_by_hand(written: Path) -> None:
         "test events": 2, "categories": 2,
     }  # fmt: skip
     assert found["modalities"]["text"] == {
-        "dim": 3, "dtype": "float16", "present": 3, "missing": 1, "unreadable": None,
+        "dim": 3, "dtype": "float16", "present": 3, "missing": 1, "undecodable": None,
         "encoder": "text", "weights": None, "fingerprint": "toy 1.0 seed=3",
         "fields": ["title", "description"],
     }  # fmt: skip

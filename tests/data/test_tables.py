@@ -12,7 +12,7 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cammsr_cli.data.tables import checked_encoding, columns_of, open_table, read_table
+from cammsr_cli.data.tables import checked_encoding, columns_of, open_table
 from cammsr_cli.errors import CammsrError, UsageError
 
 ROWS = [("007", "Amélie"), ("8", 'with "quotes", commas\nand lines')]
@@ -42,6 +42,10 @@ CONTENTS = {
     ".ndjson": json_lines(),
     ".parquet": parquet(),
 }
+
+
+def read_table(path: Path, encoding: str = "utf-8") -> pl.DataFrame:
+    return open_table(path, encoding).frame
 
 
 def written(folder: Path, name: str, content: bytes) -> Path:

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from cammsr_encoders import BadSample
-from cammsr_encoders.image import ImageEncoder, read_image
+from cammsr_encoders.image import ImageEncoder, ImageModel, read_image
 from PIL import Image
 
 
@@ -134,3 +135,13 @@ def test_the_offline_weights_are_prepared_for_as_timm_says() -> None:
     assert config["interpolation"] == "bicubic"
     assert config["crop_pct"] == 0.875
     assert tuple(config["mean"]) == tuple(config["std"]) == (0.5, 0.5, 0.5)
+
+
+def test_channels_last_as_on_cuda_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = np.random.default_rng(0).integers(0, 255, (3, 3, 64, 64), dtype=np.uint8)
+    usual = ImageModel(size=64).features(images)
+    monkeypatch.setattr(ImageModel, "_memory_format", torch.channels_last)
+    model = ImageModel(size=64)
+    np.testing.assert_allclose(model.features(images), usual, atol=1e-4)
+    first = next(one for one in model._network.parameters() if one.ndim == 4 and one.shape[1] > 1)
+    assert first.is_contiguous(memory_format=torch.channels_last)

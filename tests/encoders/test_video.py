@@ -4,11 +4,13 @@ import importlib.util
 import wave
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import av
 import cammsr_encoders.video as video_module
 import numpy as np
 import pytest
+from av.container import OutputContainer
 from cammsr_encoders import BadSample
 from cammsr_encoders.video import VideoEncoder
 from numpy.typing import NDArray
@@ -16,13 +18,23 @@ from numpy.typing import NDArray
 
 def _clip(path: Path, frames: Sequence[NDArray[np.uint8]], rate: int = 10, gop: int = 12) -> str:
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("mpeg4", rate=rate)
-        stream.height, stream.width = frames[0].shape[:2]
-        stream.pix_fmt, stream.gop_size = "yuv420p", gop
-        for pixels in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels)))
-        container.mux(stream.encode())
+        _encode(container, frames, rate, gop)
     return str(path)
+
+
+def _encode(
+    container: OutputContainer,
+    frames: Sequence[NDArray[np.uint8]],
+    rate: int = 10,
+    gop: int = 12,
+    codec: str = "mpeg4",
+) -> None:
+    stream: Any = container.add_stream(codec, rate=rate)
+    stream.height, stream.width = frames[0].shape[:2]
+    stream.pix_fmt, stream.gop_size = "yuv420p", gop
+    for pixels in frames:
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels)))
+    container.mux(stream.encode())
 
 
 def _ramp(count: int) -> list[NDArray[np.uint8]]:
@@ -120,3 +132,27 @@ def test_real_clips() -> None:
     samples = [encoder.load({"video": str(clip)}) for clip in clips]
     assert [sample.shape for sample in samples] == [(3, 3, 224, 224)] * 2
     assert np.isfinite(encoder.encode(samples)).all()
+
+
+def test_a_clip_that_does_not_say_how_long_it_is_is_sought_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As browsers record them: they write as they go, and never return to the header."""
+    monkeypatch.setattr(video_module, "_LONG", 100)
+    monkeypatch.setattr(video_module, "_PIXEL_BUDGET", 32 * 32 * 30)
+    path = tmp_path / "recorded.mkv"
+    with av.open(str(path), "w", format="matroska", options={"live": "1"}) as container:
+        _encode(container, _ramp(300))
+    with av.open(str(path)) as container:
+        assert not container.duration
+        assert not container.streams.video[0].duration
+    sample = VideoEncoder(frames=2, size=32).load({"video": str(path)})
+    np.testing.assert_allclose(_shades(sample), [0.25, 0.75], atol=0.04)
+
+
+def test_a_bare_stream_that_cannot_be_wound_back_is_decoded(tmp_path: Path) -> None:
+    path = tmp_path / "x.h264"
+    with av.open(str(path), "w", format="h264") as container:
+        _encode(container, _ramp(100), codec="libx264")
+    sample = VideoEncoder(frames=4, size=32).load({"video": str(path)})
+    np.testing.assert_allclose(_shades(sample), [0.125, 0.375, 0.625, 0.875], atol=0.04)

@@ -23,8 +23,10 @@ from cammsr_cli.features.prepare import (
     _own_device,
     plan,
     prepare,
+    write_problems,
 )
 from cammsr_cli.features.registry import EncoderSpec
+from cammsr_cli.features.runner import Problem
 
 # Two users with three items in common; "d" and "e", the last rows of the items file, are rated
 # once and fall to a 2-core; "cold" is rated by nobody and stays.
@@ -172,6 +174,12 @@ def test_items_whose_vector_is_no_number_are_listed_and_strict_stops(files: Path
     (files / "vectors.csv").write_text("item,x\na,1\nb,2\n")
     assert _prepare(_options(files, force=True)).problems_file is None
     assert not listed.exists()
+
+
+def test_half_an_emoji_in_a_reason_is_listed_as_what_it_is(tmp_path: Path) -> None:
+    listed = write_problems(tmp_path / "x.h5", [Problem("a", "toy", None, "broken \ud83d emoji")])
+    assert listed is not None
+    assert listed.read_text(encoding="utf-8").splitlines()[1] == r"a,toy,,broken \ud83d emoji"
 
 
 def test_the_same_input_gives_the_same_bytes(files: Path) -> None:

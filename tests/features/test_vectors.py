@@ -95,10 +95,6 @@ def test_faults_are_told_with_their_place(
     assert told in raised.value.message
 
 
-def test_the_item_column_can_be_given(tmp_path: Path) -> None:
-    path = _write(tmp_path / "v.csv", "who,x\n10,1\n")
-    assert read_vectors(path, IDS, ROWS, "audio", id_column="who").present[0]
-    with pytest.raises(UsageError, match="no column 'whom'"):
-        read_vectors(path, IDS, ROWS, "audio", id_column="whom")
+def test_other_kinds_of_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no format"):
         read_vectors(_write(tmp_path / "v.txt", ""), IDS, ROWS, "audio")
