@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO ?= demo
+BENCH ?= bench
 
 .PHONY: help demo test lint bench clean
 
@@ -28,8 +29,8 @@ lint: $(VENV)/.installed  ## style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(VENV)/.installed  ## the figures of docs/benchmarks.md; needs the data sets, see there
-	$(BIN)/python -m benchmarks.ml100k
+bench: $(VENV)/.installed  ## accuracy beside baselines, peers and ablations; takes days, stop and go on
+	$(BIN)/python -m benchmarks.accuracy --work "$(BENCH)"
 
 clean:  ## remove what the targets made
 	rm -rf $(VENV) $(DEMO) dist build .pytest_cache .mypy_cache .ruff_cache

@@ -210,7 +210,8 @@ def command(
         int,
         typer.Option(
             min=-1,
-            help="Processes that decode media; -1: one a spare core; 0: none, and no time limit.",
+            help="Processes that decode media, of each GPU in a Ray cluster; -1: one a spare core; "
+            "0: none, and no time limit.",
         ),
     ] = -1,
     decode_seconds: Annotated[
@@ -292,9 +293,12 @@ def command(
         strict=strict,
         force=force,
     )
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dry_run:
-        _prepare_together(options, as_json)
-        return
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        if not dry_run:
+            _prepare_together(options, as_json)
+            return
+        if os.environ.get("RANK", "0") != "0":
+            return  # one plan is enough
     report = plan(options) if dry_run else prepare(options, console.progress_bar)
     _tell(report)
     if as_json:
@@ -322,48 +326,22 @@ def _devices(names: str, engine: EngineName) -> str:
 
 
 def _prepare_together(options: PrepareOptions, as_json: bool) -> None:
-    """Under `torchrun`: each process makes one part, and the first joins them."""
-    from contextlib import nullcontext
-    from dataclasses import asdict, replace
+    """Under `torchrun`: all processes prepare together, and the first tells."""
+    from dataclasses import asdict
     from datetime import timedelta
 
     import torch
 
     from cammsr_cli.commands import merge
-    from cammsr_cli.features.parts import merge_parts, part_path
-    from cammsr_cli.features.prepare import prepare, require_writable
-    from cammsr_cli.features.runner import Shard
+    from cammsr_cli.features.parts import prepare_together, require_shareable
     from cammsr_cli.training.distributed import joined
 
-    if options.features.shard.count > 1 or "," in options.device or options.engine != "local":
-        raise UsageError(
-            "torchrun shares the work itself: leave out --shard, --engine and several devices"
-        )
-    require_writable(options)
-    hidden = options.out.with_name(f".{options.out.name}")
-    device = f"cuda:{os.environ['LOCAL_RANK']}" if options.device == "cuda" else options.device
+    require_shareable(options)
     with joined(torch.device("cpu"), timedelta(days=7)) as world:
-        parts = [part_path(hidden, Shard(one + 1, world.size)) for one in range(world.size)]
-        own = replace(
-            options,
-            out=parts[world.rank],
-            force=True,
-            device=device,
-            features=replace(
-                options.features,
-                shard=Shard(world.rank + 1, world.size),
-                workers=options.features.workers // int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
-            ),
-        )
-        silent = nullcontext(lambda *_: None)
-        report = prepare(own, console.progress_bar if world.leads else lambda _: silent)
-        world.wait()
-        if not world.leads:
-            return
-        merged = merge_parts(parts, options.out, options.force)
-        for part in parts:
-            part.unlink()
-            part.with_name(f"{part.name}.problems.csv").unlink(missing_ok=True)
+        done = prepare_together(options, console.progress_bar, world)
+    if done is None:
+        return
+    report, merged = done
     for line in report.notes:
         console.note(f"note: {line}")
     if as_json:
@@ -445,16 +423,16 @@ def _show(report: PrepareReport, dry_run: bool) -> None:
                 f"{one.problems:,}",
                 f"{one.encoded:,}",
                 f"{one.cached:,}",
-                str(one.dim),
+                "" if one.dim is None else str(one.dim),
             ]
             for name, one in report.modalities.items()
         ],
         title=f"{report.users:,} users, {report.items:,} items, {report.events:,} events, "
         f"{report.categories:,} categories",
     )
-    megabytes = report.bytes / 1e6
-    console.result(
-        f"would write {report.out}, about {megabytes:,.1f} MB"
-        if dry_run
-        else f"{report.out}: {megabytes:,.1f} MB"
-    )
+    size = None if report.bytes is None else f"{report.bytes / 1e6:,.1f} MB"
+    if dry_run:
+        about = "; its size is known once an encoder has run" if size is None else f", about {size}"
+        console.result(f"would write {report.out}{about}")
+    else:
+        console.result(f"{report.out}: {size}")

@@ -123,7 +123,11 @@ def _require_alike(parts: dict[Path, h5py.File]) -> None:
             if group["values"].dtype != other["values"].dtype:
                 raise _unlike(first_path, path, f"--dtype of {name}")
             if not _equal(_inputs(group), _inputs(other)):
-                raise _unlike(first_path, path, f"texts or media files for {name}")
+                raise _unlike(
+                    first_path, path, f"texts or media files for {name}",
+                    "Where media are URLs, some may have failed for one part alone: share "
+                    "CAMMSR_CACHE_DIR and, once a run has downloaded, add --no-download to all",
+                )  # fmt: skip
 
 
 def _equal(one: NDArray[np.uint8] | None, other: NDArray[np.uint8] | None) -> bool:
@@ -132,10 +136,11 @@ def _equal(one: NDArray[np.uint8] | None, other: NDArray[np.uint8] | None) -> bo
     return np.array_equal(one, other)
 
 
-def _unlike(first: Path, other: Path, what: str) -> CammsrError:
+def _unlike(first: Path, other: Path, what: str, more: str = "") -> CammsrError:
+    hint = "Make all parts from the same files with the same options, but for --shard"
     return CammsrError(
         f"{first} and {other} are not parts of one data set: they differ in {what}",
-        "Make all parts from the same files with the same options, but for --shard",
+        f"{hint}. {more}" if more else hint,
     )
 
 
@@ -170,9 +175,21 @@ class _Joined:
 
 
 def _problems(parts: list[h5py.File]) -> list[ItemProblem]:
-    """Those of all parts, in the catalogue's order; what all parts saw is told once."""
-    told = {tuple(json.loads(one)): None for part in parts for one in part["problems"].asstr()[()]}
-    named = {problem[0] for problem in told}
+    """Those of all parts, in the catalogue's order; what several saw is told once.
+
+    All parts see the files that are missing, though perhaps for other reasons, and one of them what
+    became of the item then: what it says is the longest.
+    """
+    told: dict[tuple[str, str, str | None], list[str]] = {}
+    for part in parts:
+        seen: dict[tuple[str, str, str | None], list[str]] = {}
+        for one in part["problems"].asstr()[()]:
+            item, modality, path, reason = json.loads(one)
+            seen.setdefault((item, modality, path), []).append(reason)
+        for what, reasons in seen.items():
+            told[what] = max(told.get(what, []), reasons, key=len)
+    named = {item for item, _, _ in told}
     ids = parts[0]["items/id"].asstr()[()] if named else []
     place = {item: row for row, item in enumerate(ids) if item in named}
-    return sorted(told, key=lambda problem: (place[problem[0]], problem[1]))
+    problems = [(*what, reason) for what, reasons in told.items() for reason in reasons]
+    return sorted(problems, key=lambda problem: (place[problem[0]], problem[1]))

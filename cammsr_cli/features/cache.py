@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 import uuid
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,9 @@ from cammsr_cli.errors import CammsrError
 KEY_BYTES = 32
 """A key is the SHA-256 of an item's inputs."""
 
+# Half-written shards older than this were left by a killed run: no write takes so long.
+_LEFT_BEHIND_SECONDS = 86_400
+
 
 class FeatureCache:
     """The vectors of one encoder that were in the cache when this was made.
@@ -36,19 +41,21 @@ class FeatureCache:
     Args:
         folder: The cache folder, shared by all encoders.
         fingerprint: The encoder's fingerprint.
-        dim: Length of its vectors; shards of another length are unreadable. If None, it is that of
-            the first shard.
 
     Attributes:
-        dim: Length of the vectors; None if it is neither given nor found.
+        dim: Length of the vectors, as in the first shard, and others are unreadable; None if there
+            is no shard.
         dropped: Shards found unreadable, and removed.
+
+    Raises:
+        CammsrError: If the system refuses to read it.
     """
 
-    def __init__(self, folder: Path, fingerprint: str, dim: int | None = None) -> None:
+    def __init__(self, folder: Path, fingerprint: str) -> None:
         name = hashlib.sha256(fingerprint.encode("utf-8")).hexdigest()
         self.folder = folder / "features" / name
         self.fingerprint = fingerprint
-        self.dim = dim
+        self.dim: int | None = None
         self.dropped = 0
         self._shards: list[Path] = []
         self._index()
@@ -80,7 +87,7 @@ class FeatureCache:
             Positions in `places`, and their vectors, float32 [n, dim].
 
         Raises:
-            CammsrError: If a shard has been damaged or removed since this was made.
+            CammsrError: If a shard has been damaged or removed meanwhile.
         """
         known = np.flatnonzero(places >= 0)
         shard = self._shard_M[places[known]]
@@ -89,7 +96,12 @@ class FeatureCache:
         starts = np.flatnonzero(np.diff(shard, prepend=-1))
         for some in np.split(known, starts[1:]) if len(known) else ():
             path = self._shards[int(self._shard_M[places[some[0]]])]
-            yield some, _values(path)[self._row_M[places[some]]]
+            try:
+                with safe_open(path, framework="numpy") as opened:
+                    values: NDArray[np.float32] = opened.get_tensor("values")
+            except (OSError, SafetensorError) as error:
+                raise self._unreadable(error) from error
+            yield some, values[self._row_M[places[some]]]
 
     def write(self, keys: NDArray[np.uint8], values: NDArray[np.float32]) -> None:
         """Add a shard, for later runs; nothing is written for no vectors.
@@ -128,11 +140,8 @@ class FeatureCache:
             partial.unlink(missing_ok=True)
 
     def _index(self) -> None:
-        """Note where each key's vector is; damaged shards are removed and counted.
-
-        Raises:
-            CammsrError: If the system does not let one be read, which says nothing against it.
-        """
+        """Note where each key's vector is; unreadable shards are removed and counted."""
+        self._remove_left_behind()
         keys, rows, shards = [], [], []
         for path in sorted(self.folder.glob("*.safetensors")):
             try:
@@ -141,14 +150,10 @@ class FeatureCache:
                 self.dropped += 1
                 path.unlink(missing_ok=True)
                 continue
-            except FileNotFoundError:  # somebody has just cleared the cache
+            except FileNotFoundError:  # another run has just removed it
                 continue
-            except OSError as error:
-                raise CammsrError(
-                    f"the feature cache's {path} cannot be read: {error.strerror or error}",
-                    "mend its permissions or the disk, or choose another cache folder with "
-                    "CAMMSR_CACHE_DIR",
-                ) from error
+            except OSError as error:  # the system's fault, not the shard's
+                raise self._unreadable(error) from error
             keys.append(found)
             rows.append(np.arange(len(found), dtype=np.int32))
             shards.append(np.full(len(found), len(self._shards), np.int32))
@@ -159,9 +164,24 @@ class FeatureCache:
         self._row_M = np.concatenate([none, *rows])[first]
         self._shard_M = np.concatenate([none, *shards])[first]
 
+    def _remove_left_behind(self) -> None:
+        """Remove what killed runs had half written."""
+        oldest = time.time() - _LEFT_BEHIND_SECONDS
+        for path in self.folder.glob(".*.partial"):
+            with suppress(FileNotFoundError):  # another run may remove it just now
+                if path.stat().st_mtime < oldest:
+                    path.unlink()
+
+    def _unreadable(self, error: Exception) -> CammsrError:
+        return CammsrError(
+            f"the feature cache {self.folder} cannot be read: {error}",
+            "run the same command again; if that does not help, choose another cache folder with "
+            "CAMMSR_CACHE_DIR",
+        )
+
     def _keys(self, shard: Path) -> NDArray[np.uint8]:
         """A shard's keys; raises ValueError if the shard is not as this class writes them."""
-        shard.open("rb").close()  # safetensors says "no such file" whatever the system says
+        shard.open("rb").close()  # `safe_open` calls whatever the system refuses "no such file"
         with safe_open(shard, framework="numpy") as opened:
             if set(opened.keys()) != {"keys", "values"}:
                 raise ValueError("other tensors")
@@ -174,19 +194,6 @@ class FeatureCache:
             raise ValueError("other shapes")
         self.dim = int(shape[1])
         return keys
-
-
-def _values(shard: Path) -> NDArray[np.float32]:
-    """A shard's vectors, float32 [n, dim]."""
-    try:
-        with safe_open(shard, framework="numpy") as opened:
-            values: NDArray[np.float32] = opened.get_tensor("values")
-    except (SafetensorError, OSError) as error:
-        raise CammsrError(
-            f"the feature cache's {shard} cannot be read any more: {error}",
-            "run the same command again: what is damaged is dropped and encoded again",
-        ) from error
-    return values
 
 
 def _as_one(keys: NDArray[np.uint8]) -> NDArray[Any]:

@@ -65,17 +65,27 @@ class Encoding:
         Raises:
             CammsrError: If the encoder misbehaves, or decoding processes die time and again.
         """
+        with closing(self.decoder(encoder)) as decoder:
+            yield from self.decoded_by(decoder, encoder, chunks)
+
+    def decoder(self, encoder: Encoder) -> Decoder:
+        """What decodes for an encoder; to be closed."""
         media = any(one in MEDIA_FIELDS for one in encoder.fields)
         workers = min(self.workers, processors()) if media else 0
-        with closing(Decoder(encoder, workers, self.decode_seconds)) as decoder:
-            lengths: deque[int] = deque()
-            for chunk in chunks:
-                decoder.give(chunk)
-                lengths.append(len(chunk))
-                if len(lengths) == self.ahead:
-                    yield self._encoded(encoder, decoder.take(lengths.popleft()))
-            while lengths:
+        return Decoder(encoder, workers, self.decode_seconds)
+
+    def decoded_by(
+        self, decoder: Decoder, encoder: Encoder, chunks: Iterator[list[Sample]]
+    ) -> Iterator[Encoded]:
+        """As `stream`, with a decoder that outlives the chunks."""
+        lengths: deque[int] = deque()
+        for chunk in chunks:
+            decoder.give(chunk)
+            lengths.append(len(chunk))
+            if len(lengths) == self.ahead:
                 yield self._encoded(encoder, decoder.take(lengths.popleft()))
+        while lengths:
+            yield self._encoded(encoder, decoder.take(lengths.popleft()))
 
     @property
     def ahead(self) -> int:
@@ -97,7 +107,7 @@ class Encoding:
             raise CammsrError(
                 f"encoder {self.name!r} returned {vectors.dtype} {list(vectors.shape)} for "
                 f"{len(samples)} samples; its contract is float32 {[len(samples), self.dim]}",
-                "report it to the encoder's author",
+                "report it to the encoder's author; other vectors need another fingerprint",
             )
         return vectors.astype(np.float32)
 

@@ -56,7 +56,7 @@ class MediaHashes:
 
         Raises:
             OSError: If it cannot be read.
-            CammsrError: If the cache can no longer be used.
+            CammsrError: If the cache cannot be read.
         """
         return self._digest(path)
 
@@ -75,8 +75,14 @@ class MediaHashes:
             self.read += 1
             return bytes.fromhex(sha256_of(path))
         name, state = os.fsencode(path), _state(path.stat())
-        if (known := self._remembered(name, state)) is not None:
-            return known
+        try:
+            row = self._known.execute(
+                "SELECT sha256 FROM files WHERE path = ? AND state = ?", (name, state)
+            ).fetchone()
+        except sqlite3.Error as error:
+            raise _unusable(self._path, error) from error
+        if row is not None:
+            return bytes(row[0])
         digest = bytes.fromhex(sha256_of(path))
         self.read += 1
         after = path.stat()
@@ -86,17 +92,6 @@ class MediaHashes:
             if len(self._new) >= _PENDING:
                 self._keep()
         return digest
-
-    def _remembered(self, name: bytes, state: str) -> bytes | None:
-        if self._known is None:
-            return None
-        try:
-            row = self._known.execute(
-                "SELECT sha256 FROM files WHERE path = ? AND state = ?", (name, state)
-            ).fetchone()
-        except sqlite3.Error as error:
-            raise _unusable(self._path, error) from error
-        return None if row is None else bytes(row[0])
 
     def _keep(self) -> None:
         """One short transaction, so that runs side by side do not wait for each other."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal, overload
+from typing import TYPE_CHECKING, Literal, overload
 
 import numpy as np
 from cammsr_encoders.protocol import MODALITY_NAME, Encoder
@@ -16,8 +16,8 @@ from cammsr_cli.data.corpus import Corpus, SourceOptions, read_corpus
 from cammsr_cli.data.dataset import DataSet, ModalityInfo, ModalityVectors, Part, write_dataset
 from cammsr_cli.errors import CammsrError, UsageError
 from cammsr_cli.features.changes import Changes, changes_since
-from cammsr_cli.features.download import DownloadOptions
-from cammsr_cli.features.encoding import Encoding, Engine
+from cammsr_cli.features.download import DownloadOptions, Downloads
+from cammsr_cli.features.encoding import Encoding, Engine, told
 from cammsr_cli.features.processes import on_devices
 from cammsr_cli.features.registry import EncoderSpec, make_encoder
 from cammsr_cli.features.runner import (
@@ -32,6 +32,9 @@ from cammsr_cli.features.vectors import read_vectors
 from cammsr_cli.features.web_media import DownloadReport, WebMedia
 from cammsr_cli.files import require_replaceable, written_whole
 from cammsr_cli.locks import only_writer
+
+if TYPE_CHECKING:
+    from cammsr_cli.training.distributed import World
 
 ID = "id"
 """The stream that is no modality: an item's own embedding."""
@@ -77,11 +80,11 @@ class ModalityReport:
     Attributes:
         made_by: The encoder as it was asked for, or the file of ready-made vectors.
         present: Items that have it.
-        missing: Items that do not, for whatever reason.
+        missing: Items that do not, for whatever reason; those of other parts are not counted.
         problems: Items that should have it and do not: file missing, refused or unreadable.
         encoded: Distinct inputs encoded now.
         cached: Distinct inputs known from earlier runs.
-        dim: Length of a vector; None in a dry run.
+        dim: Length of a vector; None in a dry run if no earlier run tells.
         changes: Since the data set that is replaced; None if there is none, or it does not tell.
     """
 
@@ -109,7 +112,7 @@ class PrepareReport:
         downloads: Media named by URL; None if there are none.
         notes: Counts for people.
         problems_file: Where the items that could not be encoded are listed, if there are any.
-        bytes: Size of the data set; in a dry run that of its arrays.
+        bytes: Size of the data set; in a dry run that of its arrays, None if a `dim` is not known.
     """
 
     out: str
@@ -121,11 +124,18 @@ class PrepareReport:
     downloads: DownloadReport | None
     notes: list[str]
     problems_file: str | None
-    bytes: int
+    bytes: int | None
 
 
-def prepare(options: PrepareOptions, progress_bar: ProgressBar) -> PrepareReport:
+def prepare(
+    options: PrepareOptions, progress_bar: ProgressBar, world: World | None = None
+) -> PrepareReport:
     """Read raw files, encode them, and write the data set, whole or not at all.
+
+    Args:
+        options: What to do.
+        progress_bar: Opens a progress bar.
+        world: The processes that make one part each, all with this call; the first downloads.
 
     Raises:
         UsageError: The options do not fit together or do not fit the files.
@@ -135,14 +145,21 @@ def prepare(options: PrepareOptions, progress_bar: ProgressBar) -> PrepareReport
     require_writable(options)
     with only_writer(options.out):
         require_writable(options)  # what another run wrote meanwhile is not overwritten
-        return _prepare(options, progress_bar)
+        return _prepare(options, progress_bar, world)
 
 
-def _prepare(options: PrepareOptions, progress_bar: ProgressBar) -> PrepareReport:
+def _prepare(
+    options: PrepareOptions, progress_bar: ProgressBar, world: World | None
+) -> PrepareReport:
     encoders = _make_encoders(options)
     corpus = read_corpus(options.source)
+    # Before the long work: what is wrong with them is told at once.
+    ready_made = {
+        modality: (str(path), _ready_made(path, corpus, modality, options))
+        for modality, path in options.vectors.items()
+    }
     media = WebMedia.of(corpus.fields, [encoder for _, encoder in encoders])
-    downloads = media.had(options.download, options.features.cache_dir, progress_bar)
+    downloads = _had(media, options, progress_bar, world)
     before, notes = _replaced(options)
     running = replace(options.features, find_url=downloads.find, scratch_dir=options.out.parent)
     made: dict[str, tuple[str, Features]] = {}
@@ -159,9 +176,7 @@ def _prepare(options: PrepareOptions, progress_bar: ProgressBar) -> PrepareRepor
                 partial(_engine, options, spec, encoder),
             )
         made[encoder.modality] = str(spec), features
-    for modality, path in options.vectors.items():
-        vectors = _ready_made(path, corpus, modality, options)
-        made[modality] = str(path), vectors
+    made |= ready_made
     problems = _in_order(
         [problem for _, features in made.values() for problem in features.problems], corpus
     )
@@ -216,7 +231,8 @@ def plan(options: PrepareOptions) -> PrepareReport:
     media = WebMedia.of(corpus.fields, [encoder for _, encoder in encoders])
     downloads = media.looked_up(options.download, options.features.cache_dir)
     feature_options = replace(options.features, find_url=downloads.find)
-    reports, size = {}, corpus.event_item.nbytes + corpus.event_time.nbytes
+    reports = {}
+    size: int | None = corpus.event_item.nbytes + corpus.event_time.nbytes
     for spec, encoder in encoders:
         planned = plan_items(
             encoder,
@@ -229,20 +245,23 @@ def plan(options: PrepareOptions) -> PrepareReport:
         reports[encoder.modality] = ModalityReport(
             made_by=str(spec),
             present=planned.items,
-            missing=items - planned.items,
+            missing=items - planned.items - planned.elsewhere,
             problems=len(planned.problems),
             encoded=planned.to_encode,
             cached=planned.cached,
-            dim=encoder.dim,
+            dim=planned.dim,
             changes=changes_since(
                 before, encoder.modality, corpus.item_ids, planned.inputs, encoder.fingerprint
             ),
         )
-        size += items * encoder.dim * np.dtype(options.features.dtype).itemsize
+        if size is not None:
+            itemsize = np.dtype(options.features.dtype).itemsize
+            size = None if planned.dim is None else size + items * planned.dim * itemsize
     for modality, path in options.vectors.items():
         vectors = _ready_made(path, corpus, modality, options)
         reports[modality] = _report(str(path), vectors)
-        size += vectors.values.dtype.itemsize * int(np.prod(vectors.values.shape))
+        if size is not None:
+            size += vectors.values.dtype.itemsize * int(np.prod(vectors.values.shape))
     return PrepareReport(
         out=str(options.out),
         **_counts(corpus),
@@ -261,7 +280,10 @@ def plan(options: PrepareOptions) -> PrepareReport:
 
 def _warnings(options: PrepareOptions, present: Mapping[str, int]) -> list[str]:
     """What is allowed but hardly meant."""
-    warnings = [f"no item has the modality {name}" for name, items in present.items() if not items]
+    whole = options.features.shard.count == 1  # of a part, nothing can be said
+    warnings = [
+        f"no item has the modality {name}" for name, items in present.items() if whole and not items
+    ]
     if not options.encoders and not options.vectors:
         warnings.append(
             "no encoder is given, so items are known by their ids alone; "
@@ -297,6 +319,8 @@ def _make_encoders(options: PrepareOptions) -> list[tuple[EncoderSpec, Encoder]]
     taken = dict.fromkeys(options.vectors, "ready-made vectors")
     for spec in options.encoders:
         encoder = make_encoder(spec, _own_device(options), options.precision)
+        with told(spec.name):
+            _ = encoder.fingerprint  # weights that cannot be had are told before the long work
         _require_name(encoder.modality, f"--encoder {spec}")
         if encoder.modality in taken:
             raise UsageError(
@@ -346,6 +370,18 @@ class _Records(Sequence[Mapping[str, str]]):
 # --- encoding and writing -----------------------------------------------------------------------
 
 
+def _had(
+    media: WebMedia, options: PrepareOptions, progress_bar: ProgressBar, world: World | None
+) -> Downloads:
+    """What became of media named by URL; of several processes the first downloads for all."""
+    if world is not None and not world.leads:
+        world.wait()
+    downloads = media.had(options.download, options.features.cache_dir, progress_bar)
+    if world is not None and world.leads:
+        world.wait()
+    return downloads
+
+
 def _engine(
     options: PrepareOptions, spec: EncoderSpec, encoder: Encoder, encoding: Encoding
 ) -> Engine:
@@ -362,8 +398,8 @@ def _engine(
 
 
 def _own_device(options: PrepareOptions) -> str:
-    """Where this process has its encoder; a Ray cluster's GPUs are not this process's."""
-    return "cpu" if options.engine == "ray" else options.device.split(",")[0]
+    """Where this process has its encoder: on no GPU where others do the work."""
+    return "cpu" if options.engine == "ray" or "," in options.device else options.device
 
 
 def _replaced(options: PrepareOptions) -> tuple[DataSet | None, list[str]]:
@@ -426,7 +462,7 @@ def _report(made_by: str, features: Features, changes: Changes | None = None) ->
     return ModalityReport(
         made_by=made_by,
         present=present,
-        missing=len(features.present) - present,
+        missing=len(features.present) - present - features.elsewhere,
         problems=len(features.problems),
         encoded=features.encoded,
         cached=features.cached,

@@ -14,13 +14,15 @@ from typing import Any
 
 from cammsr_encoders.protocol import Encoder
 
-from cammsr_cli.errors import CammsrError, UsageError
+from cammsr_cli.errors import CammsrError, UsageError, first_line
 from cammsr_cli.features.decoding import Sample
 from cammsr_cli.features.encoding import Encoded, Encoding, Engine
 
 # Chunks go to an actor some at a time, and two such blocks are with it, so that none waits.
 _CHUNKS_A_BLOCK = 8
 _BLOCKS_AN_ACTOR = 2
+# A cluster busy with other work may free a place for the first actor within so many seconds.
+_START_SECONDS = 600
 
 
 def on_cluster(make: Callable[[str], Encoder], device: str, encoding: Encoding) -> Engine:
@@ -28,8 +30,9 @@ def on_cluster(make: Callable[[str], Encoder], device: str, encoding: Encoding) 
 
     Args:
         make: Makes the encoder on a device; it is sent to the actors.
-        device: "cuda" takes a GPU an actor, "cpu" a core; decoding is done in the actor.
-        encoding: How the encoder is used.
+        device: "cuda" takes a GPU an actor, "cpu" a core.
+        encoding: How the encoder is used; its workers are each GPU's. An actor on a core has one,
+            or none if there are to be none.
 
     Raises:
         UsageError: If Ray is not installed.
@@ -66,22 +69,30 @@ def _ray() -> Any:
 
 
 class _Holder:
-    """On a node: holds an encoder, and encodes blocks of chunks."""
+    """On a node: holds an encoder and what decodes for it, and encodes blocks of chunks."""
 
     def __init__(self, make: Callable[[str], Encoder], device: str, encoding: Encoding) -> None:
-        self.encoder = make(device)
-        self.encoding = encoding
+        self.make, self.device, self.encoding = make, device, encoding
+
+    def begin(self) -> CammsrError | None:
+        """Make the encoder; what is wrong with it is returned: Ray would wrap it in a traceback."""
+        try:
+            self.encoder = self.make(self.device)
+        except CammsrError as error:
+            return error
+        self.decoder = self.encoding.decoder(self.encoder)
+        return None
 
     def encode(self, block: list[list[Sample]]) -> list[Encoded] | CammsrError:
         """A block's results, or what is wrong with the encoder."""
         try:
-            return list(self.encoding.stream(self.encoder, iter(block)))
-        except CammsrError as error:  # returned: Ray would wrap it in a traceback
+            return list(self.encoding.decoded_by(self.decoder, self.encoder, iter(block)))
+        except CammsrError as error:
             return error
 
 
 def _actors(ray: Any, make: Callable[[str], Encoder], device: str, encoding: Encoding) -> list[Any]:
-    """As many actors as the cluster has room for."""
+    """As many actors as the cluster has room for when nothing else runs on it."""
     needs = {"num_gpus": 1, "num_cpus": 1} if device.startswith("cuda") else {"num_cpus": 1}
     resource = "GPU" if "num_gpus" in needs else "CPU"
     count = int(ray.cluster_resources().get(resource, 0))
@@ -90,16 +101,19 @@ def _actors(ray: Any, make: Callable[[str], Encoder], device: str, encoding: Enc
     kind = ray.remote(**needs, scheduling_strategy="SPREAD")(_Holder)
     # Ray shows an actor its own GPU alone, as the first.
     where = "cuda" if resource == "GPU" else device
-    return [kind.remote(make, where, replace(encoding, workers=0)) for _ in range(count)]
+    if resource == "CPU":
+        encoding = replace(encoding, workers=min(1, encoding.workers))
+    return [kind.remote(make, where, encoding) for _ in range(count)]
 
 
 def _dealt(
     ray: Any, actors: list[Any], chunks: Iterator[list[Sample]]
 ) -> Iterator[tuple[int, Encoded]]:
-    """Blocks to whichever actor has room; results as they come."""
+    """Blocks to whichever actor has begun and has room; results as they come."""
     blocks = _blocks(chunks)
+    starting = {actor.begin.remote(): actor for actor in actors}
     under_way: dict[Any, tuple[Any, int]] = {}
-    free = actors * _BLOCKS_AN_ACTOR
+    free: list[Any] = []
     more = True
     while more or under_way:
         while more and free:
@@ -109,22 +123,36 @@ def _dealt(
                 break
             actor = free.pop(0)
             under_way[actor.encode.remote(block[1])] = actor, block[0]
-        if not under_way:
+        if not more and not under_way:
             break
-        (done, *_), _ = ray.wait(list(under_way), num_returns=1)
-        actor, first = under_way.pop(done)
-        free.append(actor)
-        try:
-            answer = ray.get(done)
-        except ray.exceptions.RayError as error:
-            told = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        asked = [*under_way, *starting] if more else list(under_way)
+        answered, _ = ray.wait(asked, timeout=None if under_way else _START_SECONDS)
+        if not answered:
             raise CammsrError(
-                f"the Ray cluster lost work: {told}",
-                "what was finished is in the cache: run the same command again",
-            ) from error
-        if isinstance(answer, CammsrError):
-            raise CammsrError(answer.message, answer.hint)
-        yield from enumerate(answer, first)
+                f"the Ray cluster had no place free within {_START_SECONDS // 60} minutes",
+                "'ray status' shows what it does; run the same command again when it is free",
+            )
+        answer = _answer(ray, answered[0])
+        if answered[0] in starting:
+            free += [starting.pop(answered[0])] * _BLOCKS_AN_ACTOR
+        else:
+            actor, first = under_way.pop(answered[0])
+            free.append(actor)
+            yield from enumerate(answer, first)
+
+
+def _answer(ray: Any, asked: Any) -> Any:
+    """What an actor answered; raises CammsrError if that is one, or if there is no answer."""
+    try:
+        answer = ray.get(asked)
+    except ray.exceptions.RayError as error:
+        raise CammsrError(
+            f"the Ray cluster lost work: {first_line(error)}",
+            "what was finished is in the cache: run the same command again",
+        ) from error
+    if isinstance(answer, CammsrError):
+        raise type(answer)(answer.message, answer.hint)
+    return answer
 
 
 def _blocks(chunks: Iterator[list[Sample]]) -> Iterator[tuple[int, list[list[Sample]]]]:

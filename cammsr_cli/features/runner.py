@@ -17,7 +17,7 @@ import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal
@@ -138,6 +138,7 @@ class Features:
         fields: The item fields it reads.
         notes: Counts for people.
         inputs: uint8 [N, 32], SHA-256 of what was encoded, zeros for nothing; None if not known.
+        elsewhere: Items that other shards encode.
     """
 
     values: NDArray[Any] | RowFile
@@ -150,6 +151,7 @@ class Features:
     fields: tuple[str, ...]
     notes: list[str] = field(default_factory=list)
     inputs: NDArray[np.uint8] | None = None
+    elsewhere: int = 0
 
 
 @dataclass(frozen=True)
@@ -163,6 +165,8 @@ class Plan:
         without: Items with none of the encoder's fields.
         problems: Files that are missing or refused; a file that cannot be decoded is not known yet.
         inputs: uint8 [N, 32], SHA-256 of what would be encoded, zeros for nothing.
+        elsewhere: Items that other shards encode.
+        dim: Length of a vector, as cached ones tell; None if there are none.
     """
 
     items: int
@@ -171,6 +175,8 @@ class Plan:
     without: int
     problems: list[Problem]
     inputs: NDArray[np.uint8]
+    elsewhere: int
+    dim: int | None
 
     @property
     def to_encode(self) -> int:
@@ -212,15 +218,11 @@ def encode_items(
         fingerprint = encoder.fingerprint
     inputs = _gather(encoder, name, records, item_ids, media_root, options)
     plan = _Batches(inputs, options)
-    cache = _cache(options.cache_dir, fingerprint, None)
-    dropped = cache.dropped if cache is not None else 0
-    if cache is None or cache.dim is None or (cache.find(inputs.keys[plan.mine]) < 0).any():
+    cache = _cache(options.cache_dir, fingerprint)
+    dim = cache.dim if cache is not None else None
+    if dim is None:  # else the model is loaded by the first batch, if there is one
         with told(name):
             dim = encoder.dim
-        cache = _cache(options.cache_dir, fingerprint, dim)
-        dropped += cache.dropped if cache is not None else 0
-    else:
-        dim = cache.dim  # the model need not be loaded
     shape = len(records), dim
     result = Features(
         np.zeros(shape, options.dtype)
@@ -228,7 +230,7 @@ def encode_items(
         else RowFile(options.scratch_dir, shape, options.dtype),
         np.zeros(len(records), bool),
         list(inputs.problems), 0, 0,
-        fingerprint, name, encoder.fields, [], inputs.keys_by_row(),
+        fingerprint, name, encoder.fields, [], inputs.keys_by_row(), plan.elsewhere,
     )  # fmt: skip
     sink = _Sink(encoder.modality, inputs, item_ids, result, plan.total, progress)
     missing = plan.mine
@@ -244,12 +246,9 @@ def encode_items(
     run = encoding.here(encoder) if engine is None else engine(encoding)
     _encode(run, list(plan.chunks(missing)), inputs, cache, sink)
     notes = []
-    if dropped:
-        notes.append(f"{dropped} unreadable shards of the cache dropped and encoded again")
-    return Features(
-        result.values, result.present, result.problems, sink.encoded, cached,
-        fingerprint, name, encoder.fields, notes, result.inputs,
-    )  # fmt: skip
+    if cache is not None and cache.dropped:
+        notes.append(f"{cache.dropped} unreadable shards of the cache dropped and encoded again")
+    return replace(result, encoded=sink.encoded, cached=cached, notes=notes)
 
 
 def plan_items(
@@ -270,15 +269,18 @@ def plan_items(
     with told(name):
         fingerprint = encoder.fingerprint
     inputs = _gather(encoder, name, records, item_ids, media_root, options)
-    cache = _cache(options.cache_dir, fingerprint, None)
-    mine = _Batches(inputs, options).mine
+    cache = _cache(options.cache_dir, fingerprint)
+    batches = _Batches(inputs, options)
+    mine = batches.mine
     return Plan(
-        items=int(mine[inputs.number_of_row[inputs.number_of_row >= 0]].sum()),
+        items=int(np.count_nonzero(inputs.number_of_row >= 0)) - batches.elsewhere,
         unique=int(mine.sum()),
         cached=int((cache.find(inputs.keys[mine]) >= 0).sum()) if cache else 0,
         without=inputs.without,
         problems=inputs.problems,
         inputs=inputs.keys_by_row(),
+        elsewhere=batches.elsewhere,
+        dim=cache.dim if cache else None,
     )
 
 
@@ -300,6 +302,7 @@ class _Inputs:
         cost: float64 [K], by the encoder's own measure; None if it has none.
         without: Items with none of the fields.
         problems: Missing and refused files.
+        refused: The same by item and field; they are no part of a key.
     """
 
     records: Sequence[Mapping[str, str]]
@@ -312,18 +315,21 @@ class _Inputs:
     cost: NDArray[np.float64] | None
     without: int
     problems: list[Problem]
+    refused: set[tuple[int, str]]
 
     def sample(self, number: int) -> Sample:
-        """What `load` gets for an input; a failure if its file is gone since it was hashed."""
+        """What `load` gets for an input; a failure if a file is gone since it was hashed."""
+        row = int(self.first_row[number])
         sample: dict[str, str] = {}
-        reason = "no longer there"
-        for one, value in _given(self.records[int(self.first_row[number])], self.fields).items():
+        for one, value in _given(self.records[row], self.fields).items():
+            if (row, one) in self.refused:
+                continue
             try:
                 media = one in MEDIA_FIELDS
                 sample[one] = _resolved(value, self.media_root, self.find_url) if media else value
-            except ValueError as refused:
-                reason = str(refused)
-        return sample or Failure(reason)
+            except ValueError as gone:
+                return Failure(str(gone))
+        return sample
 
     def rows(self, number: int) -> NDArray[np.int64]:
         """The items that have an input."""
@@ -362,7 +368,9 @@ def _gather(
     options: FeatureOptions,
 ) -> _Inputs:
     """The catalogue's distinct inputs, media resolved and read once to name their content."""
+    find_url = options.find_url
     problems: list[Problem] = []
+    refused: set[tuple[int, str]] = set()
     without = 0
     keys = bytearray(KEY_BYTES * len(records))
     has = np.zeros(len(records), bool)
@@ -370,9 +378,7 @@ def _gather(
     costs = np.zeros(len(records) if cost_of else 0)
     hashes = MediaHashes(options.cache_dir) if _reads_media(encoder) else None
     # Items may share a file, and those that do mostly stand together.
-    resolve = lru_cache(maxsize=4096)(
-        partial(_resolved, media_root=media_root, find_url=options.find_url)
-    )
+    resolve = lru_cache(maxsize=4096)(partial(_resolved, media_root=media_root, find_url=find_url))
     for row, record in enumerate(records):
         given = _given(record, encoder.fields)
         sample: dict[str, str] = {}
@@ -381,8 +387,9 @@ def _gather(
             try:
                 usable = resolve(value) if one in MEDIA_FIELDS else value
                 content = _content(one, usable, hashes)
-            except ValueError as refused:
-                problems.append(Problem(item_ids[row], encoder.modality, value, str(refused)))
+            except ValueError as error:
+                problems.append(Problem(item_ids[row], encoder.modality, value, str(error)))
+                refused.add((row, one))
                 continue
             sample[one] = usable
             digest.update(f"{one}\0{len(content)}\0".encode() + content)
@@ -392,15 +399,15 @@ def _gather(
         keys[KEY_BYTES * row : KEY_BYTES * (row + 1)] = digest.digest()
         has[row] = True
         if cost_of is not None:
-            with told(name, f"on the cost of item {item_ids[row]!r}"):
+            with told(name, "to tell an item's cost"):
                 costs[row] = cost_of(sample)
     if hashes is not None:
         hashes.close()
     key_N = np.frombuffer(keys, np.uint8).reshape(-1, KEY_BYTES)
     first_row, number_of_row = _distinct(key_N, has)
     return _Inputs(
-        records, encoder.fields, media_root, options.find_url, key_N[first_row], first_row,
-        number_of_row, costs[first_row] if cost_of is not None else None, without, problems,
+        records, encoder.fields, media_root, find_url, key_N[first_row], first_row, number_of_row,
+        costs[first_row] if cost_of is not None else None, without, problems, refused,
     )  # fmt: skip
 
 
@@ -454,8 +461,8 @@ def _content(one: str, usable: str, hashes: MediaHashes | None) -> bytes:
         raise ValueError(f"cannot be read: {error.strerror}") from error
 
 
-def _cache(folder: Path | None, fingerprint: str, dim: int | None) -> FeatureCache | None:
-    return FeatureCache(folder, fingerprint, dim) if folder is not None else None
+def _cache(folder: Path | None, fingerprint: str) -> FeatureCache | None:
+    return FeatureCache(folder, fingerprint) if folder is not None else None
 
 
 # --- who encodes it, in which order -------------------------------------------------------------
@@ -465,13 +472,14 @@ class _Batches:
     """The plan: all distinct inputs in chunks, those of like cost together; some are this shard's.
 
     Chunks are of one number of items. Up to four times as many of cheap ones, so that a batch is of
-    one size with its padding, were slower on a CPU: 28.4 texts a second against 28.8 (512 plots of
-    MovieLens 1M through all-MiniLM-L6-v2, one thread), 326 against 333 (titles alone). On a GPU it
-    has not been tried; `--batch-size` is there.
+    one size with its padding, were no faster on a CPU: 28.4 texts a second against 28.8 (512 plots
+    of MovieLens 1M through all-MiniLM-L6-v2, one thread), 326 against 333 (titles alone). It has
+    not been tried on a GPU; `--batch-size` is there.
 
     Attributes:
         mine: bool [K], whether an input is this shard's.
         total: How many are.
+        elsewhere: Items whose input is another shard's.
     """
 
     def __init__(self, inputs: _Inputs, options: FeatureOptions) -> None:
@@ -486,6 +494,8 @@ class _Batches:
         for chunk in self._own():
             self.mine[chunk] = True
         self.total = int(self.mine.sum())
+        number_of_row = inputs.number_of_row[inputs.number_of_row >= 0]
+        self.elsewhere = int(np.count_nonzero(~self.mine[number_of_row]))
 
     def chunks(self, missing: NDArray[np.bool_]) -> Iterator[NDArray[np.int64]]:
         """This shard's chunks, each left with only its missing inputs."""

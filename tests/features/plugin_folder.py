@@ -6,6 +6,7 @@ from pathlib import Path
 
 MODULE = '''"""Reads titles and the content of pictures' files."""
 import os
+import time
 from pathlib import Path
 
 import numpy as np
@@ -25,12 +26,20 @@ class Counting:
         text = item.get("title", "") + (Path(item["image"]).read_text() if "image" in item else "")
         if text.startswith("bad"):
             raise ValueError("a bad one")
+        if text == "crash":
+            os._exit(7)
+        if text == "hang":
+            time.sleep(600)
         return text
 
     def encode(self, samples):
         if told := os.environ.get("COUNTING_TOLD"):
             # Which process did it, on which device: a file each.
             (Path(told) / f"{self.device} {os.getpid()}").touch()
+            together, end = int(os.environ.get("COUNTING_TOGETHER", "0")), time.monotonic() + 60
+            while len(os.listdir(told)) < together:
+                assert time.monotonic() < end, "nobody else encodes"
+                time.sleep(0.02)
         if "fault" in samples:
             raise RuntimeError("a stranger's fault")
         if "die" in samples:

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sqlite3
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -87,16 +89,14 @@ def test_a_cache_folder_that_cannot_be_is_told(tmp_path: Path, file: Path) -> No
         MediaHashes(file / "cache")
 
 
-@pytest.mark.usefixtures("_at_once")
-def test_a_cache_that_is_lost_while_it_is_used_is_told(tmp_path: Path, file: Path) -> None:
-    _run(tmp_path, file)
+def test_a_cache_that_cannot_be_read_is_told(tmp_path: Path, file: Path) -> None:
     known = MediaHashes(tmp_path)
     (database,) = tmp_path.glob("*.sqlite")
-    database.write_bytes(b"this is no database" * 1000)
-    with pytest.raises(CammsrError, match="cannot be used") as told:
+    with closing(sqlite3.connect(database)) as other, other:
+        other.execute("DROP TABLE files")
+    with pytest.raises(CammsrError, match="cannot be used: no such table"):
         known.sha256(file)
     known.close()
-    assert "CAMMSR_CACHE_DIR" in (told.value.hint or "")
 
 
 def test_a_missing_file_is_the_callers_to_tell(tmp_path: Path) -> None:

@@ -6,16 +6,23 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
+import torch
 from plugin_folder import install, write_shop
+from web_server import WebServer, sends, web_server
 
+from cammsr_cli.data.corpus import SourceOptions
 from cammsr_cli.data.dataset import DataSet
 from cammsr_cli.errors import CammsrError
+from cammsr_cli.features.parts import prepare_together
+from cammsr_cli.features.prepare import PrepareOptions
+from cammsr_cli.locks import only_writer
+from cammsr_cli.training.distributed import World
 
 ITEMS = 100
 
@@ -67,11 +74,19 @@ def test_parts_join_to_what_one_process_makes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     """Of 20 parts some are empty; each is made with a cache of its own, as on its own machine."""
-    encoded = 0
+    planned = json.loads(prepare("--out", tmp_path / "x.h5", "--dry-run", "--json").out)
+    nothing = planned["modalities"]["count"]["missing"]  # all parts see these
+    encoded = missing = 0
     for number in range(1, count + 1):
         monkeypatch.setenv("CAMMSR_CACHE_DIR", str(tmp_path / f"cache {number}"))
-        answer = prepare("--out", tmp_path / "x.h5", "--shard", f"{number}/{count}", "--json")
+        part = ("--out", tmp_path / "x.h5", "--shard", f"{number}/{count}", "--json")
+        assert json.loads(prepare(*part, "--dry-run").out)["modalities"]["count"]["missing"] == (
+            nothing
+        )
+        answer = prepare(*part)
+        assert "no item has" not in answer.err
         encoded += json.loads(answer.out)["modalities"]["count"]["encoded"]
+        missing += json.loads(answer.out)["modalities"]["count"]["missing"] - nothing
     if count == 1:
         same(tmp_path / "x.h5", whole)  # one of one is the whole
         return
@@ -82,6 +97,7 @@ def test_parts_join_to_what_one_process_makes(
     same(tmp_path / "x.h5", whole)
     _, present = DataSet(whole).vectors("count")
     assert encoded == len(np.unique(DataSet(whole).inputs("count")[present], axis=0))
+    assert missing + nothing == np.count_nonzero(~present)
     listed = whole.with_name("whole.h5.problems.csv").read_text()
     assert listed.count("bad one") == sum(item % 11 == 10 for item in range(ITEMS))
     assert "no such file" in listed
@@ -164,13 +180,77 @@ def test_what_ends_a_device_ends_the_run(
     assert not (tmp_path / "x.h5").exists()
 
 
-def test_torchrun_shares_the_work(tmp_path: Path, shop: Path, whole: Path) -> None:
-    out = tmp_path / "together.h5"
+@pytest.fixture
+def web_shop(shop: Path) -> Iterator[tuple[Path, WebServer]]:
+    """The shop with pictures behind URLs, of which one is gone."""
+    with web_server() as server:
+        write_shop(shop, ITEMS, {4: "crash", 5: "hang"})
+        lines = (shop / "items.csv").read_text().splitlines()
+        for number in range(8):
+            server.answers[f"/{number}"] = sends(f"GIF89a {number}".encode())
+            lines[8 + 3 * number] = f"i{7 + 3 * number},web,{server.url(f'/{number}')}"
+        del server.answers["/7"]
+        (shop / "items.csv").write_text("\n".join(lines) + "\n")
+        yield shop, server
+
+
+ONCE = {f"/{number}": 1 for number in range(8)}
+WEB = ("--allow-private-hosts", "--decode-seconds", "3", "--workers", "1")
+
+
+def test_parts_with_urls_need_one_cache(
+    tmp_path: Path, web_shop: tuple[Path, WebServer], prepare: Callable, cammsr: Callable,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    _, server = web_shop
+    out, parts = tmp_path / "x.h5", [tmp_path / f"x.{one}-of-2.h5" for one in (1, 2)]
+    prepare("--out", out, "--shard", "1/2", *WEB)
+    assert server.asked == ONCE
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setenv("CAMMSR_CACHE_DIR", str(tmp_path / "another cache"))
+        prepare("--out", out, "--shard", "2/2", *WEB, "--no-download")
+    answer = cammsr("merge", *parts, "--out", out)
+    assert answer.code == 1
+    assert "they differ in texts or media files for count" in answer.err
+    assert "share CAMMSR_CACHE_DIR" in answer.err
+    prepare("--out", out, "--shard", "2/2", *WEB, "--no-download", "--force")
+    answer = cammsr("merge", *parts, "--out", out)
+    assert answer.code == 0, answer.err
+    assert server.asked == ONCE
+    # Each part saw another reason; the item is listed once.
+    listed = out.with_name("x.h5.problems.csv").read_text()
+    assert listed.count("/7,not downloaded") == 1
+
+
+def test_an_output_has_one_writer(
+    tmp_path: Path, shop: Path, prepare: Callable, cammsr: Callable
+) -> None:
+    out, parts = tmp_path / "x.h5", [tmp_path / f"x.{one}-of-2.h5" for one in (1, 2)]
+    for number in (1, 2):
+        prepare("--out", out, "--shard", f"{number}/2")
+    together = PrepareOptions(SourceOptions(shop), out)
+    with only_writer(out):
+        answer = cammsr("merge", *parts, "--out", out)
+        assert (answer.code, "is being written by" in answer.err) == (1, True)
+        with pytest.raises(CammsrError, match="is being written by"):
+            prepare_together(together, pytest.fail, World(0, 2, torch.device("cpu")))
+        assert not out.exists()
+    assert cammsr("merge", *parts, "--out", out).code == 0
+
+
+def test_torchrun_shares_the_work(
+    tmp_path: Path, web_shop: tuple[Path, WebServer], prepare: Callable
+) -> None:
+    """Each URL is asked for once; what hangs or kills its decoder costs one item."""
+    shop, server = web_shop
+    out, whole = tmp_path / "together.h5", tmp_path / "whole.h5"
+    prepare("--out", whole, *WEB)
+    server.asked.clear()
     path = os.pathsep.join([str(tmp_path / "plugin"), os.environ.get("PYTHONPATH", "")])
     arguments = [
         sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone",
         "-m", "cammsr_cli", "prepare", shop, "--encoder", "counting", "--batch-size", "4",
-        "--device", "cpu", "--out", out, "--json",
+        "--device", "cpu", "--out", out, "--json", *WEB,
     ]  # fmt: skip
     done = subprocess.run(
         [str(one) for one in arguments],
@@ -180,8 +260,25 @@ def test_torchrun_shares_the_work(tmp_path: Path, shop: Path, whole: Path) -> No
         check=False,
     )
     assert done.returncode == 0, done.stderr
+    assert server.asked == ONCE
     same(out, whole)
+    listed = out.with_name("together.h5.problems.csv").read_text()
+    assert listed == whole.with_name("whole.h5.problems.csv").read_text()
+    for told in ("died of it (exit code 7)", "not decoded within 3 seconds", "HTTP 404"):
+        assert listed.count(told) == 1
     assert json.loads(done.stdout)["modalities"] == {
         "count": int(DataSet(whole).vectors("count")[1].sum())
     }
     assert not [one for one in tmp_path.iterdir() if "-of-" in one.name]
+
+
+def test_under_torchrun_one_process_tells_the_plan(
+    tmp_path: Path, prepare: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    said = []
+    for rank in ("0", "1"):
+        monkeypatch.setenv("RANK", rank)
+        said.append(prepare("--out", tmp_path / "x.h5", "--dry-run", "--json").out)
+    assert json.loads(said[0])["items"] == ITEMS
+    assert said[1] == ""

@@ -20,6 +20,7 @@ from cammsr_cli.errors import CammsrError, UsageError
 from cammsr_cli.features.prepare import (
     PrepareOptions,
     PrepareReport,
+    _own_device,
     plan,
     prepare,
     write_problems,
@@ -188,6 +189,41 @@ def test_the_same_input_gives_the_same_bytes(files: Path) -> None:
     assert (files / "out.h5").read_bytes() == first
     with h5py.File(files / "out.h5") as file:
         assert set(file["features"]) == {"text"}
+
+
+def test_what_would_fail_late_fails_before_anything_is_downloaded(
+    files: Path, cammsr: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CAMMSR_CACHE_DIR", str(files / "cache"))
+    with web_server() as server:
+        (files / "items.csv").write_text(f"item,title,image\na,A,{server.url('/a.png')}\n")
+        base = ("prepare", files, "--out", files / "out.h5", "--allow-private-hosts")
+        base += ("--encoder", "image=,size=32")
+        answer = cammsr(*base, "--encoder", "text=nobody/nothing")
+        assert (answer.code, "nobody/nothing" in answer.err) == (1, True)
+        answer = cammsr(*base, "--features", f"text={files / 'nowhere.csv'}")
+        assert (answer.code, "no vectors file" in answer.err) == (2, True)
+        assert not server.asked
+
+
+def test_a_plan_loads_no_model_and_says_what_it_does_not_know(
+    files: Path, cammsr: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CAMMSR_CACHE_DIR", str(files / "cache"))
+    base = ("prepare", files, "--out", files / "out.h5", "--encoder", "text", "--dry-run")
+    planned = json.loads(cammsr(*base, "--json").out)
+    assert (planned["modalities"]["text"]["dim"], planned["bytes"]) == (None, None)
+    assert "its size is known once an encoder has run" in cammsr(*base).out
+    assert cammsr(*base[:-1]).code == 0
+    planned = json.loads(cammsr(*base, "--force", "--json").out)
+    assert planned["modalities"]["text"]["dim"] == 384
+    assert planned["bytes"] > 6 * 384 * 2
+
+
+def test_no_gpu_is_taken_by_the_process_that_only_deals_out(files: Path) -> None:
+    for given, own in (("cuda:1", "cuda:1"), ("cuda:0,cuda:1", "cpu"), ("cpu", "cpu")):
+        assert _own_device(_options(files, device=given)) == own
+    assert _own_device(_options(files, device="cuda", engine="ray")) == "cpu"
 
 
 def test_pictures_behind_urls_are_planned_downloaded_kept_and_reported(

@@ -101,13 +101,48 @@ def test_the_model_is_not_loaded_when_there_is_nothing_to_encode(tmp_path: Path)
             return 2
 
     options = FeatureOptions(cache_dir=tmp_path)
+    assert plan_items(Costly(), [{"title": "a"}], ["1"], None, options).dim is None
+    assert Costly.loads == 0
     first = encode_items(Costly(), [{"title": "a"}], ["1"], None, options)
     assert Costly.loads == 1
+    assert plan_items(Costly(), [{"title": "a"}], ["1"], None, options).dim == 2
     again = encode_items(Costly(), [{"title": "a"}, {}], ["1", "2"], None, options)
     assert (Costly.loads, again.encoded, again.values.shape) == (1, 0, (2, 2))
     assert np.array_equal(again.values[:1], first.values)
-    encode_items(Costly(), [{"title": "b"}], ["1"], None, options)
-    assert Costly.loads == 2
+    records, ids = _files(tmp_path, ["bad"])
+    costly = Costly()
+    unreadable = encode_items(costly, records, ids, tmp_path, options)
+    assert (Costly.loads, costly.batches, unreadable.values.shape) == (1, [], (1, 2))
+    assert unreadable.problems[0].reason == "bad sample"
+
+
+def test_an_input_is_what_its_key_says_or_a_failure(tmp_path: Path) -> None:
+    """A file that comes or goes between hashing and decoding makes no other input of it."""
+    (tmp_path / "0.txt").write_text("a picture")
+    answers: dict[str, list[Path | str]] = {
+        "http://host/goes": [tmp_path / "0.txt", "gone"],
+        "http://host/comes": ["not yet", tmp_path / "0.txt"],
+    }
+    records = [{"title": name, "image": f"http://host/{name}"} for name in ("goes", "comes")]
+    options = FeatureOptions(
+        cache_dir=tmp_path / "cache", find_url=lambda url: answers[url].pop(0), dtype="float32"
+    )
+    features = encode_items(Toy(), records, ["1", "2"], None, options)
+    assert features.present.tolist() == [False, True]
+    assert features.values[1, 0] == len("comes")  # its title alone
+    assert {(one.item_id, one.reason) for one in features.problems} == {
+        ("1", "gone"), ("2", "not yet"),
+    }  # fmt: skip
+    assert features.encoded == 1
+
+
+def test_a_cost_that_cannot_be_told_is_the_encoders_fault(tmp_path: Path) -> None:
+    class Odd(Toy):
+        def cost(self, item: Mapping[str, str]) -> float:
+            return len(item["description"])
+
+    with pytest.raises(CammsrError, match="'odd' failed to tell an item's cost: KeyError"):
+        plan_items(Odd(), [{"title": "a"}], ["1"], None, name="odd")
 
 
 def test_field_and_value_are_told_apart_in_the_key(tmp_path: Path) -> None:
@@ -187,17 +222,6 @@ def test_dear_items_are_batched_together(tmp_path: Path) -> None:
     features = encode_items(encoder, records, list("abcdef"), None, FeatureOptions(2))
     assert [[len(one) for one in batch] for batch in encoder.batches] == [[9, 8], [7, 3], [2, 1]]
     assert features.values[:, 0].tolist() == [1, 9, 2, 8, 3, 7]
-
-
-@pytest.mark.parametrize("act", [encode_items, plan_items])
-def test_an_encoder_whose_cost_fails_is_named(act: Any) -> None:
-    class Careless(Toy):
-        def cost(self, item: Mapping[str, str]) -> float:
-            return len(item["description"])
-
-    told = "encoder 'careless' failed on the cost of item 'item7': "
-    with pytest.raises(CammsrError, match=f"{told}KeyError: 'description'"):
-        act(Careless(), [{"title": "x"}], ["item7"], None, name="careless")
 
 
 def test_vectors_that_cannot_be_stored_are_problems_and_not_cached(tmp_path: Path) -> None:
