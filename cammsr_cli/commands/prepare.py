@@ -205,7 +205,7 @@ def command(
     precision: Annotated[
         PrecisionName, typer.Option(help="What encoders compute in.")
     ] = PrecisionName.FLOAT32,
-    batch_size: Annotated[int, typer.Option(min=1, help="Items a batch.")] = 32,
+    batch_size: Annotated[int, typer.Option(min=1, help="Texts, pictures or frames a batch.")] = 32,
     workers: Annotated[
         int,
         typer.Option(

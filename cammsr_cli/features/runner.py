@@ -83,7 +83,7 @@ class FeatureOptions:
     """How encoders are run.
 
     Attributes:
-        batch_size: Items that pass through the model together.
+        batch_size: Samples that pass through the model together: texts, pictures, frames.
         workers: Processes that decode media; 0 decodes in this one.
         dtype: What the features are stored as.
         cache_dir: Where finished vectors are kept between runs; None keeps none.
@@ -217,7 +217,7 @@ def encode_items(
     with told(name):
         fingerprint = encoder.fingerprint
     inputs = _gather(encoder, name, records, item_ids, media_root, options)
-    plan = _Batches(inputs, options)
+    plan = _Batches(inputs, options, _batch_items(encoder, name, options))
     cache = _cache(options.cache_dir, fingerprint)
     dim = cache.dim if cache is not None else None
     if dim is None:  # else the model is loaded by the first batch, if there is one
@@ -270,7 +270,7 @@ def plan_items(
         fingerprint = encoder.fingerprint
     inputs = _gather(encoder, name, records, item_ids, media_root, options)
     cache = _cache(options.cache_dir, fingerprint)
-    batches = _Batches(inputs, options)
+    batches = _Batches(inputs, options, _batch_items(encoder, name, options))
     mine = batches.mine
     return Plan(
         items=int(np.count_nonzero(inputs.number_of_row >= 0)) - batches.elsewhere,
@@ -468,6 +468,13 @@ def _cache(folder: Path | None, fingerprint: str) -> FeatureCache | None:
 # --- who encodes it, in which order -------------------------------------------------------------
 
 
+def _batch_items(encoder: Encoder, name: str, options: FeatureOptions) -> int:
+    """Items a batch: fewer where one counts as several samples."""
+    with told(name, "to tell what an item counts as"):
+        counts_as = int(getattr(encoder, "counts_as", 1))
+    return max(1, options.batch_size // max(1, counts_as))
+
+
 class _Batches:
     """The plan: all distinct inputs in chunks, those of like cost together; some are this shard's.
 
@@ -482,14 +489,14 @@ class _Batches:
         elsewhere: Items whose input is another shard's.
     """
 
-    def __init__(self, inputs: _Inputs, options: FeatureOptions) -> None:
+    def __init__(self, inputs: _Inputs, options: FeatureOptions, size: int) -> None:
         if inputs.cost is None:
             self._order_K = np.arange(len(inputs.keys))
         else:
             # Dearest first: what does not fit the memory fails at once, not at the end.
             words = inputs.keys.view(">u8")
             self._order_K = np.lexsort((*words.T[::-1], -inputs.cost))
-        self._size, self._shard = options.batch_size, options.shard
+        self._size, self._shard = size, options.shard
         self.mine = np.zeros(len(inputs.keys), bool)
         for chunk in self._own():
             self.mine[chunk] = True

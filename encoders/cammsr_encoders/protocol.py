@@ -53,6 +53,7 @@ class Encoder(Protocol):
     loaded model out of `__getstate__`. Besides what is listed here it may offer:
 
     - `cost(item) -> float`: items of like cost are then batched together;
+    - `counts_as: int`: how many samples an item counts as in a batch (a clip: its frames);
     - `weights`, a string: where its model's weights come from, for people;
     - `example_items(folder: Path) -> list[dict[str, str]]`: small items to check it with, if it
       needs others than any text, picture or clip; files go into the folder.

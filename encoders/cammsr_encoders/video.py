@@ -88,6 +88,11 @@ class VideoEncoder:
         return 2 * self._model.dim
 
     @property
+    def counts_as(self) -> int:
+        """Pictures a clip counts as in a batch: its frames."""
+        return self.frames
+
+    @property
     def weights(self) -> str:
         """Where the model's weights come from, for `cammsr encoders info`."""
         return self._model.weights.source

@@ -224,6 +224,17 @@ def test_dear_items_are_batched_together(tmp_path: Path) -> None:
     assert features.values[:, 0].tolist() == [1, 9, 2, 8, 3, 7]
 
 
+def test_items_that_count_as_several_samples_fill_a_batch_sooner(tmp_path: Path) -> None:
+    class Clips(Toy):
+        counts_as = 3
+
+    for batch_size, items in ((6, 2), (7, 2), (2, 1)):
+        encoder = Clips()
+        records = [{"title": "x" * length} for length in (1, 2, 3, 4)]
+        encode_items(encoder, records, list("abcd"), None, FeatureOptions(batch_size))
+        assert [len(batch) for batch in encoder.batches] == [items] * (4 // items)
+
+
 def test_vectors_that_cannot_be_stored_are_problems_and_not_cached(tmp_path: Path) -> None:
     class Wild(Toy):
         def encode(self, samples: list[Any]) -> NDArray[np.float32]:
