@@ -99,8 +99,8 @@ def measure(path: Path, items: int, events: int, steps: int) -> Cost:
     from cammsr_cli.config import resolve
     from cammsr_cli.core.windows import shuffled_batches, training_windows
     from cammsr_cli.data.dataset import DataSet
+    from cammsr_cli.distributed import World
     from cammsr_cli.run_folder import RunFolder, describe, training_items
-    from cammsr_cli.training.distributed import World
     from cammsr_cli.training.train import fitted, make_trainer
 
     given = resolve("cammsr", None, ["training.sampled_above=0", "training.batch_size=128"])

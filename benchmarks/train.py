@@ -28,9 +28,9 @@ from cammsr_cli.core.model import Cammsr
 from cammsr_cli.core.windows import shuffled_batches, training_windows
 from cammsr_cli.data.dataset import DataSet
 from cammsr_cli.devices import resolve_device
+from cammsr_cli.distributed import World
 from cammsr_cli.run_folder import RunFolder, describe, training_items
 from cammsr_cli.training import objective, step
-from cammsr_cli.training.distributed import World
 from cammsr_cli.training.loop import Trainer
 from cammsr_cli.training.train import fitted, make_trainer
 

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from cammsr_cli.errors import CammsrError
@@ -59,9 +61,10 @@ def note(text: str) -> None:
     sys.stderr.write("\n".join(plain(line) for line in text.split("\n")) + "\n")
 
 
-def next_command(text: str) -> None:
-    """End a success with the command that usually follows."""
-    note(f"Next: {text}")
+def next_command(*words: str | Path) -> None:
+    """End a success with the command that usually follows; paths are quoted, words are as given."""
+    shown = [shlex.quote(str(word)) if isinstance(word, Path) else word for word in words]
+    note("Next: " + " ".join(shown))
 
 
 def report_error(error: CammsrError) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -178,6 +177,4 @@ def new(
 
     folder = write_plugin(name, out)
     console.result(str(folder))
-    console.next_command(
-        f"pip install --editable {shlex.quote(str(folder))} && cammsr encoders check {name}"
-    )
+    console.next_command("pip install --editable", folder, f"&& cammsr encoders check {name}")

@@ -70,7 +70,7 @@ def command(
         console.result_json({"run": str(run), **asdict(evaluation)})
     else:
         _show(evaluation, run, against)
-        console.next_command(f"cammsr recommend {run} --user USER")
+        console.next_command("cammsr recommend", run, "--user USER")
 
 
 def _show(evaluation: Evaluation, run: Path, against: Path | None) -> None:

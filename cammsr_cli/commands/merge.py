@@ -38,7 +38,7 @@ def command(
         console.result_json(asdict(report))
     else:
         show(report)
-    console.next_command(f"cammsr train {out}")
+    console.next_command("cammsr train", out)
 
 
 def show(report: MergeReport) -> None:

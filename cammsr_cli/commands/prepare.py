@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -308,10 +309,11 @@ def command(
     if dry_run:
         return
     if part.count > 1:
-        parts = part_path(out, Shard(1, part.count)).name.replace(".1-of-", ".*-of-")
-        console.next_command(f"cammsr merge {out.with_name(parts)} --out {out}")
+        first, last = str(part_path(out, Shard(1, part.count))).rsplit(".1-of-", 1)
+        parts = f"{shlex.quote(first)}.*-of-{shlex.quote(last)}"
+        console.next_command("cammsr merge", parts, "--out", out)
     else:
-        console.next_command(f"cammsr train {out}")
+        console.next_command("cammsr train", out)
 
 
 def _devices(names: str, engine: EngineName) -> str:
@@ -333,8 +335,8 @@ def _prepare_together(options: PrepareOptions, as_json: bool) -> None:
     import torch
 
     from cammsr_cli.commands import merge
+    from cammsr_cli.distributed import joined
     from cammsr_cli.features.parts import prepare_together, require_shareable
-    from cammsr_cli.training.distributed import joined
 
     require_shareable(options)
     with joined(torch.device("cpu"), timedelta(days=7)) as world:
@@ -348,7 +350,7 @@ def _prepare_together(options: PrepareOptions, as_json: bool) -> None:
         console.result_json(asdict(merged))
     else:
         merge.show(merged)
-    console.next_command(f"cammsr train {options.out}")
+    console.next_command("cammsr train", options.out)
 
 
 def _pairs(option: str, texts: Sequence[str], form: str) -> dict[str, str]:

@@ -86,8 +86,8 @@ def command(
     settings = resolve(preset, config, [*(assignments or []), *seeds])
 
     from cammsr_cli.devices import resolve_device
+    from cammsr_cli.distributed import joined
     from cammsr_cli.training import train as training
-    from cammsr_cli.training.distributed import joined
 
     with joined(resolve_device(device)) as world:
         display = _Display(f"cammsr train {data} --out {out} --resume", world.leads)
@@ -108,7 +108,7 @@ def command(
             f"{out}: best validation NDCG@10 {outcome.best_ndcg:.4f} in epoch "
             f"{outcome.best_epoch} of {outcome.epochs}"
         )
-    console.next_command(f"cammsr evaluate {out}")
+    console.next_command("cammsr evaluate", out)
 
 
 class _Display:

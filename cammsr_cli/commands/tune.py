@@ -53,7 +53,7 @@ def command(
     resolve(preset, config, assignments or [])  # faults are told before anything heavy is loaded
 
     from cammsr_cli.devices import resolve_device
-    from cammsr_cli.training.distributed import joined
+    from cammsr_cli.distributed import joined
     from cammsr_cli.training.tune import DEFAULT_SEARCH, Range, tune
 
     ranges = [Range.parse(one) for one in search or DEFAULT_SEARCH]
@@ -87,7 +87,7 @@ def command(
                 for one in found.trials
             ],
         )
-    console.next_command(f"cammsr train {data} --config {found.settings}")
+    console.next_command("cammsr train", data, "--config", found.settings)
 
 
 def _short(value: object) -> str:

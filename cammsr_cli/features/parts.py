@@ -23,7 +23,7 @@ from cammsr_cli.files import require_replaceable
 from cammsr_cli.locks import only_writer
 
 if TYPE_CHECKING:
-    from cammsr_cli.training.distributed import World
+    from cammsr_cli.distributed import World
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ from cammsr_cli.files import require_replaceable, written_whole
 from cammsr_cli.locks import only_writer
 
 if TYPE_CHECKING:
-    from cammsr_cli.training.distributed import World
+    from cammsr_cli.distributed import World
 
 ID = "id"
 """The stream that is no modality: an item's own embedding."""

@@ -20,6 +20,7 @@ from cammsr_cli.core.model import Cammsr
 from cammsr_cli.core.windows import shuffled_batches, training_windows
 from cammsr_cli.data.dataset import DataSet
 from cammsr_cli.data.splits import TRAIN, VALIDATION
+from cammsr_cli.distributed import World
 from cammsr_cli.errors import CammsrError, Terminated
 from cammsr_cli.ranking.full_ranking import item_tables, model_ranks, questions
 from cammsr_cli.ranking.metrics import per_user
@@ -36,7 +37,6 @@ from cammsr_cli.training.checkpoints import (
     save_checkpoint,
     set_aside_later,
 )
-from cammsr_cli.training.distributed import World
 from cammsr_cli.training.objective import Corpus, Objective
 from cammsr_cli.training.sharding import large_table, whole_weights
 from cammsr_cli.training.step import Stepper, diverged, optimizers_of

@@ -20,7 +20,7 @@ from torch.nn import functional
 from torch.optim import Optimizer, SparseAdam
 
 from cammsr_cli.core.model import Cammsr
-from cammsr_cli.training.distributed import World
+from cammsr_cli.distributed import World
 
 
 def shard_id_table(model: Cammsr, world: World) -> None:

@@ -13,9 +13,9 @@ from torch.optim import AdamW, Optimizer, SparseAdam
 
 from cammsr_cli.config import TrainingConfig
 from cammsr_cli.core.model import Cammsr
+from cammsr_cli.distributed import World
 from cammsr_cli.errors import CammsrError
 from cammsr_cli.training.checkpoints import TrainingState
-from cammsr_cli.training.distributed import World
 from cammsr_cli.training.objective import Objective
 from cammsr_cli.training.sharding import RowShardedTable, large_table, local_part
 

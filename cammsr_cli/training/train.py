@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from cammsr_cli.config import Config
 from cammsr_cli.data.dataset import DataSet
 from cammsr_cli.data.splits import TRAIN
+from cammsr_cli.distributed import World
 from cammsr_cli.errors import CammsrError, UsageError
 from cammsr_cli.run_folder import (
     ModelSpec,
@@ -23,7 +24,6 @@ from cammsr_cli.run_folder import (
     read_events,
     training_items,
 )
-from cammsr_cli.training.distributed import World
 from cammsr_cli.training.loop import EpochReport, Outcome, StepReport, Trainer, training_bounds
 from cammsr_cli.training.model_card import model_card
 from cammsr_cli.training.objective import Corpus

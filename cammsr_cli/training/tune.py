@@ -14,9 +14,9 @@ import yaml
 
 from cammsr_cli.config import Config, described
 from cammsr_cli.data.dataset import DataSet
+from cammsr_cli.distributed import World
 from cammsr_cli.errors import CammsrError, UsageError, closest
 from cammsr_cli.files import written_whole
-from cammsr_cli.training.distributed import World
 from cammsr_cli.training.loop import EpochReport
 from cammsr_cli.training.train import Listener, train
 

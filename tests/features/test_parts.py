@@ -18,11 +18,11 @@ from web_server import WebServer, sends, web_server
 
 from cammsr_cli.data.corpus import SourceOptions
 from cammsr_cli.data.dataset import DataSet
+from cammsr_cli.distributed import World
 from cammsr_cli.errors import CammsrError
 from cammsr_cli.features.parts import prepare_together
 from cammsr_cli.features.prepare import PrepareOptions
 from cammsr_cli.locks import only_writer
-from cammsr_cli.training.distributed import World
 
 ITEMS = 100
 

@@ -16,8 +16,8 @@ import torch
 import train_together
 from toy_data import write_toy_data
 
+from cammsr_cli.distributed import World, joined
 from cammsr_cli.errors import UsageError
-from cammsr_cli.training.distributed import World, joined
 
 TOGETHER = Path(train_together.__file__)
 # Windows are never cut, nothing is dropped or dealt: each step is the same in any process.

@@ -20,10 +20,10 @@ import torch
 from cammsr_cli.config import validated
 from cammsr_cli.data.corpus import SourceOptions, read_corpus
 from cammsr_cli.data.dataset import DataSet, write_dataset
+from cammsr_cli.distributed import World
 from cammsr_cli.errors import CammsrError, Terminated
 from cammsr_cli.training import loop
 from cammsr_cli.training.checkpoints import CHECKSUMS, Progress
-from cammsr_cli.training.distributed import World
 from cammsr_cli.training.loop import EpochReport, Outcome, StepReport, Trainer
 from cammsr_cli.training.stopping import noticed_signals
 from cammsr_cli.training.train import Listener, Started, has_ties, resume, train

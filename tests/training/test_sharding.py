@@ -23,6 +23,7 @@ from torch.distributed.device_mesh import init_device_mesh
 
 from cammsr_cli.config import Config
 from cammsr_cli.data.dataset import DataSet
+from cammsr_cli.distributed import World, joined
 from cammsr_cli.run_folder import RunFolder, describe, training_items
 from cammsr_cli.training.checkpoints import (
     TrainingState,
@@ -30,7 +31,6 @@ from cammsr_cli.training.checkpoints import (
     load_checkpoint,
     save_checkpoint,
 )
-from cammsr_cli.training.distributed import World, joined
 from cammsr_cli.training.loop import Trainer
 from cammsr_cli.training.sharding import (
     RowShardedTable,

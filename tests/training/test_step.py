@@ -14,9 +14,9 @@ from cammsr_cli.config import TrainingConfig
 from cammsr_cli.core import sampling
 from cammsr_cli.core.model import Cammsr, Catalogue
 from cammsr_cli.core.windows import Events
+from cammsr_cli.distributed import World
 from cammsr_cli.errors import CammsrError
 from cammsr_cli.training.checkpoints import TrainingState
-from cammsr_cli.training.distributed import World
 from cammsr_cli.training.loop import averaged_copy
 from cammsr_cli.training.objective import Corpus, Objective
 from cammsr_cli.training.step import Stepper, optimizers_of

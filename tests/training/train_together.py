@@ -19,8 +19,8 @@ from typing import Any
 import torch
 
 from cammsr_cli.config import validated
+from cammsr_cli.distributed import World, joined
 from cammsr_cli.training import train as training
-from cammsr_cli.training.distributed import World, joined
 from cammsr_cli.training.sharding import local_part
 
 _WRITING = {"os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree"}
