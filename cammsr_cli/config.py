@@ -34,6 +34,14 @@ class ModelConfig(_Settings):
     """The model's parts and sizes; the names are those of `core.model.Cammsr`."""
 
     use_id: bool = Field(True, description="Give items an id stream beside their content.")
+    id_reader: bool = Field(
+        True,
+        description="Give ids a reader and a loss of their own beside the fused items; both scores "
+        "are added.",
+    )
+    id_start: bool = Field(
+        True, description="Let ids begin at the main directions of the content, not at random."
+    )
     modalities: list[str] | None = Field(
         None, description="Modalities to use, as [text,image]; all that there are, if not given."
     )
