@@ -51,7 +51,7 @@ class ModelConfig(_Settings):
         2, ge=1, validate_default=True, description="Attention heads a block; must divide width."
     )
     length: int = Field(100, ge=2, description="Longest history the model looks at, in events.")
-    dropout: float = Field(0.4, ge=0, lt=1, description="Dropout of the sequence encoder.")
+    dropout: float = Field(0.4, ge=0, lt=1, description="Dropout of readers, experts and pairs.")
     id_dropout: float = Field(
         0.1, ge=0, lt=1, description="Share of items whose id is hidden in a training step."
     )

@@ -200,7 +200,7 @@ class Cammsr(nn.Module):
         layers: Transformer blocks.
         heads: Attention heads a block.
         length: Longest history.
-        dropout: Share of the sequence encoder's activations dropped in training.
+        dropout: Share of activations dropped in training: of the readers, experts and pairs.
         id_dropout: Share of items whose id is hidden in a training step, so that content learns.
         norm: "dyt" or "layernorm".
         time: Whether time gaps are used.
@@ -249,7 +249,7 @@ class Cammsr(nn.Module):
         )
         self.missing_SD = nn.Parameter(torch.randn(len(self.streams), width) * 0.02)
         self.camoe = (
-            Camoe(len(self.streams), width, num_categories, guidance, experts, synergies)
+            Camoe(len(self.streams), width, num_categories, guidance, experts, synergies, dropout)
             if self.modalities
             else None
         )
