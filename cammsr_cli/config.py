@@ -40,7 +40,9 @@ class ModelConfig(_Settings):
         "are added.",
     )
     id_start: bool = Field(
-        True, description="Let ids begin at the main directions of the content, not at random."
+        True,
+        description="Let the ids of that reader begin at the main directions of the content, and "
+        "not at random.",
     )
     modalities: list[str] | None = Field(
         None, description="Modalities to use, as [text,image]; all that there are, if not given."

@@ -195,7 +195,7 @@ class Cammsr(nn.Module):
         use_id: Whether items have an id stream.
         id_reader: Whether ids have a reader and a loss of their own beside the fused items; its
             score is added.
-        id_start: Whether ids begin at the main directions of the content.
+        id_start: Whether what that reader reads begins at the main directions of the content.
         width: D.
         layers: Transformer blocks.
         heads: Attention heads a block.
@@ -241,7 +241,10 @@ class Cammsr(nn.Module):
         self.streams = ((ID,) if use_id else ()) + self.modalities
         self.width, self.length = width, length
         self.id_dropout = id_dropout
-        self.id_table = nn.Embedding(max(num_ids, 1), width) if use_id else None
+        both = use_id and bool(self.modalities)
+        # A row is the id as it is fused with content and, beside it, as its own reader reads it.
+        row = 2 * width if both and id_reader else width
+        self.id_table = nn.Embedding(max(num_ids, 1), row) if use_id else None
         if self.id_table is not None:
             nn.init.normal_(self.id_table.weight, std=0.02)
         self.projections = nn.ModuleList(
@@ -256,14 +259,15 @@ class Cammsr(nn.Module):
         self.sequence = SequenceEncoder(
             width, layers, heads, length, dropout, norm, time, distances
         )
-        both = use_id and bool(self.modalities)
         self.id_sequence = (
             SequenceEncoder(width, layers, heads, length, dropout, norm, time, distances)
             if both and id_reader
             else None
         )
         self.id_start = (
-            ContentStart(sum(feature_dims.values()), width) if both and id_start else None
+            ContentStart(sum(feature_dims.values()), width)
+            if self.id_sequence is not None and id_start
+            else None
         )
         self.block_widths = self._block_widths(width)
         self.score = (
@@ -300,7 +304,8 @@ class Cammsr(nn.Module):
         self.id_start.measure(self._content(catalogue, item_K[::apart]))
         for item_B in torch.split(item_K, MEASURED_ROWS):
             row_B = catalogue.id_row_N[item_B]
-            self.id_table.weight[row_B] += self.id_start(self._content(catalogue, item_B))
+            begun_BD = self.id_start(self._content(catalogue, item_B))
+            self.id_table.weight[row_B, self.width :] += begun_BD
 
     def _content(self, catalogue: Catalogue, item_B: Tensor) -> Tensor:
         """All that the modalities say of some items, side by side; zeros where one is missing."""
@@ -343,9 +348,10 @@ class Cammsr(nn.Module):
         id_ND = None
         if self.id_table is not None:
             has_id_N = catalogue.id_row_N >= 0
-            values.append(self.id_table(catalogue.id_row_N.clamp(min=0)))
+            row_NX = self.id_table(catalogue.id_row_N.clamp(min=0))
+            values.append(row_NX[:, : self.width])
             if self.id_sequence is not None:
-                id_ND = torch.where(has_id_N[:, None], values[0], self.missing_SD[0])
+                id_ND = torch.where(has_id_N[:, None], row_NX[:, self.width :], self.missing_SD[0])
                 if self.id_start is not None and not self.training:
                     item_B = (~has_id_N & has_content(catalogue)).nonzero().squeeze(1)
                     begun_BD = self.id_start(self._content(catalogue, item_B))
