@@ -164,6 +164,8 @@ class Config(_Settings):
 
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "cammsr": {},
+    "small": {"model": {"width": 32, "layers": 1, "id_reader": False}},
+    "large": {"model": {"width": 128, "layers": 3, "heads": 4}},
     "sasrec": {
         "model": {
             "modalities": [],
@@ -175,7 +177,8 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "training": {"swap_weight": 0.0, "category_weight": 0.0},
     },
 }
-"""Named starting points. `sasrec` is the id stream alone: what CAMMSR must beat."""
+"""Named starting points. `small` and `large` are `cammsr` in other sizes; `sasrec` is the id stream
+alone: what CAMMSR must beat."""
 
 
 def resolve(
