@@ -34,6 +34,16 @@ class ModelConfig(_Settings):
     """The model's parts and sizes; the names are those of `core.model.Cammsr`."""
 
     use_id: bool = Field(True, description="Give items an id stream beside their content.")
+    id_reader: bool = Field(
+        True,
+        description="Give ids a reader and a loss of their own beside the fused items; both scores "
+        "are added.",
+    )
+    id_start: bool = Field(
+        True,
+        description="Let the ids of that reader begin at the main directions of the content, and "
+        "not at random.",
+    )
     modalities: list[str] | None = Field(
         None, description="Modalities to use, as [text,image]; all that there are, if not given."
     )
@@ -43,7 +53,7 @@ class ModelConfig(_Settings):
         2, ge=1, validate_default=True, description="Attention heads a block; must divide width."
     )
     length: int = Field(100, ge=2, description="Longest history the model looks at, in events.")
-    dropout: float = Field(0.4, ge=0, lt=1, description="Dropout of the sequence encoder.")
+    dropout: float = Field(0.4, ge=0, lt=1, description="Dropout of readers, experts and pairs.")
     id_dropout: float = Field(
         0.1, ge=0, lt=1, description="Share of items whose id is hidden in a training step."
     )
@@ -154,6 +164,8 @@ class Config(_Settings):
 
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "cammsr": {},
+    "small": {"model": {"width": 32, "layers": 1, "id_reader": False}},
+    "large": {"model": {"width": 128, "layers": 3, "heads": 4}},
     "sasrec": {
         "model": {
             "modalities": [],
@@ -165,7 +177,8 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "training": {"swap_weight": 0.0, "category_weight": 0.0},
     },
 }
-"""Named starting points. `sasrec` is the id stream alone: what CAMMSR must beat."""
+"""Named starting points. `small` and `large` are `cammsr` in other sizes; `sasrec` is the id stream
+alone: what CAMMSR must beat."""
 
 
 def resolve(

@@ -38,7 +38,7 @@ from cammsr_cli.data.splits import TRAIN
 from cammsr_cli.errors import CammsrError, UsageError, first_line
 from cammsr_cli.files import written_whole
 
-FORMAT = 1
+FORMAT = 2
 
 _WRITTEN = (
     "model.safetensors",

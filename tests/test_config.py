@@ -81,7 +81,7 @@ def test_presets_are_not_changed_by_what_is_laid_over_them(preset: str) -> None:
 
 
 def test_an_unknown_preset_lists_those_there_are() -> None:
-    with pytest.raises(UsageError, match=r"unknown preset 'bert4rec'.*cammsr, sasrec"):
+    with pytest.raises(UsageError, match=r"unknown preset 'bert4rec'.*cammsr, small, large"):
         resolve("bert4rec", environment={})
 
 

@@ -193,14 +193,14 @@ def test_no_folder_at_all_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["config.json", "item_ids.json"])
-@pytest.mark.parametrize("content", [b"", b'{"format": 1', b"\xff\xfe"])
+@pytest.mark.parametrize("content", [b"", b'{"format": 2', b"\xff\xfe"])
 def test_damaged_json_is_told(run: RunFolder, name: str, content: bytes) -> None:
     (run.path / name).write_bytes(content)
     with pytest.raises(CammsrError, match=f"{name} is damaged"):
         load_run(run, None, CPU)
 
 
-@pytest.mark.parametrize("content", ["[]", '{"format": 1}', '{"format": 1, "extra": 2}'])
+@pytest.mark.parametrize("content", ["[]", '{"format": 2}', '{"format": 2, "extra": 2}'])
 def test_json_that_is_no_spec_is_told(run: RunFolder, content: str) -> None:
     (run.path / "config.json").write_text(content)
     with pytest.raises(CammsrError):
@@ -223,7 +223,7 @@ def test_damaged_settings_are_told_with_their_file(run: RunFolder, content: str)
 def test_another_format_is_refused_with_who_wrote_it(run: RunFolder) -> None:
     content = json.loads((run.path / "config.json").read_text())
     run.write_text("config.json", json.dumps({**content, "format": 99, "tool": "cammsr 9.9"}))
-    with pytest.raises(CammsrError, match=r"format 99, written by cammsr 9.9.*reads format 1"):
+    with pytest.raises(CammsrError, match=r"format 99, written by cammsr 9.9.*reads format 2"):
         load_run(run, None, CPU)
 
 

@@ -35,7 +35,10 @@ def command(
     out: Annotated[Path, typer.Option(help="Folder for the run.")] = Path("run"),
     preset: Annotated[
         str,
-        typer.Option(help="Where settings start: cammsr, or sasrec (ids alone, the baseline)."),
+        typer.Option(
+            help="Where settings start: cammsr; small or large, the same in other sizes; or sasrec "
+            "(ids alone, the baseline)."
+        ),
     ] = "cammsr",
     config: Annotated[
         Path | None, typer.Option(help="YAML file of settings, as in a run's config.yaml.")

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from cammsr_cli.core.layers import Dropout
+
 
 @dataclass(frozen=True)
 class Fused:
@@ -63,8 +65,9 @@ class Experts(nn.Module):
     The last layers start at zero, so that an untrained CAMoE is the identity.
     """
 
-    def __init__(self, streams: int, experts: int, width: int, hidden: int) -> None:
+    def __init__(self, streams: int, experts: int, width: int, hidden: int, dropout: float) -> None:
         super().__init__()
+        self.drop = Dropout(dropout)
         self.shape = (streams, experts, hidden)
         self.w1_SDF = nn.Parameter(torch.randn(streams, width, experts * hidden) * width**-0.5)
         self.w2_SFD = nn.Parameter(torch.zeros(streams, experts * hidden, width))
@@ -78,15 +81,16 @@ class Experts(nn.Module):
         gate_SNE = (x_SND @ self.gate_x_SDE + q_ND @ self.gate_q_SDE).softmax(-1)
         hidden_SNEH = functional.gelu(x_SND @ self.w1_SDF).view(streams, -1, experts, hidden)
         gated_SNF = (hidden_SNEH * gate_SNE.unsqueeze(-1)).flatten(2)
-        r_SND = x_SND + gated_SNF @ self.w2_SFD
+        r_SND = x_SND + self.drop(gated_SNF) @ self.w2_SFD
         return r_SND.transpose(0, 1), gate_SNE.transpose(0, 1)
 
 
 class Synergies(nn.Module):
     """One expert a pair of streams: s_mn = FFN([r_m ; r_n ; r_m * r_n])."""
 
-    def __init__(self, pairs: list[tuple[int, int]], width: int) -> None:
+    def __init__(self, pairs: list[tuple[int, int]], width: int, dropout: float) -> None:
         super().__init__()
+        self.drop = Dropout(dropout)
         self.pairs = pairs
         self.w1_PGD = nn.Parameter(torch.randn(len(pairs), 3 * width, width) * (3 * width) ** -0.5)
         self.w2_PDD = nn.Parameter(torch.zeros(len(pairs), width, width))
@@ -97,7 +101,8 @@ class Synergies(nn.Module):
         m_PND = torch.stack([r_SND[m] for m, _ in self.pairs])
         n_PND = torch.stack([r_SND[n] for _, n in self.pairs])
         joined_PNG = torch.cat([m_PND, n_PND, m_PND * n_PND], dim=-1)
-        return (functional.gelu(joined_PNG @ self.w1_PGD) @ self.w2_PDD).transpose(0, 1)
+        hidden_PND: Tensor = self.drop(functional.gelu(joined_PNG @ self.w1_PGD))
+        return (hidden_PND @ self.w2_PDD).transpose(0, 1)
 
 
 class Camoe(nn.Module):
@@ -110,6 +115,7 @@ class Camoe(nn.Module):
         guidance: Whether the predicted category steers gates and fusion.
         experts: E; 0 leaves the streams as they are.
         synergies: Whether pairs of streams get representations of their own.
+        dropout: Share of the experts' and pairs' hidden values dropped in training.
     """
 
     def __init__(
@@ -120,13 +126,14 @@ class Camoe(nn.Module):
         guidance: bool,
         experts: int,
         synergies: bool,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.pairs = list(combinations(range(streams), 2)) if synergies else []
         self.heads = CategoryHeads(streams, width, categories) if guidance and categories else None
         self.unguided_D = None if self.heads else nn.Parameter(torch.randn(width) * 0.5)
-        self.experts = Experts(streams, experts, width, width) if experts else None
-        self.synergies = Synergies(self.pairs, width) if self.pairs else None
+        self.experts = Experts(streams, experts, width, width // 2, dropout) if experts else None
+        self.synergies = Synergies(self.pairs, width, dropout) if self.pairs else None
         self.fusion_query = nn.Linear(width, width)
         self.fusion_key_KD = nn.Parameter(torch.zeros(streams + len(self.pairs), width))
 

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from cammsr_cli.core.limits import most_on
 
-LOGITS_AT_ONCE = {"cpu": 2**20, "cuda": 2**26}
+LOGITS_AT_ONCE = {"cpu": 2**21, "cuda": 2**26}
 """Most logits that exist at one time: what a CPU's cache holds, or what keeps a GPU busy."""
 
 NOWHERE = -1e30
@@ -117,14 +117,16 @@ def _summed(
         if correction_N is not None:
             logit = logit + correction_N
         _leave_out(logit, own_M[chunk])
-        weight = torch.softmax(logit, 1, dtype=query.dtype)  # among the others
-        others = logit.amax(1, keepdim=True) - weight.amax(1, keepdim=True).log()
+        # Among the others; in the products' type, as they would be rounded to it anyway.
+        weight = torch.softmax(logit, 1)
+        most, largest = logit.amax(1, keepdim=True), weight.amax(1, keepdim=True)
+        others = most.to(query.dtype) - largest.to(query.dtype).log()
         own = own_logit_M[chunk, None]
         both = torch.logaddexp(others, own)
         share = (others - both).exp()
         total += both.sum()
         own_grad[chunk] = (own - both).exp().squeeze(1)
-        weight = _even(weight.to(dtype), even)
+        weight = _even(weight.to(dtype), even)  # a correction is float32
         query_grad[chunk] = (weight @ target)[: len(query)].to(query.dtype) * share
         share = _even((query * share).to(dtype), even)
         if dtype == target_grad.dtype:

@@ -1,7 +1,8 @@
 """The CAMMSR model: items to tables, histories to user states, both to scores.
 
 Axes: N items, M modalities, S streams, K representations (streams, then pairs), D width,
-V score width (the K blocks of the score, end to end), B users, L positions, C categories.
+V score width (all blocks of the score, end to end), B users, L positions, C categories,
+R readers of a history (the ids' own, then that of the fused items).
 
 Method: Xu et al., "CAMMSR: Category-Guided Attentive Mixture of Experts for Multimodal
 Sequential Recommendation", ICDE 2026, arXiv 2603.04320; the equations used here, and where they
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -66,18 +68,32 @@ class Catalogue:
         )
 
 
+class ItemStreams(NamedTuple):
+    """What is known of N items, before any of it is weighed.
+
+    Attributes:
+        x_NSD: The streams; a missing one holds its learnt vector.
+        present_NS: Which streams each item has; all, for an item that has none.
+        id_ND: The ids as the ids' own reader sees them, hidden from nobody; None without one.
+    """
+
+    x_NSD: Tensor
+    present_NS: Tensor
+    id_ND: Tensor | None
+
+
 @dataclass(frozen=True)
 class ItemTables:
     """What a step needs of N items, computed once.
 
     Attributes:
-        input_ND: What the sequence encoder reads.
+        input_NX: What the readers read, X = R D, side by side.
         target_NV: What a user's query is multiplied with.
         fused: Representations, weights, category logits and gates behind them.
         present_NS: Which streams each item has; all, for an item that has none.
     """
 
-    input_ND: Tensor
+    input_NX: Tensor
     target_NV: Tensor
     fused: Fused
     present_NS: Tensor
@@ -127,6 +143,45 @@ class FeatureProjection(nn.Module):
         return x
 
 
+class ContentStart(nn.Module):
+    """Where ids begin: at the D main directions of the content, of like variance, turned at random.
+
+    So an item that few have met is near what looks like it, and one that nobody has met is there.
+    The directions are measured on the training catalogue and travel with the weights.
+    """
+
+    SPREAD = 0.02
+    """Standard deviation of each coordinate, that of an id's random part."""
+
+    OVERSAMPLED = 8
+
+    def __init__(self, dim: int, width: int) -> None:
+        super().__init__()
+        self.mean: Tensor
+        self.directions: Tensor
+        self.register_buffer("mean", torch.zeros(dim))
+        self.register_buffer("directions", torch.zeros(dim, width))
+
+    def measure(self, content: Tensor) -> None:
+        """Find the main directions of rows [N, dim] (Halko et al., arXiv 0909.4061)."""
+        most = min(content.shape)
+        width = self.directions.shape[1]
+        if most < 2:
+            return
+        self.mean.copy_(content.mean(0))
+        _, length, direction = torch.svd_lowrank(
+            content - self.mean, q=min(width + self.OVERSAMPLED, most), niter=4
+        )
+        told = length > 1e-3 * length[0].clamp(min=1e-12)
+        scale = torch.where(told, len(content) ** 0.5 / length, 0.0)[:width]
+        turn, _ = torch.linalg.qr(torch.randn(width, len(scale)))
+        self.directions.copy_(self.SPREAD * direction[:, :width] * scale @ turn.T)
+
+    def forward(self, content: Tensor) -> Tensor:
+        """Rows [N, dim] to where their ids begin, [N, D]."""
+        return (content - self.mean) @ self.directions
+
+
 class Cammsr(nn.Module):
     """The model.
 
@@ -138,15 +193,18 @@ class Cammsr(nn.Module):
         feature_dims: Modality to the size of its prepared vectors, in the order of the streams.
         num_categories: C.
         use_id: Whether items have an id stream.
+        id_reader: Whether ids have a reader and a loss of their own beside the fused items, as
+            SASRec has; its score is added.
+        id_start: Whether what that reader reads begins at the main directions of the content.
         width: D.
         layers: Transformer blocks.
         heads: Attention heads a block.
         length: Longest history.
-        dropout: Share of the sequence encoder's activations dropped in training.
+        dropout: Share of activations dropped in training: of the readers, experts and pairs.
         id_dropout: Share of items whose id is hidden in a training step, so that content learns.
-        norm: "dyt" or "layernorm".
-        time: Whether time gaps are used.
-        distances: Whether attention has a learnt bias for each distance back.
+        norm: "dyt" or "layernorm", of the reader of the fused items.
+        time: Whether it uses time gaps.
+        distances: Whether its attention has a learnt bias for each distance back.
         guidance: Whether predicted categories guide experts and fusion.
         experts: Experts a stream; 0 for none.
         synergies: Whether pairs of streams have representations of their own.
@@ -160,6 +218,8 @@ class Cammsr(nn.Module):
         num_categories: int,
         *,
         use_id: bool = True,
+        id_reader: bool = True,
+        id_start: bool = True,
         width: int = 64,
         layers: int = 2,
         heads: int = 2,
@@ -179,9 +239,12 @@ class Cammsr(nn.Module):
             raise ValueError("the model needs at least one stream: the id or a modality")
         self.modalities = tuple(feature_dims)
         self.streams = ((ID,) if use_id else ()) + self.modalities
-        self.length = length
+        self.width, self.length = width, length
         self.id_dropout = id_dropout
-        self.id_table = nn.Embedding(max(num_ids, 1), width) if use_id else None
+        both = use_id and bool(self.modalities)
+        # A row is the id as it is fused with content and, beside it, as its own reader reads it.
+        row = 2 * width if both and id_reader else width
+        self.id_table = nn.Embedding(max(num_ids, 1), row) if use_id else None
         if self.id_table is not None:
             nn.init.normal_(self.id_table.weight, std=0.02)
         self.projections = nn.ModuleList(
@@ -189,12 +252,22 @@ class Cammsr(nn.Module):
         )
         self.missing_SD = nn.Parameter(torch.randn(len(self.streams), width) * 0.02)
         self.camoe = (
-            Camoe(len(self.streams), width, num_categories, guidance, experts, synergies)
+            Camoe(len(self.streams), width, num_categories, guidance, experts, synergies, dropout)
             if self.modalities
             else None
         )
         self.sequence = SequenceEncoder(
             width, layers, heads, length, dropout, norm, time, distances
+        )
+        self.id_sequence = (
+            SequenceEncoder(width, layers, heads, length, dropout, "layernorm", False, False)
+            if both and id_reader
+            else None
+        )
+        self.id_start = (
+            ContentStart(sum(feature_dims.values()), width)
+            if self.id_sequence is not None and id_start
+            else None
         )
         self.block_widths = self._block_widths(width)
         self.score = (
@@ -207,11 +280,44 @@ class Cammsr(nn.Module):
         pairs = self.camoe.pairs if self.camoe is not None else []
         return [*self.streams, *(f"{self.streams[m]}+{self.streams[n]}" for m, n in pairs)]
 
+    @property
+    def readers(self) -> list[slice]:
+        """Where each reader's part of a query and a target lies, among V; each has its loss."""
+        fused = sum(self.block_widths)
+        if self.id_sequence is None:
+            return [slice(0, fused)]
+        return [slice(0, fused), slice(fused, fused + self.width)]
+
+    @torch.no_grad()
     def measure(self, catalogue: Catalogue) -> None:
-        """Take each modality's column statistics from the items that have it."""
+        """Take each modality's column statistics from the items that have it; begin the ids.
+
+        Of a new model, on its training catalogue, once.
+        """
         for name, projection in zip(self.modalities, self.projections, strict=True):
             assert isinstance(projection, FeatureProjection)
             projection.measure(catalogue.features[name], catalogue.present[name])
+        if self.id_start is None or self.id_table is None:
+            return
+        item_K = ((catalogue.id_row_N >= 0) & has_content(catalogue)).nonzero().squeeze(1)
+        apart = max(1, -(-len(item_K) // MEASURED_ROWS))
+        self.id_start.measure(self._content(catalogue, item_K[::apart]))
+        for item_B in torch.split(item_K, MEASURED_ROWS):
+            row_B = catalogue.id_row_N[item_B]
+            begun_BD = self.id_start(self._content(catalogue, item_B))
+            self.id_table.weight[row_B, self.width :] += begun_BD
+
+    def _content(self, catalogue: Catalogue, item_B: Tensor) -> Tensor:
+        """All that the modalities say of some items, side by side; zeros where one is missing."""
+        part = catalogue.take(item_B)
+        values = []
+        for name, projection in zip(self.modalities, self.projections, strict=True):
+            assert isinstance(projection, FeatureProjection)
+            value = part.features[name]
+            if not part.standardised:
+                value = projection.standardise(value)
+            values.append(value.float().where(part.present[name][:, None], 0.0))
+        return torch.cat(values, dim=1)
 
     @torch.no_grad()
     def standardised(self, catalogue: Catalogue, dtype: torch.dtype) -> Catalogue:
@@ -231,31 +337,39 @@ class Cammsr(nn.Module):
             )
         return replace(catalogue, features=features, standardised=True)
 
-    def item_streams(self, catalogue: Catalogue) -> tuple[Tensor, Tensor]:
-        """Streams x [N, S, D] and which are present [N, S].
+    def item_streams(self, catalogue: Catalogue) -> ItemStreams:
+        """The streams of N items.
 
         A missing stream holds its learnt vector and is masked out of every softmax; an item with
-        no stream at all is described by the learnt vectors alone.
+        no stream at all is described by the learnt vectors alone. The ids' own reader sees an item
+        without an id where its id would have begun.
         """
         values, present = [], []
+        id_ND = None
         if self.id_table is not None:
             has_id_N = catalogue.id_row_N >= 0
-            values.append(self.id_table(catalogue.id_row_N.clamp(min=0)))
+            row_NX = self.id_table(catalogue.id_row_N.clamp(min=0))
+            values.append(row_NX[:, : self.width])
+            if self.id_sequence is not None:
+                id_ND = torch.where(has_id_N[:, None], row_NX[:, self.width :], self.missing_SD[0])
+                if self.id_start is not None and not self.training:
+                    item_B = (~has_id_N & has_content(catalogue)).nonzero().squeeze(1)
+                    begun_BD = self.id_start(self._content(catalogue, item_B))
+                    id_ND = id_ND.index_copy(0, item_B, begun_BD)
             if self.training and self.id_dropout and self.modalities:
                 kept_N = torch.rand(len(has_id_N), device=has_id_N.device) >= self.id_dropout
-                has_content_N = torch.stack(
-                    [catalogue.present[name] for name in self.modalities]
-                ).any(0)
-                has_id_N = has_id_N & (kept_N | ~has_content_N)
+                has_id_N = has_id_N & (kept_N | ~has_content(catalogue))
             present.append(has_id_N)
         for name, projection in zip(self.modalities, self.projections, strict=True):
             values.append(projection(catalogue.features[name], catalogue.standardised))
             present.append(catalogue.present[name])
         present_NS = torch.stack(present, dim=1)
         x_NSD = torch.where(present_NS.unsqueeze(-1), torch.stack(values, 1), self.missing_SD)
-        return x_NSD, present_NS | ~present_NS.any(1, keepdim=True)
+        return ItemStreams(x_NSD, present_NS | ~present_NS.any(1, keepdim=True), id_ND)
 
-    def item_tables(self, x_NSD: Tensor, present_NS: Tensor) -> ItemTables:
+    def item_tables(
+        self, x_NSD: Tensor, present_NS: Tensor, id_ND: Tensor | None = None
+    ) -> ItemTables:
         """Everything a step needs of the items whose streams are given."""
         if self.camoe is None or self.score is None:
             x_ND = x_NSD[:, 0]
@@ -267,61 +381,93 @@ class Cammsr(nn.Module):
         share_NK = fused.weight_NK * fused.present_NK.sum(1, keepdim=True)
         input_ND = torch.einsum("nk,nkd->nd", share_NK, fused.representation_NKD)
         target_NV = self.score.targets(fused.representation_NKD, share_NK)
+        if id_ND is not None:
+            input_ND = torch.cat([input_ND, id_ND.to(input_ND)], dim=1)
+            target_NV = torch.cat([target_NV, id_ND.to(target_NV)], dim=1)
         return ItemTables(input_ND, target_NV, fused, present_NS)
 
-    def swapped(self, x_NSD: Tensor, present_NS: Tensor, shift: int) -> tuple[Tensor, Tensor]:
+    def swapped(self, streams: ItemStreams, shift: int) -> ItemStreams:
         """The streams with each content stream in another's seat, `shift` seats on; ids stay."""
+        x_NSD, present_NS, id_ND = streams
         first = len(self.streams) - len(self.modalities)
-        return (
+        return ItemStreams(
             torch.cat([x_NSD[:, :first], x_NSD[:, first:].roll(shift, dims=1)], dim=1),
             torch.cat([present_NS[:, :first], present_NS[:, first:].roll(shift, dims=1)], dim=1),
+            id_ND,
         )
 
     def user_states(self, tables: ItemTables, window: Window) -> Tensor:
-        """What is known of each user after each event of the windows: h [B, L, D]."""
-        return self._encode(_rows(tables.input_ND, window.item_BL), window)
+        """What is known of each user after each event of the windows: h [B, L, X], X = R D."""
+        return self._encode(_rows(tables.input_NX, window.item_BL), window)
 
     def last_user_states(self, tables: ItemTables, window: Window) -> Tensor:
-        """What is known of each user after the last event of their window: h [B, D].
+        """What is known of each user after the last event of their window: h [B, X].
 
         Half the work of `user_states`. Of an empty window it is the padding's state.
         """
-        input_BLD = _rows(tables.input_ND, window.item_BL)
+        input_BLX = _rows(tables.input_NX, window.item_BL)
         last_B = (window.length_B - 1).clamp(min=0)
-        h_BD: Tensor = self.sequence.last(input_BLD, window.gap_BL, last_B)
-        return h_BD
+        return torch.cat(
+            [
+                reader.last(input_BLD, window.gap_BL, last_B)
+                for reader, input_BLD in self._read(input_BLX)
+            ],
+            dim=-1,
+        )
 
     def swapped_user_states(
         self, tables: ItemTables, swapped: ItemTables, window: Window, share: float
     ) -> Tensor:
         """As `user_states`, but a random `share` of positions shows the item of `swapped`."""
         chosen_BL = torch.rand(window.item_BL.shape, device=window.item_BL.device) < share
-        input_BLD = torch.where(
+        input_BLX = torch.where(
             chosen_BL.unsqueeze(-1),
-            _rows(swapped.input_ND, window.item_BL),
-            _rows(tables.input_ND, window.item_BL),
+            _rows(swapped.input_NX, window.item_BL),
+            _rows(tables.input_NX, window.item_BL),
         )
-        return self._encode(input_BLD, window)
+        return self._encode(input_BLX, window)
 
-    def _encode(self, input_BLD: Tensor, window: Window) -> Tensor:
-        h_BLD: Tensor = self.sequence(input_BLD, window.gap_BL)
-        return h_BLD
+    def _encode(self, input_BLX: Tensor, window: Window) -> Tensor:
+        read = [reader(input_BLD, window.gap_BL) for reader, input_BLD in self._read(input_BLX)]
+        return torch.cat(read, dim=-1)
+
+    def _read(self, input_BLX: Tensor) -> list[tuple[SequenceEncoder, Tensor]]:
+        """Each reader and its part of the input."""
+        if self.id_sequence is None:
+            return [(self.sequence, input_BLX)]
+        fused_BLD, id_BLD = input_BLX.chunk(2, dim=-1)
+        return [(self.sequence, fused_BLD), (self.id_sequence, id_BLD)]
 
     def queries(self, h: Tensor) -> Tensor:
-        """User states [..., D] to what items' targets are multiplied with, [..., V]."""
-        return h if self.score is None else self.score.queries(h)
+        """User states [..., X] to what items' targets are multiplied with, [..., V]."""
+        if self.score is None:
+            return h
+        if self.id_sequence is None:
+            return self.score.queries(h)
+        fused, ids = h.chunk(2, dim=-1)
+        return torch.cat([self.score.queries(fused), ids], dim=-1)
 
     def contributions(self, query_BV: Tensor, target_BV: Tensor) -> Tensor:
-        """The K summands of each score <query, target>: [B, K]."""
-        products = torch.split(query_BV * target_BV, self.block_widths, dim=-1)
-        return torch.stack([block.sum(-1) for block in products], dim=-1)
+        """The K summands of each score <query, target>: [B, K]; both readers' ids are one."""
+        widths = [reader.stop - reader.start for reader in self.readers[1:]]
+        products = torch.split(query_BV * target_BV, [*self.block_widths, *widths], dim=-1)
+        summand_BK = torch.stack([block.sum(-1) for block in products], dim=-1)
+        if widths:
+            first, others = summand_BK[..., :1] + summand_BK[..., -1:], summand_BK[..., 1:-1]
+            summand_BK = torch.cat([first, others], dim=-1)
+        return summand_BK
 
     def _block_widths(self, width: int) -> list[int]:
-        """V = D for the id, half of it for each modality, an eighth for each pair."""
+        """D for the id, half of it for each modality, an eighth for each pair."""
         if self.camoe is None:
             return [width]
         widths = [width if name == ID else max(width // 2, 8) for name in self.streams]
         return widths + [max(width // 8, 4)] * len(self.camoe.pairs)
+
+
+def has_content(catalogue: Catalogue) -> Tensor:
+    """Which items have any modality, bool [N]."""
+    return torch.stack(list(catalogue.present.values())).any(0)
 
 
 class ScoreBlocks(nn.Module):

@@ -98,7 +98,7 @@ def _joined(parts: list[ItemTables]) -> ItemTables:
     fused = [part.fused for part in parts]
     gates = [one.gate_NSE for one in fused if one.gate_NSE is not None]
     return ItemTables(
-        input_ND=torch.cat([part.input_ND for part in parts]),
+        input_NX=torch.cat([part.input_NX for part in parts]),
         target_NV=torch.cat([part.target_NV for part in parts]),
         fused=Fused(
             representation_NKD=torch.cat([one.representation_NKD for one in fused]),

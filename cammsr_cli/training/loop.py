@@ -327,7 +327,8 @@ class Trainer:
         Raises:
             CammsrError: It is; the first epochs are given time to settle.
         """
-        guessing = math.log(len(self.corpus.catalogue.id_row_N))
+        readers = len(self.state.model.readers)
+        guessing = readers * math.log(len(self.corpus.catalogue.id_row_N))
         progress = self.state.progress
         if progress.epoch >= 2 and loss > 2 * guessing:
             raise diverged(

@@ -19,7 +19,7 @@ from cammsr_cli.core.losses import (
     sampled_cross_entropy,
     swap_loss,
 )
-from cammsr_cli.core.model import Cammsr, Catalogue, ItemTables
+from cammsr_cli.core.model import Cammsr, Catalogue, ItemStreams, ItemTables, has_content
 from cammsr_cli.core.sampling import Candidates, all_candidates, draw_candidates
 from cammsr_cli.core.windows import Events, Window, cut, deal_ties
 
@@ -93,20 +93,22 @@ class Objective(nn.Module):
         """
         model = self.model
         step = self._step(start_B, end_B)
-        x_NSD, present_NS = model.item_streams(step.catalogue)
-        tables = model.item_tables(x_NSD, present_NS)
-        h_BLD = model.user_states(tables, step.window)
+        streams = model.item_streams(step.catalogue)
+        tables = model.item_tables(*streams)
+        h_BLX = model.user_states(tables, step.window)
         # Queries of the padding too: M is new at each step, and a CPU makes code for each shape.
-        query_MV = model.queries(h_BLD)[step.window.valid_BL]
-        parts = {"recommendation": _next_item_loss(query_MV, tables.target_NV, step)}
+        query_MV = model.queries(h_BLX)[step.window.valid_BL]
+        losses = [
+            _next_item_loss(query_MV[:, reader], tables.target_NV[:, reader], step)
+            for reader in model.readers
+        ]
+        parts = {"recommendation": torch.stack(losses).sum()}
         if self.config.category_weight and tables.fused.category_NC.shape[1]:
             parts["category"] = self.config.category_weight * category_loss(
                 tables.fused.category_NC, step.label_NC, self.corpus.multi_label
             )
         if self.config.swap_weight and len(model.modalities) > 1:
-            parts["swap"] = self.config.swap_weight * self._swap(
-                step, (x_NSD, present_NS), tables, h_BLD
-            )
+            parts["swap"] = self.config.swap_weight * self._swap(step, streams, tables, h_BLX)
         if self.config.balance_weight and tables.fused.gate_NSE is not None:
             parts["balance"] = self.config.balance_weight * balance_loss(tables.fused.gate_NSE)
         return parts
@@ -157,21 +159,22 @@ class Objective(nn.Module):
     def _swap(
         self,
         step: _Step,
-        streams: tuple[Tensor, Tensor],
+        streams: ItemStreams,
         tables: ItemTables,
-        h_BLD: Tensor,
+        h_BLX: Tensor,
     ) -> Tensor:
         """Modality swap: the same histories, some items with their content in other seats."""
         shift = int(torch.randint(1, len(self.model.modalities), ()))
-        swapped = self.model.item_tables(*self.model.swapped(*streams, shift))
-        other_BLD = self.model.swapped_user_states(
+        swapped = self.model.item_tables(*self.model.swapped(streams, shift))
+        other_BLX = self.model.swapped_user_states(
             tables, swapped, step.window, self.config.swap_share
         )
-        row_B = torch.arange(len(h_BLD), device=h_BLD.device)
+        row_B = torch.arange(len(h_BLX), device=h_BLX.device)
         last_B = step.window.length_B - 1
+        fused = slice(self.model.width)  # the ids' own reader is shown no content
         return swap_loss(
-            h_BLD[row_B, last_B],
-            other_BLD[row_B, last_B],
+            h_BLX[row_B, last_B, fused],
+            other_BLX[row_B, last_B, fused],
             step.target_BL[row_B, last_B],
             self.config.swap_temperature,
         )
@@ -187,8 +190,7 @@ def rivals(catalogue: Catalogue) -> Tensor | None:
     new_N = catalogue.id_row_N < 0
     if not catalogue.present or not bool(new_N.any()):
         return None
-    content_N = torch.stack(list(catalogue.present.values())).any(0)
-    return (~(new_N & content_N)).nonzero().squeeze(1)
+    return (~(new_N & has_content(catalogue))).nonzero().squeeze(1)
 
 
 def _next_item_loss(query_MV: Tensor, target_NV: Tensor, step: _Step) -> Tensor:

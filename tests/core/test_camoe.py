@@ -78,7 +78,7 @@ def test_category_logits_are_the_mean_over_present_streams_plus_bias() -> None:
 
 def test_experts_by_hand() -> None:
     torch.manual_seed(0)
-    experts = Experts(S, E, D, hidden=5)
+    experts = Experts(S, E, D, hidden=5, dropout=0.0)
     with torch.no_grad():
         experts.w2_SFD.normal_()
     x, q = torch.randn(N, S, D), torch.randn(N, D)
@@ -98,7 +98,7 @@ def test_experts_by_hand() -> None:
 def test_synergies_by_hand() -> None:
     torch.manual_seed(0)
     pairs = [(0, 1), (0, 2), (1, 2)]
-    synergies = Synergies(pairs, D)
+    synergies = Synergies(pairs, D, dropout=0.0)
     with torch.no_grad():
         synergies.w2_PDD.normal_()
     r = torch.randn(N, S, D)

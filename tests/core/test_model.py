@@ -146,15 +146,16 @@ def test_contributions_sum_to_the_score(changed) -> None:
 
 
 def test_score_is_the_weighted_sum_of_the_design() -> None:
-    """score(u, i) = sum_k a_k(u) w_ik <Q_k h_u, P_k R_ik>, block by block."""
+    """score(u, i) = sum_k a_k(u) w_ik <Q_k h_u, P_k R_ik> + <g_u, id_i>, block by block."""
     model = _model()
     assert model.score is not None
     assert model.score.user_weights is not None
     tables = _tables(model, _catalogue())
-    h = torch.randn(16)
+    h, g = torch.randn(16), torch.randn(16)
     a = model.score.user_weights(h).softmax(-1) * 6
     fused = tables.fused
-    parts = model.contributions(model.queries(h).expand(N, -1), tables.target_NV)
+    parts = model.contributions(model.queries(torch.cat([h, g])).expand(N, -1), tables.target_NV)
+    parts[:, 0] -= model.item_streams(_catalogue()).id_ND @ g
     bounds = [0, *torch.tensor(model.block_widths).cumsum(0).tolist()]
     for k, (first, last) in enumerate(pairwise(bounds)):
         q = model.score.query.weight[first:last] @ h
@@ -170,8 +171,12 @@ def test_blocks_of_the_score() -> None:
     ]  # fmt: skip
     assert model.block_widths == [64, 32, 32, 8, 8, 8]
     tables = _tables(model, _catalogue())
-    assert tables.target_NV.shape == (N, 152)
-    assert _queries(model, tables).shape[-1] == 152
+    assert tables.target_NV.shape == (N, 152 + 64)
+    assert _queries(model, tables).shape[-1] == 152 + 64
+    assert model.readers == [slice(0, 152), slice(152, 216)]
+    alone = _model(width=64, id_reader=False)
+    assert _tables(alone, _catalogue()).target_NV.shape == (N, 152)
+    assert alone.readers == [slice(0, 152)]
 
 
 def test_what_is_stored_for_a_missing_modality_never_matters() -> None:
@@ -187,7 +192,7 @@ def test_what_is_stored_for_a_missing_modality_never_matters() -> None:
     for name, value in statistics.items():
         assert torch.equal(model.state_dict()[name], value), name
     a, b = _tables(model, clean), _tables(model, dirty)
-    assert torch.equal(a.input_ND, b.input_ND)
+    assert torch.equal(a.input_NX, b.input_NX)
     assert torch.equal(a.target_NV, b.target_NV)
     assert torch.equal(a.fused.category_NC, b.fused.category_NC)
     assert torch.equal(a.fused.weight_NK, b.fused.weight_NK)
@@ -219,7 +224,7 @@ def test_missing_streams_weigh_nothing() -> None:
 
 
 def test_a_weight_that_rounds_to_nought_still_counts_as_a_representation() -> None:
-    model = _model(synergies=False)
+    model = _model(synergies=False, id_reader=False)
     assert model.camoe is not None
     with torch.no_grad():
         model.camoe.fusion_query.weight.zero_()
@@ -230,15 +235,15 @@ def test_a_weight_that_rounds_to_nought_still_counts_as_a_representation() -> No
     fused = tables.fused
     assert fused.weight_NK[0].tolist() == [1, 0, 0]
     assert fused.present_NK[[0, 4, 6]].tolist() == [[1, 1, 1], [1, 0, 1], [0, 1, 1]]
-    torch.testing.assert_close(tables.input_ND[0], 3 * fused.representation_NKD[0, 0])
-    torch.testing.assert_close(tables.input_ND[4], 2 * fused.representation_NKD[4, 0])
+    torch.testing.assert_close(tables.input_NX[0], 3 * fused.representation_NKD[0, 0])
+    torch.testing.assert_close(tables.input_NX[4], 2 * fused.representation_NKD[4, 0])
 
 
 def test_an_item_with_no_stream_at_all_gives_finite_numbers() -> None:
     model = _model().train()
     catalogue = _catalogue()
     tables = _tables(model, catalogue)
-    for value in (tables.input_ND, tables.target_NV, tables.fused.weight_NK):
+    for value in (tables.input_NX, tables.target_NV, tables.fused.weight_NK):
         assert value[8].isfinite().all()
     tables.target_NV[8].sum().backward()
     assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
@@ -263,49 +268,48 @@ def test_items_take_the_id_row_they_are_given() -> None:
     model, catalogue = _model(), _catalogue()
     rows = catalogue.id_row_N.clone()
     rows[[0, 1]] = torch.tensor([1, 0])
-    x, _ = model.item_streams(catalogue)
-    y, _ = model.item_streams(Catalogue(rows, catalogue.features, catalogue.present))
+    x, *_ = model.item_streams(catalogue)
+    y, *_ = model.item_streams(Catalogue(rows, catalogue.features, catalogue.present))
     assert torch.equal(x[[0, 1], 0], y[[1, 0], 0])
     assert torch.equal(x[2:], y[2:])
 
 
 def test_swapped_streams_trade_places_and_ids_stay() -> None:
     model = _model()
-    x, present = model.item_streams(_catalogue())
-    y, there = model.swapped(x, present, 1)
-    for values, swapped in ((x, y), (present, there)):
-        assert torch.equal(swapped[:, 0], values[:, 0])
-        assert torch.equal(swapped[:, 1], values[:, 2])
-        assert torch.equal(swapped[:, 2], values[:, 1])
-    back, _ = model.swapped(y, there, 1)
-    assert torch.equal(back, x)
+    streams = model.item_streams(_catalogue())
+    swapped = model.swapped(streams, 1)
+    for before, after in zip(streams[:2], swapped[:2], strict=True):
+        assert torch.equal(after[:, 0], before[:, 0])
+        assert torch.equal(after[:, 1], before[:, 2])
+        assert torch.equal(after[:, 2], before[:, 1])
+    assert swapped.id_ND is streams.id_ND
+    assert torch.equal(model.swapped(swapped, 1).x_NSD, streams.x_NSD)
 
 
 def test_without_id_all_streams_trade_places() -> None:
     model = _model(use_id=False)
-    x, present = model.item_streams(_catalogue())
-    y, _ = model.swapped(x, present, 1)
-    assert torch.equal(y, x.flip(1))
+    streams = model.item_streams(_catalogue())
+    assert torch.equal(model.swapped(streams, 1).x_NSD, streams.x_NSD.flip(1))
 
 
 def test_the_second_view_swaps_the_asked_share_of_positions() -> None:
-    model, read = _model(), []
+    model, read = _model(id_reader=False), []
     model.sequence.register_forward_pre_hook(lambda _, given: read.append(given[0]))
     streams = model.item_streams(_catalogue())
     plain = model.item_tables(*streams)
-    swapped = model.item_tables(*model.swapped(*streams, 1))
+    swapped = model.item_tables(*model.swapped(streams, 1))
     events = Events(torch.arange(600) % 4, torch.arange(600))
     window = cut(events, torch.arange(0, 600, 6), torch.arange(6, 606, 6))
     torch.manual_seed(0)
     for share in (0.3, 0.0, 1.0):
         model.swapped_user_states(plain, swapped, window, share)
     mixed, none, every = read
-    is_plain = (mixed == plain.input_ND[window.item_BL]).all(-1)
-    is_swapped = (mixed == swapped.input_ND[window.item_BL]).all(-1)
+    is_plain = (mixed == plain.input_NX[window.item_BL]).all(-1)
+    is_swapped = (mixed == swapped.input_NX[window.item_BL]).all(-1)
     assert (is_plain ^ is_swapped).all()
     assert 0.24 < is_swapped.float().mean() < 0.36
-    assert torch.equal(none, plain.input_ND[window.item_BL])
-    assert torch.equal(every, swapped.input_ND[window.item_BL])
+    assert torch.equal(none, plain.input_NX[window.item_BL])
+    assert torch.equal(every, swapped.input_NX[window.item_BL])
 
 
 def test_id_dropout_hides_the_asked_share_in_training_only() -> None:
@@ -313,10 +317,46 @@ def test_id_dropout_hides_the_asked_share_in_training_only() -> None:
     has = {"text": torch.ones(2000, dtype=torch.bool)}
     catalogue = Catalogue(torch.arange(2000), {"text": torch.randn(2000, 5)}, has)
     torch.manual_seed(0)
-    x, present = model.item_streams(catalogue)
+    x, present, _ = model.item_streams(catalogue)
     assert 0.26 < (~present[:, 0]).float().mean() < 0.34
     assert torch.equal(x[~present[:, 0], 0], model.missing_SD[0].expand_as(x[~present[:, 0], 0]))
     assert model.eval().item_streams(catalogue)[1].all()
+
+
+def test_ids_begin_where_their_content_is() -> None:
+    torch.manual_seed(0)
+    told = torch.randn(200, 3)  # what there is to tell, and a nuisance
+    features = {"text": told @ torch.randn(3, 5), "image": torch.randn(200, 7) * 1e-3}
+    has = {"text": torch.ones(200, dtype=torch.bool), "image": torch.arange(200) % 2 == 0}
+    rows = torch.arange(200) - 20  # the first twenty are new
+    catalogue = Catalogue(rows.clamp(min=-1), features, has)
+    model = Cammsr(180, {"text": 5, "image": 7}, 0, width=8).eval()
+    with torch.no_grad():
+        model.id_table.weight.zero_()
+    model.measure(catalogue)
+    begun = model.item_streams(catalogue).id_ND
+    assert torch.equal(begun[20:], model.id_table.weight[:, 8:])
+    assert not model.id_table.weight[:, :8].any()  # fused ids begin at random
+    torch.testing.assert_close(begun[20:].std(0).mean(), torch.tensor(0.02), rtol=0.2, atol=0)
+    near = torch.cdist(begun, begun).fill_diagonal_(9).argmin(1)
+    far = torch.cdist(told, told)
+    assert far[torch.arange(200), near].mean() < 0.5 * far.mean()  # the new ones too
+    plain = Cammsr(180, {"text": 5, "image": 7}, 0, width=8, id_start=False).eval()
+    before = plain.id_table.weight.clone()
+    plain.measure(catalogue)
+    assert torch.equal(plain.id_table.weight, before)
+    new = plain.item_streams(catalogue).id_ND[:20]
+    assert torch.equal(new, plain.missing_SD[0].expand_as(new))
+
+
+@pytest.mark.parametrize("items", [0, 1, 2, 5])
+def test_ids_begin_somewhere_however_few_items_there_are(items: int) -> None:
+    has = {"text": torch.arange(6) < items}
+    catalogue = Catalogue(torch.arange(6), {"text": torch.randn(6, 5)}, has)
+    model = Cammsr(6, {"text": 5}, 0, width=16)
+    model.measure(catalogue)
+    assert model.id_table.weight.isfinite().all()
+    assert model.id_table.weight.abs().max() < 1
 
 
 def test_projection_standardises_columns_and_lets_scale_not_matter() -> None:
@@ -327,8 +367,12 @@ def test_projection_standardises_columns_and_lets_scale_not_matter() -> None:
         catalogue.present,
     )
     model = _model()
+    ids = model.id_table.weight.clone()
+    torch.manual_seed(1)  # the ids' beginnings are turned at random
     model.measure(catalogue)
     before = _tables(model, catalogue).target_NV
+    model.id_table.weight.data.copy_(ids)
+    torch.manual_seed(1)
     model.measure(scaled)
     torch.testing.assert_close(_tables(model, scaled).target_NV, before, rtol=1e-3, atol=1e-4)
     assert [p.mean.shape for p in model.projections] == [(5,), (7,)]  # text, image
@@ -420,7 +464,7 @@ def test_features_standardised_beforehand_give_the_same_tables(monkeypatch) -> N
     for given, made in ((catalogue, before), (catalogue.take(some), before.take(some))):
         expected, found = _tables(model, given), _tables(model, made)
         assert torch.equal(found.target_NV, expected.target_NV)
-        assert torch.equal(found.input_ND, expected.input_ND)
+        assert torch.equal(found.input_NX, expected.input_NX)
     assert before.to(torch.device("cpu")).standardised
 
 
@@ -454,7 +498,7 @@ def test_items_taken_from_the_catalogue_are_the_ones_asked_for() -> None:
     chosen = torch.tensor([8, 3, 5, 3])
     taken, whole = _tables(model, catalogue.take(chosen)), _tables(model, catalogue)
     torch.testing.assert_close(taken.target_NV, whole.target_NV[chosen])
-    torch.testing.assert_close(taken.input_ND, whole.input_ND[chosen])
+    torch.testing.assert_close(taken.input_NX, whole.input_NX[chosen])
     assert torch.equal(taken.present_NS, whole.present_NS[chosen])
 
 
@@ -488,7 +532,7 @@ def test_a_column_constant_in_training_does_not_drown_a_new_item() -> None:
     model.measure(_only_text(seen))
     new = torch.randn(2, 16)
     new[:, 0] = 0.1
-    x, _ = model.item_streams(_only_text(new))
+    x, *_ = model.item_streams(_only_text(new))
     assert torch.cosine_similarity(x[0], x[1]).item() < 0.99
 
 
@@ -504,7 +548,7 @@ def test_id_dropout_spares_only_those() -> None:
     model = Cammsr(400, {"text": 4, "image": 2}, 0, width=16, id_dropout=0.5).train()
     has = {"text": torch.arange(400) < 100, "image": torch.arange(400) % 400 < 200}
     features = {"text": torch.randn(400, 4), "image": torch.randn(400, 2)}
-    _, present = model.item_streams(Catalogue(torch.arange(400), features, has))
+    _, present, _ = model.item_streams(Catalogue(torch.arange(400), features, has))
     assert present[200:, 0].all()
     for some in (present[:100, 0], present[100:200, 0]):
         assert 0.3 < some.float().mean() < 0.7

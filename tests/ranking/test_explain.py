@@ -100,7 +100,7 @@ def _by_block(model: Cammsr, contributions: list[list[float]]) -> torch.Tensor:
         first = []
         for value, width in zip(row, model.block_widths, strict=True):
             first += [value] + [0.0] * (width - 1)
-        rows.append(first)
+        rows.append(first + [0.0] * (model.readers[-1].stop - len(first)))
     return torch.tensor(rows)
 
 
@@ -131,6 +131,15 @@ def test_weights_by_hand() -> None:
     )
 
 
+def test_what_both_readers_find_in_an_id_is_the_id_s() -> None:
+    model = _model(synergies=False)
+    target = _by_block(model, [[1.0, 2.0, 0.0], [-1.0, -2.0, 0.0]])
+    target[:, -1] = torch.tensor([3.0, -3.0])  # of the ids' own reader
+    query = torch.ones(target.shape[1])
+    weights = _weights(model, query, _planted(model, target), torch.tensor([0]))
+    assert [w.item() for w in weights.values()] == pytest.approx([4 / 6, 2 / 6, 0])
+
+
 def test_what_pulls_an_item_down_counts_as_nought() -> None:
     model = _model(synergies=False)
     target = _by_block(model, [[1.0, -5.0, 3.0], [-1.0, 5.0, -3.0]])
@@ -141,7 +150,7 @@ def test_what_pulls_an_item_down_counts_as_nought() -> None:
 
 def test_items_all_alike_are_explained_evenly() -> None:
     model = _model()
-    target = torch.ones(N, sum(model.block_widths))
+    target = torch.ones(N, model.readers[-1].stop)
     query = torch.ones(target.shape[1])
     weights = _weights(model, query, _planted(model, target), torch.tensor([2]))
     assert [w.item() for w in weights.values()] == pytest.approx([1 / 3] * 3)

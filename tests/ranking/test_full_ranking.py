@@ -241,7 +241,7 @@ def test_tables_made_part_by_part_are_those_made_at_once(monkeypatch, experts: i
         whole = model.item_tables(*model.item_streams(catalogue))
     monkeypatch.setattr(full_ranking, "ITEMS_AT_ONCE", 4)
     ours = item_tables(model, catalogue)
-    torch.testing.assert_close(ours.input_ND, whole.input_ND)
+    torch.testing.assert_close(ours.input_NX, whole.input_NX)
     torch.testing.assert_close(ours.target_NV, whole.target_NV)
     torch.testing.assert_close(ours.fused.weight_NK, whole.fused.weight_NK)
     assert torch.equal(ours.fused.present_NK, whole.fused.present_NK)

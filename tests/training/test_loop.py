@@ -482,7 +482,7 @@ def test_damaged_best_weights_are_never_kept_unnoticed(
             run,
             _crash_at(ends[-1] - 1),
             checkpoint_minutes=EACH_STEP,
-            learning_rate=0.1,
+            learning_rate=0.03,
             average=0.0,
         )
     lines = _metrics(run)
@@ -543,12 +543,18 @@ def test_a_finite_loss_far_worse_than_guessing_is_divergence_once_settled() -> N
     trainer = SimpleNamespace(
         corpus=SimpleNamespace(catalogue=SimpleNamespace(id_row_N=torch.arange(20))),
         config=SimpleNamespace(learning_rate=0.3),
-        state=SimpleNamespace(progress=Progress(epoch=2, step=70)),
+        state=SimpleNamespace(
+            progress=Progress(epoch=2, step=70), model=SimpleNamespace(readers=[slice(1)])
+        ),
     )
     Trainer._require_sense(trainer, 5.99)  # log 20 = 2.996; twice that is bad
     with pytest.raises(CammsrError, match=r"after step 70 .* is 6, .* guessing .* 3") as caught:
         Trainer._require_sense(trainer, 6.0)
     assert caught.value.hint == "Try a smaller step: --set training.learning_rate=1.0e-01"
+    trainer.state.model.readers *= 2  # each has a loss
+    Trainer._require_sense(trainer, 11.9)
+    with pytest.raises(CammsrError, match=r" is 12, .* guessing .* 5.99"):
+        Trainer._require_sense(trainer, 12.0)
     trainer.state.progress.epoch = 1
     Trainer._require_sense(trainer, 60.0)  # the first epochs may be wild
 

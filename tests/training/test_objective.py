@@ -127,7 +127,7 @@ def test_parts_the_model_lacks_are_left_out(changed, absent) -> None:
         assert set(_losses(_model(**changed), corpus)) == set(PARTS) - absent
 
 
-def test_recommendation_is_cross_entropy_of_each_next_event() -> None:
+def test_recommendation_is_cross_entropy_of_each_next_event_for_each_reader() -> None:
     model, corpus = _model(), _corpus()
     tables = model.item_tables(*model.item_streams(corpus.catalogue))
     expected = []
@@ -135,8 +135,9 @@ def test_recommendation_is_cross_entropy_of_each_next_event() -> None:
         for at in range(start, end):  # from the history up to `at`, alone, the item at + 1
             window = cut(corpus.events, torch.tensor([start]), torch.tensor([at + 1]))
             state = model.user_states(tables, window)[0, -1]
-            score = model.queries(state) @ tables.target_NV.T
-            expected.append(functional.cross_entropy(score, torch.tensor(ITEMS[at + 1])))
+            query, target = model.queries(state), torch.tensor(ITEMS[at + 1])
+            each = [query[one] @ tables.target_NV[:, one].T for one in model.readers]
+            expected.append(sum(functional.cross_entropy(score, target) for score in each))
     ours = _losses(model)["recommendation"]
     torch.testing.assert_close(ours, torch.stack(expected).mean())
 
@@ -164,12 +165,14 @@ def test_swapping_nothing_aligns_each_state_with_itself() -> None:
 @pytest.mark.parametrize("corpus", [_corpus(), _sampled()], ids=["full", "sampled"])
 def test_swap_compares_the_states_after_each_window_s_last_event(corpus: Corpus) -> None:
     model, config = _model(), _config(swap_share=1.0, swap_weight=1.0)
-    x, present = model.item_streams(corpus.catalogue)
+    plain = model.item_streams(corpus.catalogue)
     views = []
-    for streams in ((x, present), model.swapped(x, present, 1)):  # two modalities: one other seat
+    for streams in (plain, model.swapped(plain, 1)):  # two modalities: one other seat
         tables = model.item_tables(*streams)
         alone = [cut(corpus.events, START[u : u + 1], END[u : u + 1]) for u in range(len(START))]
-        views.append(torch.stack([model.user_states(tables, w)[0, -1] for w in alone]))
+        views.append(
+            torch.stack([model.user_states(tables, w)[0, -1, : model.width] for w in alone])
+        )
     target = corpus.events.item_E[END]
     expected = swap_loss(*views, target, config.swap_temperature)
     torch.testing.assert_close(_losses(model, corpus, config)["swap"], expected)
@@ -271,14 +274,15 @@ def test_the_loss_of_a_sample_by_hand() -> None:
     states = model.user_states(tables, cut(corpus.events, START[1:], END[1:]))[0]
     each = []
     for state, target in zip(states, targets, strict=True):
-        score = tables.target_NV @ model.queries(state)
-        mass = sum(
-            score[item].exp()
-            / (1 - math.exp(-4 * corpus.share_N[item] - 4 / N) if item != target else 1)
-            for item in candidates
-        )
-        each.append(mass.log() - score[target])
-    torch.testing.assert_close(parts["recommendation"], torch.stack(each).mean())
+        for reader in model.readers:
+            score = tables.target_NV[:, reader] @ model.queries(state)[reader]
+            mass = sum(
+                score[item].exp()
+                / (1 - math.exp(-4 * corpus.share_N[item] - 4 / N) if item != target else 1)
+                for item in candidates
+            )
+            each.append(mass.log() - score[target])
+    torch.testing.assert_close(parts["recommendation"], torch.stack(each).sum() / len(targets))
 
 
 def _without_items(corpus: Corpus, unneeded: list[int]) -> Corpus:
@@ -328,8 +332,7 @@ def test_categories_are_learnt_of_the_items_in_the_sample() -> None:
     with _drawing(3, 3, 3, 3):
         ours = Objective(model, corpus, _config(**weights))(START[1:], END[1:])["category"]
     needed = torch.tensor([0, 2, 3, 6, 7, 8])
-    x, present = model.item_streams(corpus.catalogue)
-    logits = model.item_tables(x, present).fused.category_NC[needed]
+    logits = model.item_tables(*model.item_streams(corpus.catalogue)).fused.category_NC[needed]
     labels = corpus.label_NC[needed]
     kept = labels.any(1)  # 7 and 8 have none
     assert kept.tolist() == [True, True, True, True, False, False]
