@@ -193,8 +193,8 @@ class Cammsr(nn.Module):
         feature_dims: Modality to the size of its prepared vectors, in the order of the streams.
         num_categories: C.
         use_id: Whether items have an id stream.
-        id_reader: Whether ids have a reader and a loss of their own beside the fused items, as
-            SASRec has; its score is added.
+        id_reader: Whether ids have a reader and a loss of their own beside the fused items, with
+            LayerNorm and without time, as SASRec has; its score is added.
         id_start: Whether what that reader reads begins at the main directions of the content.
         width: D.
         layers: Transformer blocks.
@@ -204,7 +204,7 @@ class Cammsr(nn.Module):
         id_dropout: Share of items whose id is hidden in a training step, so that content learns.
         norm: "dyt" or "layernorm", of the reader of the fused items.
         time: Whether it uses time gaps.
-        distances: Whether its attention has a learnt bias for each distance back.
+        distances: Whether attention has a learnt bias for each distance back.
         guidance: Whether predicted categories guide experts and fusion.
         experts: Experts a stream; 0 for none.
         synergies: Whether pairs of streams have representations of their own.
@@ -260,7 +260,7 @@ class Cammsr(nn.Module):
             width, layers, heads, length, dropout, norm, time, distances
         )
         self.id_sequence = (
-            SequenceEncoder(width, layers, heads, length, dropout, "layernorm", False, False)
+            SequenceEncoder(width, layers, heads, length, dropout, "layernorm", False, distances)
             if both and id_reader
             else None
         )

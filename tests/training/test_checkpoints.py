@@ -43,8 +43,8 @@ def _step(state: TrainingState) -> float:
     rows = torch.nn.functional.embedding(
         torch.randint(0, 6, (3,)), model.id_table.weight, sparse=True
     )
-    noisy = torch.nn.functional.dropout(rows, 0.5) + torch.randn(3, 16)
-    loss = (noisy * model.missing_SD.sum(0)).square().sum()
+    noisy = torch.nn.functional.dropout(rows, 0.5) + torch.randn(rows.shape)
+    loss = (noisy * model.missing_SD.sum(0).repeat(2)).square().sum()
     for optimizer in state.optimizers:
         optimizer.zero_grad()
     loss.backward()

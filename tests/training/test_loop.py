@@ -476,13 +476,13 @@ def test_damaged_best_weights_are_never_kept_unnoticed(
 ) -> None:
     run = tmp_path / "run"
     with pytest.raises(_CrashError):
-        # Steps so long that it soon gets worse: the best is not the newest, which is passed over.
+        # Steps too short to get better: the best is the first, not the newest, which is passed over.
         _train(
             toy_data,
             run,
             _crash_at(ends[-1] - 1),
             checkpoint_minutes=EACH_STEP,
-            learning_rate=0.03,
+            learning_rate=1e-12,
             average=0.0,
         )
     lines = _metrics(run)
