@@ -476,7 +476,7 @@ def test_damaged_best_weights_are_never_kept_unnoticed(
 ) -> None:
     run = tmp_path / "run"
     with pytest.raises(_CrashError):
-        # Steps too short to get better: the best is the first, not the newest, which is passed over.
+        # Steps too short to get better: the best is the first, not the newest.
         _train(
             toy_data,
             run,
