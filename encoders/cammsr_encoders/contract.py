@@ -213,7 +213,9 @@ def says_what_it_is(trial: Trial) -> None:
         isinstance(fields, tuple) and fields and all(isinstance(one, str) for one in fields),
         f"its `fields` is {fields!r}; it must be a tuple of item fields, such as ('title',)",
     )
-    _require(isinstance(encoder, Encoder), "it lacks a part of the protocol: see the README")
+    # Always in this order: `dim` may need weights, and what is not there is told first.
+    for part in ("dim", "fingerprint", "load", "encode"):
+        _require(getattr(encoder, part, None) is not None, f"it has no `{part}`: see the README")
     _require(
         isinstance(encoder.dim, int) and encoder.dim > 0,
         f"its `dim` is {encoder.dim!r}; it must be the length of the vectors, a whole number",
