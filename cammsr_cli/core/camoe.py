@@ -97,9 +97,9 @@ class Synergies(nn.Module):
 
     def forward(self, r_NSD: Tensor) -> Tensor:
         """Pair representations s [N, P, D]."""
-        r_SND = r_NSD.transpose(0, 1)
-        m_PND = torch.stack([r_SND[m] for m, _ in self.pairs])
-        n_PND = torch.stack([r_SND[n] for _, n in self.pairs])
+        r_ND = r_NSD.unbind(1)  # one stream after another: its gradient needs no zeros
+        m_PND = torch.stack([r_ND[m] for m, _ in self.pairs])
+        n_PND = torch.stack([r_ND[n] for _, n in self.pairs])
         joined_PNG = torch.cat([m_PND, n_PND, m_PND * n_PND], dim=-1)
         hidden_PND: Tensor = self.drop(functional.gelu(joined_PNG @ self.w1_PGD))
         return (hidden_PND @ self.w2_PDD).transpose(0, 1)
@@ -163,5 +163,6 @@ class Camoe(nn.Module):
 
     def _fusion_weights(self, r_NKD: Tensor, present_NK: Tensor, q_ND: Tensor) -> Tensor:
         query_ND = self.fusion_query(q_ND)
-        logits_NK = torch.einsum("nkd,nd->nk", r_NKD + self.fusion_key_KD, query_ND)
+        # <r_k + key_k, query>; not as N small matrix products, which a CPU makes one by one.
+        logits_NK = (r_NKD * query_ND.unsqueeze(1)).sum(-1) + query_ND @ self.fusion_key_KD.T
         return logits_NK.masked_fill(~present_NK, float("-inf")).softmax(-1)

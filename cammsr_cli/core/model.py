@@ -379,7 +379,8 @@ class Cammsr(nn.Module):
         fused = self.camoe(x_NSD, present_NS)
         # Weights sum to 1; times their number, an untrained fusion is a plain sum.
         share_NK = fused.weight_NK * fused.present_NK.sum(1, keepdim=True)
-        input_ND = torch.einsum("nk,nkd->nd", share_NK, fused.representation_NKD)
+        # Not as N small matrix products, which a CPU makes one by one.
+        input_ND = (share_NK.unsqueeze(-1) * fused.representation_NKD).sum(1)
         target_NV = self.score.targets(fused.representation_NKD, share_NK)
         if id_ND is not None:
             input_ND = torch.cat([input_ND, id_ND.to(input_ND)], dim=1)
@@ -498,8 +499,13 @@ class ScoreBlocks(nn.Module):
     def targets(self, representation_NKD: Tensor, share_NK: Tensor) -> Tensor:
         """The items' side of the score, [N, V]."""
         blocks = [
-            share_NK[:, k, None] * project(representation_NKD[:, k])
-            for k, project in enumerate(self.targets_K)
+            share_N1 * project(representation_ND)
+            for share_N1, representation_ND, project in zip(
+                share_NK.split(1, dim=1),
+                representation_NKD.unbind(1),  # unlike indexing, its gradient needs no zeros
+                self.targets_K,
+                strict=True,
+            )
         ]
         return torch.cat(blocks, dim=-1)
 
