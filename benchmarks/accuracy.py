@@ -8,7 +8,7 @@ a data set; FOLDER keeps runs and ranks, so that it can be stopped and gone on w
 writes the tables between their marks in a page and their figures as JSON beside it.
 
 The same for all: leave-one-out; the best epoch by validation NDCG@10, and no more than 200 of them;
-training ends after 15 epochs without a better one; settings of a data set (`SETTINGS`) chosen on
+training ends after 10 epochs without a better one; settings of a data set (`SETTINGS`) chosen on
 validation with the `sasrec` preset and the full model; the test split read once.
 """
 
@@ -25,7 +25,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from benchmarks.baselines import item_knn, popularity
@@ -33,8 +32,9 @@ from benchmarks.data_sets import ENCODERS, RAW, Prepared, prepared
 from benchmarks.peers import split as peer_split
 from benchmarks.peers.scoring import Score, target_ranks
 from benchmarks.peers.settings import ranks_file, test_ranks_file
-from benchmarks.trainings import Size, train_ours, train_peer
+from benchmarks.trainings import Size, train_peer, trained_by_us
 from cammsr_cli.data.splits import TEST, VALIDATION
+from cammsr_cli.devices import resolve_device
 from cammsr_cli.files import written_whole
 from cammsr_cli.ranking.full_ranking import model_ranks, questions
 from cammsr_cli.ranking.metrics import CUTOFFS, METRICS, bootstrap_interval, per_user
@@ -42,7 +42,7 @@ from cammsr_cli.run_folder import RunFolder, load_run
 
 Ranks = NDArray[np.int64]
 
-EPOCHS, PATIENCE = 200, 15
+EPOCHS, PATIENCE = 200, 10
 
 NEIGHBOURS = (20, 100, 500)
 """Of item-kNN: the number with the best validation NDCG@10 counts."""
@@ -141,8 +141,8 @@ def ours(preset: str, *assignments: str) -> Callable[[str, Prepared, Path, int],
         size, settings = SETTINGS[name]
         limits = (f"training.epochs={EPOCHS}", f"training.patience={PATIENCE}")
         size = replace(size, seed=seed)
-        _, lines = train_ours(preset, data, out, size, *settings, *limits, *assignments)
-        loaded = load_run(RunFolder(out), None, torch.device("cpu"))
+        lines = trained_by_us(preset, data, out, size, *settings, *limits, *assignments)
+        loaded = load_run(RunFolder(out), None, resolve_device("auto"))
         rank = {
             f"{part}{', seen kept' * kept}": model_ranks(
                 loaded.model, loaded.catalogue, loaded.events, questions(loaded.data, at), not kept

@@ -20,10 +20,11 @@ from torch.nn import functional
 
 from benchmarks.accuracy import EPOCHS, PATIENCE, SETTINGS
 from benchmarks.data_sets import RAW, Prepared, prepared
-from benchmarks.trainings import train_ours
+from benchmarks.trainings import trained_by_us
 from benchmarks.variants import drawn_items, record, variant, without_training_events
 from cammsr_cli.data.dataset import DataSet
 from cammsr_cli.data.splits import TEST
+from cammsr_cli.devices import resolve_device
 from cammsr_cli.ranking.full_ranking import Questions, model_ranks, questions, ranks
 from cammsr_cli.ranking.metrics import bootstrap_interval, per_user
 from cammsr_cli.run_folder import RunFolder, load_run, read_events
@@ -65,9 +66,8 @@ def _ranks(
     limits = (f"training.epochs={EPOCHS}", f"training.patience={PATIENCE}")
     for preset in ("sasrec", "cammsr"):
         out = work / f"{name}-new-items-{preset}"
-        if not RunFolder(out).finished:
-            train_ours(preset, Prepared(path, whole.split, 0), out, size, *settings, *limits)
-        run = load_run(RunFolder(out), path, torch.device("cpu"))
+        trained_by_us(preset, Prepared(path, whole.split, 0), out, size, *settings, *limits)
+        run = load_run(RunFolder(out), path, resolve_device("auto"))
         found[preset] = model_ranks(run.model, run.catalogue, run.events, asked)
     return found
 
@@ -84,7 +84,7 @@ def text_knn(data: DataSet, asked: Questions) -> NDArray[np.int64]:
             for start, end in zip(asked.start_U.tolist(), asked.end_U.tolist(), strict=True)
         ]
     )
-    return ranks(query_UD, text_ND, read_events(data, torch.device("cpu")), asked, True)
+    return ranks(query_UD, text_ND, read_events(data, text_ND.device), asked, True)
 
 
 def _print(

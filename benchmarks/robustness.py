@@ -15,14 +15,14 @@ from pathlib import Path
 
 import h5py
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from benchmarks.accuracy import EPOCHS, PATIENCE, SETTINGS
 from benchmarks.data_sets import ENCODERS, RAW, Prepared, prepared
-from benchmarks.trainings import train_ours
+from benchmarks.trainings import trained_by_us
 from benchmarks.variants import missing, no_labels, record, variant, wrong_labels
 from cammsr_cli.data.splits import TEST
+from cammsr_cli.devices import resolve_device
 from cammsr_cli.ranking.full_ranking import model_ranks, questions
 from cammsr_cli.ranking.metrics import bootstrap_interval, per_user
 from cammsr_cli.run_folder import RunFolder, load_run
@@ -74,11 +74,10 @@ def _ranks(
     slug = f"{name}-{title.replace(' ', '-').replace('%', '')}"
     path = whole.data if change is None else variant(whole.data, work / f"{slug}.h5", change)
     out = work / f"{slug}-run"
-    if not RunFolder(out).finished:
-        size, settings = SETTINGS[name]
-        limits = (f"training.epochs={EPOCHS}", f"training.patience={PATIENCE}")
-        train_ours("cammsr", Prepared(path, whole.split, 0), out, size, *settings, *limits)
-    run = load_run(RunFolder(out), path, torch.device("cpu"))
+    size, settings = SETTINGS[name]
+    limits = (f"training.epochs={EPOCHS}", f"training.patience={PATIENCE}")
+    trained_by_us("cammsr", Prepared(path, whole.split, 0), out, size, *settings, *limits)
+    run = load_run(RunFolder(out), path, resolve_device("auto"))
     return model_ranks(run.model, run.catalogue, run.events, questions(run.data, TEST))
 
 

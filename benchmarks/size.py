@@ -103,7 +103,11 @@ def measure(path: Path, items: int, events: int, steps: int) -> Cost:
     from cammsr_cli.run_folder import RunFolder, describe, training_items
     from cammsr_cli.training.train import fitted, make_trainer
 
-    given = resolve("cammsr", None, ["training.sampled_above=0", "training.batch_size=128"])
+    given = resolve(
+        "cammsr",
+        None,
+        ["training.sampled_above=0", "training.lazy_above=0", "training.batch_size=128"],
+    )
     data = DataSet(path)
     config = fitted(given, data, torch.device("cpu"))
     spec = describe(data, config.model, "cammsr")

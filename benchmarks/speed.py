@@ -136,7 +136,9 @@ def time_to_quality(
     name: str, data: Prepared, size: Size, options: argparse.Namespace
 ) -> list[Curve]:
     """Train our preset to early stopping, and RecTools at its fastest batch size."""
-    _, lines = train_ours("sasrec", data, options.work / f"{name}-sasrec-to-end", size)
+    _, lines = train_ours(
+        "sasrec", data, options.work / f"{name}-sasrec-to-end", size, device="cpu"
+    )
     rates = [
         training.events_per_second
         for training in peer_speeds("rectools", name, data, size, options)

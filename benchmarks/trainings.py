@@ -13,6 +13,7 @@ from benchmarks.data_sets import PROJECT, Prepared
 from benchmarks.peers.environments import python_of
 from benchmarks.processes import Measured, cammsr, measure
 from benchmarks.timing import median_after_first
+from cammsr_cli.run_folder import RunFolder
 
 PEERS = {
     "rectools": "benchmarks.peers.rectools_sasrec",
@@ -67,7 +68,7 @@ class Training:
 
 
 def train_ours(
-    preset: str, data: Prepared, out: Path, size: Size, *assignments: str
+    preset: str, data: Prepared, out: Path, size: Size, *assignments: str, device: str = "auto"
 ) -> tuple[Measured, list[dict[str, Any]]]:
     """Train a preset of ours into the folder `out`.
 
@@ -77,6 +78,7 @@ def train_ours(
         out: Folder of the run; one that is there is replaced.
         size: Of the model.
         assignments: More settings, as section.key=value.
+        device: As `cammsr train --device` takes it.
 
     Returns:
         The process, and the lines of metrics.jsonl.
@@ -86,10 +88,29 @@ def train_ours(
         for name in ("width", "layers", "heads", "length", "dropout")
     ]
     settings = [word for one in (*sizes, *assignments) for word in ("--set", one)]
-    command = ("train", str(data.data), "--out", str(out), "--preset", preset, "--device", "cpu")
+    command = ("train", str(data.data), "--out", str(out), "--preset", preset, "--device", device)
     measured = cammsr(*command, "--force", "--seed", str(size.seed), *settings)
-    lines = (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    return measured, [json.loads(line) for line in lines]
+    return measured, _epochs(out)
+
+
+def trained_by_us(
+    preset: str, data: Prepared, out: Path, size: Size, *assignments: str
+) -> list[dict[str, Any]]:
+    """As `train_ours`, but what `out` holds of that training is not done again.
+
+    Returns:
+        The lines of metrics.jsonl.
+    """
+    if not RunFolder(out).exists:
+        return train_ours(preset, data, out, size, *assignments)[1]
+    if not RunFolder(out).finished:
+        cammsr("train", str(data.data), "--out", str(out), "--resume")
+    return _epochs(out)
+
+
+def _epochs(out: Path) -> list[dict[str, Any]]:
+    lines = RunFolder(out).metrics.read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
 
 
 def speed_of_ours(preset: str, data: Prepared, out: Path, size: Size, epochs: int) -> Training:
@@ -97,7 +118,7 @@ def speed_of_ours(preset: str, data: Prepared, out: Path, size: Size, epochs: in
 
     Its peak memory is that of the whole process, validation included.
     """
-    measured, lines = train_ours(preset, data, out, size, f"training.epochs={epochs}")
+    measured, lines = train_ours(preset, data, out, size, f"training.epochs={epochs}", device="cpu")
     ranking = json.loads(_module(Path(sys.executable), "benchmarks.ranking", str(out)).out)
     return Training(
         f"cammsr --preset {preset}",

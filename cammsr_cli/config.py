@@ -44,6 +44,12 @@ class ModelConfig(_Settings):
         description="Let the ids of that reader begin at the main directions of the content, and "
         "not at random.",
     )
+    id_neighbours: int = Field(
+        10,
+        ge=0,
+        description="Items of like content whose ids' mean is added to each id of that reader; 0 "
+        "for none, as above training.lazy_above.",
+    )
     modalities: list[str] | None = Field(
         None, description="Modalities to use, as [text,image]; all that there are, if not given."
     )
@@ -106,7 +112,7 @@ class TrainingConfig(_Settings):
         "auto", description="Of matrix products; auto is bfloat16 on GPUs and CPUs made for it."
     )
     sampled_above: int = Field(
-        100_000,
+        8192,
         ge=0,
         description="Catalogue size above which a step tells its targets from a sample of the "
         "items, and no longer from all.",
@@ -115,6 +121,18 @@ class TrainingConfig(_Settings):
         4096,
         ge=2,
         description="Items drawn for that sample: half evenly, half from the step's own targets.",
+    )
+    fused_negatives: int = Field(
+        1024,
+        ge=0,
+        description="Items drawn in the same way, whatever the size, for the fused items' reader "
+        "where ids have their own; 0 for those that the ids' reader is told.",
+    )
+    lazy_above: int = Field(
+        100_000,
+        ge=0,
+        description="Catalogue size above which a step moves the ids it meets and no others, and "
+        "reads features from the file as it needs them.",
     )
     validation_users: int = Field(
         20_000, ge=1, description="Most users that validation asks about; the same ones each time."

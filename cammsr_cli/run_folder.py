@@ -38,7 +38,7 @@ from cammsr_cli.data.splits import TRAIN
 from cammsr_cli.errors import CammsrError, UsageError, first_line
 from cammsr_cli.files import written_whole
 
-FORMAT = 2
+FORMAT = 3
 
 _WRITTEN = (
     "model.safetensors",
@@ -313,7 +313,8 @@ def load_run(folder: RunFolder, data_path: Path | None, device: torch.device) ->
     require_matching(data, spec, id_rows, folder.path)
     model = build_model(spec, folder.config().model)
     load_weights(model, folder.weights)
-    catalogue = read_catalogue(data, spec.feature_dims, id_rows).to(device, features=False)
+    catalogue = model.beside_neighbours(read_catalogue(data, spec.feature_dims, id_rows))
+    catalogue = catalogue.to(device, features=False)
     new_items = int((catalogue.id_row_N < 0).sum())
     return LoadedRun(spec, model.to(device).eval(), data, catalogue, new_items, device)
 

@@ -165,4 +165,5 @@ class Camoe(nn.Module):
         query_ND = self.fusion_query(q_ND)
         # <r_k + key_k, query>; not as N small matrix products, which a CPU makes one by one.
         logits_NK = (r_NKD * query_ND.unsqueeze(1)).sum(-1) + query_ND @ self.fusion_key_KD.T
-        return logits_NK.masked_fill(~present_NK, float("-inf")).softmax(-1)
+        weight_NK: Tensor = logits_NK.masked_fill(~present_NK, float("-inf")).softmax(-1)
+        return weight_NK

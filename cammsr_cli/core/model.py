@@ -2,7 +2,7 @@
 
 Axes: N items, M modalities, S streams, K representations (streams, then pairs), D width,
 V score width (all blocks of the score, end to end), B users, L positions, C categories,
-R readers of a history (the ids' own, then that of the fused items).
+J neighbours of an item, R readers of a history (the ids' own, then that of the fused items).
 
 Method: Xu et al., "CAMMSR: Category-Guided Attentive Mixture of Experts for Multimodal
 Sequential Recommendation", ICDE 2026, arXiv 2603.04320; the equations used here, and where they
@@ -31,6 +31,9 @@ ID = "id"
 MEASURED_ROWS = 2**15
 """Most items whose features are looked at for their mean and deviation, evenly spread."""
 
+COSINES_AT_ONCE = 2**24
+"""Cosines between items that exist at one time."""
+
 
 @dataclass(frozen=True)
 class Catalogue:
@@ -41,12 +44,15 @@ class Catalogue:
         features: Modality to float [N, dim].
         present: Modality to bool [N].
         standardised: Whether the features have been through `Cammsr.standardised`.
+        near_NJ: int64 rows of the id table, those of each item's neighbours, -1 for none; if not
+            given, items with an id have those found by `Cammsr.measure`, and others none.
     """
 
     id_row_N: Tensor
     features: Mapping[str, Tensor]
     present: Mapping[str, Tensor]
     standardised: bool = False
+    near_NJ: Tensor | None = None
 
     def to(self, device: torch.device, features: bool = True) -> Catalogue:
         """The same catalogue on `device`; without `features`, those stay where they are."""
@@ -55,6 +61,7 @@ class Catalogue:
             {m: f.to(device) if features else f for m, f in self.features.items()},
             {m: p.to(device) for m, p in self.present.items()},
             self.standardised,
+            None if self.near_NJ is None else self.near_NJ.to(device),
         )
 
     def take(self, item_U: Tensor) -> Catalogue:
@@ -65,6 +72,7 @@ class Catalogue:
             {m: f[item_U.to(f.device)].to(device) for m, f in self.features.items()},
             {m: p[item_U] for m, p in self.present.items()},
             self.standardised,
+            None if self.near_NJ is None else self.near_NJ[item_U],
         )
 
 
@@ -196,6 +204,7 @@ class Cammsr(nn.Module):
         id_reader: Whether ids have a reader and a loss of their own beside the fused items, with
             LayerNorm and without time, as SASRec has; its score is added.
         id_start: Whether what that reader reads begins at the main directions of the content.
+        id_neighbours: Items of like content whose ids' mean is added to each id of that reader.
         width: D.
         layers: Transformer blocks.
         heads: Attention heads a block.
@@ -220,6 +229,7 @@ class Cammsr(nn.Module):
         use_id: bool = True,
         id_reader: bool = True,
         id_start: bool = True,
+        id_neighbours: int = 10,
         width: int = 64,
         layers: int = 2,
         heads: int = 2,
@@ -269,6 +279,12 @@ class Cammsr(nn.Module):
             if self.id_sequence is not None and id_start
             else None
         )
+        self.near_RJ: Tensor | None
+        if self.id_sequence is None or not id_neighbours:
+            self.near_RJ = None
+        else:
+            none_RJ = torch.full((max(num_ids, 1), id_neighbours), -1)
+            self.register_buffer("near_RJ", none_RJ)
         self.block_widths = self._block_widths(width)
         self.score = (
             ScoreBlocks(width, self.block_widths, user_weights) if self.camoe is not None else None
@@ -290,22 +306,59 @@ class Cammsr(nn.Module):
 
     @torch.no_grad()
     def measure(self, catalogue: Catalogue) -> None:
-        """Take each modality's column statistics from the items that have it; begin the ids.
+        """Take each modality's column statistics from the items that have it; place the ids.
 
-        Of a new model, on its training catalogue, once.
+        Of a new model, on its training catalogue, once: ids are begun, and told their neighbours.
         """
         for name, projection in zip(self.modalities, self.projections, strict=True):
             assert isinstance(projection, FeatureProjection)
             projection.measure(catalogue.features[name], catalogue.present[name])
+        item_K = _known(catalogue)
+        if self.near_RJ is not None:
+            self.near_RJ[catalogue.id_row_N[item_K]] = self._nearest(catalogue, item_K)
         if self.id_start is None or self.id_table is None:
             return
-        item_K = ((catalogue.id_row_N >= 0) & has_content(catalogue)).nonzero().squeeze(1)
         apart = max(1, -(-len(item_K) // MEASURED_ROWS))
         self.id_start.measure(self._content(catalogue, item_K[::apart]))
         for item_B in torch.split(item_K, MEASURED_ROWS):
             row_B = catalogue.id_row_N[item_B]
             begun_BD = self.id_start(self._content(catalogue, item_B))
             self.id_table.weight[row_B, self.width :] += begun_BD
+
+    @torch.no_grad()
+    def beside_neighbours(self, catalogue: Catalogue) -> Catalogue:
+        """The catalogue with the neighbours of its new items, found among those with an id."""
+        if self.near_RJ is None:
+            return catalogue
+        item_B = ((catalogue.id_row_N < 0) & has_content(catalogue)).nonzero().squeeze(1)
+        if not len(item_B):
+            return catalogue
+        has_id_N1 = catalogue.id_row_N[:, None] >= 0
+        near_NJ = self.near_RJ[catalogue.id_row_N.clamp(min=0)].where(has_id_N1, -1)
+        near_NJ[item_B] = self._nearest(catalogue, item_B)
+        return replace(catalogue, near_NJ=near_NJ)
+
+    def _nearest(self, catalogue: Catalogue, item_B: Tensor) -> Tensor:
+        """Id rows of the items with id and content whose content has the largest cosine, [B, J].
+
+        An item is no neighbour of itself; -1 where there are too few.
+        """
+        assert self.near_RJ is not None
+        item_K = _known(catalogue)
+        most = min(self.near_RJ.shape[1], len(item_K))
+        near_BJ = self.near_RJ.new_full((len(item_B), self.near_RJ.shape[1]), -1)
+        if not most:
+            return near_BJ
+        content_KX = functional.normalize(self._content(catalogue, item_K), dim=1)
+        at_once = max(1, COSINES_AT_ONCE // len(item_K))
+        for rows in torch.split(torch.arange(len(item_B)), at_once):
+            content_bX = functional.normalize(self._content(catalogue, item_B[rows]), dim=1)
+            cosine_bK = content_bX @ content_KX.T
+            cosine_bK.masked_fill_(item_B[rows, None] == item_K, float("-inf"))
+            cosine_bJ, place_bJ = cosine_bK.topk(most, dim=1)
+            row_bJ = catalogue.id_row_N[item_K][place_bJ]
+            near_BJ[rows, :most] = row_bJ.masked_fill(cosine_bJ.isneginf(), -1)
+        return near_BJ
 
     def _content(self, catalogue: Catalogue, item_B: Tensor) -> Tensor:
         """All that the modalities say of some items, side by side; zeros where one is missing."""
@@ -356,6 +409,8 @@ class Cammsr(nn.Module):
                     item_B = (~has_id_N & has_content(catalogue)).nonzero().squeeze(1)
                     begun_BD = self.id_start(self._content(catalogue, item_B))
                     id_ND = id_ND.index_copy(0, item_B, begun_BD)
+                if self.near_RJ is not None:
+                    id_ND = id_ND + self._mean_of_neighbours(catalogue)
             if self.training and self.id_dropout and self.modalities:
                 kept_N = torch.rand(len(has_id_N), device=has_id_N.device) >= self.id_dropout
                 has_id_N = has_id_N & (kept_N | ~has_content(catalogue))
@@ -366,6 +421,22 @@ class Cammsr(nn.Module):
         present_NS = torch.stack(present, dim=1)
         x_NSD = torch.where(present_NS.unsqueeze(-1), torch.stack(values, 1), self.missing_SD)
         return ItemStreams(x_NSD, present_NS | ~present_NS.any(1, keepdim=True), id_ND)
+
+    def _mean_of_neighbours(self, catalogue: Catalogue) -> Tensor:
+        """Of each item, the mean of its neighbours' ids in the ids' own reader, [N, D]."""
+        assert self.near_RJ is not None
+        assert self.id_table is not None
+        near_NJ = catalogue.near_NJ
+        if near_NJ is None:
+            has_id_N1 = catalogue.id_row_N[:, None] >= 0
+            near_NJ = self.near_RJ[catalogue.id_row_N.clamp(min=0)].where(has_id_N1, -1)
+        there_NJ = (near_NJ >= 0).float()
+        return functional.embedding_bag(
+            near_NJ.clamp(min=0),
+            self.id_table.weight[:, self.width :],
+            mode="sum",
+            per_sample_weights=there_NJ / there_NJ.sum(1, keepdim=True).clamp(min=1),
+        )
 
     def item_tables(
         self, x_NSD: Tensor, present_NS: Tensor, id_ND: Tensor | None = None
@@ -466,6 +537,11 @@ class Cammsr(nn.Module):
         return widths + [max(width // 8, 4)] * len(self.camoe.pairs)
 
 
+def _known(catalogue: Catalogue) -> Tensor:
+    """The items with an id and some content, int64 and rising."""
+    return ((catalogue.id_row_N >= 0) & has_content(catalogue)).nonzero().squeeze(1)
+
+
 def has_content(catalogue: Catalogue) -> Tensor:
     """Which items have any modality, bool [N]."""
     return torch.stack(list(catalogue.present.values())).any(0)
@@ -501,7 +577,7 @@ class ScoreBlocks(nn.Module):
         blocks = [
             share_N1 * project(representation_ND)
             for share_N1, representation_ND, project in zip(
-                share_NK.split(1, dim=1),
+                torch.split(share_NK, 1, dim=1),
                 representation_NKD.unbind(1),  # unlike indexing, its gradient needs no zeros
                 self.targets_K,
                 strict=True,

@@ -37,8 +37,10 @@ class Corpus:
         ties: Whether some events of one user share their time and are to be dealt anew.
         label_NC: bool, the items' known categories.
         multi_label: Whether any item has more than one.
-        share_N: float, each item's share of all training targets, where the catalogue is so large
-            that each step tells its targets from a sample of it; None where from all of it.
+        share_N: float, each item's share of all training targets.
+        sampled: Whether each step tells its targets from a sample of the catalogue, and computes
+            no other items.
+        large: Whether features are read where they lie as steps need them, unstandardised.
     """
 
     catalogue: Catalogue
@@ -46,7 +48,9 @@ class Corpus:
     ties: bool
     label_NC: Tensor
     multi_label: bool
-    share_N: Tensor | None
+    share_N: Tensor
+    sampled: bool
+    large: bool
 
 
 @dataclass(frozen=True)
@@ -59,8 +63,8 @@ class _Step:
         window: The histories.
         target_BL: The items that follow them, named as in the data set.
         own_M: Place of each position's target.
-        candidate_C: Places of what it is told from, and
-        candidates: the sample they are; None where it is told from all.
+        candidates_R: Of each reader of the model, the sample it tells the targets from, its items
+            named by their place; None where it tells them from all.
     """
 
     catalogue: Catalogue
@@ -68,8 +72,7 @@ class _Step:
     window: Window
     target_BL: Tensor
     own_M: Tensor
-    candidate_C: Tensor | None = None
-    candidates: Candidates | None = None
+    candidates_R: list[Candidates | None]
 
 
 class Objective(nn.Module):
@@ -82,9 +85,11 @@ class Objective(nn.Module):
         self.config = config
         self.catalogue = corpus.catalogue
         self.rival_R = rivals(corpus.catalogue)
-        if config.precision == "bfloat16" and corpus.share_N is None:
-            # What the matrix product would round them to, once and not at each step.
-            self.catalogue = model.standardised(corpus.catalogue, torch.bfloat16)
+        if not corpus.large:  # once, not at each step; in the products' own type
+            bfloat16 = config.precision == "bfloat16"
+            self.catalogue = model.standardised(
+                corpus.catalogue, torch.bfloat16 if bfloat16 else torch.float32
+            )
 
     def forward(self, start_B: Tensor, end_B: Tensor) -> dict[str, Tensor]:
         """The weighted parts of the loss for a batch of windows; their sum is the loss.
@@ -99,8 +104,10 @@ class Objective(nn.Module):
         # Queries of the padding too: M is new at each step, and a CPU makes code for each shape.
         query_MV = model.queries(h_BLX)[step.window.valid_BL]
         losses = [
-            _next_item_loss(query_MV[:, reader], tables.target_NV[:, reader], step)
-            for reader in model.readers
+            _next_item_loss(
+                query_MV[:, reader], tables.target_NV[:, reader], step.own_M, candidates
+            )
+            for reader, candidates in zip(model.readers, step.candidates_R, strict=True)
         ]
         parts = {"recommendation": torch.stack(losses).sum()}
         if self.config.category_weight and tables.fused.category_NC.shape[1]:
@@ -130,31 +137,45 @@ class Objective(nn.Module):
         target_BL = both.item_BL[:, targets]
         valid_BL = window.valid_BL
         target_M = target_BL[valid_BL]
-        if corpus.share_N is None:
-            step = _Step(self.catalogue, corpus.label_NC, window, target_BL, target_M)
-            if self.rival_R is None:
-                return step
-            candidates = all_candidates(target_M, self.rival_R)
-            return replace(step, candidate_C=candidates.item_C, candidates=candidates)
-        candidates = draw_candidates(target_M, corpus.share_N, self.config.negatives, self.rival_R)
+        candidates_R = self._candidates(target_M)
+        if not corpus.sampled:
+            return _Step(self.catalogue, corpus.label_NC, window, target_BL, target_M, candidates_R)
+        drawn = [one.item_C for one in candidates_R if one is not None]
         needed_N, place = torch.unique(
-            torch.cat([window.item_BL[valid_BL], target_M, candidates.item_C]),
-            return_inverse=True,
+            torch.cat([window.item_BL[valid_BL], target_M, *drawn]), return_inverse=True
         )
-        place_M, own_M, candidate_C = place.split(
-            [len(target_M), len(target_M), len(candidates.item_C)]
+        place_M, own_M, *places = place.split(
+            [len(target_M), len(target_M), *(len(one) for one in drawn)]
         )
         place_BL = torch.zeros_like(window.item_BL)
         place_BL[valid_BL] = place_M
         return _Step(
-            corpus.catalogue.take(needed_N),
+            self.catalogue.take(needed_N),
             corpus.label_NC[needed_N],
             replace(window, item_BL=place_BL),
             target_BL,
             own_M,
-            candidate_C,
-            candidates,
+            [
+                replace(one, item_C=place_C)
+                for one, place_C in zip(candidates_R, places, strict=True)
+                if one is not None
+            ],
         )
+
+    def _candidates(self, target_M: Tensor) -> list[Candidates | None]:
+        """What each reader of the model tells the targets from; None where from all items."""
+        told = None
+        if self.corpus.sampled:
+            told = self._drawn(target_M, self.config.negatives)
+        elif self.rival_R is not None:
+            told = all_candidates(target_M, self.rival_R)
+        if len(self.model.readers) == 1:
+            return [told]
+        few = self.config.fused_negatives
+        return [self._drawn(target_M, few) if few else told, told]
+
+    def _drawn(self, target_M: Tensor, number: int) -> Candidates:
+        return draw_candidates(target_M, self.corpus.share_N, number, self.rival_R)
 
     def _swap(
         self,
@@ -193,14 +214,16 @@ def rivals(catalogue: Catalogue) -> Tensor | None:
     return (~(new_N & has_content(catalogue))).nonzero().squeeze(1)
 
 
-def _next_item_loss(query_MV: Tensor, target_NV: Tensor, step: _Step) -> Tensor:
-    """Cross-entropy over the whole catalogue, or over the step's sample of it."""
-    if step.candidate_C is None or step.candidates is None:
-        return catalogue_cross_entropy(query_MV, target_NV, step.own_M)
+def _next_item_loss(
+    query_MV: Tensor, target_NV: Tensor, own_M: Tensor, candidates: Candidates | None
+) -> Tensor:
+    """Cross-entropy over the whole catalogue, or over a sample of it."""
+    if candidates is None:
+        return catalogue_cross_entropy(query_MV, target_NV, own_M)
     return sampled_cross_entropy(
         query_MV,
-        functional.embedding(step.own_M, target_NV),
-        functional.embedding(step.candidate_C, target_NV),
-        step.candidates.own_M,
-        step.candidates.correction_C,
+        functional.embedding(own_M, target_NV),
+        functional.embedding(candidates.item_C, target_NV),
+        candidates.own_M,
+        candidates.correction_C,
     )

@@ -157,12 +157,16 @@ USUAL_BATCH, POSITIONS_A_STEP = 128, 4096
 
 def fitted(config: Config, data: DataSet, device: torch.device) -> Config:
     """The settings with those that are left to the data and the device, chosen by them."""
+    model = config.model
+    if len(data.item_ids) > config.training.lazy_above:
+        model = model.model_copy(update={"id_neighbours": 0})
     chosen: dict[str, object] = {}
     if not config.training.batch_size:
         chosen["batch_size"] = _batch_size(data, config.model.length)
     if config.training.precision == "auto":
         chosen["precision"] = "bfloat16" if multiplies_bfloat16_fast(device) else "float32"
-    return config.model_copy(update={"training": config.training.model_copy(update=chosen)})
+    training = config.training.model_copy(update=chosen)
+    return config.model_copy(update={"model": model, "training": training})
 
 
 def _batch_size(data: DataSet, length: int) -> int:
@@ -207,23 +211,27 @@ def make_trainer(
     seed = config.training.seed
     torch.manual_seed(seed)
     device = world.device
-    share_N = _target_shares(data) if len(data.item_ids) > config.training.sampled_above else None
+    sampled = len(data.item_ids) > config.training.sampled_above
+    large = len(data.item_ids) > config.training.lazy_above
     catalogue = read_catalogue(data, spec.feature_dims, id_rows)
     model = build_model(spec, config.model)
     model.measure(catalogue)
+    catalogue = model.beside_neighbours(catalogue)
     if model.id_table is not None:
-        model.id_table.sparse = share_N is not None
-    if share_N is not None and world.size > 1:
+        model.id_table.sparse = large
+    if large and world.size > 1:
         shard_id_table(model, world)
     labels = data.category_labels()
     corpus = Corpus(
         # A sample's features are gathered step by step: the rest may stay where it is.
-        catalogue=catalogue.to(device, features=share_N is None),
+        catalogue=catalogue.to(device, features=not large),
         events=read_events(data, device),
         ties=config.training.shuffle_ties and has_ties(data),
         label_NC=torch.from_numpy(labels).to(device),
         multi_label=bool((labels.sum(1) > 1).any()),
-        share_N=None if share_N is None else torch.from_numpy(share_N).to(device),
+        share_N=torch.from_numpy(_target_shares(data)).to(device),
+        sampled=sampled,
+        large=large,
     )
     trainer = Trainer(model.to(device), data, corpus, config, folder, world, note)
     if world.size > 1:  # the weights begin alike; what is dropped is each process's own
@@ -260,7 +268,7 @@ def _run(trainer: Trainer, spec: ModelSpec, config: Config, listener: Listener) 
             epochs=config.training.epochs,
             resumed_epoch=state.progress.epoch,
             resumed_step=state.progress.step,
-            sampled=trainer.corpus.share_N is not None,
+            sampled=trainer.corpus.sampled,
         )
     )
     outcome = trainer.run(listener.epoch, listener.step)

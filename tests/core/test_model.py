@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -330,7 +331,7 @@ def test_ids_begin_where_their_content_is() -> None:
     has = {"text": torch.ones(200, dtype=torch.bool), "image": torch.arange(200) % 2 == 0}
     rows = torch.arange(200) - 20  # the first twenty are new
     catalogue = Catalogue(rows.clamp(min=-1), features, has)
-    model = Cammsr(180, {"text": 5, "image": 7}, 0, width=8).eval()
+    model = Cammsr(180, {"text": 5, "image": 7}, 0, width=8, id_neighbours=0).eval()
     with torch.no_grad():
         model.id_table.weight.zero_()
     model.measure(catalogue)
@@ -341,7 +342,8 @@ def test_ids_begin_where_their_content_is() -> None:
     near = torch.cdist(begun, begun).fill_diagonal_(9).argmin(1)
     far = torch.cdist(told, told)
     assert far[torch.arange(200), near].mean() < 0.5 * far.mean()  # the new ones too
-    plain = Cammsr(180, {"text": 5, "image": 7}, 0, width=8, id_start=False).eval()
+    off = {"id_start": False, "id_neighbours": 0}
+    plain = Cammsr(180, {"text": 5, "image": 7}, 0, width=8, **off).eval()
     before = plain.id_table.weight.clone()
     plain.measure(catalogue)
     assert torch.equal(plain.id_table.weight, before)
@@ -357,6 +359,54 @@ def test_ids_begin_somewhere_however_few_items_there_are(items: int) -> None:
     model.measure(catalogue)
     assert model.id_table.weight.isfinite().all()
     assert model.id_table.weight.abs().max() < 1
+
+
+def _on_a_line(*places: float) -> Catalogue:
+    """Items whose text says where they are on half a circle; no place, no text, no neighbours."""
+    angle = torch.tensor(places)
+    text = torch.stack([angle.cos(), angle.sin()], dim=1).nan_to_num()
+    return Catalogue(torch.arange(len(places)), {"text": text}, {"text": ~angle.isnan()})
+
+
+def _neighbours(catalogue: Catalogue, number: int, ids: int) -> Cammsr:
+    model = Cammsr(ids, {"text": 2}, 0, width=8, id_start=False, id_neighbours=number).eval()
+    projection = model.projections[0]
+    assert isinstance(projection, FeatureProjection)
+    projection.measure = lambda *_: None  # the angles as they are
+    model.measure(catalogue)
+    return model
+
+
+def test_neighbours_are_the_items_whose_content_has_the_largest_cosine() -> None:
+    catalogue = _on_a_line(0.0, 0.1, 0.3, 2.0, 2.1, float("nan"))
+    model = _neighbours(catalogue, 2, ids=6)
+    assert model.near_RJ is not None
+    assert model.near_RJ.tolist() == [[1, 2], [0, 2], [1, 0], [4, 2], [3, 2], [-1, -1]]
+    ids = model.id_table.weight[:, 8:]
+    expected = torch.stack([ids[i] + ids[near].mean(0) for i, near in enumerate(model.near_RJ)])
+    expected[5] = ids[5]
+    torch.testing.assert_close(model.item_streams(catalogue).id_ND, expected)
+
+
+def test_where_there_are_too_few_neighbours_the_mean_is_of_those() -> None:
+    model = _neighbours(_on_a_line(0.0, 0.1, float("nan")), 3, ids=3)
+    assert model.near_RJ.tolist() == [[1, -1, -1], [0, -1, -1], [-1, -1, -1]]
+    ids = model.id_table.weight[:, 8:]
+    seen = model.item_streams(_on_a_line(0.0, 0.1, float("nan"))).id_ND
+    torch.testing.assert_close(seen, torch.stack([ids[0] + ids[1], ids[0] + ids[1], ids[2]]))
+
+
+def test_a_new_item_is_where_its_neighbours_are_and_is_nobody_s_neighbour() -> None:
+    catalogue = _on_a_line(0.0, 2.0, 0.04, 0.1, 2.1)
+    catalogue = replace(catalogue, id_row_N=torch.tensor([0, 1, -1, 2, 3]))
+    model = _neighbours(catalogue, 2, ids=4)
+    assert model.near_RJ.tolist() == [[2, 1], [3, 2], [0, 1], [1, 2]]
+    alone = model.item_streams(catalogue).id_ND
+    seen = model.item_streams(model.beside_neighbours(catalogue)).id_ND
+    ids = model.id_table.weight[:, 8:]
+    torch.testing.assert_close(seen[2], model.missing_SD[0] + (ids[0] + ids[2]) / 2)
+    others = torch.tensor([0, 1, 3, 4])
+    assert torch.equal(seen[others], alone[others])
 
 
 def test_projection_standardises_columns_and_lets_scale_not_matter() -> None:

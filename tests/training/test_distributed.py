@@ -36,7 +36,13 @@ PLAN = {
     "trainings": {
         "whole": {},
         "in parts": {"micro_batch": 2},
-        "sampled": {"sampled_above": 0, "negatives": 1000, "swap_weight": 0.05},
+        "sampled": {
+            "sampled_above": 0,
+            "lazy_above": 0,
+            "negatives": 1000,
+            "fused_negatives": 0,
+            "swap_weight": 0.05,
+        },
     },
 }
 

@@ -103,7 +103,7 @@ def _steps_saved(run: Path) -> list[int]:
     return sorted(int(path.name[5:]) for path in (run / "checkpoints").iterdir())
 
 
-SAMPLED = {"sampled_above": 0, "negatives": 10}
+SAMPLED = {"sampled_above": 0, "lazy_above": 0, "negatives": 10, "fused_negatives": 4}
 
 
 @pytest.fixture(scope="module")

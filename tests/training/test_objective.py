@@ -41,7 +41,9 @@ def _corpus(**changed) -> Corpus:
         "ties": False,
         "label_NC": labels,
         "multi_label": False,
-        "share_N": None,
+        "share_N": torch.bincount(torch.tensor(ITEMS), minlength=N) / len(ITEMS),
+        "sampled": False,
+        "large": False,
         **changed,
     }
     return Corpus(**given)
@@ -49,12 +51,17 @@ def _corpus(**changed) -> Corpus:
 
 def _sampled(**changed) -> Corpus:
     """As a large catalogue is learnt from: by a sample, drawn by how often items are targets."""
-    share = torch.bincount(torch.tensor(ITEMS), minlength=N) / len(ITEMS)
-    return _corpus(share_N=share, **changed)
+    return _corpus(sampled=True, **changed)
 
 
 def _config(**changed) -> TrainingConfig:
-    given = {"balance_weight": 0.01, "swap_weight": 0.05, "swap_share": 0.5, **changed}
+    given = {
+        "balance_weight": 0.01,
+        "swap_weight": 0.05,
+        "swap_share": 0.5,
+        "fused_negatives": 0,
+        **changed,
+    }
     return TrainingConfig(**given)
 
 
@@ -244,9 +251,30 @@ def test_a_sample_of_everything_gives_the_gradient_of_everything() -> None:
         torch.testing.assert_close(gradients[1][name], gradient, msg=name, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("corpus", [_corpus(), _sampled()], ids=["full", "sampled"])
+def test_the_fused_items_reader_has_a_sample_of_its_own(corpus: Corpus) -> None:
+    """Of everything it gives the loss of everything; of less, the ids' reader keeps its own."""
+    model = _model()
+    full, same, less = (
+        _losses(model, corpus, _config(negatives=50 * N, fused_negatives=few))
+        for few in (0, 50 * N, 2)
+    )
+    torch.testing.assert_close(same["recommendation"], full["recommendation"])
+    assert less["recommendation"] != full["recommendation"]
+    gradients = []
+    for few in (0, 2):
+        model = _model(id_dropout=0.0)
+        config = _config(negatives=50 * N, fused_negatives=few, swap_weight=0)
+        _losses(model, corpus, config)["recommendation"].backward()
+        assert model.id_sequence is not None
+        gradients.append([p.grad for p in model.id_sequence.parameters()])
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize("sparse", [False, True])
 def test_a_sample_reaches_every_parameter(sparse: bool) -> None:
-    model = _model().train()
+    model = _model(id_neighbours=0).train()
     assert model.id_table is not None
     model.id_table.sparse = sparse
     parts = _losses(model, _sampled(), _config(negatives=3))
@@ -269,7 +297,6 @@ def test_the_loss_of_a_sample_by_hand() -> None:
         parts = Objective(model, corpus, _config(negatives=8, swap_weight=0))(START[1:], END[1:])
     targets = [7, 8, 0, 2]
     candidates = [0, 2, 7, 8]  # what follows the events 6-9, and what was drawn
-    assert corpus.share_N is not None
     tables = model.item_tables(*model.item_streams(corpus.catalogue))
     states = model.user_states(tables, cut(corpus.events, START[1:], END[1:]))[0]
     each = []
@@ -315,7 +342,7 @@ def test_a_sample_reads_only_the_features_of_items_it_needs() -> None:
 
 
 def test_a_sample_s_item_drawn_by_nobody_gets_no_gradient() -> None:
-    model, corpus = _model(), _sampled()
+    model, corpus = _model(id_neighbours=0), _sampled()
     assert model.id_table is not None
     model.id_table.sparse = True
     with _drawing(3, 3, 3, 3):
@@ -360,7 +387,9 @@ def test_an_item_that_training_never_met_is_no_rival_if_its_content_is_known(
     id_row[8] = -1
     here = torch.ones(N, dtype=torch.bool)
     here[8] = content
-    corpus = (_sampled if sampled else _corpus)(
+    corpus = _corpus(
+        sampled=sampled,
+        large=True,  # features as they are, so that what moves them can be asked
         catalogue=Catalogue(id_row, features, {"text": here, "image": here}),
         events=Events(torch.tensor([0, 1, 2, 3, 4, 5, 6, 7, 3, 0, 2]), torch.arange(11) * 60),
     )

@@ -44,7 +44,14 @@ from cammsr_cli.training.train import make_trainer
 
 CPU = torch.device("cpu")
 TABLE = "id_table.weight"
-SAMPLED = ["--set", "training.sampled_above=0", "--set", "training.batch_size=16"]
+SAMPLED = [
+    "--set",
+    "training.sampled_above=0",
+    "--set",
+    "training.lazy_above=0",
+    "--set",
+    "training.batch_size=16",
+]
 
 
 def _torchrun(*arguments: object) -> subprocess.Popen[str]:
@@ -138,7 +145,9 @@ def _trainer(data: DataSet, world: World, **training: object) -> Trainer:
             "model": {"dropout": 0.0, "id_dropout": 0.0, "width": 16, "length": 12},
             "training": {
                 "sampled_above": 0,
+                "lazy_above": 0,
                 "negatives": 4000,
+                "fused_negatives": 0,
                 "batch_size": 128,
                 "shuffle_ties": False,
                 "balance_weight": 0.1,

@@ -48,15 +48,16 @@ def _corpus(sampled: bool = False) -> Corpus:
         ties=False,
         label_NC=labels,
         multi_label=False,
-        share_N=torch.bincount(item, minlength=ITEMS) / EVENTS if sampled else None,
+        share_N=torch.bincount(item, minlength=ITEMS) / EVENTS,
+        sampled=sampled,
+        large=sampled,
     )
 
 
 def _stepper(sampled: bool = False, sparse: bool | None = None, **changed) -> Stepper:
     torch.manual_seed(0)
-    model = Cammsr(
-        ITEMS, {"text": 5, "image": 3}, 4, width=16, layers=1, length=8, dropout=0, id_dropout=0
-    )
+    sizes = {"width": 16, "layers": 1, "length": 8, "dropout": 0, "id_dropout": 0}
+    model = Cammsr(ITEMS, {"text": 5, "image": 3}, 4, id_neighbours=0, **sizes)
     with torch.no_grad():
         for parameter in model.parameters():
             if not parameter.any():
@@ -111,7 +112,7 @@ def test_a_batch_in_parts_gives_the_gradient_and_the_losses_of_the_whole(micro_b
 
 
 def test_a_sample_of_everything_in_parts_gives_the_same_gradient_too() -> None:
-    given = {"negatives": 50 * ITEMS, "sampled": True}
+    given = {"negatives": 50 * ITEMS, "fused_negatives": 0, "sampled": True}
     whole, parts = _stepper(**given), _stepper(**given, micro_batch=3)
     _require_close(whole(START, END), parts(START, END))
     _require_close(_gradients(whole), _gradients(parts))
@@ -266,7 +267,9 @@ def test_a_long_gradient_is_cut_to_length_and_keeps_its_direction(
 ) -> None:
     found = []
     for clip in (1e9, 0.01):
-        stepper = _stepper(sampled, clip=clip, negatives=8, micro_batch=micro_batch)
+        stepper = _stepper(
+            sampled, clip=clip, negatives=8, fused_negatives=0, micro_batch=micro_batch
+        )
         torch.manual_seed(4)
         stepper(START, END)
         found.append(_gradients(stepper))
@@ -284,7 +287,9 @@ def test_a_long_gradient_is_cut_to_length_and_keeps_its_direction(
 def test_sparse_gradients_are_cut_as_dense_ones_are(micro_batch: int) -> None:
     found = []
     for sparse in (False, True):
-        stepper = _stepper(True, sparse, clip=0.05, negatives=8, micro_batch=micro_batch)
+        stepper = _stepper(
+            True, sparse, clip=0.05, negatives=8, fused_negatives=0, micro_batch=micro_batch
+        )
         torch.manual_seed(4)
         stepper(START, END)
         grad = stepper.state.model.id_table.weight.grad

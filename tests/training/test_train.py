@@ -19,7 +19,8 @@ from cammsr_cli.training.train import fitted, multiplies_bfloat16_fast
 def _log(*lengths: int) -> SimpleNamespace:
     """The events of users with histories this long."""
     indptr = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    return SimpleNamespace(event_indptr=indptr, event_part=leave_one_out(indptr))
+    part = leave_one_out(indptr)
+    return SimpleNamespace(event_indptr=indptr, event_part=part, item_ids=["a", "b", "c"])
 
 
 CPU = torch.device("cpu")
@@ -61,6 +62,12 @@ def test_what_is_given_is_kept_and_nothing_else_is_changed() -> None:
     precision = "bfloat16" if multiplies_bfloat16_fast(CPU) else "float32"
     expected = left.training.model_copy(update={"batch_size": 32, "precision": precision})
     assert fitted(left, _log(4), CPU) == left.model_copy(update={"training": expected})
+
+
+def test_neighbours_are_not_looked_for_in_a_catalogue_too_large_for_it() -> None:
+    for above, neighbours in ((2, 0), (3, 5)):
+        given = {"model": {"id_neighbours": 5}, "training": {"lazy_above": above}}
+        assert fitted(validated(given), _log(4), CPU).model.id_neighbours == neighbours
 
 
 @pytest.mark.parametrize("able", [True, False])
