@@ -544,6 +544,8 @@ def _known(catalogue: Catalogue) -> Tensor:
 
 def has_content(catalogue: Catalogue) -> Tensor:
     """Which items have any modality, bool [N]."""
+    if not catalogue.present:
+        return torch.zeros_like(catalogue.id_row_N, dtype=torch.bool)
     return torch.stack(list(catalogue.present.values())).any(0)
 
 

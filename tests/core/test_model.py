@@ -396,6 +396,16 @@ def test_where_there_are_too_few_neighbours_the_mean_is_of_those() -> None:
     torch.testing.assert_close(seen, torch.stack([ids[0] + ids[1], ids[0] + ids[1], ids[2]]))
 
 
+def test_a_model_of_ids_alone_has_nothing_to_measure_and_no_neighbours() -> None:
+    model, catalogue = _model(modalities=()), _catalogue(())
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    model.measure(catalogue)
+    assert model.beside_neighbours(catalogue) is catalogue
+    after = model.state_dict()
+    assert list(after) == list(before)
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+
+
 def test_a_new_item_is_where_its_neighbours_are_and_is_nobody_s_neighbour() -> None:
     catalogue = _on_a_line(0.0, 2.0, 0.04, 0.1, 2.1)
     catalogue = replace(catalogue, id_row_N=torch.tensor([0, 1, -1, 2, 3]))
