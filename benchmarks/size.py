@@ -119,7 +119,7 @@ def measure(path: Path, items: int, events: int, steps: int) -> Cost:
     began = time.perf_counter()
     generator = torch.Generator().manual_seed(0)
     start_W, end_W = training_windows(trainer.start_U, trainer.end_U, trainer.length, generator)
-    batches = shuffled_batches(end_W - start_W, trainer.config.batch_size, generator)
+    batches = shuffled_batches(len(end_W), trainer.config.batch_size, generator)
     drawing = time.perf_counter() - began
     trainer.state.model.train()
     seconds, targets = [], []

@@ -127,7 +127,7 @@ def some_steps(trainer: Trainer, steps: int) -> Iterator[Callable[[], int]]:
     generator = torch.Generator().manual_seed(0)
     trainer.state.model.train()
     start_W, end_W = training_windows(trainer.start_U, trainer.end_U, trainer.length, generator)
-    batches = shuffled_batches(end_W - start_W, trainer.config.batch_size, generator)
+    batches = shuffled_batches(len(end_W), trainer.config.batch_size, generator)
     for at in range(steps):
         batch = batches[at % len(batches)]
 

@@ -68,7 +68,7 @@ class TransformerBlock(nn.Module):
     """Pre-norm causal self-attention and a feed-forward layer (Vaswani et al., 2017).
 
     Sequences are filled from the left, so a causal mask alone keeps real positions from ever
-    seeing the padding behind them.
+    seeing the padding behind them. Where a row holds several, another mask keeps them apart.
 
     Args:
         width: D; a multiple of `heads`.
@@ -97,9 +97,12 @@ class TransformerBlock(nn.Module):
             nn.Linear(4 * width, width),
         )
 
-    def forward(self, x_BLD: Tensor) -> Tensor:
-        """Mix positions, then channels; same shape out."""
-        x_BLD = x_BLD + self.drop(self._attend(self.attention_norm(x_BLD)))
+    def forward(self, x_BLD: Tensor, hidden_BLL: Tensor | None = None) -> Tensor:
+        """Mix positions, then channels; same shape out.
+
+        `hidden_BLL`, bool, says what each position shall not see beside all that is ahead of it.
+        """
+        x_BLD = x_BLD + self.drop(self._attend(self.attention_norm(x_BLD), hidden_BLL))
         out: Tensor = x_BLD + self.drop(self.feed_forward(self.feed_forward_norm(x_BLD)))
         return out
 
@@ -127,25 +130,27 @@ class TransformerBlock(nn.Module):
         out: Tensor = x_BD + self.drop(self.feed_forward(self.feed_forward_norm(x_BD)))
         return out
 
-    def _attend(self, x_BLD: Tensor) -> Tensor:
+    def _attend(self, x_BLD: Tensor, hidden_BLL: Tensor | None) -> Tensor:
         batch, length, width = x_BLD.shape
         q_BALd, k_BALd, v_BALd = (
             self.query_key_value(x_BLD)
             .view(batch, length, 3, self.heads, width // self.heads)
             .permute(2, 0, 3, 1, 4)
         )
-        bias_ALL = self._bias(length, x_BLD.device)
+        bias = self._bias(length, x_BLD.device)  # [A, L, L], or with another axis B before
+        if hidden_BLL is not None:
+            bias = bias.masked_fill(hidden_BLL.unsqueeze(1), float("-inf"))
         if self.training and x_BLD.device.type == "cpu":
             # Torch's own attention with dropout takes half as long again on a CPU.
             scale = (width // self.heads) ** -0.5
-            weight_BALL = (q_BALd * scale @ k_BALd.mT + bias_ALL).softmax(-1)
+            weight_BALL = (q_BALd * scale @ k_BALd.mT + bias).softmax(-1)
             mixed_BALd = self.drop(weight_BALL) @ v_BALd
         else:
             mixed_BALd = functional.scaled_dot_product_attention(
                 q_BALd,
                 k_BALd,
                 v_BALd,
-                attn_mask=bias_ALL.to(q_BALd.dtype),
+                attn_mask=bias.to(q_BALd.dtype),
                 dropout_p=self.drop.share if self.training else 0.0,
             )
         out: Tensor = self.attention_out(mixed_BALd.transpose(1, 2).reshape(batch, length, width))

@@ -500,7 +500,10 @@ class Cammsr(nn.Module):
         return self._encode(input_BLX, window)
 
     def _encode(self, input_BLX: Tensor, window: Window) -> Tensor:
-        read = [reader(input_BLD, window.gap_BL) for reader, input_BLD in self._read(input_BLX)]
+        read = [
+            reader(input_BLD, window.gap_BL, window.within_BL)
+            for reader, input_BLD in self._read(input_BLX)
+        ]
         return torch.cat(read, dim=-1)
 
     def _read(self, input_BLX: Tensor) -> list[tuple[SequenceEncoder, Tensor]]:

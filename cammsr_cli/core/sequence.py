@@ -51,11 +51,22 @@ class SequenceEncoder(nn.Module):
         )
         self.final_norm = make_norm(norm, width)
 
-    def forward(self, x_BLD: Tensor, gap_BL: Tensor) -> Tensor:
-        """User states h_BLD: what is known of each user after each event."""
-        x_BLD = self._placed(x_BLD, gap_BL)
+    def forward(self, x_BLD: Tensor, gap_BL: Tensor, within_BL: Tensor | None = None) -> Tensor:
+        """User states h_BLD: what is known of each user after each event.
+
+        Args:
+            x_BLD: The events' items.
+            gap_BL: int64 bucket of the time since the event before.
+            within_BL: int64 place of each position in its own history, where a row holds several;
+                none sees another.
+        """
+        x_BLD = self._placed(x_BLD, gap_BL, within_BL)
+        hidden_BLL = None
+        if within_BL is not None:
+            at_L = torch.arange(x_BLD.shape[1], device=x_BLD.device)
+            hidden_BLL = at_L[:, None] - at_L[None, :] > within_BL[:, :, None]
         for block in self.blocks:
-            x_BLD = block(x_BLD)
+            x_BLD = block(x_BLD, hidden_BLL)
         h_BLD: Tensor = self.final_norm(x_BLD)
         return h_BLD
 
@@ -69,8 +80,12 @@ class SequenceEncoder(nn.Module):
         h_BD: Tensor = self.final_norm(final.last(x_BLD, last_B))
         return h_BD
 
-    def _placed(self, x_BLD: Tensor, gap_BL: Tensor) -> Tensor:
-        x_BLD = x_BLD * self.input_scale + self.position.weight[: x_BLD.shape[1]]
+    def _placed(self, x_BLD: Tensor, gap_BL: Tensor, within_BL: Tensor | None = None) -> Tensor:
+        if within_BL is None:
+            position = self.position.weight[: x_BLD.shape[1]]
+        else:
+            position = self.position(within_BL)
+        x_BLD = x_BLD * self.input_scale + position
         if self.gap is not None:
             x_BLD = x_BLD + self.gap(gap_BL)
         placed_BLD: Tensor = self.drop(x_BLD)

@@ -1,12 +1,13 @@
-"""Cutting fixed-length windows out of all users' events, on the device, without a Python loop.
+"""Cutting windows out of all users' events on the device, and laying them end to end.
 
 Events of all users lie end to end (CSR): user u owns positions `start[u]` to `end[u]`.
 
-Axes: E events, W windows, B windows of one batch, L positions.
+Axes: E events, W windows, B windows of one batch, or rows that hold several, L positions.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from dataclasses import dataclass, replace
 
 import torch
@@ -14,6 +15,9 @@ from torch import Tensor
 
 TIME_BUCKETS = 40
 """Log2 buckets of the gap between events: in seconds, bucket 39 begins at 8,700 years."""
+
+ROW_AT_LEAST = 32
+"""Shortest row that short stretches are laid in, if it may be that long: of few, many fit badly."""
 
 
 @dataclass(frozen=True)
@@ -38,26 +42,45 @@ class Window:
         gap_BL: int64 bucket of the time since the event before; 0 for the first.
         valid_BL: bool, False in the padding.
         length_B: int64 number of real positions.
+        within_BL: int64 place of each position in its own stretch, 0 in the padding, where a row
+            holds several, one after another; None where each holds one.
     """
 
     item_BL: Tensor
     gap_BL: Tensor
     valid_BL: Tensor
     length_B: Tensor
+    within_BL: Tensor | None = None
 
 
-def cut(events: Events, start_B: Tensor, end_B: Tensor, even: int = 1) -> Window:
+@dataclass(frozen=True)
+class Packed:
+    """Stretches of history, each with the event after it, several to a row.
+
+    Attributes:
+        window: The rows.
+        target_BL: int64 item that follows each position; 0 in the padding.
+        row_W: int64 row of each stretch, in the order given, and
+        last_W: int64 place of its last position there.
+    """
+
+    window: Window
+    target_BL: Tensor
+    row_W: Tensor
+    last_W: Tensor
+
+
+def cut(events: Events, start_B: Tensor, end_B: Tensor) -> Window:
     """The events `[start, end)` of each row, padded on the right to the longest row.
 
     Args:
         events: All events.
         start_B: int64 first event of each row.
         end_B: int64 one past the last event.
-        even: L is a multiple of it.
     """
     length_B = end_B - start_B
     longest = max(1, int(length_B.max())) if len(length_B) else 1
-    offset_L = torch.arange(longest + -longest % even, device=start_B.device)
+    offset_L = torch.arange(longest, device=start_B.device)
     valid_BL = offset_L < length_B[:, None]
     at_BL = torch.where(valid_BL, start_B[:, None] + offset_L, 0)
     before_BL = torch.where(valid_BL & (offset_L > 0), at_BL - 1, at_BL)
@@ -76,6 +99,64 @@ def deal_ties(window: Window) -> Window:
     chance_BL = torch.rand(tie_BL.shape, device=tie_BL.device, dtype=torch.float64)
     key_BL = (tie_BL + chance_BL).masked_fill(~window.valid_BL, float("inf"))
     return replace(window, item_BL=window.item_BL.gather(1, key_BL.argsort(1)))
+
+
+def pack(window: Window, most: int, even: int = 1) -> Packed:
+    """Lay stretches of history end to end, so that little of a batch is padding.
+
+    Args:
+        window: Stretches of two events or more; the last event of each is a target alone.
+        most: Longest row; no stretch has more than `most` events beside its last.
+        even: The number of rows is a multiple of it.
+    """
+    device = window.item_BL.device
+    length_W = window.length_B - 1
+    lengths: list[int] = length_W.tolist()
+    width = min(most, max(ROW_AT_LEAST, *lengths))
+    rows, columns = _placed(lengths, width)
+    row_W, column_W = (torch.tensor(at, device=device) for at in (rows, columns))
+    high = max(rows) + 1
+    # Each real position: which stretch it belongs to, where it is there, and where it goes.
+    stretch_M = torch.repeat_interleave(length_W)
+    within_M = torch.arange(len(stretch_M), device=device)
+    within_M = within_M - (length_W.cumsum(0) - length_W)[stretch_M]
+    to_M = (row_W * width + column_W)[stretch_M] + within_M
+
+    def laid(value_M: Tensor) -> Tensor:
+        empty = value_M.new_zeros((high + -high % even) * width)
+        return empty.index_copy(0, to_M, value_M).view(-1, width)
+
+    valid_BL = laid(torch.ones_like(within_M, dtype=torch.bool))
+    rows_of = Window(
+        item_BL=laid(window.item_BL[stretch_M, within_M]),
+        gap_BL=laid(window.gap_BL[stretch_M, within_M]),
+        valid_BL=valid_BL,
+        length_B=valid_BL.sum(1),
+        within_BL=laid(within_M),
+    )
+    target_BL = laid(window.item_BL[stretch_M, within_M + 1])
+    return Packed(rows_of, target_BL, row_W, column_W + length_W - 1)
+
+
+def _placed(lengths: list[int], width: int) -> tuple[list[int], list[int]]:
+    """Row and column of each stretch: a row takes the longest that fits, and again, until none.
+
+    >>> _placed([2, 5, 3, 1], 6)
+    ([1, 0, 1, 0], [3, 0, 0, 5])
+    """
+    order = sorted(range(len(lengths)), key=lengths.__getitem__)
+    left = [lengths[at] for at in order]
+    rows, columns = [0] * len(lengths), [0] * len(lengths)
+    row, free = 0, width
+    while left:
+        fitting = bisect_right(left, free)
+        if not fitting:
+            row, free = row + 1, width
+            continue
+        stretch = order.pop(fitting - 1)
+        rows[stretch], columns[stretch] = row, width - free
+        free -= left.pop(fitting - 1)
+    return rows, columns
 
 
 def training_windows(
@@ -110,19 +191,6 @@ def training_windows(
     return origin_W + begin_W.clamp(min=0), origin_W + end_W
 
 
-def shuffled_batches(
-    length_W: Tensor, batch_size: int, generator: torch.Generator, pool: int = 16
-) -> list[Tensor]:
-    """Random batches of windows of like length, so that little of a batch is padding.
-
-    Windows are shuffled, sorted by length within pools of `pool` batches, cut into batches, and
-    the batches are shuffled.
-    """
-    device = length_W.device
-    order_W = torch.randperm(len(length_W), generator=generator).to(device)
-    pools = [
-        part[torch.argsort(length_W[part], stable=True)]
-        for part in torch.split(order_W, batch_size * pool)
-    ]
-    batches = [batch for part in pools for batch in torch.split(part, batch_size)]
-    return [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
+def shuffled_batches(number: int, batch_size: int, generator: torch.Generator) -> list[Tensor]:
+    """The indices of `number` windows in random batches, int64 on the CPU."""
+    return list(torch.split(torch.randperm(number, generator=generator), batch_size))

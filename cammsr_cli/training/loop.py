@@ -231,7 +231,7 @@ class Trainer:
         self.state.model.train()
         generator = torch.Generator().manual_seed(self.config.seed * 100_003 + progress.epoch)
         start_W, end_W = training_windows(self.start_U, self.end_U, self.length, generator)
-        batches = shuffled_batches(end_W - start_W, self.config.batch_size, generator)
+        batches = shuffled_batches(len(end_W), self.config.batch_size, generator)
         sums = {
             name: torch.tensor(value, device=self.world.device)
             for name, value in progress.sums.items()
@@ -239,7 +239,7 @@ class Trainer:
         began = saved = time.perf_counter()
         events = 0
         for batch in batches[progress.batch :]:
-            start_B, end_B = start_W[batch], end_W[batch]
+            start_B, end_B = start_W[batch.to(start_W.device)], end_W[batch.to(end_W.device)]
             losses = self.step(start_B, end_B)
             for name, value in losses.items():
                 sums[name] = sums.get(name, torch.zeros_like(value)) + value

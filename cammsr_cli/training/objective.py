@@ -21,10 +21,10 @@ from cammsr_cli.core.losses import (
 )
 from cammsr_cli.core.model import Cammsr, Catalogue, ItemStreams, ItemTables, has_content
 from cammsr_cli.core.sampling import Candidates, all_candidates, draw_candidates
-from cammsr_cli.core.windows import Events, Window, cut, deal_ties
+from cammsr_cli.core.windows import Events, Packed, cut, deal_ties, pack
 
-EVEN_LENGTH = 8
-"""Windows and their targets are padded to a multiple of it, so that few shapes of tensors occur."""
+EVEN_ROWS = 4
+"""Rows of a step are a multiple of it, so that few shapes of tensors occur."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,7 @@ class _Step:
     Attributes:
         catalogue: Those items.
         label_NC: Their known categories.
-        window: The histories.
-        target_BL: The items that follow them, named as in the data set.
+        packed: The histories; the items that follow them are named as in the data set.
         own_M: Place of each position's target.
         candidates_R: Of each reader of the model, the sample it tells the targets from, its items
             named by their place; None where it tells them from all.
@@ -69,8 +68,7 @@ class _Step:
 
     catalogue: Catalogue
     label_NC: Tensor
-    window: Window
-    target_BL: Tensor
+    packed: Packed
     own_M: Tensor
     candidates_R: list[Candidates | None]
 
@@ -100,9 +98,10 @@ class Objective(nn.Module):
         step = self._step(start_B, end_B)
         streams = model.item_streams(step.catalogue)
         tables = model.item_tables(*streams)
-        h_BLX = model.user_states(tables, step.window)
+        window = step.packed.window
+        h_BLX = model.user_states(tables, window)
         # Queries of the padding too: M is new at each step, and a CPU makes code for each shape.
-        query_MV = model.queries(h_BLX)[step.window.valid_BL]
+        query_MV = model.queries(h_BLX)[window.valid_BL]
         losses = [
             _next_item_loss(
                 query_MV[:, reader], tables.target_NV[:, reader], step.own_M, candidates
@@ -123,37 +122,28 @@ class Objective(nn.Module):
     def _step(self, start_B: Tensor, end_B: Tensor) -> _Step:
         """The windows, and the whole catalogue or the part of it that they need."""
         corpus = self.corpus
-        both = cut(corpus.events, start_B, end_B + 1, EVEN_LENGTH)
+        both = cut(corpus.events, start_B, end_B + 1)
         if corpus.ties:
             both = deal_ties(both)
-        inputs = slice(min(both.item_BL.shape[1] - 1, self.model.length))
-        targets = slice(1, inputs.stop + 1)
-        window = Window(
-            item_BL=both.item_BL[:, inputs],
-            gap_BL=both.gap_BL[:, inputs],
-            valid_BL=both.valid_BL[:, targets],
-            length_B=both.length_B - 1,
-        )
-        target_BL = both.item_BL[:, targets]
-        valid_BL = window.valid_BL
-        target_M = target_BL[valid_BL]
+        packed = pack(both, self.model.length, EVEN_ROWS)
+        valid_BL = packed.window.valid_BL
+        target_M = packed.target_BL[valid_BL]
         candidates_R = self._candidates(target_M)
         if not corpus.sampled:
-            return _Step(self.catalogue, corpus.label_NC, window, target_BL, target_M, candidates_R)
+            return _Step(self.catalogue, corpus.label_NC, packed, target_M, candidates_R)
         drawn = [one.item_C for one in candidates_R if one is not None]
         needed_N, place = torch.unique(
-            torch.cat([window.item_BL[valid_BL], target_M, *drawn]), return_inverse=True
+            torch.cat([packed.window.item_BL[valid_BL], target_M, *drawn]), return_inverse=True
         )
         place_M, own_M, *places = place.split(
             [len(target_M), len(target_M), *(len(one) for one in drawn)]
         )
-        place_BL = torch.zeros_like(window.item_BL)
+        place_BL = torch.zeros_like(packed.window.item_BL)
         place_BL[valid_BL] = place_M
         return _Step(
             self.catalogue.take(needed_N),
             corpus.label_NC[needed_N],
-            replace(window, item_BL=place_BL),
-            target_BL,
+            replace(packed, window=replace(packed.window, item_BL=place_BL)),
             own_M,
             [
                 replace(one, item_C=place_C)
@@ -188,15 +178,14 @@ class Objective(nn.Module):
         shift = int(torch.randint(1, len(self.model.modalities), ()))
         swapped = self.model.item_tables(*self.model.swapped(streams, shift))
         other_BLX = self.model.swapped_user_states(
-            tables, swapped, step.window, self.config.swap_share
+            tables, swapped, step.packed.window, self.config.swap_share
         )
-        row_B = torch.arange(len(h_BLX), device=h_BLX.device)
-        last_B = step.window.length_B - 1
+        last = step.packed.row_W, step.packed.last_W
         fused = slice(self.model.width)  # the ids' own reader is shown no content
         return swap_loss(
-            h_BLX[row_B, last_B, fused],
-            other_BLX[row_B, last_B, fused],
-            step.target_BL[row_B, last_B],
+            h_BLX[last][:, fused],
+            other_BLX[last][:, fused],
+            step.packed.target_BL[last],
             self.config.swap_temperature,
         )
 

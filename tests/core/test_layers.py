@@ -124,12 +124,12 @@ def test_training_drops_whole_attention_weights_and_scales_up_the_others() -> No
         block.query_key_value.weight[2 * width :] = 0
         block.attention_out.weight.copy_(torch.eye(width))
     x = torch.randn(1, 5, width).expand(3000, 5, width)
-    sums = block._attend(x).view(3000, 5, 2, 4)  # 2 heads of 4 channels
+    sums = block._attend(x, None).view(3000, 5, 2, 4)  # 2 heads of 4 channels
     assert torch.allclose(sums, sums[..., :1].expand_as(sums))
     assert sums[:, 0].unique().tolist() == [0, 2]  # the first position has one weight
     torch.testing.assert_close(sums.mean(0), torch.ones(5, 2, 4), rtol=0, atol=0.1)
     assert len(sums[:, 4, 0, 0].unique()) > 20  # the fifth has five, each on its own: 2**5
-    torch.testing.assert_close(block.eval()._attend(x[:1]), torch.ones(1, 5, width))
+    torch.testing.assert_close(block.eval()._attend(x[:1], None), torch.ones(1, 5, width))
 
 
 def test_block_drops_in_training_only() -> None:

@@ -7,7 +7,7 @@ import torch
 
 from cammsr_cli.core.layers import DynamicTanh, TransformerBlock
 from cammsr_cli.core.sequence import SequenceEncoder
-from cammsr_cli.core.windows import Events, cut
+from cammsr_cli.core.windows import Events, cut, pack
 
 WIDTH, LENGTH = 16, 8
 
@@ -49,6 +49,26 @@ def test_a_history_alone_or_in_a_padded_batch_gives_the_same_state() -> None:
         own = cut(events, start[row : row + 1], end[row : row + 1])
         alone = encoder(table[own.item_BL], own.gap_BL)[0]
         torch.testing.assert_close(together[row, : lengths[row]], alone, rtol=1e-5, atol=1e-6)
+
+
+def test_histories_in_one_row_do_not_see_each_other() -> None:
+    encoder = _encoder()
+    with torch.no_grad():
+        for block in encoder.blocks:
+            block.distance_bias_LA.normal_()
+    table = torch.randn(20, WIDTH)
+    end = torch.tensor([3, 5, 9, 18])
+    start = torch.tensor([0, 3, 5, 9])
+    events = Events(torch.randint(0, 20, (18,)), torch.randint(0, 9999, (18,)).sort().values)
+    packed = pack(cut(events, start, end), LENGTH)
+    rows = packed.window
+    assert len(rows.item_BL) == 2
+    together = encoder(table[rows.item_BL], rows.gap_BL, rows.within_BL)
+    for one, (row, last) in enumerate(zip(packed.row_W, packed.last_W, strict=True)):
+        own = cut(events, start[one : one + 1], end[one : one + 1] - 1)
+        alone = encoder(table[own.item_BL], own.gap_BL)[0]
+        found = together[row, last + 1 - len(alone) : last + 1]
+        torch.testing.assert_close(found, alone, rtol=1e-5, atol=1e-6)
 
 
 def test_time_counts_if_asked_for_and_only_then() -> None:

@@ -10,10 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cammsr_cli.core.windows import (
+    ROW_AT_LEAST,
     TIME_BUCKETS,
     Events,
     cut,
     deal_ties,
+    pack,
     shuffled_batches,
     training_windows,
 )
@@ -110,7 +112,7 @@ def test_windows_and_batches_are_the_same_for_the_same_seed(lengths, length, see
     def drawn() -> list[list[int]]:
         generator = _generator(seed)
         start, end = training_windows(*_bounds(lengths), length, generator)
-        batches = shuffled_batches(end - start, 3, generator)
+        batches = shuffled_batches(len(end), 3, generator)
         return [start.tolist(), end.tolist(), *(batch.tolist() for batch in batches)]
 
     assert drawn() == drawn()
@@ -132,27 +134,50 @@ def test_where_a_long_history_is_cut_is_drawn_anew() -> None:
 
 
 @settings(max_examples=50, deadline=None)
-@given(
-    lengths=st.lists(st.integers(1, 50), min_size=1, max_size=60),
-    batch_size=st.integers(1, 7),
-    pool=st.integers(1, 4),
-    seed=st.integers(0, 1000),
-)
-def test_batches_partition_the_windows(lengths, batch_size, pool, seed) -> None:
-    batches = shuffled_batches(torch.tensor(lengths), batch_size, _generator(seed), pool)
-    assert sorted(i for batch in batches for i in batch.tolist()) == list(range(len(lengths)))
+@given(number=st.integers(1, 60), batch_size=st.integers(1, 7), seed=st.integers(0, 1000))
+def test_batches_partition_the_windows(number, batch_size, seed) -> None:
+    batches = shuffled_batches(number, batch_size, _generator(seed))
+    assert sorted(i for batch in batches for i in batch.tolist()) == list(range(number))
     assert all(1 <= len(batch) <= batch_size for batch in batches)
     assert sum(len(batch) < batch_size for batch in batches) <= 1
 
 
-def test_batches_hold_windows_of_like_length_in_random_order() -> None:
-    lengths = torch.arange(64) % 8
-    batches = shuffled_batches(lengths, 8, _generator(0), pool=8)
-    # One pool of everything: eight of each length, so every batch is of one length.
-    assert all(lengths[batch].unique().numel() == 1 for batch in batches)
-    assert [int(lengths[batch][0]) for batch in batches] != sorted(range(8))
-    other = shuffled_batches(lengths, 8, _generator(1), pool=8)
-    assert [b.tolist() for b in batches] != [b.tolist() for b in other]
+@settings(max_examples=80, deadline=None)
+@given(
+    lengths=st.lists(st.integers(2, 13), min_size=1, max_size=30),
+    most=st.integers(12, 40),
+    even=st.integers(1, 4),
+)
+def test_rows_hold_every_stretch_once_in_one_piece_with_its_targets(lengths, most, even) -> None:
+    start, end = _bounds(lengths)
+    events = int(end[-1])
+    window = cut(Events(torch.arange(events) + 1, torch.arange(events) ** 2), start, end)
+    packed = pack(window, most, even)
+    rows = packed.window
+    assert rows.item_BL.shape == rows.within_BL.shape == packed.target_BL.shape
+    assert rows.item_BL.shape[1] <= most
+    assert len(rows.item_BL) % even == 0
+    assert int(rows.valid_BL.sum()) == sum(lengths) - len(lengths)
+    for stretch, length in enumerate(lengths):
+        row, last = int(packed.row_W[stretch]), int(packed.last_W[stretch])
+        at = slice(last - length + 2, last + 1)
+        assert rows.within_BL[row, at].tolist() == list(range(length - 1))
+        assert rows.valid_BL[row, at].all()
+        assert torch.equal(rows.item_BL[row, at], window.item_BL[stretch, : length - 1])
+        assert torch.equal(rows.gap_BL[row, at], window.gap_BL[stretch, : length - 1])
+        assert torch.equal(packed.target_BL[row, at], window.item_BL[stretch, 1:length])
+    for length, valid in zip(rows.length_B.tolist(), rows.valid_BL, strict=True):
+        assert valid.tolist() == [True] * length + [False] * (len(valid) - length)
+    padding = ~rows.valid_BL
+    for values in (rows.item_BL, rows.gap_BL, rows.within_BL, packed.target_BL):
+        assert not values[padding].any()
+
+
+def test_short_stretches_share_rows() -> None:
+    start, end = _bounds([3] * 100)  # of two positions each
+    window = cut(Events(torch.arange(300), torch.zeros(300).long()), start, end)
+    assert pack(window, 50).window.item_BL.shape == (7, ROW_AT_LEAST)
+    assert pack(window, 20).window.item_BL.shape == (10, 20)
 
 
 TIMES = st.lists(
