@@ -115,7 +115,7 @@ def _summed(
         query = query_MV[chunk]
         logit = (_even(query.to(dtype), even) @ target.T)[: len(query)]
         if correction_N is not None:
-            logit = logit + correction_N
+            logit += correction_N
         _leave_out(logit, own_M[chunk])
         # Among the others; in the products' type, as they would be rounded to it anyway.
         weight = torch.softmax(logit, 1)

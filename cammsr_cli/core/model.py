@@ -64,12 +64,16 @@ class Catalogue:
             None if self.near_NJ is None else self.near_NJ.to(device),
         )
 
-    def take(self, item_U: Tensor) -> Catalogue:
-        """The items `item_U` alone; features come from wherever they lie to `item_U`'s device."""
+    def take(self, item_U: Tensor, features: bool = True) -> Catalogue:
+        """The items `item_U` alone; features come from wherever they lie to `item_U`'s device.
+
+        Without `features` there are none of those.
+        """
         device = item_U.device
+        wanted = self.features if features else {}
         return Catalogue(
             self.id_row_N[item_U],
-            {m: f[item_U.to(f.device)].to(device) for m, f in self.features.items()},
+            {m: f[item_U.to(f.device)].to(device) for m, f in wanted.items()},
             {m: p[item_U] for m, p in self.present.items()},
             self.standardised,
             None if self.near_NJ is None else self.near_NJ[item_U],
@@ -395,7 +399,7 @@ class Cammsr(nn.Module):
 
         A missing stream holds its learnt vector and is masked out of every softmax; an item with
         no stream at all is described by the learnt vectors alone. The ids' own reader sees an item
-        without an id where its id would have begun.
+        without an id where its id would have begun, and beside its neighbours as all others.
         """
         values, present = [], []
         id_ND = None
@@ -404,13 +408,7 @@ class Cammsr(nn.Module):
             row_NX = self.id_table(catalogue.id_row_N.clamp(min=0))
             values.append(row_NX[:, : self.width])
             if self.id_sequence is not None:
-                id_ND = torch.where(has_id_N[:, None], row_NX[:, self.width :], self.missing_SD[0])
-                if self.id_start is not None and not self.training:
-                    item_B = (~has_id_N & has_content(catalogue)).nonzero().squeeze(1)
-                    begun_BD = self.id_start(self._content(catalogue, item_B))
-                    id_ND = id_ND.index_copy(0, item_B, begun_BD)
-                if self.near_RJ is not None:
-                    id_ND = id_ND + self._mean_of_neighbours(catalogue)
+                id_ND = self._ids_alone(row_NX, catalogue)
             if self.training and self.id_dropout and self.modalities:
                 kept_N = torch.rand(len(has_id_N), device=has_id_N.device) >= self.id_dropout
                 has_id_N = has_id_N & (kept_N | ~has_content(catalogue))
@@ -421,6 +419,23 @@ class Cammsr(nn.Module):
         present_NS = torch.stack(present, dim=1)
         x_NSD = torch.where(present_NS.unsqueeze(-1), torch.stack(values, 1), self.missing_SD)
         return ItemStreams(x_NSD, present_NS | ~present_NS.any(1, keepdim=True), id_ND)
+
+    def ids_alone(self, catalogue: Catalogue) -> Tensor:
+        """The items as the ids' own reader sees them, [N, D]; in training, without features too."""
+        assert self.id_table is not None
+        return self._ids_alone(self.id_table(catalogue.id_row_N.clamp(min=0)), catalogue)
+
+    def _ids_alone(self, row_NX: Tensor, catalogue: Catalogue) -> Tensor:
+        has_id_N = catalogue.id_row_N >= 0
+        id_ND = torch.where(has_id_N[:, None], row_NX[:, self.width :], self.missing_SD[0])
+        if self.id_start is not None and not self.training:
+            item_B = (~has_id_N & has_content(catalogue)).nonzero().squeeze(1)
+            if len(item_B):
+                begun_BD = self.id_start(self._content(catalogue, item_B))
+                id_ND = id_ND.index_copy(0, item_B, begun_BD)
+        if self.near_RJ is not None:
+            id_ND = id_ND + self._mean_of_neighbours(catalogue)
+        return id_ND
 
     def _mean_of_neighbours(self, catalogue: Catalogue) -> Tensor:
         """Of each item, the mean of its neighbours' ids in the ids' own reader, [N, D]."""

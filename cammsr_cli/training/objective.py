@@ -61,14 +61,17 @@ class _Step:
         catalogue: Those items.
         label_NC: Their known categories.
         packed: The histories; the items that follow them are named as in the data set.
-        own_M: Place of each position's target.
-        candidates_R: Of each reader of the model, the sample it tells the targets from, its items
-            named by their place; None where it tells them from all.
+        target_M: The items that follow, named so too, and
+        own_M: their place.
+        candidates_R: Of each reader of the model, what it tells the targets from; None for all
+            items. The first one's are named by their place, those of the ids' own reader as in
+            the data set.
     """
 
     catalogue: Catalogue
     label_NC: Tensor
     packed: Packed
+    target_M: Tensor
     own_M: Tensor
     candidates_R: list[Candidates | None]
 
@@ -101,13 +104,14 @@ class Objective(nn.Module):
         window = step.packed.window
         h_BLX = model.user_states(tables, window)
         # Queries of the padding too: M is new at each step, and a CPU makes code for each shape.
-        query_MV = model.queries(h_BLX)[window.valid_BL]
-        losses = [
-            _next_item_loss(
-                query_MV[:, reader], tables.target_NV[:, reader], step.own_M, candidates
-            )
-            for reader, candidates in zip(model.readers, step.candidates_R, strict=True)
-        ]
+        every_MV = model.queries(h_BLX)[window.valid_BL]
+        losses = []
+        for at, candidates in zip(model.readers, step.candidates_R, strict=True):
+            query_MV, target_NV = every_MV[:, at], tables.target_NV[:, at]
+            if at == model.readers[0]:
+                losses.append(_next_item_loss(query_MV, target_NV, step.own_M, candidates))
+            else:
+                losses.append(self._loss_of_ids(query_MV, target_NV, step, candidates))
         parts = {"recommendation": torch.stack(losses).sum()}
         if self.config.category_weight and tables.fused.category_NC.shape[1]:
             parts["category"] = self.config.category_weight * category_loss(
@@ -120,7 +124,7 @@ class Objective(nn.Module):
         return parts
 
     def _step(self, start_B: Tensor, end_B: Tensor) -> _Step:
-        """The windows, and the whole catalogue or the part of it that they need."""
+        """The windows, and the whole catalogue or the part of it that the first reader needs."""
         corpus = self.corpus
         both = cut(corpus.events, start_B, end_B + 1)
         if corpus.ties:
@@ -129,27 +133,38 @@ class Objective(nn.Module):
         valid_BL = packed.window.valid_BL
         target_M = packed.target_BL[valid_BL]
         candidates_R = self._candidates(target_M)
-        if not corpus.sampled:
-            return _Step(self.catalogue, corpus.label_NC, packed, target_M, candidates_R)
-        drawn = [one.item_C for one in candidates_R if one is not None]
+        drawn, *others = candidates_R
+        if drawn is None or drawn.correction_C is None:  # all items, or all that are rivals
+            return _Step(self.catalogue, corpus.label_NC, packed, target_M, target_M, candidates_R)
         needed_N, place = torch.unique(
-            torch.cat([packed.window.item_BL[valid_BL], target_M, *drawn]), return_inverse=True
+            torch.cat([packed.window.item_BL[valid_BL], target_M, drawn.item_C]),
+            return_inverse=True,
         )
-        place_M, own_M, *places = place.split(
-            [len(target_M), len(target_M), *(len(one) for one in drawn)]
-        )
+        place_M, own_M, place_C = place.split([len(target_M), len(target_M), len(drawn.item_C)])
         place_BL = torch.zeros_like(packed.window.item_BL)
         place_BL[valid_BL] = place_M
         return _Step(
             self.catalogue.take(needed_N),
             corpus.label_NC[needed_N],
             replace(packed, window=replace(packed.window, item_BL=place_BL)),
+            target_M,
             own_M,
-            [
-                replace(one, item_C=place_C)
-                for one, place_C in zip(candidates_R, places, strict=True)
-                if one is not None
-            ],
+            [replace(drawn, item_C=place_C), *others],
+        )
+
+    def _loss_of_ids(
+        self, query_MD: Tensor, target_ND: Tensor, step: _Step, candidates: Candidates | None
+    ) -> Tensor:
+        """Cross-entropy of the ids' own reader, whose items need no features."""
+        if candidates is None:
+            every_ND = self.model.ids_alone(self.catalogue)
+            return catalogue_cross_entropy(query_MD, every_ND, step.target_M)
+        return sampled_cross_entropy(
+            query_MD,
+            functional.embedding(step.own_M, target_ND),
+            self.model.ids_alone(self.catalogue.take(candidates.item_C, features=False)),
+            candidates.own_M,
+            candidates.correction_C,
         )
 
     def _candidates(self, target_M: Tensor) -> list[Candidates | None]:
