@@ -50,7 +50,7 @@ NEIGHBOURS = (20, 100, 500)
 SHOWN = ("Recall@10", "NDCG@5", "NDCG@10", "MRR@10")
 
 SETTINGS: dict[str, tuple[Size, tuple[str, ...]]] = {
-    "ml1m": (Size(length=200, dropout=0.2), ()),
+    "ml1m": (Size(length=50, dropout=0.2), ("training.learning_rate=0.002",)),
     "amazon-beauty": (Size(length=50, dropout=0.5), ()),
     "ml100k": (Size(length=100, dropout=0.4), ()),
 }

@@ -283,6 +283,10 @@ class Cammsr(nn.Module):
             if self.id_sequence is not None and id_start
             else None
         )
+        # How much the ids' own reader counts in the score; 1 while it learns, then as validation
+        # finds best.
+        self.id_weight: Tensor | None
+        self.register_buffer("id_weight", None if self.id_sequence is None else torch.ones(()))
         self.near_RJ: Tensor | None
         if self.id_sequence is None or not id_neighbours:
             self.near_RJ = None
@@ -470,7 +474,8 @@ class Cammsr(nn.Module):
         target_NV = self.score.targets(fused.representation_NKD, share_NK)
         if id_ND is not None:
             input_ND = torch.cat([input_ND, id_ND.to(input_ND)], dim=1)
-            target_NV = torch.cat([target_NV, id_ND.to(target_NV)], dim=1)
+            assert self.id_weight is not None
+            target_NV = torch.cat([target_NV, (id_ND * self.id_weight).to(target_NV)], dim=1)
         return ItemTables(input_ND, target_NV, fused, present_NS)
 
     def swapped(self, streams: ItemStreams, shift: int) -> ItemStreams:

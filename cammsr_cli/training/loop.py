@@ -42,6 +42,9 @@ from cammsr_cli.training.sharding import large_table, whole_weights
 from cammsr_cli.training.step import Stepper, diverged, optimizers_of
 from cammsr_cli.training.stopping import StopRequest, noticed_signals
 
+READER_WEIGHTS = (0.5, 0.75, 1.0, 1.5, 2.0, 3.0)
+"""What the ids' own reader may count in the score of a finished model."""
+
 STEPS_BETWEEN_TALKS = 10
 """Steps after which many processes ask each other whether to stop or to save."""
 
@@ -97,7 +100,14 @@ class StepReport:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a training ended."""
+    """How a training ended.
+
+    Attributes:
+        best_ndcg: Validation NDCG@10 of what is kept.
+        best_epoch: The epoch it is of.
+        epochs: How many there were.
+        parameters: Number of trained values.
+    """
 
     best_ndcg: float
     best_epoch: int
@@ -275,13 +285,7 @@ class Trainer:
 
     def _validate(self) -> tuple[float, float]:
         """NDCG@10 and Recall@10 of the averaged weights; takes note of the best."""
-        mine = self.asked.take(slice(self.world.rank, None, self.world.size))
-        rank = model_ranks(self.state.averaged, self.corpus.catalogue, self.corpus.events, mine)
-        sums = [per_user(rank, "NDCG", 10).sum(), per_user(rank, "Recall", 10).sum(), len(rank)]
-        total = self.world.sum(
-            torch.tensor(sums, dtype=torch.float64, device=self.world.device)
-        ).tolist()
-        ndcg, recall = total[0] / total[2], total[1] / total[2]
+        ndcg, recall = self._quality()
         progress = self.state.progress
         progress.epoch += 1
         if ndcg > progress.best:
@@ -291,6 +295,29 @@ class Trainer:
                 progress.step,
             )
         return ndcg, recall
+
+    def _quality(self) -> tuple[float, float]:
+        """NDCG@10 and Recall@10 of the averaged weights, on validation."""
+        mine = self.asked.take(slice(self.world.rank, None, self.world.size))
+        rank = model_ranks(self.state.averaged, self.corpus.catalogue, self.corpus.events, mine)
+        sums = [per_user(rank, "NDCG", 10).sum(), per_user(rank, "Recall", 10).sum(), len(rank)]
+        total = self.world.sum(
+            torch.tensor(sums, dtype=torch.float64, device=self.world.device)
+        ).tolist()
+        return total[0] / total[2], total[1] / total[2]
+
+    def _weigh_readers(self) -> float:
+        """Let the ids' own reader count as is best on validation; the NDCG@10 that gives."""
+        weight = self.state.averaged.id_weight
+        if weight is None:
+            return self.state.progress.best
+        found = {}
+        for value in READER_WEIGHTS:
+            weight.fill_(value)
+            found[value] = self._quality()[0]
+        best = max(found, key=found.__getitem__)
+        weight.fill_(best)
+        return found[best]
 
     def _agreed(self, ending: bool, due: bool) -> tuple[bool, bool]:
         """Whether any process was asked to end, and whether any finds a checkpoint due.
@@ -368,11 +395,12 @@ class Trainer:
         best = checkpoint_path(self.folder.checkpoints, self.state.progress.best_step)
         require_whole(best)
         load_weights(self.state.averaged, best / AVERAGED)
+        best_ndcg = self._weigh_readers()
         weights = whole_weights(self.state.averaged)
         if self.world.leads:
             write_weights(weights, self.folder.weights)
         return Outcome(
-            best_ndcg=self.state.progress.best,
+            best_ndcg=best_ndcg,
             best_epoch=self.state.progress.best_epoch,
             epochs=self.state.progress.epoch,
             parameters=sum(p.numel() for p in self.state.model.parameters()),

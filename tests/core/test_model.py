@@ -180,6 +180,16 @@ def test_blocks_of_the_score() -> None:
     assert alone.readers == [slice(0, 152)]
 
 
+def test_the_ids_reader_counts_as_it_is_weighed() -> None:
+    model = _model()
+    tables = _tables(model, _catalogue())
+    query = _queries(model, tables)
+    fused, ids = (query[..., at] @ tables.target_NV[:, at].T for at in model.readers)
+    assert model.id_weight is not None
+    model.id_weight.fill_(1.5)
+    torch.testing.assert_close(query @ _tables(model, _catalogue()).target_NV.T, fused + 1.5 * ids)
+
+
 def test_what_is_stored_for_a_missing_modality_never_matters() -> None:
     model = _model()
     clean, dirty = _catalogue(), _catalogue()

@@ -20,11 +20,21 @@ import torch
 from cammsr_cli.config import validated
 from cammsr_cli.data.corpus import SourceOptions, read_corpus
 from cammsr_cli.data.dataset import DataSet, write_dataset
+from cammsr_cli.data.splits import VALIDATION
 from cammsr_cli.distributed import World
 from cammsr_cli.errors import CammsrError, Terminated
+from cammsr_cli.ranking.full_ranking import model_ranks, questions
+from cammsr_cli.ranking.metrics import per_user
+from cammsr_cli.run_folder import RunFolder, load_run
 from cammsr_cli.training import loop
 from cammsr_cli.training.checkpoints import CHECKSUMS, Progress
-from cammsr_cli.training.loop import EpochReport, Outcome, StepReport, Trainer
+from cammsr_cli.training.loop import (
+    READER_WEIGHTS,
+    EpochReport,
+    Outcome,
+    StepReport,
+    Trainer,
+)
 from cammsr_cli.training.stopping import noticed_signals
 from cammsr_cli.training.train import Listener, Started, has_ties, resume, train
 
@@ -148,9 +158,26 @@ def test_a_training_tells_where_it_is(toy_data: Path, tmp_path: Path, ends: list
         for name, mean in report.losses.items():
             each = [float(losses[name]) for losses in each_step]
             assert mean == pytest.approx(sum(each) / len(each), rel=1e-5)
-    assert outcome.best_ndcg == max(epoch.ndcg for epoch in heard.epochs)
+    assert outcome.best_ndcg >= max(epoch.ndcg for epoch in heard.epochs)  # the readers weighed
     assert outcome.epochs == EPOCHS
     assert heard.notes == []
+
+
+def test_the_ids_reader_counts_as_is_best_on_validation(
+    toy_data: Path, undisturbed: dict[str, Path]
+) -> None:
+    run = load_run(RunFolder(undisturbed["full"]), toy_data, torch.device("cpu"))
+    asked = questions(run.data, VALIDATION)
+    kept = run.model.id_weight
+    assert kept is not None
+    chosen = float(kept)
+    found = {}
+    for weight in READER_WEIGHTS:
+        kept.fill_(weight)
+        rank = model_ranks(run.model, run.catalogue, run.events, asked)
+        found[weight] = per_user(rank, "NDCG", 10).mean()
+    assert found[chosen] == max(found.values())
+    assert len(set(found.values())) > 1  # it matters
 
 
 @pytest.mark.parametrize("kind", ["full", "sampled"])
