@@ -85,7 +85,8 @@ class Stepper:
             DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(  # type: ignore[no-untyped-call]
                 objective, sharded
             )
-            self.module = DistributedDataParallel(objective)
+            # Buffers are measured before training, alike in all processes, and stay as they are.
+            self.module = DistributedDataParallel(objective, broadcast_buffers=False)
 
     def __call__(self, start_W: Tensor, end_W: Tensor) -> dict[str, Tensor]:
         """One step on the windows `[start, end)`, the same ones in every process.

@@ -21,7 +21,14 @@ from cammsr_cli.errors import UsageError
 
 TOGETHER = Path(train_together.__file__)
 # Windows are never cut, nothing is dropped or dealt: each step is the same in any process.
-MODEL = {"width": 16, "layers": 1, "length": 20, "dropout": 0.0, "id_dropout": 0.0}
+MODEL = {
+    "width": 16,
+    "layers": 1,
+    "length": 20,
+    "dropout": 0.0,
+    "id_dropout": 0.0,
+    "id_neighbours": 0,  # as of the sampled training's large catalogue
+}
 TRAINING = {
     "batch_size": 8,
     "epochs": 7,

@@ -142,7 +142,13 @@ def _trainer(data: DataSet, world: World, **training: object) -> Trainer:
     """Nothing is left to chance, and every item is among those drawn."""
     config = Config.model_validate(
         {
-            "model": {"dropout": 0.0, "id_dropout": 0.0, "width": 16, "length": 12},
+            "model": {
+                "dropout": 0.0,
+                "id_dropout": 0.0,
+                "id_neighbours": 0,
+                "width": 16,
+                "length": 12,
+            },
             "training": {
                 "sampled_above": 0,
                 "lazy_above": 0,
