@@ -31,7 +31,7 @@ ID = "id"
 MEASURED_ROWS = 2**15
 """Most items whose features are looked at for their mean and deviation, evenly spread."""
 
-COSINES_AT_ONCE = 2**24
+COSINES_AT_ONCE = 2**21
 """Cosines between items that exist at one time."""
 
 
