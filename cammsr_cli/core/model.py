@@ -341,10 +341,17 @@ class Cammsr(nn.Module):
         item_B = ((catalogue.id_row_N < 0) & has_content(catalogue)).nonzero().squeeze(1)
         if not len(item_B):
             return catalogue
-        has_id_N1 = catalogue.id_row_N[:, None] >= 0
-        near_NJ = self.near_RJ[catalogue.id_row_N.clamp(min=0)].where(has_id_N1, -1)
+        near_NJ = self._neighbours(catalogue)
         near_NJ[item_B] = self._nearest(catalogue, item_B)
         return replace(catalogue, near_NJ=near_NJ)
+
+    def _neighbours(self, catalogue: Catalogue) -> Tensor:
+        """Those the catalogue tells of, or else those found when the model was measured."""
+        assert self.near_RJ is not None
+        if catalogue.near_NJ is not None:
+            return catalogue.near_NJ
+        has_id_N1 = catalogue.id_row_N[:, None] >= 0
+        return self.near_RJ[catalogue.id_row_N.clamp(min=0)].where(has_id_N1, -1)
 
     def _nearest(self, catalogue: Catalogue, item_B: Tensor) -> Tensor:
         """Id rows of the items with id and content whose content has the largest cosine, [B, J].
@@ -443,12 +450,8 @@ class Cammsr(nn.Module):
 
     def _mean_of_neighbours(self, catalogue: Catalogue) -> Tensor:
         """Of each item, the mean of its neighbours' ids in the ids' own reader, [N, D]."""
-        assert self.near_RJ is not None
         assert self.id_table is not None
-        near_NJ = catalogue.near_NJ
-        if near_NJ is None:
-            has_id_N1 = catalogue.id_row_N[:, None] >= 0
-            near_NJ = self.near_RJ[catalogue.id_row_N.clamp(min=0)].where(has_id_N1, -1)
+        near_NJ = self._neighbours(catalogue)
         there_NJ = (near_NJ >= 0).float()
         return functional.embedding_bag(
             near_NJ.clamp(min=0),
