@@ -131,8 +131,8 @@ class TrainingConfig(_Settings):
     lazy_above: int = Field(
         100_000,
         ge=0,
-        description="Catalogue size above which a step moves the ids it meets and no others, and "
-        "reads features from the file as it needs them.",
+        description="Catalogue size above which a step that sees a sample moves the ids it meets "
+        "and no others, and reads features from the file as it needs them.",
     )
     validation_users: int = Field(
         20_000, ge=1, description="Most users that validation asks about; the same ones each time."

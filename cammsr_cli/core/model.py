@@ -341,7 +341,7 @@ class Cammsr(nn.Module):
         item_B = ((catalogue.id_row_N < 0) & has_content(catalogue)).nonzero().squeeze(1)
         if not len(item_B):
             return catalogue
-        near_NJ = self._neighbours(catalogue)
+        near_NJ = self._neighbours(catalogue).clone()
         near_NJ[item_B] = self._nearest(catalogue, item_B)
         return replace(catalogue, near_NJ=near_NJ)
 

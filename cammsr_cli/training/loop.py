@@ -249,7 +249,8 @@ class Trainer:
         began = saved = time.perf_counter()
         events = 0
         for batch in batches[progress.batch :]:
-            start_B, end_B = start_W[batch.to(start_W.device)], end_W[batch.to(end_W.device)]
+            at_B = batch.to(start_W.device)
+            start_B, end_B = start_W[at_B], end_W[at_B]
             losses = self.step(start_B, end_B)
             for name, value in losses.items():
                 sums[name] = sums.get(name, torch.zeros_like(value)) + value

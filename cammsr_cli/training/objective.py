@@ -105,13 +105,12 @@ class Objective(nn.Module):
         h_BLX = model.user_states(tables, window)
         # Queries of the padding too: M is new at each step, and a CPU makes code for each shape.
         every_MV = model.queries(h_BLX)[window.valid_BL]
-        losses = []
-        for at, candidates in zip(model.readers, step.candidates_R, strict=True):
-            query_MV, target_NV = every_MV[:, at], tables.target_NV[:, at]
-            if at == model.readers[0]:
-                losses.append(_next_item_loss(query_MV, target_NV, step.own_M, candidates))
-            else:
-                losses.append(self._loss_of_ids(query_MV, target_NV, step, candidates))
+        first, *others = model.readers
+        query_MV, target_NV = every_MV[:, first], tables.target_NV[:, first]
+        losses = [_next_item_loss(query_MV, target_NV, step.own_M, step.candidates_R[0])]
+        for ids, candidates in zip(others, step.candidates_R[1:], strict=True):
+            query_MD, target_ND = every_MV[:, ids], tables.target_NV[:, ids]
+            losses.append(self._loss_of_ids(query_MD, target_ND, step, candidates))
         parts = {"recommendation": torch.stack(losses).sum()}
         if self.config.category_weight and tables.fused.category_NC.shape[1]:
             parts["category"] = self.config.category_weight * category_loss(

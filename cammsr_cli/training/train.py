@@ -212,7 +212,7 @@ def make_trainer(
     torch.manual_seed(seed)
     device = world.device
     sampled = len(data.item_ids) > config.training.sampled_above
-    large = len(data.item_ids) > config.training.lazy_above
+    large = sampled and len(data.item_ids) > config.training.lazy_above
     catalogue = read_catalogue(data, spec.feature_dims, id_rows)
     model = build_model(spec, config.model)
     model.measure(catalogue)

@@ -12,8 +12,11 @@ import torch
 import yaml
 
 from cammsr_cli.config import Config, validated
+from cammsr_cli.data.dataset import DataSet
 from cammsr_cli.data.splits import leave_one_out
-from cammsr_cli.training.train import fitted, multiplies_bfloat16_fast
+from cammsr_cli.distributed import World
+from cammsr_cli.run_folder import RunFolder, describe, training_items
+from cammsr_cli.training.train import fitted, make_trainer, multiplies_bfloat16_fast
 
 
 def _log(*lengths: int) -> SimpleNamespace:
@@ -68,6 +71,21 @@ def test_neighbours_are_not_looked_for_in_a_catalogue_too_large_for_it() -> None
     for above, neighbours in ((2, 0), (3, 5)):
         given = {"model": {"id_neighbours": 5}, "training": {"lazy_above": above}}
         assert fitted(validated(given), _log(4), CPU).model.id_neighbours == neighbours
+
+
+@pytest.mark.parametrize(("sampled_above", "large"), [(0, True), (10**6, False)])
+def test_features_are_read_by_the_step_only_where_a_step_sees_a_sample(
+    toy_data: Path, sampled_above: int, large: bool
+) -> None:
+    data = DataSet(toy_data)
+    above = {"sampled_above": sampled_above, "lazy_above": 0, "batch_size": 8}
+    config = fitted(validated({"training": above}), data, CPU)
+    spec = describe(data, config.model, "cammsr")
+    ids = [data.item_ids[item] for item in training_items(data)]
+    world = World(0, 1, CPU)
+    trainer = make_trainer(RunFolder(Path()), data, config, spec, ids, world, print)
+    assert (trainer.corpus.sampled, trainer.corpus.large) == (large, large)
+    assert trainer.state.model.id_table.sparse == large
 
 
 @pytest.mark.parametrize("able", [True, False])
