@@ -236,9 +236,13 @@ class _Run:
             max_connections=self.options.connections,
             network_backend=_CheckedBackend(self.options),
         )
-        async with pool:
-            workers = [self._worker(pool) for _ in range(self.options.connections)]
-            await asyncio.gather(*workers)
+        try:
+            # One worker's error ends the others before the pool is closed under them.
+            async with pool, asyncio.TaskGroup() as workers:
+                for _ in range(self.options.connections):
+                    workers.create_task(self._worker(pool))
+        except ExceptionGroup as errors:
+            raise errors.exceptions[0] from errors
 
     async def _worker(self, pool: httpcore2.AsyncConnectionPool) -> None:
         """Serve the hosts in turn; a turn that another worker holds is handed back by it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import email.utils
 import gzip
 import hashlib
@@ -16,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import httpcore2
 import numpy as np
 import pytest
 from PIL import Image
@@ -491,6 +493,36 @@ def test_a_cache_that_cannot_be_written_to_ends_the_run(server: WebServer, tmp_p
     with pytest.raises(CammsrError, match=r"media cache .* cannot be written to") as told:
         download({server.url("/x.jpg"): "image"}, MediaCache(tmp_path), _options())
     assert "CAMMSR_CACHE_DIR" in (told.value.hint or "")
+
+
+def test_one_transfers_end_ends_the_others_before_their_connections_are_closed(
+    server: WebServer, cache: MediaCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[str] = []
+
+    class Pool(httpcore2.AsyncConnectionPool):
+        async def aclose(self) -> None:
+            order.append("connections closed")
+            await super().aclose()
+
+    async def resolve(host: str, _port: int) -> list[str]:
+        try:
+            if host == "slow.test":
+                await asyncio.sleep(60)
+        finally:
+            order.append(host)
+        return ["127.0.0.1"]
+
+    def full(_self: object, _chunk: bytes) -> None:
+        raise CammsrError("no space left")
+
+    monkeypatch.setattr(httpcore2, "AsyncConnectionPool", Pool)
+    monkeypatch.setattr("cammsr_cli.features.media_cache.Download.write", full)
+    server.answers["/x.jpg"] = sends(JPEG)
+    urls = {server.url("/x.jpg", host): "image" for host in ("slow.test", "shop.test")}
+    with pytest.raises(CammsrError, match="no space left"):
+        download(urls, cache, _options(resolve=resolve))
+    assert order == ["shop.test", "slow.test", "connections closed"]
 
 
 def test_without_a_cache_nothing_is_found() -> None:
