@@ -47,8 +47,8 @@ class ModelConfig(_Settings):
     id_neighbours: int = Field(
         10,
         ge=0,
-        description="Items of like content whose ids' mean is added to each id of that reader; 0 "
-        "for none, as above training.lazy_above.",
+        description="Items of like content whose ids' mean is added to each id; 0 for none, as "
+        "above training.lazy_above.",
     )
     modalities: list[str] | None = Field(
         None, description="Modalities to use, as [text,image]; all that there are, if not given."

@@ -208,7 +208,7 @@ class Cammsr(nn.Module):
         id_reader: Whether ids have a reader and a loss of their own beside the fused items, with
             LayerNorm and without time, as SASRec has; its score is added.
         id_start: Whether what that reader reads begins at the main directions of the content.
-        id_neighbours: Items of like content whose ids' mean is added to each id of that reader.
+        id_neighbours: Items of like content whose ids' mean is added to each id.
         width: D.
         layers: Transformer blocks.
         heads: Attention heads a block.
@@ -288,7 +288,7 @@ class Cammsr(nn.Module):
         self.id_weight: Tensor | None
         self.register_buffer("id_weight", None if self.id_sequence is None else torch.ones(()))
         self.near_RJ: Tensor | None
-        if self.id_sequence is None or not id_neighbours:
+        if not both or not id_neighbours:
             self.near_RJ = None
         else:
             none_RJ = torch.full((max(num_ids, 1), id_neighbours), -1)
@@ -409,21 +409,24 @@ class Cammsr(nn.Module):
         """The streams of N items.
 
         A missing stream holds its learnt vector and is masked out of every softmax; an item with
-        no stream at all is described by the learnt vectors alone. The ids' own reader sees an item
-        without an id where its id would have begun, and beside its neighbours as all others.
+        no stream at all is described by the learnt vectors alone. An id stands beside its
+        neighbours', and an item that has none itself has theirs; the ids' own reader sees it where
+        its id would have begun, beside them.
         """
         values, present = [], []
         id_ND = None
         if self.id_table is not None:
-            has_id_N = catalogue.id_row_N >= 0
             row_NX = self.id_table(catalogue.id_row_N.clamp(min=0))
-            values.append(row_NX[:, : self.width])
+            near_NX, has_near_N = self._mean_of_neighbours(catalogue)
             if self.id_sequence is not None:
-                id_ND = self._ids_alone(row_NX, catalogue)
+                id_ND = self._ids_alone(row_NX, near_NX, catalogue)
+            shown_N = catalogue.id_row_N >= 0
             if self.training and self.id_dropout and self.modalities:
-                kept_N = torch.rand(len(has_id_N), device=has_id_N.device) >= self.id_dropout
-                has_id_N = has_id_N & (kept_N | ~has_content(catalogue))
-            present.append(has_id_N)
+                kept_N = torch.rand(len(shown_N), device=shown_N.device) >= self.id_dropout
+                shown_N = shown_N & (kept_N | ~has_content(catalogue))
+            own_ND = torch.where(shown_N[:, None], row_NX[:, : self.width], self.missing_SD[0])
+            values.append(own_ND + near_NX[:, : self.width])
+            present.append(shown_N | has_near_N)
         for name, projection in zip(self.modalities, self.projections, strict=True):
             values.append(projection(catalogue.features[name], catalogue.standardised))
             present.append(catalogue.present[name])
@@ -434,9 +437,10 @@ class Cammsr(nn.Module):
     def ids_alone(self, catalogue: Catalogue) -> Tensor:
         """The items as the ids' own reader sees them, [N, D]; in training, without features too."""
         assert self.id_table is not None
-        return self._ids_alone(self.id_table(catalogue.id_row_N.clamp(min=0)), catalogue)
+        row_NX = self.id_table(catalogue.id_row_N.clamp(min=0))
+        return self._ids_alone(row_NX, self._mean_of_neighbours(catalogue)[0], catalogue)
 
-    def _ids_alone(self, row_NX: Tensor, catalogue: Catalogue) -> Tensor:
+    def _ids_alone(self, row_NX: Tensor, near_NX: Tensor, catalogue: Catalogue) -> Tensor:
         has_id_N = catalogue.id_row_N >= 0
         id_ND = torch.where(has_id_N[:, None], row_NX[:, self.width :], self.missing_SD[0])
         if self.id_start is not None and not self.training:
@@ -444,21 +448,25 @@ class Cammsr(nn.Module):
             if len(item_B):
                 begun_BD = self.id_start(self._content(catalogue, item_B))
                 id_ND = id_ND.index_copy(0, item_B, begun_BD)
-        if self.near_RJ is not None:
-            id_ND = id_ND + self._mean_of_neighbours(catalogue)
-        return id_ND
+        return id_ND + near_NX[:, self.width :]
 
-    def _mean_of_neighbours(self, catalogue: Catalogue) -> Tensor:
-        """Of each item, the mean of its neighbours' ids in the ids' own reader, [N, D]."""
+    def _mean_of_neighbours(self, catalogue: Catalogue) -> tuple[Tensor, Tensor]:
+        """Of each item the mean of its neighbours' rows, [N, X], and whether it has any, bool [N].
+
+        Of a model without neighbours both are of one item, that has none.
+        """
         assert self.id_table is not None
+        table_RX = self.id_table.weight
+        if self.near_RJ is None:
+            none_1X = torch.zeros(1, table_RX.shape[1], device=catalogue.id_row_N.device)
+            return none_1X, none_1X.new_zeros(1, dtype=torch.bool)
         near_NJ = self._neighbours(catalogue)
-        there_NJ = (near_NJ >= 0).float()
-        return functional.embedding_bag(
-            near_NJ.clamp(min=0),
-            self.id_table.weight[:, self.width :],
-            mode="sum",
-            per_sample_weights=there_NJ / there_NJ.sum(1, keepdim=True).clamp(min=1),
+        there_NJ = near_NJ >= 0
+        share_NJ = there_NJ.float() / there_NJ.sum(1, keepdim=True).clamp(min=1)
+        mean_NX = functional.embedding_bag(
+            near_NJ.clamp(min=0), table_RX, mode="sum", per_sample_weights=share_NJ
         )
+        return mean_NX, there_NJ.any(1)
 
     def item_tables(
         self, x_NSD: Tensor, present_NS: Tensor, id_ND: Tensor | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -378,8 +379,9 @@ def _on_a_line(*places: float) -> Catalogue:
     return Catalogue(torch.arange(len(places)), {"text": text}, {"text": ~angle.isnan()})
 
 
-def _neighbours(catalogue: Catalogue, number: int, ids: int) -> Cammsr:
-    model = Cammsr(ids, {"text": 2}, 0, width=8, id_start=False, id_neighbours=number).eval()
+def _neighbours(catalogue: Catalogue, number: int, ids: int, **settings: Any) -> Cammsr:
+    settings |= {"width": 8, "id_start": False, "id_neighbours": number}
+    model = Cammsr(ids, {"text": 2}, 0, **settings).eval()
     projection = model.projections[0]
     assert isinstance(projection, FeatureProjection)
     projection.measure = lambda *_: None  # the angles as they are
@@ -396,6 +398,25 @@ def test_neighbours_are_the_items_whose_content_has_the_largest_cosine() -> None
     expected = torch.stack([ids[i] + ids[near].mean(0) for i, near in enumerate(model.near_RJ)])
     expected[5] = ids[5]
     torch.testing.assert_close(model.item_streams(catalogue).id_ND, expected)
+
+
+@pytest.mark.parametrize("own_reader", [True, False])
+def test_the_id_that_is_fused_stands_beside_its_neighbours_too(own_reader) -> None:
+    catalogue = _on_a_line(0.0, 0.1, 0.3, float("nan"))
+    catalogue = replace(catalogue, id_row_N=torch.tensor([0, 1, -1, 2]))
+    model = _neighbours(catalogue, 1, ids=3, id_reader=own_reader, id_dropout=0.999)
+    ids, unknown = model.id_table.weight[:, :8], model.missing_SD[0]
+    near = model.beside_neighbours(catalogue)
+    x_NSD, present_NS, _ = model.item_streams(near)
+    expected = [ids[0] + ids[1], ids[1] + ids[0], unknown + ids[1], ids[2]]
+    torch.testing.assert_close(x_NSD[:, 0], torch.stack(expected))
+    assert present_NS[:, 0].tolist() == [True, True, True, True]
+    # A new item whose neighbours are not known has no id, and an id that is hidden is as if new.
+    assert model.item_streams(catalogue).present_NS[:, 0].tolist() == [True, True, False, True]
+    x_NSD, present_NS, _ = model.train().item_streams(near)
+    expected = [unknown + ids[1], unknown + ids[0], unknown + ids[1], ids[2]]
+    torch.testing.assert_close(x_NSD[:, 0], torch.stack(expected))
+    assert present_NS[:, 0].all()
 
 
 def test_where_there_are_too_few_neighbours_the_mean_is_of_those() -> None:
