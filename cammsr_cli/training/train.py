@@ -151,8 +151,8 @@ BATCH_SIZES = (512, 256, 128, 64, 32)
 STEPS_AN_EPOCH = 40
 """Fewest steps an epoch shall have, where the choice is ours."""
 
-USUAL_BATCH, POSITIONS_A_STEP = 128, 4096
-"""A larger batch than the usual one is for short histories: so many positions at most."""
+POSITIONS_A_STEP = 6400
+"""Most positions a step shall have, where the choice is ours."""
 
 
 def fitted(config: Config, data: DataSet, device: torch.device) -> Config:
@@ -172,8 +172,8 @@ def fitted(config: Config, data: DataSet, device: torch.device) -> Config:
 def _batch_size(data: DataSet, length: int) -> int:
     """The most histories a step that leave enough steps an epoch (docs/model.md).
 
-    Short histories are taken more at a time: a step should have some thousand positions, or most
-    of its time goes into the tables of all items.
+    Short histories are taken more at a time and long ones fewer: with less than some thousand
+    positions most of a step's time goes into the tables of items, with more it learns too little.
     """
     start_U, end_U = training_bounds(data)
     targets_U = (end_U - start_U - 1).clamp(min=0)
@@ -182,8 +182,7 @@ def _batch_size(data: DataSet, length: int) -> int:
     enough = [
         size
         for size in BATCH_SIZES
-        if windows >= size * STEPS_AN_EPOCH
-        and (size <= USUAL_BATCH or size * positions <= POSITIONS_A_STEP)
+        if windows >= size * STEPS_AN_EPOCH and size * positions <= POSITIONS_A_STEP
     ]
     return max(enough, default=min(BATCH_SIZES))
 

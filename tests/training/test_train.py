@@ -43,7 +43,8 @@ def test_batches_are_as_large_as_leaves_forty_steps_an_epoch(windows, batch_size
 
 
 @pytest.mark.parametrize(
-    ("targets", "batch_size"), [(8, 512), (9, 256), (16, 256), (17, 128), (90, 128)]
+    ("targets", "batch_size"),
+    [(12, 512), (13, 256), (25, 256), (26, 128), (50, 128), (51, 64), (90, 64), (180, 64)],
 )
 def test_long_histories_are_taken_fewer_at_a_time(targets, batch_size) -> None:
     assert _batch_size(Config(), *[targets + 3] * 21_000) == batch_size
