@@ -1,11 +1,12 @@
 """How good the recommendations are, beside baselines, peers, and with each part taken away.
 
     python -m benchmarks.accuracy --work FOLDER [--sets ml1m,amazon-beauty] [--only sasrec,cammsr]
-    python -m benchmarks.accuracy --work FOLDER --render docs/benchmarks.md
+    python -m benchmarks.accuracy --work FOLDER --render docs/benchmarks.md --plot docs/accuracy.svg
 
 The first trains what is not there yet, ranks the whole catalogue for every user, and prints a table
 a data set; FOLDER keeps runs and ranks, so that it can be stopped and gone on with. The second
-writes the tables between their marks in a page and their figures as JSON beside it.
+writes the tables between their marks in a page and their figures as JSON beside it, and draws them;
+the plot needs matplotlib, which the extra `bench` brings.
 
 The same for all: leave-one-out; the best epoch by validation NDCG@10, and no more than 200 of them;
 training ends after 10 epochs without a better one; settings of a data set (`SETTINGS`) chosen on
@@ -50,7 +51,10 @@ NEIGHBOURS = (20, 100, 500)
 SHOWN = ("Recall@10", "NDCG@5", "NDCG@10", "MRR@10")
 
 SETTINGS: dict[str, tuple[Size, tuple[str, ...]]] = {
-    "ml1m": (Size(length=50, dropout=0.2), ("training.learning_rate=0.002",)),
+    "ml1m": (
+        Size(length=200, dropout=0.2),
+        ("training.learning_rate=0.002", "training.batch_size=48"),
+    ),
     "amazon-beauty": (Size(length=50, dropout=0.5), ()),
     "ml100k": (Size(length=100, dropout=0.4), ()),
 }
@@ -332,6 +336,43 @@ def rendered(page: str, name: str, text: str) -> str:
     return f"{before}{begin}\n{text}\n{end}{rest.split(end, 1)[1]}"
 
 
+def plot(figures: Mapping[str, Any], file: Path) -> None:
+    """NDCG@10 of the models in their full form, with intervals, a group of bars a data set."""
+    from matplotlib.figure import Figure
+
+    names = [name for name in SETTINGS if name in figures]
+    rows = {
+        name: {row["name"]: row["test"]["NDCG@10"] for row in figures[name]["rows"]}
+        for name in names
+    }
+    titles = [
+        title
+        for title in ("popularity", "item-kNN", *PEERS, *PRESETS)
+        if any(title in rows[name] for name in names)
+    ]
+    figure = Figure(figsize=(8, 3), layout="constrained")
+    axes = figure.subplots()
+    width = 0.8 / len(titles)
+    for at, title in enumerate(titles):
+        there = [
+            (place, rows[name][title]) for place, name in enumerate(names) if title in rows[name]
+        ]
+        means = [mean for _, (mean, _, _) in there]
+        reach = [
+            [mean - low for _, (mean, low, _) in there],
+            [high - mean for _, (mean, _, high) in there],
+        ]
+        places = [place + (at - (len(titles) - 1) / 2) * width for place, _ in there]
+        axes.bar(
+            places, means, width, yerr=reach, label=title, color=f"C{at}", ecolor="0.3", capsize=2
+        )
+    axes.set_xticks(range(len(names)), names)
+    axes.set_ylabel("NDCG@10")
+    axes.legend(frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(file, metadata={"Date": None})
+
+
 def main() -> None:
     """Train, rank, print; or write the tables into a page."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
@@ -344,11 +385,15 @@ def main() -> None:
         "--seeds", type=lambda one: [int(seed) for seed in one.split(",")], default=[0, 1, 2]
     )
     parser.add_argument("--render", type=Path, help="page whose tables are to be replaced")
+    parser.add_argument("--plot", type=Path, help="SVG to draw")
     options = parser.parse_args()
     environments = options.envs or options.work / "envs"
-    figures: dict[str, Any] = {
-        "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
-    }
+    as_json = options.render.with_name("accuracy.json") if options.render else None
+    # Figures of data sets that are not asked for stay as they are.
+    figures: dict[str, Any] = (
+        json.loads(as_json.read_text(encoding="utf-8")) if as_json and as_json.is_file() else {}
+    )
+    figures["machine"] = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
     for name in options.sets:
         size, settings = SETTINGS[name]
         rows = models(name, environments)
@@ -376,9 +421,10 @@ def main() -> None:
         if options.render:
             page = rendered(options.render.read_text(encoding="utf-8"), name, text)
             options.render.write_text(page, encoding="utf-8")
-    if options.render:
-        file = options.render.with_name("accuracy.json")
-        file.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    if options.plot:
+        plot(figures, options.plot)
+    if as_json:
+        as_json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

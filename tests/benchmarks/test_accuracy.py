@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.accuracy import Outcome, rendered, row_of, rows_of, slug, table
+from benchmarks.accuracy import Outcome, plot, rendered, row_of, rows_of, slug, table
 from benchmarks.baselines import item_knn, popularity
 from benchmarks.peers.split import TEST, VALIDATION, Split
 from cammsr_cli.data.splits import leave_one_out
@@ -88,6 +88,24 @@ def test_a_page_is_written_between_its_marks_alone() -> None:
     assert rendered(new, "ml1m", "new") == new
     with pytest.raises(SystemExit, match="no marks"):
         rendered(page, "ml100k", "new")
+
+
+def test_the_plot_has_a_bar_for_each_whole_model(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+
+    def row(name: str, mean: float) -> dict[str, object]:
+        return {"name": name, "test": {"NDCG@10": [mean, mean - 0.01, mean + 0.01]}}
+
+    figures = {
+        "machine": "none",
+        "ml1m": {"rows": [row("sasrec", 0.1), row("cammsr", 0.2), row("cammsr without time", 0.1)]},
+        "ml100k": {"rows": [row("cammsr", 0.1)]},
+    }
+    plot(figures, tmp_path / "plot.svg")
+    drawn = (tmp_path / "plot.svg").read_text(encoding="utf-8")
+    assert [word in drawn for word in ("ml1m", "ml100k", "sasrec", "cammsr")] == [True] * 4
+    assert "without time" not in drawn
+    assert "amazon-beauty" not in drawn
 
 
 def test_a_row_has_a_file_name() -> None:
