@@ -1,6 +1,6 @@
 """Items that training has never met: how often are they found?
 
-    python -m benchmarks.new_items --work FOLDER [--sets ml1m,amazon-beauty]
+    python -m benchmarks.new_items --work FOLDER [--sets ml1m,amazon-beauty] [--only cammsr]
 
 A tenth of the items is taken out of the training part. Asked about are the test events whose item
 is one of those; the whole catalogue is ranked, seen items excluded. `sasrec` knows them by nothing
@@ -11,6 +11,8 @@ of the history; random is what chance gives.
 from __future__ import annotations
 
 import argparse
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from benchmarks.accuracy import EPOCHS, PATIENCE, SETTINGS
+from benchmarks.accuracy import EPOCHS, PATIENCE, PRESETS, SETTINGS
 from benchmarks.data_sets import RAW, Prepared, prepared
 from benchmarks.trainings import trained_by_us
 from benchmarks.variants import drawn_items, record, variant, without_training_events
@@ -43,7 +45,12 @@ def main() -> None:
     parser.add_argument(
         "--sets", type=lambda one: one.split(","), default=["ml1m", "amazon-beauty"]
     )
+    parser.add_argument(
+        "--only", type=lambda one: one.split(","), default=list(PRESETS), help="presets to train"
+    )
     options = parser.parse_args()
+    if unknown := set(options.only) - set(PRESETS):
+        sys.exit(f"no {', '.join(sorted(unknown))}; there are: {', '.join(PRESETS)}")
     for name in options.sets:
         whole = prepared(name, options.data, options.work)
         data = DataSet(whole.data)
@@ -51,12 +58,17 @@ def main() -> None:
         path = variant(
             whole.data, options.work / f"{name}-new-items.h5", without_training_events(new)
         )
-        found = _ranks(name, path, whole, new, options.work)
+        found = _ranks(name, path, whole, new, options.work, options.only)
         _print(name, found, len(data.item_ids), len(new), options.work)
 
 
 def _ranks(
-    name: str, path: Path, whole: Prepared, new: NDArray[np.int64], work: Path
+    name: str,
+    path: Path,
+    whole: Prepared,
+    new: NDArray[np.int64],
+    work: Path,
+    presets: Sequence[str],
 ) -> dict[str, NDArray[np.int64]]:
     data = DataSet(path)
     asked = questions(data, TEST)
@@ -64,7 +76,7 @@ def _ranks(
     found = {"text-kNN": text_knn(data, asked)}
     size, settings = SETTINGS[name]
     limits = (f"training.epochs={EPOCHS}", f"training.patience={PATIENCE}")
-    for preset in ("sasrec", "cammsr"):
+    for preset in presets:
         out = work / f"{name}-new-items-{preset}"
         trained_by_us(preset, Prepared(path, whole.split, 0), out, size, *settings, *limits)
         run = load_run(RunFolder(out), path, resolve_device("auto"))
