@@ -368,7 +368,7 @@ def plot(figures: Mapping[str, Any], file: Path) -> None:
         )
     axes.set_xticks(range(len(names)), names)
     axes.set_ylabel("NDCG@10")
-    axes.legend(frameon=False)
+    figure.legend(frameon=False, loc="outside right upper")
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(file, metadata={"Date": None})
 
