@@ -38,7 +38,7 @@ from cammsr_cli.data.splits import TRAIN
 from cammsr_cli.errors import CammsrError, UsageError, first_line
 from cammsr_cli.files import written_whole
 
-FORMAT = 3
+FORMAT = 4
 
 _WRITTEN = (
     "model.safetensors",
