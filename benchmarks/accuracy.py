@@ -15,7 +15,6 @@ validation with the `sasrec` preset and the full model; the test split read once
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import platform
@@ -29,7 +28,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.baselines import item_knn, popularity
-from benchmarks.data_sets import ENCODERS, RAW, Prepared, prepared
+from benchmarks.data_sets import ENCODERS, Prepared, prepared
+from benchmarks.options import absolute, parser_of
 from benchmarks.peers import split as peer_split
 from benchmarks.peers.scoring import Score, target_ranks
 from benchmarks.peers.settings import ranks_file, test_ranks_file
@@ -37,7 +37,8 @@ from benchmarks.trainings import Size, train_peer, trained_by_us
 from cammsr_cli.data.splits import TEST, VALIDATION
 from cammsr_cli.devices import resolve_device
 from cammsr_cli.files import written_whole
-from cammsr_cli.ranking.full_ranking import model_ranks, questions
+from cammsr_cli.ranking.evaluate import ranks_of
+from cammsr_cli.ranking.full_ranking import questions
 from cammsr_cli.ranking.metrics import CUTOFFS, METRICS, bootstrap_interval, per_user
 from cammsr_cli.run_folder import RunFolder, load_run
 
@@ -138,18 +139,29 @@ class Row:
     epochs: float
 
 
+def fully_trained(
+    preset: str, name: str, data: Prepared, out: Path, *assignments: str, seed: int = 0
+) -> list[dict[str, Any]]:
+    """Train a preset of ours with a data set's settings and the budget of all models.
+
+    Returns:
+        The lines of metrics.jsonl.
+    """
+    size, settings = SETTINGS[name]
+    budget = (f"training.epochs={EPOCHS}", f"training.patience={PATIENCE}")
+    size = replace(size, seed=seed)
+    return trained_by_us(preset, data, out, size, *settings, *budget, *assignments)
+
+
 def ours(preset: str, *assignments: str) -> Callable[[str, Prepared, Path, int], Outcome]:
     """Trains a preset with some settings; see `models`."""
 
     def train(name: str, data: Prepared, out: Path, seed: int) -> Outcome:
-        size, settings = SETTINGS[name]
-        limits = (f"training.epochs={EPOCHS}", f"training.patience={PATIENCE}")
-        size = replace(size, seed=seed)
-        lines = trained_by_us(preset, data, out, size, *settings, *limits, *assignments)
+        lines = fully_trained(preset, name, data, out, *assignments, seed=seed)
         loaded = load_run(RunFolder(out), None, resolve_device("auto"))
         rank = {
-            f"{part}{', seen kept' * kept}": model_ranks(
-                loaded.model, loaded.catalogue, loaded.events, questions(loaded.data, at), not kept
+            f"{part}{', seen kept' * kept}": ranks_of(
+                loaded, questions(loaded.data, at), exclude_seen=not kept
             )
             for part, at, kept in (
                 ("validation", VALIDATION, False),
@@ -375,11 +387,8 @@ def plot(figures: Mapping[str, Any], file: Path) -> None:
 
 def main() -> None:
     """Train, rank, print; or write the tables into a page."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--work", type=lambda one: Path(one).resolve(), required=True)
-    parser.add_argument("--envs", type=lambda one: Path(one).resolve(), help="[WORK/envs]")
-    parser.add_argument("--data", type=lambda one: Path(one).resolve(), default=RAW)
-    parser.add_argument("--sets", type=lambda one: one.split(","), default=list(SETTINGS))
+    parser = parser_of(__doc__, list(SETTINGS))
+    parser.add_argument("--envs", type=absolute, help="the peers' environments [WORK/envs]")
     parser.add_argument("--only", type=lambda one: one.split(","), default=[], help="rows")
     parser.add_argument(
         "--seeds", type=lambda one: [int(seed) for seed in one.split(",")], default=[0, 1, 2]

@@ -2,16 +2,15 @@
 
     python -m benchmarks.new_items --work FOLDER [--sets ml1m,amazon-beauty] [--only cammsr]
 
-A tenth of the items is taken out of the training part. Asked about are the test events whose item
-is one of those; the whole catalogue is ranked, seen items excluded. `sasrec` knows them by nothing
-and cannot find them; text-kNN ranks by the mean cosine of an item's text to those of the last items
-of the history; random is what chance gives.
+A tenth of the items is taken out of the training part. The test events whose item is one of those
+tell how often new items are found, all test events what that costs; the whole catalogue is ranked,
+seen items excluded. `sasrec` knows new items by nothing and cannot find them; text-kNN ranks by the
+mean cosine of an item's text to those of the last items of the history; random is what chance
+gives. `cammsr` is ranked with several shares of the places for new items (`--new-share`).
 """
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,18 +19,22 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from benchmarks.accuracy import EPOCHS, PATIENCE, PRESETS, SETTINGS
-from benchmarks.data_sets import RAW, Prepared, prepared
-from benchmarks.trainings import trained_by_us
+from benchmarks.accuracy import PRESETS, fully_trained
+from benchmarks.data_sets import Prepared, prepared
+from benchmarks.options import names_among, parser_of
 from benchmarks.variants import drawn_items, record, variant, without_training_events
 from cammsr_cli.data.dataset import DataSet
 from cammsr_cli.data.splits import TEST
 from cammsr_cli.devices import resolve_device
-from cammsr_cli.ranking.full_ranking import Questions, model_ranks, questions, ranks
+from cammsr_cli.ranking.evaluate import ranks_of
+from cammsr_cli.ranking.full_ranking import Questions, questions, ranks
 from cammsr_cli.ranking.metrics import bootstrap_interval, per_user
 from cammsr_cli.run_folder import RunFolder, load_run, read_events
 
 SHARE, SEED = 0.1, 0
+
+NEW_SHARES = (0.2, 0.4, 0.6, 0.8)
+"""Of the best 20 places, tried beside the share of the catalogue."""
 
 HISTORY = 10
 """Last items of a history that text-kNN compares with."""
@@ -39,18 +42,11 @@ HISTORY = 10
 
 def main() -> None:
     """Train, ask, print."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--work", type=lambda one: Path(one).resolve(), required=True)
-    parser.add_argument("--data", type=lambda one: Path(one).resolve(), default=RAW)
+    parser = parser_of(__doc__, ["ml1m", "amazon-beauty"])
     parser.add_argument(
-        "--sets", type=lambda one: one.split(","), default=["ml1m", "amazon-beauty"]
-    )
-    parser.add_argument(
-        "--only", type=lambda one: one.split(","), default=list(PRESETS), help="presets to train"
+        "--only", type=names_among(PRESETS), default=list(PRESETS), help="presets to train"
     )
     options = parser.parse_args()
-    if unknown := set(options.only) - set(PRESETS):
-        sys.exit(f"no {', '.join(sorted(unknown))}; there are: {', '.join(PRESETS)}")
     for name in options.sets:
         whole = prepared(name, options.data, options.work)
         data = DataSet(whole.data)
@@ -59,7 +55,8 @@ def main() -> None:
             whole.data, options.work / f"{name}-new-items.h5", without_training_events(new)
         )
         found = _ranks(name, path, whole, new, options.work, options.only)
-        _print(name, found, len(data.item_ids), len(new), options.work)
+        target_new_U = np.isin(questions(data, TEST).item_U, new)
+        _print(name, found, target_new_U, len(data.item_ids), len(new), options.work)
 
 
 def _ranks(
@@ -72,15 +69,14 @@ def _ranks(
 ) -> dict[str, NDArray[np.int64]]:
     data = DataSet(path)
     asked = questions(data, TEST)
-    asked = asked.take(np.flatnonzero(np.isin(asked.item_U, new)))
     found = {"text-kNN": text_knn(data, asked)}
-    size, settings = SETTINGS[name]
-    limits = (f"training.epochs={EPOCHS}", f"training.patience={PATIENCE}")
     for preset in presets:
         out = work / f"{name}-new-items-{preset}"
-        trained_by_us(preset, Prepared(path, whole.split, 0), out, size, *settings, *limits)
+        fully_trained(preset, name, Prepared(path, whole.split, 0), out)
         run = load_run(RunFolder(out), path, resolve_device("auto"))
-        found[preset] = model_ranks(run.model, run.catalogue, run.events, asked)
+        found[preset] = ranks_of(run, asked)
+        for share in NEW_SHARES if run.model.modalities else ():
+            found[f"{preset} --new-share {share}"] = ranks_of(run, asked, new_share=share)
     return found
 
 
@@ -100,22 +96,32 @@ def text_knn(data: DataSet, asked: Questions) -> NDArray[np.int64]:
 
 
 def _print(
-    name: str, found: dict[str, NDArray[np.int64]], items: int, new: int, work: Path
+    name: str,
+    found: dict[str, NDArray[np.int64]],
+    target_new_U: NDArray[np.bool_],
+    items: int,
+    new: int,
+    work: Path,
 ) -> None:
-    asked = len(found["text-kNN"])
-    print(f"\n{name}: {new:,} of {items:,} items new, {asked:,} events ask for one\n")
-    print("| | Recall@20 | NDCG@20 | x text-kNN |\n|---|---:|---:|---:|")
-    base = per_user(found["text-kNN"], "Recall", 20).mean()
-    print(f"| random | {20 / items:.4f} | | {20 / items / base:.2f} |")
-    figures: dict[str, object] = {"items": items, "new": new, "asked": asked}
-    for title, rank in found.items():
-        recall_U = per_user(rank, "Recall", 20)
+    print(
+        f"\n{name}: {new:,} of {items:,} items new, {target_new_U.sum():,} of "
+        f"{len(target_new_U):,} events ask for one\n"
+    )
+    print("| | Recall@20 of new | x text-kNN | NDCG@10 of all | of the others |")
+    print("|---|---:|---:|---:|---:|")
+    base = per_user(found["text-kNN"][target_new_U], "Recall", 20).mean()
+    print(f"| random | {20 / items:.4f} | {20 / items / base:.2f} | | |")
+    figures: dict[str, object] = {"items": items, "new": new, "asked": int(target_new_U.sum())}
+    for title, rank_U in found.items():
+        recall_U = per_user(rank_U[target_new_U], "Recall", 20)
         low, high = bootstrap_interval(recall_U[:, None])
-        ndcg = float(per_user(rank, "NDCG", 20).mean())
-        figures[title] = [float(recall_U.mean()), float(low[0]), float(high[0]), ndcg]
+        ndcg_U = per_user(rank_U, "NDCG", 10)
+        cells = [float(recall_U.mean()), float(low[0]), float(high[0]), float(ndcg_U.mean())]
+        figures[title] = cells
         print(
-            f"| {title} | {recall_U.mean():.4f} [{low[0]:.4f}, {high[0]:.4f}] | {ndcg:.4f} "
-            f"| {recall_U.mean() / base:.2f} |"
+            "| {} | {:.4f} [{:.4f}, {:.4f}] | {:.2f} | {:.4f} | {:.4f} |".format(
+                title, *cells[:3], cells[0] / base, cells[3], ndcg_U[~target_new_U].mean()
+            )
         )
     record(work / f"{name}-new-items.json", figures)
 

@@ -11,7 +11,6 @@ images). Same settings and budget for all, and the same seed. The data set as it
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -20,13 +19,14 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.accuracy import EPOCHS, PATIENCE, SETTINGS
-from benchmarks.data_sets import ENCODERS, RAW, Prepared, prepared
-from benchmarks.trainings import trained_by_us
+from benchmarks.accuracy import fully_trained
+from benchmarks.data_sets import ENCODERS, Prepared, prepared
+from benchmarks.options import parser_of
 from benchmarks.variants import missing, no_labels, record, variant, wrong_labels
 from cammsr_cli.data.splits import TEST
 from cammsr_cli.devices import resolve_device
-from cammsr_cli.ranking.full_ranking import model_ranks, questions
+from cammsr_cli.ranking.evaluate import ranks_of
+from cammsr_cli.ranking.full_ranking import questions
 from cammsr_cli.ranking.metrics import bootstrap_interval, per_user
 from cammsr_cli.run_folder import RunFolder, load_run
 
@@ -51,12 +51,7 @@ def variants(name: str) -> dict[str, Change | None]:
 
 def main() -> None:
     """Train, rank, print, plot."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--work", type=lambda one: Path(one).resolve(), required=True)
-    parser.add_argument("--data", type=lambda one: Path(one).resolve(), default=RAW)
-    parser.add_argument(
-        "--sets", type=lambda one: one.split(","), default=["ml100k", "amazon-beauty"]
-    )
+    parser = parser_of(__doc__, ["ml100k", "amazon-beauty"])
     parser.add_argument("--only", type=lambda one: one.split(","), default=[], help="variants")
     parser.add_argument("--plot", type=Path)
     options = parser.parse_args()
@@ -83,11 +78,9 @@ def _ranks(
     path, out = whole.data, work / name / f"cammsr-{SEED}"
     if change is not None:
         path, out = variant(whole.data, work / f"{slug}.h5", change), work / f"{slug}-run"
-    size, settings = SETTINGS[name]
-    limits = (f"training.epochs={EPOCHS}", f"training.patience={PATIENCE}")
-    trained_by_us("cammsr", Prepared(path, whole.split, 0), out, size, *settings, *limits)
+    fully_trained("cammsr", name, Prepared(path, whole.split, 0), out, seed=SEED)
     run = load_run(RunFolder(out), path, resolve_device("auto"))
-    return model_ranks(run.model, run.catalogue, run.events, questions(run.data, TEST))
+    return ranks_of(run, questions(run.data, TEST))
 
 
 def _print(name: str, found: dict[str, NDArray[np.int64]], work: Path) -> None:

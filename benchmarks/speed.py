@@ -15,12 +15,13 @@ import argparse
 import json
 import os
 import platform
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.data_sets import ENCODERS, RAW, Prepared, prepared
+from benchmarks.data_sets import Prepared, prepared
+from benchmarks.options import absolute, names_among, parser_of
 from benchmarks.time_to_quality import Curve, curve_of_ours, curve_of_peer, print_curves
 from benchmarks.trainings import (
     Size,
@@ -182,13 +183,10 @@ def main() -> None:
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--work", type=_absolute, required=True, help="folder for all results")
-    parser.add_argument("--envs", type=_absolute, help="the peers' environments [WORK/envs]")
-    parser.add_argument("--data", type=_absolute, default=RAW, help="folder of the raw data sets")
-    parser.add_argument("--out", type=_absolute, help="raw results as JSON [WORK/speed.json]")
-    parser.add_argument("--sets", type=_names(ENCODERS), default=["ml1m", "amazon-beauty"])
-    parser.add_argument("--only", type=_names(TRAININGS), default=list(TRAININGS))
+    parser = parser_of(__doc__, ["ml1m", "amazon-beauty"])
+    parser.add_argument("--envs", type=absolute, help="the peers' environments [WORK/envs]")
+    parser.add_argument("--out", type=absolute, help="raw results as JSON [WORK/speed.json]")
+    parser.add_argument("--only", type=names_among(TRAININGS), default=list(TRAININGS))
     parser.add_argument("--epochs", type=int, default=3, help="the first warms up")
     parser.add_argument("--dropout", type=float, default=Size.dropout)
     parser.add_argument("--threads", type=int, help="of every process [one a core]")
@@ -210,24 +208,8 @@ def _write(file: Path, raw: dict[str, Any]) -> None:
     file.write_text(json.dumps(raw, indent=2), encoding="utf-8")
 
 
-def _absolute(path: str) -> Path:
-    return Path(path).resolve()
-
-
 def _numbers(text: str) -> list[int]:
     return [int(number) for number in text.split(",")]
-
-
-def _names(known: Collection[str]) -> Callable[[str], list[str]]:
-    def read(text: str) -> list[str]:
-        names = text.split(",")
-        if unknown := set(names) - set(known):
-            raise argparse.ArgumentTypeError(
-                f"unknown {', '.join(sorted(unknown))}; there are: {', '.join(known)}"
-            )
-        return names
-
-    return read
 
 
 def _yes(met: bool) -> str:

@@ -42,6 +42,15 @@ def command(
     keep_seen: Annotated[
         bool, typer.Option("--keep-seen", help="Leave items a user has seen in the ranking.")
     ] = False,
+    new_share: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Share of the best 20 places that new items have, over all users. "
+            "[default: their share of the catalogue]",
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the bootstrap.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -64,6 +73,7 @@ def command(
         split=split.value,
         exclude_seen=not keep_seen,
         against=against,
+        new_share=new_share,
         seed=seed,
     )
     if as_json:

@@ -54,6 +54,15 @@ def command(
     keep_seen: Annotated[
         bool, typer.Option("--keep-seen", help="Allow items the user already has.")
     ] = False,
+    new_share: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Share of the best 20 places that new items have, over all users. "
+            "[default: their share of the catalogue]",
+        ),
+    ] = None,
     index: Annotated[
         IndexChoice,
         typer.Option(
@@ -94,7 +103,7 @@ def command(
     if index is IndexChoice.FAISS:
         require_faiss()
     loaded = load_run(RunFolder(run), data, resolve_device(device))
-    recommender = Recommender(loaded)
+    recommender = Recommender(loaded, new_share)
     asked = len(recommender.everyone) if all_users else len(ids)
     recall = recommender.choose_index(index.value, asked, k, not keep_seen)
     if recall is not None:

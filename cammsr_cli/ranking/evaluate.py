@@ -12,7 +12,12 @@ from numpy.typing import NDArray
 
 from cammsr_cli.data.splits import TEST, VALIDATION
 from cammsr_cli.errors import CammsrError, UsageError
-from cammsr_cli.ranking.full_ranking import model_ranks, popularity_ranks, questions
+from cammsr_cli.ranking.full_ranking import (
+    Questions,
+    model_ranks,
+    popularity_ranks,
+    questions,
+)
 from cammsr_cli.ranking.metrics import (
     CUTOFFS,
     METRICS,
@@ -21,7 +26,8 @@ from cammsr_cli.ranking.metrics import (
     estimate_all,
     per_user,
 )
-from cammsr_cli.run_folder import RunFolder, load_run
+from cammsr_cli.ranking.new_items import are_new, even_share
+from cammsr_cli.run_folder import LoadedRun, RunFolder, load_run
 
 Split = Literal["test", "validation"]
 
@@ -74,6 +80,7 @@ def evaluate(
     split: Split = "test",
     exclude_seen: bool = True,
     against: Path | None = None,
+    new_share: float | None = None,
     seed: int = 0,
 ) -> Evaluation:
     """Rank the whole catalogue for every user and measure where the next item stands.
@@ -85,6 +92,8 @@ def evaluate(
         split: Which held-out event to find.
         exclude_seen: Leave items of the user's history out of the ranking.
         against: A second run to compare with, user by user.
+        new_share: Share of the best places that new items have; as large as their share of the
+            catalogue, if not given.
         seed: Of the bootstrap.
 
     Raises:
@@ -98,13 +107,13 @@ def evaluate(
             f"{loaded.data.path} has no {split} events: no user has a history long enough",
             "Prepare it from more events",
         )
-    rank = model_ranks(loaded.model, loaded.catalogue, loaded.events, asked, exclude_seen)
+    rank = ranks_of(loaded, asked, exclude_seen, new_share)
     differences = None
     if against is not None:
         other = load_run(RunFolder(against), data, device)
         if other.data.content != loaded.data.content:
             raise UsageError(f"{run} and {against} were trained on different data sets")
-        other_rank = model_ranks(other.model, other.catalogue, other.events, asked, exclude_seen)
+        other_rank = ranks_of(other, asked, exclude_seen, new_share)
         differences = compare(rank, other_rank, seed=seed)
     popular = popularity_ranks(loaded.data, loaded.events, asked, exclude_seen)
     return Evaluation(
@@ -116,6 +125,17 @@ def evaluate(
         popularity=estimate_all(popular, seed=seed),
         against=differences,
     )
+
+
+def ranks_of(
+    run: LoadedRun,
+    asked: Questions,
+    exclude_seen: bool = True,
+    new_share: float | None = None,
+) -> NDArray[np.int64]:
+    """Rank of the item to be found, for each user, as `evaluate` takes it."""
+    share = even_share(are_new(run.catalogue)) if new_share is None else new_share
+    return model_ranks(run.model, run.catalogue, run.events, asked, exclude_seen, share)
 
 
 def compare(

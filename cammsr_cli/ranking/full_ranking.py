@@ -1,6 +1,6 @@
 """Where each user's next item stands among the whole catalogue.
 
-Axes: U users, B users of one chunk, N items, V score width, P pairs of a user and a seen item.
+Axes: U users, B users of one chunk, N items, V score width.
 """
 
 from __future__ import annotations
@@ -18,6 +18,15 @@ from cammsr_cli.core.model import Cammsr, Catalogue, ItemTables
 from cammsr_cli.core.windows import Events, cut
 from cammsr_cli.data.dataset import DataSet
 from cammsr_cli.data.splits import TRAIN
+from cammsr_cli.ranking.new_items import (
+    are_new,
+    asking,
+    evenly,
+    needs_places,
+    offset_of_new,
+    raised,
+)
+from cammsr_cli.ranking.seen import hide, seen_items
 
 ITEMS_AT_ONCE = 2**15
 """Items whose tables are made at one time: their representations are far larger than the tables."""
@@ -140,13 +149,24 @@ def model_ranks(
     events: Events,
     asked: Questions,
     exclude_seen: bool = True,
+    new_share: float | None = None,
 ) -> NDArray[np.int64]:
-    """Rank of the item to be found, for each user, by the model's scores."""
+    """Rank of the item to be found, for each user, by the model's scores.
+
+    With a `new_share`, new items have that share of the best places (see `new_items`).
+    """
     tables = item_tables(model, catalogue)
-    start_U, end_U = (torch.from_numpy(at_U) for at_U in (asked.start_U, asked.end_U))
     device = events.item_E.device
-    query_UV = user_queries(model, tables, events, start_U.to(device), end_U.to(device))
-    return ranks(query_UV, tables.target_NV, events, asked, exclude_seen)
+    start_U, end_U = (torch.from_numpy(at_U).to(device) for at_U in (asked.start_U, asked.end_U))
+    query_UV = user_queries(model, tables, events, start_U, end_U)
+    target_NV = tables.target_NV
+    new_N = are_new(catalogue)
+    if new_share is not None and len(query_UV) and needs_places(new_N):
+        some_B = evenly(len(query_UV)).to(device)
+        seen = seen_items(events, start_U[some_B], end_U[some_B]) if exclude_seen else None
+        offset = offset_of_new(query_UV[some_B], target_NV, new_N, new_share, seen)
+        query_UV, target_NV = asking(query_UV), raised(target_NV, new_N, offset)
+    return ranks(query_UV, target_NV, events, asked, exclude_seen)
 
 
 def popularity_ranks(
@@ -184,49 +204,3 @@ def ranks(
         lower_B = (score_BN < own_B1).view(torch.uint8).sum(1, dtype=torch.int32)
         found.append(1 + items - lower_B.long())
     return torch.cat(found).cpu().numpy() if found else np.zeros(0, dtype=np.int64)
-
-
-@dataclass(frozen=True)
-class Seen:
-    """What some users have seen, as pairs.
-
-    Attributes:
-        row_P: int64, rising: which of the users.
-        item_P: int64 item index; an item seen twice is there twice.
-    """
-
-    row_P: Tensor
-    item_P: Tensor
-
-    def rows(self, first: int, past: int) -> Seen:
-        """The pairs of the users `first` to `past`, counted from `first`."""
-        bounds = torch.tensor([first, past], device=self.row_P.device)
-        low, high = torch.searchsorted(self.row_P, bounds).tolist()
-        return Seen(self.row_P[low:high] - first, self.item_P[low:high])
-
-    def of(self, row_B: Tensor) -> Seen:
-        """The pairs of the users `row_B`, which rise, counted by their place there."""
-        kept_P = torch.isin(self.row_P, row_B)
-        return Seen(torch.searchsorted(row_B, self.row_P[kept_P]), self.item_P[kept_P])
-
-
-def seen_items(events: Events, start_B: Tensor, end_B: Tensor) -> Seen:
-    """All items of the whole histories `[start, end)`, not only those a model reads."""
-    length_B = end_B - start_B
-    row_P = torch.repeat_interleave(length_B)
-    first_B = length_B.cumsum(0) - length_B
-    at_P = torch.arange(len(row_P), device=row_P.device) - first_B[row_P] + start_B[row_P]
-    return Seen(row_P, events.item_E[at_P].long())
-
-
-def hide(score_BN: Tensor, seen: Seen, first_item: int = 0) -> None:
-    """Set the scores of seen items to minus infinity, in place.
-
-    Args:
-        score_BN: Scores of the items from `first_item` on.
-        seen: What the users of the rows have seen.
-        first_item: Index of the first column's item.
-    """
-    at_P = seen.item_P - first_item
-    here_P = (at_P >= 0) & (at_P < score_BN.shape[1])
-    score_BN[seen.row_P[here_P], at_P[here_P]] = float("-inf")

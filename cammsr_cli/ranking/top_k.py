@@ -19,7 +19,8 @@ from torch import Tensor
 
 from cammsr_cli.core.limits import most_on
 from cammsr_cli.errors import UsageError
-from cammsr_cli.ranking.full_ranking import SCORES_AT_ONCE, Seen, hide
+from cammsr_cli.ranking.full_ranking import SCORES_AT_ONCE
+from cammsr_cli.ranking.seen import Seen, hide
 
 FAISS_FROM_ITEMS = 100_000
 FAISS_FROM_USERS = 10_000

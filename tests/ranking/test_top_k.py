@@ -8,7 +8,7 @@ import torch
 
 from cammsr_cli.errors import UsageError
 from cammsr_cli.ranking import top_k
-from cammsr_cli.ranking.full_ranking import Seen
+from cammsr_cli.ranking.seen import Seen
 from cammsr_cli.ranking.top_k import (
     FAISS_FROM_ITEMS,
     FAISS_FROM_USERS,

@@ -1,0 +1,85 @@
+"""A place for new items: what has no training events must not drown among what has.
+
+An item that nobody has met is known by its content alone, so its scores are less sure, and spread
+less, than those of items with an id: by score alone it would hardly be in any list. All new items
+are therefore raised by one number, such that they have a given share of the best places over all
+users; which of them, and whose, remains the model's to say.
+
+Axes: U users, N items, V score width, O old items, F new items, K places.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from cammsr_cli.core.model import Catalogue, has_content
+from cammsr_cli.ranking.seen import Seen, hide
+
+USERS = 256
+"""Users by whom the offset is found."""
+
+PLACES = 20
+"""Length of the lists that new items have their share of."""
+
+
+def are_new(catalogue: Catalogue) -> Tensor:
+    """bool [N]: without an id, but with content; what has neither stays behind all others."""
+    return (catalogue.id_row_N < 0) & has_content(catalogue)
+
+
+def needs_places(new_N: Tensor) -> bool:
+    """Whether there are both new items and others."""
+    return bool(new_N.any()) and not bool(new_N.all())
+
+
+def even_share(new_N: Tensor) -> float:
+    """The share of the places that new items have where they are treated like all others."""
+    return float(new_N.float().mean())
+
+
+def evenly(users: int, most: int = USERS) -> Tensor:
+    """At most `most` of so many users, int64 and rising."""
+    return torch.arange(0, users, max(1, -(-users // most)))
+
+
+@torch.inference_mode()
+def offset_of_new(
+    query_UV: Tensor, target_NV: Tensor, new_N: Tensor, share: float, seen: Seen | None
+) -> float:
+    """What is to be added to the scores of new items for them to have `share` of all places.
+
+    A user's j-th best new item is among the K best once it is above the (K + 1 - j)-th best old
+    one. Of these K steps a user, the offset lets as many come true as there are places for.
+
+    Args:
+        query_UV: Queries of some users.
+        target_NV: Targets of all items.
+        new_N: bool, which items are new: some, but not all.
+        share: Of the places, from 0 to 1.
+        seen: What these users have seen, where that is left out.
+    """
+    score_UN = query_UV.float() @ target_NV.float().T
+    if seen is not None:
+        hide(score_UN, seen)
+    new_UF, old_UO = score_UN[:, new_N], score_UN[:, ~new_N]
+    places = min(PLACES, old_UO.shape[1])
+    steps = min(places, new_UF.shape[1])
+    last_UK = old_UO.topk(places, dim=1)[0].flip(1)
+    step_UK = last_UK[:, :steps] - new_UF.topk(steps, dim=1)[0]
+    step_X = step_UK[step_UK.isfinite()].sort()[0]
+    if not len(step_X):
+        return 0.0
+    taken = min(round(share * places * len(query_UV)), len(step_X))
+    edge_X = torch.cat([step_X[:1] - 2, step_X, step_X[-1:] + 2])
+    return float(edge_X[taken : taken + 2].mean())
+
+
+def raised(target_NV: Tensor, new_N: Tensor, offset: float) -> Tensor:
+    """Targets with a last column that raises new items, [N, V + 1]; for queries by `asking`."""
+    return torch.cat([target_NV, offset * new_N[:, None].to(target_NV)], dim=1)
+
+
+def asking(query_UV: Tensor) -> Tensor:
+    """Queries for targets that were `raised`, [U, V + 1]."""
+    return torch.cat([query_UV, query_UV.new_ones(len(query_UV), 1)], dim=1)
