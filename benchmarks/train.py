@@ -103,7 +103,7 @@ WATCHED: list[tuple[Any, str, str]] = [
     (Cammsr, "item_tables", "CAMoE"),
     (Cammsr, "user_states", "sequence encoder"),
     (Cammsr, "queries", "queries"),
-    (objective, "_next_item_loss", "loss, with its gradients"),
+    (objective, "_loss", "loss, with its gradients"),
     (objective, "category_loss", "category loss"),
     (torch.Tensor, "backward", "backward of all else"),
     (step.Stepper, "_clip", "clip"),

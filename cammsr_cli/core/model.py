@@ -80,6 +80,26 @@ class Catalogue:
         )
 
 
+class Ids(NamedTuple):
+    """What the id table says of N items; X is D, or 2 D where ids have a reader of their own.
+
+    Attributes:
+        own_NX: The items' rows; meaningless where an item has none.
+        near_NX: Mean of their neighbours' rows; zeros where there are none.
+        has_near_N: Whether there are any.
+    """
+
+    own_NX: Tensor
+    near_NX: Tensor
+    has_near_N: Tensor
+
+    def split(self, first: int) -> tuple[Ids, Ids]:
+        """That of the `first` items, and that of the others."""
+        sizes = [first, len(self.own_NX) - first]
+        one, other = zip(*(torch.split(part, sizes) for part in self), strict=True)
+        return Ids(*one), Ids(*other)
+
+
 class ItemStreams(NamedTuple):
     """What is known of N items, before any of it is weighed.
 
@@ -405,8 +425,31 @@ class Cammsr(nn.Module):
             )
         return replace(catalogue, features=features, standardised=True)
 
-    def item_streams(self, catalogue: Catalogue) -> ItemStreams:
-        """The streams of N items.
+    def ids(self, catalogue: Catalogue) -> Ids:
+        """Looks N items up in the id table, once: each lookup's gradient is as large as that is."""
+        assert self.id_table is not None
+        row_N = catalogue.id_row_N.clamp(min=0)
+        if self.near_RJ is None:
+            own_NX = self.id_table(row_N)
+            none_11 = own_NX.new_zeros(1, 1)
+            return Ids(own_NX, none_11.expand_as(own_NX), none_11.bool()[0].expand(len(own_NX)))
+        near_NJ = self._neighbours(catalogue)
+        items, most = near_NJ.shape
+        there_NJ = near_NJ >= 0
+        share_NJ = there_NJ.float() / there_NJ.sum(1, keepdim=True).clamp(min=1)
+        # Two bags an item: its own row, and its neighbours'.
+        at_N = torch.arange(items, device=row_N.device)
+        own_NX, near_NX = functional.embedding_bag(
+            torch.cat([row_N, near_NJ.clamp(min=0).flatten()]),
+            self.id_table.weight,
+            torch.cat([at_N, items + most * at_N]),
+            mode="sum",
+            per_sample_weights=torch.cat([torch.ones_like(share_NJ[:, 0]), share_NJ.flatten()]),
+        ).chunk(2)
+        return Ids(own_NX, near_NX, there_NJ.any(1))
+
+    def item_streams(self, catalogue: Catalogue, ids: Ids | None = None) -> ItemStreams:
+        """The streams of N items, whose `ids` may have been looked up before.
 
         A missing stream holds its learnt vector and is masked out of every softmax; an item with
         no stream at all is described by the learnt vectors alone. An id stands beside its
@@ -416,17 +459,16 @@ class Cammsr(nn.Module):
         values, present = [], []
         id_ND = None
         if self.id_table is not None:
-            row_NX = self.id_table(catalogue.id_row_N.clamp(min=0))
-            near_NX, has_near_N = self._mean_of_neighbours(catalogue)
+            ids = self.ids(catalogue) if ids is None else ids
             if self.id_sequence is not None:
-                id_ND = self._ids_alone(row_NX, near_NX, catalogue)
+                id_ND = self.ids_alone(catalogue, ids)
             shown_N = catalogue.id_row_N >= 0
             if self.training and self.id_dropout and self.modalities:
                 kept_N = torch.rand(len(shown_N), device=shown_N.device) >= self.id_dropout
                 shown_N = shown_N & (kept_N | ~has_content(catalogue))
-            own_ND = torch.where(shown_N[:, None], row_NX[:, : self.width], self.missing_SD[0])
-            values.append(own_ND + near_NX[:, : self.width])
-            present.append(shown_N | has_near_N)
+            own_ND = torch.where(shown_N[:, None], ids.own_NX[:, : self.width], self.missing_SD[0])
+            values.append(own_ND + ids.near_NX[:, : self.width])
+            present.append(shown_N | ids.has_near_N)
         for name, projection in zip(self.modalities, self.projections, strict=True):
             values.append(projection(catalogue.features[name], catalogue.standardised))
             present.append(catalogue.present[name])
@@ -434,39 +476,16 @@ class Cammsr(nn.Module):
         x_NSD = torch.where(present_NS.unsqueeze(-1), torch.stack(values, 1), self.missing_SD)
         return ItemStreams(x_NSD, present_NS | ~present_NS.any(1, keepdim=True), id_ND)
 
-    def ids_alone(self, catalogue: Catalogue) -> Tensor:
+    def ids_alone(self, catalogue: Catalogue, ids: Ids) -> Tensor:
         """The items as the ids' own reader sees them, [N, D]; in training, without features too."""
-        assert self.id_table is not None
-        row_NX = self.id_table(catalogue.id_row_N.clamp(min=0))
-        return self._ids_alone(row_NX, self._mean_of_neighbours(catalogue)[0], catalogue)
-
-    def _ids_alone(self, row_NX: Tensor, near_NX: Tensor, catalogue: Catalogue) -> Tensor:
         has_id_N = catalogue.id_row_N >= 0
-        id_ND = torch.where(has_id_N[:, None], row_NX[:, self.width :], self.missing_SD[0])
+        id_ND = torch.where(has_id_N[:, None], ids.own_NX[:, self.width :], self.missing_SD[0])
         if self.id_start is not None and not self.training:
             item_B = (~has_id_N & has_content(catalogue)).nonzero().squeeze(1)
             if len(item_B):
                 begun_BD = self.id_start(self._content(catalogue, item_B))
                 id_ND = id_ND.index_copy(0, item_B, begun_BD)
-        return id_ND + near_NX[:, self.width :]
-
-    def _mean_of_neighbours(self, catalogue: Catalogue) -> tuple[Tensor, Tensor]:
-        """Of each item the mean of its neighbours' rows, [N, X], and whether it has any, bool [N].
-
-        Of a model without neighbours both are of one item, that has none.
-        """
-        assert self.id_table is not None
-        table_RX = self.id_table.weight
-        if self.near_RJ is None:
-            none_1X = torch.zeros(1, table_RX.shape[1], device=catalogue.id_row_N.device)
-            return none_1X, none_1X.new_zeros(1, dtype=torch.bool)
-        near_NJ = self._neighbours(catalogue)
-        there_NJ = near_NJ >= 0
-        share_NJ = there_NJ.float() / there_NJ.sum(1, keepdim=True).clamp(min=1)
-        mean_NX = functional.embedding_bag(
-            near_NJ.clamp(min=0), table_RX, mode="sum", per_sample_weights=share_NJ
-        )
-        return mean_NX, there_NJ.any(1)
+        return id_ND + ids.near_NX[:, self.width :]
 
     def item_tables(
         self, x_NSD: Tensor, present_NS: Tensor, id_ND: Tensor | None = None

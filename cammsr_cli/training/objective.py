@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from cammsr_cli.config import TrainingConfig
 from cammsr_cli.core.losses import (
+    NOWHERE,
     balance_loss,
     catalogue_cross_entropy,
     category_loss,
@@ -25,6 +26,10 @@ from cammsr_cli.core.windows import Events, Packed, cut, deal_ties, pack
 
 EVEN_ROWS = 4
 """Rows of a step are a multiple of it, so that few shapes of tensors occur."""
+
+EVEN_ITEMS, EVEN_CANDIDATES = 256, 128
+"""Likewise the items of a step, and what its targets are told from: a CPU makes code for each shape
+of a bfloat16 product, which takes longer than the product."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +64,9 @@ class _Step:
 
     Attributes:
         catalogue: Those items.
-        label_NC: Their known categories.
+        item_N: int64, how they are named in the data set.
+        items: How many there are; those after them fill up.
+        label_NC: The known categories of these.
         packed: The histories; the items that follow them are named as in the data set.
         target_M: The items that follow, named so too, and
         own_M: their place.
@@ -69,6 +76,8 @@ class _Step:
     """
 
     catalogue: Catalogue
+    item_N: Tensor
+    items: int
     label_NC: Tensor
     packed: Packed
     target_M: Tensor
@@ -99,27 +108,35 @@ class Objective(nn.Module):
         """
         model = self.model
         step = self._step(start_B, end_B)
-        streams = model.item_streams(step.catalogue)
+        streams, told_R = self._streams(step)
         tables = model.item_tables(*streams)
         window = step.packed.window
         h_BLX = model.user_states(tables, window)
         # Queries of the padding too: M is new at each step, and a CPU makes code for each shape.
         every_MV = model.queries(h_BLX)[window.valid_BL]
-        first, *others = model.readers
-        query_MV, target_NV = every_MV[:, first], tables.target_NV[:, first]
-        losses = [_next_item_loss(query_MV, target_NV, step.own_M, step.candidates_R[0])]
-        for ids, candidates in zip(others, step.candidates_R[1:], strict=True):
-            query_MD, target_ND = every_MV[:, ids], tables.target_NV[:, ids]
-            losses.append(self._loss_of_ids(query_MD, target_ND, step, candidates))
+        # Split, not sliced: the gradient of a slice is as wide as what it was cut from.
+        widths = [reader.stop - reader.start for reader in model.readers]
+        query_MV, *id_queries = torch.split(every_MV, widths, dim=1)
+        target_NV, *id_targets = torch.split(tables.target_NV, widths, dim=1)
+        losses = [_loss(query_MV, target_NV, step.own_M, None, step.candidates_R[0])]
+        for query_MD, target_ND, told_CD, candidates in zip(
+            id_queries, id_targets, told_R, step.candidates_R[1:], strict=True
+        ):
+            if candidates is None:
+                losses.append(catalogue_cross_entropy(query_MD, told_CD, step.target_M))
+            else:
+                losses.append(_loss(query_MD, target_ND, step.own_M, told_CD, candidates))
         parts = {"recommendation": torch.stack(losses).sum()}
         if self.config.category_weight and tables.fused.category_NC.shape[1]:
             parts["category"] = self.config.category_weight * category_loss(
-                tables.fused.category_NC, step.label_NC, self.corpus.multi_label
+                tables.fused.category_NC[: step.items], step.label_NC, self.corpus.multi_label
             )
         if self.config.swap_weight and len(model.modalities) > 1:
             parts["swap"] = self.config.swap_weight * self._swap(step, streams, tables, h_BLX)
         if self.config.balance_weight and tables.fused.gate_NSE is not None:
-            parts["balance"] = self.config.balance_weight * balance_loss(tables.fused.gate_NSE)
+            parts["balance"] = self.config.balance_weight * balance_loss(
+                tables.fused.gate_NSE[: step.items]
+            )
         return parts
 
     def _step(self, start_B: Tensor, end_B: Tensor) -> _Step:
@@ -134,37 +151,51 @@ class Objective(nn.Module):
         candidates_R = self._candidates(target_M)
         drawn, *others = candidates_R
         if drawn is None or drawn.correction_C is None:  # all items, or all that are rivals
-            return _Step(self.catalogue, corpus.label_NC, packed, target_M, target_M, candidates_R)
+            every_N = torch.arange(len(corpus.label_NC), device=target_M.device)
+            return _Step(
+                self.catalogue,
+                every_N,
+                len(every_N),
+                corpus.label_NC,
+                packed,
+                target_M,
+                target_M,
+                candidates_R,
+            )
         needed_N, place = torch.unique(
             torch.cat([packed.window.item_BL[valid_BL], target_M, drawn.item_C]),
             return_inverse=True,
         )
+        items, lacking = len(needed_N), -len(needed_N) % EVEN_ITEMS
+        needed_N = torch.cat([needed_N, needed_N[:1].expand(lacking)])
         place_M, own_M, place_C = place.split([len(target_M), len(target_M), len(drawn.item_C)])
         place_BL = torch.zeros_like(packed.window.item_BL)
         place_BL[valid_BL] = place_M
         return _Step(
             self.catalogue.take(needed_N),
-            corpus.label_NC[needed_N],
+            needed_N,
+            items,
+            corpus.label_NC[needed_N[:items]],
             replace(packed, window=replace(packed.window, item_BL=place_BL)),
             target_M,
             own_M,
             [replace(drawn, item_C=place_C), *others],
         )
 
-    def _loss_of_ids(
-        self, query_MD: Tensor, target_ND: Tensor, step: _Step, candidates: Candidates | None
-    ) -> Tensor:
-        """Cross-entropy of the ids' own reader, whose items need no features."""
-        if candidates is None:
-            every_ND = self.model.ids_alone(self.catalogue)
-            return catalogue_cross_entropy(query_MD, every_ND, step.target_M)
-        return sampled_cross_entropy(
-            query_MD,
-            functional.embedding(step.own_M, target_ND),
-            self.model.ids_alone(self.catalogue.take(candidates.item_C, features=False)),
-            candidates.own_M,
-            candidates.correction_C,
+    def _streams(self, step: _Step) -> tuple[ItemStreams, list[Tensor]]:
+        """The items' streams, and what the ids' own reader tells targets from, if there is one."""
+        if len(step.candidates_R) == 1:
+            return self.model.item_streams(step.catalogue), []
+        candidates = step.candidates_R[1]
+        item_C = (
+            torch.arange(len(self.corpus.label_NC), device=step.item_N.device)
+            if candidates is None
+            else candidates.item_C
         )
+        both = self.catalogue.take(torch.cat([step.item_N, item_C]), features=False)
+        needed, told = self.model.ids(both).split(len(step.item_N))
+        told_CD = self.model.ids_alone(self.catalogue.take(item_C, features=False), told)
+        return self.model.item_streams(step.catalogue, needed), [told_CD]
 
     def _candidates(self, target_M: Tensor) -> list[Candidates | None]:
         """What each reader of the model tells the targets from; None where from all items."""
@@ -179,7 +210,15 @@ class Objective(nn.Module):
         return [self._drawn(target_M, few) if few else told, told]
 
     def _drawn(self, target_M: Tensor, number: int) -> Candidates:
-        return draw_candidates(target_M, self.corpus.share_N, number, self.rival_R)
+        """A sample, and after it one of its items again and again, with no part in any sum."""
+        drawn = draw_candidates(target_M, self.corpus.share_N, number, self.rival_R)
+        assert drawn.correction_C is not None
+        item_C, lacking = drawn.item_C, -len(drawn.item_C) % EVEN_CANDIDATES
+        return replace(
+            drawn,
+            item_C=torch.cat([item_C, item_C[:1].expand(lacking)]),
+            correction_C=functional.pad(drawn.correction_C, (0, lacking), value=NOWHERE),
+        )
 
     def _swap(
         self,
@@ -217,16 +256,22 @@ def rivals(catalogue: Catalogue) -> Tensor | None:
     return (~(new_N & has_content(catalogue))).nonzero().squeeze(1)
 
 
-def _next_item_loss(
-    query_MV: Tensor, target_NV: Tensor, own_M: Tensor, candidates: Candidates | None
+def _loss(
+    query_MV: Tensor,
+    target_NV: Tensor,
+    own_M: Tensor,
+    told_CV: Tensor | None,
+    candidates: Candidates | None,
 ) -> Tensor:
-    """Cross-entropy over the whole catalogue, or over a sample of it."""
+    """Cross-entropy of the rows `own_M` of `target_NV` against all of them, or the candidates.
+
+    Those are the rows `told_CV` or, without, rows of `target_NV` too.
+    """
     if candidates is None:
         return catalogue_cross_entropy(query_MV, target_NV, own_M)
+    if told_CV is None:
+        told_CV = functional.embedding(candidates.item_C, target_NV)
+    own_MV = functional.embedding(own_M, target_NV)
     return sampled_cross_entropy(
-        query_MV,
-        functional.embedding(own_M, target_NV),
-        functional.embedding(candidates.item_C, target_NV),
-        candidates.own_M,
-        candidates.correction_C,
+        query_MV, own_MV, told_CV, candidates.own_M, candidates.correction_C
     )
