@@ -33,6 +33,22 @@ def test_dynamic_tanh_learns_one_scale_and_channelwise_weight_and_bias() -> None
     assert shapes == {"alpha": (1,), "weight": (6,), "bias": (6,)}
 
 
+@pytest.mark.parametrize("shape", [(3,), (5, 3), (2, 4, 3)])
+def test_gradients_of_dynamic_tanh_are_those_of_its_formula(shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    layer = DynamicTanh(3).double()
+    with torch.no_grad():
+        layer.weight.normal_()
+        layer.bias.normal_()
+    x = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+    grad = torch.randn(shape, dtype=torch.float64)
+    asked = [x, layer.alpha, layer.weight, layer.bias]
+    ours = torch.autograd.grad(layer(x), asked, grad)
+    formula = layer.weight * torch.tanh(layer.alpha * x) + layer.bias
+    for got, expected in zip(ours, torch.autograd.grad(formula, asked, grad), strict=True):
+        torch.testing.assert_close(got, expected)
+
+
 def test_dynamic_tanh_computes_no_statistics() -> None:
     layer = DynamicTanh(3)
     row = torch.randn(1, 3)
