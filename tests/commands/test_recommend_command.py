@@ -106,6 +106,40 @@ def test_faiss_tells_its_recall_each_time(run: Path, tmp_path: Path, cammsr: Cal
     assert pl.read_parquet(out).height == told["rows"] == 4 * USERS
 
 
+@pytest.fixture(scope="module")
+def newer(run: Path) -> Path:
+    """A data set that the run knows half of the items of."""
+    return write_toy_data(run.parent / "newer.h5", USERS, 80)
+
+
+@pytest.mark.parametrize(("share", "held"), [(None, 0.5), (0, 0.0), (0.25, 0.25), (1, 1.0)])
+def test_new_items_have_the_share_that_is_asked_for(
+    run: Path, newer: Path, tmp_path: Path, cammsr: Callable, share: float | None, held: float
+) -> None:
+    ids = tmp_path / "ids.txt"
+    ids.write_text("".join(f"u{n}\n" for n in range(USERS)))
+    given = [] if share is None else ["--new-share", share]
+    answer = cammsr(
+        "recommend", run, "--data", newer, "--users-from", ids, "-k", 20, "--json", *given
+    )
+    assert answer.code == 0, answer.err
+    lists = [one["recommendations"] for one in json.loads(answer.out)]
+    assert [len(one) for one in lists] == [20] * USERS
+    new = [item["new"] for one in lists for item in one]
+    # Some of the items are without any content, and some new ones have been seen.
+    assert sum(new) / len(new) == pytest.approx(held, abs=0.06)
+    assert "items have no training events" in answer.err
+    evaluated = cammsr("evaluate", run, "--data", newer, "--json", *given)
+    assert evaluated.code == 0, evaluated.err
+
+
+def test_a_share_is_no_more_than_all(run: Path, cammsr: Callable) -> None:
+    for command in (["recommend", run, "--user", "u1"], ["evaluate", run]):
+        answer = cammsr(*command, "--new-share", "20")
+        assert answer.code == 2
+        assert "--new-share" in answer.err
+
+
 def test_faiss_without_the_extra_is_one_clear_error(run: Path, monkeypatch, cammsr) -> None:
     monkeypatch.setattr(top_k, "find_spec", lambda name: None)
     answer = cammsr("recommend", run, "--user", "u1", "--index", "faiss")
