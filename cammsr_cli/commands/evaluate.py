@@ -10,6 +10,7 @@ import typer
 
 from cammsr_cli import console
 from cammsr_cli.commands.examples import epilog
+from cammsr_cli.commands.options import NewShare
 
 if TYPE_CHECKING:
     from cammsr_cli.ranking.evaluate import Evaluation
@@ -42,15 +43,7 @@ def command(
     keep_seen: Annotated[
         bool, typer.Option("--keep-seen", help="Leave items a user has seen in the ranking.")
     ] = False,
-    new_share: Annotated[
-        float | None,
-        typer.Option(
-            min=0,
-            max=1,
-            help="Share of the best 20 places that new items have, over all users. "
-            "[default: their share of the catalogue]",
-        ),
-    ] = None,
+    new_share: NewShare = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the bootstrap.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,

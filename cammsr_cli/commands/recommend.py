@@ -10,6 +10,7 @@ import typer
 
 from cammsr_cli import console
 from cammsr_cli.commands.examples import epilog
+from cammsr_cli.commands.options import NewShare
 from cammsr_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -54,15 +55,7 @@ def command(
     keep_seen: Annotated[
         bool, typer.Option("--keep-seen", help="Allow items the user already has.")
     ] = False,
-    new_share: Annotated[
-        float | None,
-        typer.Option(
-            min=0,
-            max=1,
-            help="Share of the best 20 places that new items have, over all users. "
-            "[default: their share of the catalogue]",
-        ),
-    ] = None,
+    new_share: NewShare = None,
     index: Annotated[
         IndexChoice,
         typer.Option(

@@ -114,19 +114,8 @@ class Objective(nn.Module):
         h_BLX = model.user_states(tables, window)
         # Queries of the padding too: M is new at each step, and a CPU makes code for each shape.
         every_MV = model.queries(h_BLX)[window.valid_BL]
-        # Split, not sliced: the gradient of a slice is as wide as what it was cut from.
-        widths = [reader.stop - reader.start for reader in model.readers]
-        query_MV, *id_queries = torch.split(every_MV, widths, dim=1)
-        target_NV, *id_targets = torch.split(tables.target_NV, widths, dim=1)
-        losses = [_loss(query_MV, target_NV, step.own_M, None, step.candidates_R[0])]
-        for query_MD, target_ND, told_CD, candidates in zip(
-            id_queries, id_targets, told_R, step.candidates_R[1:], strict=True
-        ):
-            if candidates is None:
-                losses.append(catalogue_cross_entropy(query_MD, told_CD, step.target_M))
-            else:
-                losses.append(_loss(query_MD, target_ND, step.own_M, told_CD, candidates))
-        parts = {"recommendation": torch.stack(losses).sum()}
+        recommendation = self._recommendation(step, every_MV, tables.target_NV, told_R)
+        parts = {"recommendation": recommendation}
         if self.config.category_weight and tables.fused.category_NC.shape[1]:
             parts["category"] = self.config.category_weight * category_loss(
                 tables.fused.category_NC[: step.items], step.label_NC, self.corpus.multi_label
@@ -138,6 +127,24 @@ class Objective(nn.Module):
                 tables.fused.gate_NSE[: step.items]
             )
         return parts
+
+    def _recommendation(
+        self, step: _Step, every_MV: Tensor, every_NV: Tensor, told_R: list[Tensor]
+    ) -> Tensor:
+        """The readers' own cross-entropies of the next item, summed."""
+        # Split, not sliced: the gradient of a slice is as wide as what it was cut from.
+        widths = [reader.stop - reader.start for reader in self.model.readers]
+        query_MV, *id_queries = torch.split(every_MV, widths, dim=1)
+        target_NV, *id_targets = torch.split(every_NV, widths, dim=1)
+        losses = [_loss(query_MV, target_NV, step.own_M, None, step.candidates_R[0])]
+        for query_MD, target_ND, told_CD, candidates in zip(
+            id_queries, id_targets, told_R, step.candidates_R[1:], strict=True
+        ):
+            if candidates is None:
+                losses.append(catalogue_cross_entropy(query_MD, told_CD, step.target_M))
+            else:
+                losses.append(_loss(query_MD, target_ND, step.own_M, told_CD, candidates))
+        return torch.stack(losses).sum()
 
     def _step(self, start_B: Tensor, end_B: Tensor) -> _Step:
         """The windows, and the whole catalogue or the part of it that the first reader needs."""
