@@ -5,7 +5,8 @@ less, than those of items with an id: by score alone it would hardly be in any l
 are therefore raised by one number, such that they have a given share of the best places over all
 users; which of them, and whose, remains the model's to say.
 
-Axes: U users, N items, V score width, O old items, F new items, K places.
+Axes: U users, B users of one chunk, N items, V score width, F new items, K places, J the best new
+items that could have one.
 """
 
 from __future__ import annotations
@@ -21,6 +22,10 @@ USERS = 256
 
 PLACES = 20
 """Length of the lists that new items have their share of."""
+
+
+SCORES_AT_ONCE = 2**22
+"""Scores that exist at one time."""
 
 
 def are_new(catalogue: Catalogue) -> Tensor:
@@ -59,15 +64,21 @@ def offset_of_new(
         share: Of the places, from 0 to 1.
         seen: What these users have seen, where that is left out.
     """
-    score_UN = query_UV.float() @ target_NV.float().T
-    if seen is not None:
-        hide(score_UN, seen)
-    new_UF, old_UO = score_UN[:, new_N], score_UN[:, ~new_N]
-    places = min(PLACES, old_UO.shape[1])
-    steps = min(places, new_UF.shape[1])
-    last_UK = old_UO.topk(places, dim=1)[0].flip(1)
-    step_UK = last_UK[:, :steps] - new_UF.topk(steps, dim=1)[0]
-    step_X = step_UK[step_UK.isfinite()].sort()[0]
+    new_F = new_N.nonzero().squeeze(1)
+    places = min(PLACES, len(new_N) - len(new_F))
+    steps = min(places, len(new_F))
+    rows = max(1, SCORES_AT_ONCE // len(new_N))
+    found = []
+    for first in range(0, len(query_UV), rows):
+        score_BN = query_UV[first : first + rows] @ target_NV.T
+        if seen is not None:
+            hide(score_BN, seen.rows(first, first + rows))
+        best_BJ = score_BN[:, new_F].topk(steps, dim=1)[0]
+        score_BN[:, new_F] = float("-inf")
+        last_BK = score_BN.topk(places, dim=1)[0].flip(1)
+        found.append((last_BK[:, :steps] - best_BJ).flatten())
+    step_X = torch.cat(found)
+    step_X = step_X[step_X.isfinite()].sort()[0]
     if not len(step_X):
         return 0.0
     taken = min(round(share * places * len(query_UV)), len(step_X))

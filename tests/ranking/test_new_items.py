@@ -9,6 +9,7 @@ from toy_recommender import ITEMS, make_recommender
 
 from cammsr_cli.core.model import Catalogue
 from cammsr_cli.data.splits import TEST
+from cammsr_cli.ranking import new_items
 from cammsr_cli.ranking.full_ranking import Questions, model_ranks, questions
 from cammsr_cli.ranking.new_items import (
     PLACES,
@@ -47,7 +48,11 @@ def _held(query, target, new, offset: float, seen: Seen | None = None) -> float:
 
 @pytest.mark.parametrize("share", [0.0, 0.02, NEW / N, 0.5, 0.9, 1.0])
 @pytest.mark.parametrize("hidden", [False, True])
-def test_the_share_is_what_was_asked_for(scored, share: float, hidden: bool) -> None:
+@pytest.mark.parametrize("at_once", [1, 7 * N, 10**9])
+def test_the_share_is_what_was_asked_for(
+    scored, monkeypatch, share: float, hidden: bool, at_once: int
+) -> None:
+    monkeypatch.setattr(new_items, "SCORES_AT_ONCE", at_once)
     query, target, new = scored
     seen = Seen(torch.arange(U).repeat_interleave(9), torch.randint(N, (U * 9,)))
     seen = seen if hidden else None
