@@ -358,7 +358,7 @@ class Cammsr(nn.Module):
         """The catalogue with the neighbours of its new items, found among those with an id."""
         if self.near_RJ is None:
             return catalogue
-        item_B = ((catalogue.id_row_N < 0) & has_content(catalogue)).nonzero().squeeze(1)
+        item_B = are_new(catalogue).nonzero().squeeze(1)
         if not len(item_B):
             return catalogue
         near_NJ = self._neighbours(catalogue).clone()
@@ -481,7 +481,7 @@ class Cammsr(nn.Module):
         has_id_N = catalogue.id_row_N >= 0
         id_ND = torch.where(has_id_N[:, None], ids.own_NX[:, self.width :], self.missing_SD[0])
         if self.id_start is not None and not self.training:
-            item_B = (~has_id_N & has_content(catalogue)).nonzero().squeeze(1)
+            item_B = are_new(catalogue).nonzero().squeeze(1)
             if len(item_B):
                 begun_BD = self.id_start(self._content(catalogue, item_B))
                 id_ND = id_ND.index_copy(0, item_B, begun_BD)
@@ -600,6 +600,11 @@ def has_content(catalogue: Catalogue) -> Tensor:
     if not catalogue.present:
         return torch.zeros_like(catalogue.id_row_N, dtype=torch.bool)
     return torch.stack(list(catalogue.present.values())).any(0)
+
+
+def are_new(catalogue: Catalogue) -> Tensor:
+    """bool [N]: without an id, but with content; what has neither can be known by nothing."""
+    return (catalogue.id_row_N < 0) & has_content(catalogue)
 
 
 class ScoreBlocks(nn.Module):

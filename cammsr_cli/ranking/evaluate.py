@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from cammsr_cli.core.model import are_new
 from cammsr_cli.data.splits import TEST, VALIDATION
 from cammsr_cli.errors import CammsrError, UsageError
 from cammsr_cli.ranking.full_ranking import (
@@ -26,7 +27,7 @@ from cammsr_cli.ranking.metrics import (
     estimate_all,
     per_user,
 )
-from cammsr_cli.ranking.new_items import are_new, even_share
+from cammsr_cli.ranking.new_items import even_share
 from cammsr_cli.run_folder import LoadedRun, RunFolder, load_run
 
 Split = Literal["test", "validation"]

@@ -14,19 +14,12 @@ from torch import Tensor
 
 from cammsr_cli.core.camoe import Fused
 from cammsr_cli.core.limits import most_on
-from cammsr_cli.core.model import Cammsr, Catalogue, ItemTables
+from cammsr_cli.core.model import Cammsr, Catalogue, ItemTables, are_new
 from cammsr_cli.core.windows import Events, cut
 from cammsr_cli.data.dataset import DataSet
 from cammsr_cli.data.splits import TRAIN
-from cammsr_cli.ranking.new_items import (
-    are_new,
-    asking,
-    evenly,
-    needs_places,
-    offset_of_new,
-    raised,
-)
-from cammsr_cli.ranking.seen import hide, seen_items
+from cammsr_cli.ranking.new_items import asking, with_places
+from cammsr_cli.ranking.seen import Seen, hide, seen_items
 
 ITEMS_AT_ONCE = 2**15
 """Items whose tables are made at one time: their representations are far larger than the tables."""
@@ -160,13 +153,15 @@ def model_ranks(
     start_U, end_U = (torch.from_numpy(at_U).to(device) for at_U in (asked.start_U, asked.end_U))
     query_UV = user_queries(model, tables, events, start_U, end_U)
     target_NV = tables.target_NV
-    new_N = are_new(catalogue)
-    if new_share is not None and len(query_UV) and needs_places(new_N):
-        some_B = evenly(len(query_UV)).to(device)
-        seen = seen_items(events, start_U[some_B], end_U[some_B]) if exclude_seen else None
-        offset = offset_of_new(query_UV[some_B], target_NV, new_N, new_share, seen)
-        query_UV, target_NV = asking(query_UV), raised(target_NV, new_N, offset)
-    return ranks(query_UV, target_NV, events, asked, exclude_seen)
+    if new_share is not None:
+
+        def ask(user_B: Tensor) -> tuple[Tensor, Seen | None]:
+            at_B = user_B.to(device)
+            seen = seen_items(events, start_U[at_B], end_U[at_B]) if exclude_seen else None
+            return query_UV[at_B], seen
+
+        target_NV = with_places(target_NV, are_new(catalogue), new_share, len(query_UV), ask)
+    return ranks(asking(query_UV, target_NV), target_NV, events, asked, exclude_seen)
 
 
 def popularity_ranks(

@@ -11,10 +11,11 @@ items that could have one.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
-from cammsr_cli.core.model import Catalogue, has_content
 from cammsr_cli.ranking.seen import Seen, hide
 
 USERS = 256
@@ -26,11 +27,6 @@ PLACES = 20
 
 SCORES_AT_ONCE = 2**22
 """Scores that exist at one time."""
-
-
-def are_new(catalogue: Catalogue) -> Tensor:
-    """bool [N]: without an id, but with content; what has neither stays behind all others."""
-    return (catalogue.id_row_N < 0) & has_content(catalogue)
 
 
 def needs_places(new_N: Tensor) -> bool:
@@ -86,11 +82,35 @@ def offset_of_new(
     return float(edge_X[taken : taken + 2].mean())
 
 
+def with_places(
+    target_NV: Tensor,
+    new_N: Tensor,
+    share: float,
+    users: int,
+    ask: Callable[[Tensor], tuple[Tensor, Seen | None]],
+) -> Tensor:
+    """The targets, `raised` where some items are new; their queries are made by `asking`.
+
+    Args:
+        target_NV: Targets of all items.
+        new_N: bool, which items are new.
+        share: Of the places, from 0 to 1.
+        users: How many users there are to ask about.
+        ask: Gives the queries of some of them, and what they have seen where that is left out.
+    """
+    if not users or not needs_places(new_N):
+        return target_NV
+    query_UV, seen = ask(evenly(users))
+    return raised(target_NV, new_N, offset_of_new(query_UV, target_NV, new_N, share, seen))
+
+
 def raised(target_NV: Tensor, new_N: Tensor, offset: float) -> Tensor:
     """Targets with a last column that raises new items, [N, V + 1]; for queries by `asking`."""
     return torch.cat([target_NV, offset * new_N[:, None].to(target_NV)], dim=1)
 
 
-def asking(query_UV: Tensor) -> Tensor:
-    """Queries for targets that were `raised`, [U, V + 1]."""
+def asking(query_UV: Tensor, target_NV: Tensor) -> Tensor:
+    """Queries for these targets: [U, V + 1] if they were `raised`, else as they are."""
+    if target_NV.shape[1] == query_UV.shape[1]:
+        return query_UV
     return torch.cat([query_UV, query_UV.new_ones(len(query_UV), 1)], dim=1)

@@ -18,19 +18,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cammsr_cli.core.model import are_new
 from cammsr_cli.core.windows import Events
 from cammsr_cli.errors import CammsrError, UsageError, first_line
 from cammsr_cli.ranking.explain import modality_weights, put_forward
 from cammsr_cli.ranking.full_ranking import item_tables, user_queries
-from cammsr_cli.ranking.new_items import (
-    are_new,
-    asking,
-    even_share,
-    evenly,
-    needs_places,
-    offset_of_new,
-    raised,
-)
+from cammsr_cli.ranking.new_items import asking, even_share, evenly, with_places
 from cammsr_cli.ranking.seen import Seen, seen_items
 from cammsr_cli.ranking.top_k import RECALL_AIM, ExactIndex, FaissIndex, Index, wants_faiss
 from cammsr_cli.run_folder import LoadedRun
@@ -130,8 +123,14 @@ class Recommender:
     def __init__(self, run: LoadedRun, new_share: float | None = None) -> None:
         self.run = run
         self.tables = item_tables(run.model, run.catalogue)
-        self._new_N = are_new(run.catalogue)
-        self._target_NV = self._with_places_for_new(new_share)
+        new_N = are_new(run.catalogue)
+        self._target_NV = with_places(
+            self.tables.target_NV,
+            new_N,
+            even_share(new_N) if new_share is None else new_share,
+            len(self.everyone),
+            lambda some: self._asked(some.numpy(), exclude_seen=True),
+        )
         self.index: Index = ExactIndex(self._target_NV)
         self._average_V = self.tables.target_NV.mean(0)
         present = [run.catalogue.present[name] for name in run.model.modalities]
@@ -167,7 +166,7 @@ class Recommender:
         index = FaissIndex(self._target_NV)
         drawn = evenly(len(self.everyone), RECALL_USERS).numpy()
         query_UV, seen = self._asked(drawn, exclude_seen)
-        query_UW = self._for_index(query_UV)
+        query_UW = asking(query_UV, self._target_NV)
         truth = ExactIndex(self._target_NV).top_k(query_UW, k, seen)
         share = index.aim(query_UW, k, seen, truth)
         used = name == "faiss" or share >= RECALL_AIM
@@ -179,7 +178,7 @@ class Recommender:
     def answers(self, users: NDArray[np.int64], k: int, exclude_seen: bool = True) -> Answers:
         """The `k` best next items of each of `users`, given by index; fewer if there are fewer."""
         query_UV, seen = self._asked(users, exclude_seen)
-        top = self.index.top_k(self._for_index(query_UV), k, seen)
+        top = self.index.top_k(asking(query_UV, self._target_NV), k, seen)
         weight_UKS = modality_weights(
             self.run.model, query_UV, self.tables, self._average_V, top.item_UK
         )
@@ -265,19 +264,6 @@ class Recommender:
             f"({len(known):,} users; ids like: {', '.join(near)})",
             "Name one of its users: --user ID",
         )
-
-    def _with_places_for_new(self, share: float | None) -> Tensor:
-        """The targets, of which those of new items are raised if there are any."""
-        if not needs_places(self._new_N) or not len(self.everyone):
-            return self.tables.target_NV
-        query_UV, seen = self._asked(evenly(len(self.everyone)).numpy(), True)
-        share = even_share(self._new_N) if share is None else share
-        offset = offset_of_new(query_UV, self.tables.target_NV, self._new_N, share, seen)
-        return raised(self.tables.target_NV, self._new_N, offset)
-
-    def _for_index(self, query_UV: Tensor) -> Tensor:
-        as_raised = self._target_NV.shape[1] > query_UV.shape[1]
-        return asking(query_UV) if as_raised else query_UV
 
     def _asked(self, users: NDArray[np.int64], exclude_seen: bool) -> tuple[Tensor, Seen | None]:
         """The users' queries, and what they have seen where that is not to be recommended."""

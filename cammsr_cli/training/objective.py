@@ -20,7 +20,7 @@ from cammsr_cli.core.losses import (
     sampled_cross_entropy,
     swap_loss,
 )
-from cammsr_cli.core.model import Cammsr, Catalogue, ItemStreams, ItemTables, has_content
+from cammsr_cli.core.model import Cammsr, Catalogue, ItemStreams, ItemTables, are_new
 from cammsr_cli.core.sampling import Candidates, all_candidates, draw_candidates
 from cammsr_cli.core.windows import Events, Packed, cut, deal_ties, pack
 
@@ -257,10 +257,9 @@ def rivals(catalogue: Catalogue) -> Tensor | None:
     new, not unwanted, and would be ranked behind all others for that. One without content can be
     known by nothing else, and ranks behind them.
     """
-    new_N = catalogue.id_row_N < 0
-    if not catalogue.present or not bool(new_N.any()):
+    if not catalogue.present or not bool((catalogue.id_row_N < 0).any()):
         return None
-    return (~(new_N & has_content(catalogue))).nonzero().squeeze(1)
+    return (~are_new(catalogue)).nonzero().squeeze(1)
 
 
 def _loss(

@@ -7,13 +7,12 @@ import pytest
 import torch
 from toy_recommender import ITEMS, make_recommender
 
-from cammsr_cli.core.model import Catalogue
+from cammsr_cli.core.model import Catalogue, are_new
 from cammsr_cli.data.splits import TEST
 from cammsr_cli.ranking import new_items
 from cammsr_cli.ranking.full_ranking import Questions, model_ranks, questions
 from cammsr_cli.ranking.new_items import (
     PLACES,
-    are_new,
     asking,
     even_share,
     evenly,
@@ -40,7 +39,8 @@ def scored() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 def _held(query, target, new, offset: float, seen: Seen | None = None) -> float:
     """Share of the best places that new items have with an offset."""
-    score = asking(query) @ raised(target, new, offset).T
+    target = raised(target, new, offset)
+    score = asking(query, target) @ target.T
     if seen is not None:
         hide(score, seen)
     return new[score.topk(PLACES, 1)[1]].float().mean().item()
@@ -78,7 +78,8 @@ def test_nothing_is_raised_where_all_new_items_have_been_seen(scored) -> None:
 
 def test_old_items_keep_their_scores_and_new_ones_their_order(scored) -> None:
     query, target, new = scored
-    before, after = query @ target.T, asking(query) @ raised(target, new, 0.7).T
+    lifted = raised(target, new, 0.7)
+    before, after = query @ target.T, asking(query, lifted) @ lifted.T
     torch.testing.assert_close(after[:, ~new], before[:, ~new])
     torch.testing.assert_close(after[:, new], before[:, new] + 0.7)
 
