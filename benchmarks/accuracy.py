@@ -6,7 +6,8 @@
 The first trains what is not there yet, ranks the whole catalogue for every user, and prints a table
 a data set; FOLDER keeps runs and ranks, so that it can be stopped and gone on with. The second
 writes the tables between their marks in a page and their figures as JSON beside it, and draws them;
-the plot needs matplotlib, which the extra `bench` brings.
+rows of that JSON that FOLDER has no ranks of stay. The plot needs matplotlib, which the extra
+`bench` brings.
 
 The same for all: leave-one-out; the best epoch by validation NDCG@10, and no more than 200 of them;
 training ends after 10 epochs without a better one; settings of a data set (`SETTINGS`) chosen on
@@ -284,8 +285,9 @@ def _ndcg(rank: Ranks) -> float:
     return float(per_user(rank, "NDCG", 10).mean())
 
 
-def table(rows: Sequence[Row], references: Sequence[str]) -> str:
+def table(rows: Sequence[Row]) -> str:
     """The rows as Markdown."""
+    references = list(dict.fromkeys(reference for row in rows for reference in row.over))
     heads = ["seeds", "validation NDCG@10", *SHOWN, "NDCG@10, seen kept"]
     heads += [*(f"− {one}" for one in references), "min"]
     lines = [f"| | {' | '.join(heads)} |", f"|---|{'---:|' * len(heads)}"]
@@ -302,7 +304,7 @@ def table(rows: Sequence[Row], references: Sequence[str]) -> str:
     return "\n".join(lines)
 
 
-def rows_of(outcomes: dict[str, list[Outcome]]) -> tuple[list[Row], list[str]]:
+def rows_of(outcomes: dict[str, list[Outcome]]) -> list[Row]:
     """All lines of a data set, each beside `sasrec` and the peer that is best on validation."""
     peers = [name for name in PEERS if name in outcomes]
     best = max(peers, key=lambda n: _ndcg(outcomes[n][0].rank["validation"]), default=None)
@@ -311,7 +313,7 @@ def rows_of(outcomes: dict[str, list[Outcome]]) -> tuple[list[Row], list[str]]:
     for name, found in outcomes.items():
         others = {other: outcomes[other] for other in references if other != name}
         rows.append(row_of(name, found, others))
-    return rows, references
+    return rows
 
 
 def collected(
@@ -324,6 +326,17 @@ def collected(
         if files and (not wanted or title in wanted):
             found[title] = [Outcome.load(file) for file in files]
     return found
+
+
+def beside_earlier(
+    rows: Sequence[Row], earlier: Sequence[Mapping[str, Any]], order: Sequence[str]
+) -> list[Row]:
+    """The rows, and of the `earlier` ones, as JSON has them, those that are not among them.
+
+    Their differences stay those to the references of their own time.
+    """
+    named = {row["name"]: Row(**row) for row in earlier} | {row.name: row for row in rows}
+    return [named[name] for name in order if name in named]
 
 
 def slug(title: str) -> str:
@@ -421,10 +434,12 @@ def main() -> None:
                     data = prepared(name, options.data, options.work)
                     give(name, data, file.with_suffix(""), seed).save(file)
                     print(f"{name}: {title}, seed {seed}", file=sys.stderr)
-        found, references = rows_of(collected(name, options.work, options.only, environments))
+        found = rows_of(collected(name, options.work, options.only, environments))
         if not found:
             continue
-        text = table(found, references)
+        if options.render and name in figures:
+            found = beside_earlier(found, figures[name]["rows"], list(rows))
+        text = table(found)
         print(f"\n{name}: {size} {' '.join(settings)}\n\n{text}")
         figures[name] = {"size": asdict(size), "rows": [asdict(row) for row in found]}
         if options.render:

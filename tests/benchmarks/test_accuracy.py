@@ -1,11 +1,22 @@
 """Outcomes become rows, rows become a page."""
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from benchmarks.accuracy import Outcome, plot, rendered, row_of, rows_of, slug, table
+from benchmarks.accuracy import (
+    Outcome,
+    beside_earlier,
+    plot,
+    rendered,
+    row_of,
+    rows_of,
+    slug,
+    table,
+)
 from benchmarks.baselines import item_knn, popularity
 from benchmarks.peers.split import TEST, VALIDATION, Split
 from cammsr_cli.data.splits import leave_one_out
@@ -68,17 +79,29 @@ def test_each_row_stands_beside_sasrec_and_the_peer_best_on_validation() -> None
         "RecBole GRU4Rec": [_outcome([7], validation=2)],
         "sasrec": [_outcome([3])],
     }
-    rows, references = rows_of(outcomes)
-    assert references == ["sasrec", "RecBole GRU4Rec"]
+    rows = rows_of(outcomes)
+    references = ["sasrec", "RecBole GRU4Rec"]
     assert {row.name: list(row.over) for row in rows} == {
         "popularity": references,
         "RecTools SASRec": references,
         "RecBole GRU4Rec": ["sasrec"],
         "sasrec": ["RecBole GRU4Rec"],
     }
-    lines = table(rows, references).splitlines()
+    lines = table(rows).splitlines()
     assert len(lines) == 2 + len(rows)
     assert len({line.count("|") for line in lines}) == 1
+
+
+def test_a_row_without_ranks_stays_as_the_json_has_it() -> None:
+    first = rows_of({"sasrec": [_outcome([3, 3])], "cammsr": [_outcome([1, 3])]})
+    as_json = json.loads(json.dumps([asdict(row) for row in first]))
+    order = ["item-kNN", "sasrec", "cammsr"]
+    (new,) = rows_of({"sasrec": [_outcome([1, 7])]})
+    rows = beside_earlier([new], as_json, order)
+    assert rows[0] is new
+    assert table(rows).splitlines()[-1] == table(first).splitlines()[-1]
+    (kept,) = beside_earlier([], as_json[1:], order)
+    assert asdict(kept) == as_json[1]
 
 
 def test_a_page_is_written_between_its_marks_alone() -> None:
