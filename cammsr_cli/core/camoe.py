@@ -5,6 +5,9 @@ hidden width, C categories, P = S(S-1)/2 pairs of streams, K = S + P representat
 
 The streams are always in the order of `streams`; the pairs follow in the order of
 `itertools.combinations`. The equations are in docs/model.md.
+
+Items come first in what is given and taken, but memory holds one stream after another: all of a
+stream's items go through a matrix product at once.
 """
 
 from __future__ import annotations
@@ -38,6 +41,12 @@ class Fused:
     gate_NSE: Tensor | None
 
 
+def for_products(x: Tensor) -> Tensor:
+    """`x` in the type in which autocast makes matrix products: cast once for several of them."""
+    device = x.device.type
+    return x.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else x
+
+
 class CategoryHeads(nn.Module):
     """Predicts each item's categories from each stream, and turns the prediction into a guide.
 
@@ -53,9 +62,10 @@ class CategoryHeads(nn.Module):
 
     def forward(self, x_NSD: Tensor, present_NS: Tensor) -> tuple[Tensor, Tensor]:
         """Category logits [N, C] and the guide q [N, D] = softmax(logits) @ embedding."""
-        logits_NSC = torch.einsum("nsd,sdc->nsc", x_NSD, self.weight_SDC)
-        shown_NS1 = present_NS.unsqueeze(-1).to(x_NSD.dtype)
-        logits_NC = (logits_NSC * shown_NS1).sum(1) / shown_NS1.sum(1) + self.bias_C
+        logits_SNC = x_NSD.transpose(0, 1) @ self.weight_SDC
+        shown_SN1 = present_NS.T.unsqueeze(-1).to(logits_SNC.dtype)
+        mean_NC = (logits_SNC * shown_SN1).sum(0) / shown_SN1.sum(0)
+        logits_NC = mean_NC + self.bias_C
         return logits_NC, logits_NC.softmax(-1) @ self.embedding_CD
 
 
@@ -77,11 +87,11 @@ class Experts(nn.Module):
     def forward(self, x_NSD: Tensor, q_ND: Tensor) -> tuple[Tensor, Tensor]:
         """r_m = x_m + sum_e g_e expert_e(x_m), and the gates g [N, S, E]."""
         streams, experts, hidden = self.shape
-        x_SND = x_NSD.transpose(0, 1)
+        x_SND = for_products(x_NSD.transpose(0, 1))
         gate_SNE = (x_SND @ self.gate_x_SDE + q_ND @ self.gate_q_SDE).softmax(-1)
         hidden_SNEH = functional.gelu(x_SND @ self.w1_SDF).view(streams, -1, experts, hidden)
         gated_SNF = (hidden_SNEH * gate_SNE.unsqueeze(-1)).flatten(2)
-        r_SND = x_SND + self.drop(gated_SNF) @ self.w2_SFD
+        r_SND = x_NSD.transpose(0, 1) + self.drop(gated_SNF) @ self.w2_SFD
         return r_SND.transpose(0, 1), gate_SNE.transpose(0, 1)
 
 
@@ -97,7 +107,8 @@ class Synergies(nn.Module):
 
     def forward(self, r_NSD: Tensor) -> Tensor:
         """Pair representations s [N, P, D]."""
-        r_ND = r_NSD.unbind(1)  # one stream after another: its gradient needs no zeros
+        # One stream after another: its gradient needs no zeros.
+        r_ND = for_products(r_NSD.transpose(0, 1)).unbind(0)
         m_PND = torch.stack([r_ND[m] for m, _ in self.pairs])
         n_PND = torch.stack([r_ND[n] for _, n in self.pairs])
         joined_PNG = torch.cat([m_PND, n_PND, m_PND * n_PND], dim=-1)
@@ -156,13 +167,15 @@ class Camoe(nn.Module):
         representation_NKD, present_NK = x_NSD, present_NS
         if self.synergies is not None:
             both_NP = torch.stack([present_NS[:, m] & present_NS[:, n] for m, n in self.pairs], 1)
-            representation_NKD = torch.cat([x_NSD, self.synergies(x_NSD)], dim=1)
+            pair_NPD = self.synergies(x_NSD)
+            both_KND = torch.cat([x_NSD.transpose(0, 1), pair_NPD.transpose(0, 1)])
+            representation_NKD = both_KND.transpose(0, 1)
             present_NK = torch.cat([present_NS, both_NP], dim=1)
         weight_NK = self._fusion_weights(representation_NKD, present_NK, q_ND)
         return Fused(representation_NKD, present_NK, weight_NK, category_NC, gate_NSE)
 
     def _fusion_weights(self, r_NKD: Tensor, present_NK: Tensor, q_ND: Tensor) -> Tensor:
-        query_ND = self.fusion_query(q_ND)
+        query_ND = self.fusion_query(q_ND).to(r_NKD.dtype)
         # <r_k + key_k, query>; not as N small matrix products, which a CPU makes one by one.
         logits_NK = (r_NKD * query_ND.unsqueeze(1)).sum(-1) + query_ND @ self.fusion_key_KD.T
         weight_NK: Tensor = logits_NK.masked_fill(~present_NK, float("-inf")).softmax(-1)

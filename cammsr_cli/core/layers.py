@@ -43,7 +43,8 @@ class _ScaledTanh(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, alpha: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        squashed = torch.tanh(alpha * x)
+        # tanh(z) = 2 sigmoid(2 z) - 1, which takes a CPU a quarter of the time.
+        squashed = torch.sigmoid(2 * alpha * x).mul_(2).sub_(1)
         ctx.save_for_backward(x, alpha, weight, squashed)
         return torch.addcmul(bias, weight, squashed)
 
@@ -86,8 +87,10 @@ class Dropout(nn.Module):
             return functional.dropout(x, self.share)
         draws = torch.empty((x.numel() + 7) // 8, dtype=torch.int64).random_(-(2**63), None)
         dropped = min(max(round(self.share * 256), 1), 255)
-        kept = draws.view(torch.uint8)[: x.numel()].view(x.shape) >= dropped
-        return x * (kept.to(x.dtype) * (256 / (256 - dropped)))
+        kept = draws.view(torch.uint8)[: x.numel()].view(x.shape)
+        # Bytes into bytes: a CPU makes booleans, and numbers of those, one at a time.
+        torch.ge(kept, dropped, out=kept)
+        return x * kept.to(x.dtype).mul_(256 / (256 - dropped))
 
 
 class TransformerBlock(nn.Module):
@@ -123,12 +126,13 @@ class TransformerBlock(nn.Module):
             nn.Linear(4 * width, width),
         )
 
-    def forward(self, x_BLD: Tensor, hidden_BLL: Tensor | None = None) -> Tensor:
+    def forward(self, x_BLD: Tensor, apart_BLL: Tensor | None = None) -> Tensor:
         """Mix positions, then channels; same shape out.
 
-        `hidden_BLL`, bool, says what each position shall not see beside all that is ahead of it.
+        `apart_BLL` is added to the attention of each position to each: 0, or far below it where
+        one shall not see the other. What is ahead is hidden without it.
         """
-        x_BLD = x_BLD + self.drop(self._attend(self.attention_norm(x_BLD), hidden_BLL))
+        x_BLD = x_BLD + self.drop(self._attend(self.attention_norm(x_BLD), apart_BLL))
         out: Tensor = x_BLD + self.drop(self.feed_forward(self.feed_forward_norm(x_BLD)))
         return out
 
@@ -156,7 +160,7 @@ class TransformerBlock(nn.Module):
         out: Tensor = x_BD + self.drop(self.feed_forward(self.feed_forward_norm(x_BD)))
         return out
 
-    def _attend(self, x_BLD: Tensor, hidden_BLL: Tensor | None) -> Tensor:
+    def _attend(self, x_BLD: Tensor, apart_BLL: Tensor | None) -> Tensor:
         batch, length, width = x_BLD.shape
         q_BALd, k_BALd, v_BALd = (
             self.query_key_value(x_BLD)
@@ -164,8 +168,8 @@ class TransformerBlock(nn.Module):
             .permute(2, 0, 3, 1, 4)
         )
         bias = self._bias(length, x_BLD.device)  # [A, L, L], or with another axis B before
-        if hidden_BLL is not None:
-            bias = bias.masked_fill(hidden_BLL.unsqueeze(1), float("-inf"))
+        if apart_BLL is not None:
+            bias = bias + apart_BLL.unsqueeze(1)
         if self.training and x_BLD.device.type == "cpu":
             # Torch's own attention with dropout takes half as long again on a CPU.
             scale = (width // self.heads) ** -0.5
@@ -191,4 +195,5 @@ class TransformerBlock(nn.Module):
         else:
             bias_LLA = functional.embedding(distance_LL.clamp(min=0), self.distance_bias_LA)
         ahead_LL = distance_LL < 0
-        return bias_LLA.masked_fill(ahead_LL[:, :, None], float("-inf")).permute(2, 0, 1)
+        bias_LLA = bias_LLA.masked_fill(ahead_LL[:, :, None], float("-inf"))
+        return bias_LLA.permute(2, 0, 1).contiguous()  # what is added to it takes its layout

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cammsr_cli.core.camoe import Camoe, Fused
+from cammsr_cli.core.camoe import Camoe, Fused, for_products
 from cammsr_cli.core.layers import Norm
 from cammsr_cli.core.sequence import SequenceEncoder
 from cammsr_cli.core.windows import Window
@@ -81,23 +81,26 @@ class Catalogue:
 
 
 class Ids(NamedTuple):
-    """What the id table says of N items; X is D, or 2 D where ids have a reader of their own.
+    """What the id table says of N items.
 
     Attributes:
-        own_NX: The items' rows; meaningless where an item has none.
-        near_NX: Mean of their neighbours' rows; zeros where there are none.
+        own_ND: Their ids, to be fused with content; meaningless where an item has none.
+        near_ND: Mean of their neighbours' ids; zeros where there are none.
         has_near_N: Whether there are any.
+        alone_ND: The items as the ids' own reader sees them; None without one.
     """
 
-    own_NX: Tensor
-    near_NX: Tensor
+    own_ND: Tensor
+    near_ND: Tensor
     has_near_N: Tensor
+    alone_ND: Tensor | None
 
-    def split(self, first: int) -> tuple[Ids, Ids]:
-        """That of the `first` items, and that of the others."""
-        sizes = [first, len(self.own_NX) - first]
-        one, other = zip(*(torch.split(part, sizes) for part in self), strict=True)
-        return Ids(*one), Ids(*other)
+    def first(self, items: int) -> Ids:
+        """That of the first items."""
+        if items == len(self.own_ND):
+            return self
+        alone_ND = None if self.alone_ND is None else self.alone_ND[:items]
+        return Ids(self.own_ND[:items], self.near_ND[:items], self.has_near_N[:items], alone_ND)
 
 
 class ItemStreams(NamedTuple):
@@ -426,13 +429,33 @@ class Cammsr(nn.Module):
         return replace(catalogue, features=features, standardised=True)
 
     def ids(self, catalogue: Catalogue) -> Ids:
-        """Looks N items up in the id table, once: each lookup's gradient is as large as that is."""
+        """Looks N items up in the id table, once: each lookup's gradient is as large as that is.
+
+        An item that is new since training has for the ids' own reader what its id would have begun
+        at. In training there are none, and the catalogue's features are not looked at.
+        """
+        own_NX, near_NX, has_near_N = self._rows_and_neighbours(catalogue)
+        if self.id_sequence is None:
+            return Ids(own_NX, near_NX, has_near_N, None)
+        own_ND, alone_ND = own_NX.chunk(2, dim=1)
+        near_ND, near_alone_ND = near_NX.chunk(2, dim=1)
+        has_id_N1 = catalogue.id_row_N[:, None] >= 0
+        alone_ND = torch.where(has_id_N1, alone_ND, self.missing_SD[0])
+        if self.id_start is not None and not self.training:
+            item_B = are_new(catalogue).nonzero().squeeze(1)
+            if len(item_B):
+                begun_BD = self.id_start(self._content(catalogue, item_B))
+                alone_ND = alone_ND.index_copy(0, item_B, begun_BD)
+        return Ids(own_ND, near_ND, has_near_N, alone_ND + near_alone_ND)
+
+    def _rows_and_neighbours(self, catalogue: Catalogue) -> tuple[Tensor, Tensor, Tensor]:
+        """The items' rows of the id table, the mean of their neighbours', and who has any."""
         assert self.id_table is not None
         row_N = catalogue.id_row_N.clamp(min=0)
         if self.near_RJ is None:
             own_NX = self.id_table(row_N)
             none_11 = own_NX.new_zeros(1, 1)
-            return Ids(own_NX, none_11.expand_as(own_NX), none_11.bool()[0].expand(len(own_NX)))
+            return own_NX, none_11.expand_as(own_NX), none_11.bool()[0].expand(len(own_NX))
         near_NJ = self._neighbours(catalogue)
         items, most = near_NJ.shape
         there_NJ = near_NJ >= 0
@@ -446,46 +469,36 @@ class Cammsr(nn.Module):
             mode="sum",
             per_sample_weights=torch.cat([torch.ones_like(share_NJ[:, 0]), share_NJ.flatten()]),
         ).chunk(2)
-        return Ids(own_NX, near_NX, there_NJ.any(1))
+        return own_NX, near_NX, there_NJ.any(1)
 
     def item_streams(self, catalogue: Catalogue, ids: Ids | None = None) -> ItemStreams:
         """The streams of N items, whose `ids` may have been looked up before.
 
         A missing stream holds its learnt vector and is masked out of every softmax; an item with
         no stream at all is described by the learnt vectors alone. An id stands beside its
-        neighbours', and an item that has none itself has theirs; the ids' own reader sees it where
-        its id would have begun, beside them.
+        neighbours', and an item that has none itself has theirs.
         """
         values, present = [], []
-        id_ND = None
         if self.id_table is not None:
             ids = self.ids(catalogue) if ids is None else ids
-            if self.id_sequence is not None:
-                id_ND = self.ids_alone(catalogue, ids)
             shown_N = catalogue.id_row_N >= 0
             if self.training and self.id_dropout and self.modalities:
                 kept_N = torch.rand(len(shown_N), device=shown_N.device) >= self.id_dropout
                 shown_N = shown_N & (kept_N | ~has_content(catalogue))
-            own_ND = torch.where(shown_N[:, None], ids.own_NX[:, : self.width], self.missing_SD[0])
-            values.append(own_ND + ids.near_NX[:, : self.width])
+            own_ND = torch.where(shown_N[:, None], ids.own_ND, self.missing_SD[0])
+            values.append(own_ND + ids.near_ND)
             present.append(shown_N | ids.has_near_N)
         for name, projection in zip(self.modalities, self.projections, strict=True):
             values.append(projection(catalogue.features[name], catalogue.standardised))
             present.append(catalogue.present[name])
         present_NS = torch.stack(present, dim=1)
-        x_NSD = torch.where(present_NS.unsqueeze(-1), torch.stack(values, 1), self.missing_SD)
+        # One stream after another in memory, as CAMoE reads them.
+        x_SND = torch.where(
+            present_NS.T.unsqueeze(-1), torch.stack(values), self.missing_SD.unsqueeze(1)
+        )
+        x_NSD = x_SND.transpose(0, 1)
+        id_ND = None if ids is None else ids.alone_ND
         return ItemStreams(x_NSD, present_NS | ~present_NS.any(1, keepdim=True), id_ND)
-
-    def ids_alone(self, catalogue: Catalogue, ids: Ids) -> Tensor:
-        """The items as the ids' own reader sees them, [N, D]; in training, without features too."""
-        has_id_N = catalogue.id_row_N >= 0
-        id_ND = torch.where(has_id_N[:, None], ids.own_NX[:, self.width :], self.missing_SD[0])
-        if self.id_start is not None and not self.training:
-            item_B = are_new(catalogue).nonzero().squeeze(1)
-            if len(item_B):
-                begun_BD = self.id_start(self._content(catalogue, item_B))
-                id_ND = id_ND.index_copy(0, item_B, begun_BD)
-        return id_ND + ids.near_NX[:, self.width :]
 
     def item_tables(
         self, x_NSD: Tensor, present_NS: Tensor, id_ND: Tensor | None = None
@@ -621,6 +634,14 @@ class ScoreBlocks(nn.Module):
         self.query = nn.Linear(width, sum(block_widths), bias=False)
         self.targets_K = nn.ModuleList(nn.Linear(width, v, bias=False) for v in block_widths)
         self.user_weights = nn.Linear(width, len(block_widths)) if user_weights else None
+        # Which block each place of V is of: a product with it lays weights out faster than
+        # repeating does, and so does its gradient.
+        self.block_KV: Tensor
+        self.register_buffer(
+            "block_KV",
+            torch.eye(len(block_widths)).repeat_interleave(torch.tensor(block_widths), dim=1),
+            persistent=False,
+        )
         with torch.no_grad():
             for rows, target in zip(
                 torch.split(self.query.weight, block_widths), self.targets_K, strict=True
@@ -638,7 +659,7 @@ class ScoreBlocks(nn.Module):
             share_N1 * project(representation_ND)
             for share_N1, representation_ND, project in zip(
                 torch.split(share_NK, 1, dim=1),
-                representation_NKD.unbind(1),  # unlike indexing, its gradient needs no zeros
+                for_products(representation_NKD).unbind(1),  # its gradient needs no zeros
                 self.targets_K,
                 strict=True,
             )
@@ -651,10 +672,8 @@ class ScoreBlocks(nn.Module):
         if self.user_weights is None:
             return query
         weights = self.user_weights(h).softmax(-1) * len(self.block_widths)
-        per_block = torch.tensor(self.block_widths, device=h.device)
-        return query * torch.repeat_interleave(
-            weights, per_block, dim=-1, output_size=sum(self.block_widths)
-        )
+        weighted: Tensor = query * (weights @ self.block_KV)
+        return weighted
 
 
 def _rows(table_ND: Tensor, at: Tensor) -> Tensor:

@@ -32,7 +32,7 @@ class Candidates:
 
 def all_candidates(target_M: Tensor, rival_R: Tensor) -> Candidates:
     """All of the items `rival_R`, int64 and rising."""
-    return Candidates(rival_R, None, _places(target_M, rival_R))
+    return Candidates(rival_R, None, places(target_M, rival_R))
 
 
 def draw_candidates(
@@ -58,10 +58,10 @@ def draw_candidates(
     item_C = torch.unique(torch.cat([popular, drawn]))
     expected_C = len(popular) * share_N[item_C].double() + uniform / of
     probability_C = -torch.expm1(-expected_C)
-    return Candidates(item_C, -probability_C.log().float(), _places(target_M, item_C))
+    return Candidates(item_C, -probability_C.log().float(), places(target_M, item_C))
 
 
-def _places(target_M: Tensor, item_C: Tensor) -> Tensor:
-    """Place of each target among `item_C`, which rises; -1 where it is none."""
+def places(target_M: Tensor, item_C: Tensor) -> Tensor:
+    """Place of each of `target_M` among `item_C`, which rises; -1 where it is none."""
     place_M = torch.searchsorted(item_C, target_M).clamp(max=len(item_C) - 1)
     return torch.where(item_C[place_M] == target_M, place_M, -1)

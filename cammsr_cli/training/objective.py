@@ -21,7 +21,7 @@ from cammsr_cli.core.losses import (
     swap_loss,
 )
 from cammsr_cli.core.model import Cammsr, Catalogue, ItemStreams, ItemTables, are_new
-from cammsr_cli.core.sampling import Candidates, all_candidates, draw_candidates
+from cammsr_cli.core.sampling import Candidates, all_candidates, draw_candidates, places
 from cammsr_cli.core.windows import Events, Packed, cut, deal_ties, pack
 
 EVEN_ROWS = 4
@@ -63,24 +63,21 @@ class _Step:
     """The items one step needs, and its windows with items named by their place among those.
 
     Attributes:
-        catalogue: Those items.
-        item_N: int64, how they are named in the data set.
-        items: How many there are; those after them fill up.
+        item_U: int64, how those items are named in the data set.
+        catalogue: The first N of them, whose tables are wanted; of the others the ids alone are.
+        items: How many of the N are wanted indeed; the others make N even.
         label_NC: The known categories of these.
         packed: The histories; the items that follow them are named as in the data set.
-        target_M: The items that follow, named so too, and
-        own_M: their place.
-        candidates_R: Of each reader of the model, what it tells the targets from; None for all
-            items. The first one's are named by their place, those of the ids' own reader as in
-            the data set.
+        own_M: int64, the items that follow.
+        candidates_R: Of each reader of the model, what it tells them from; None for all of
+            `item_U`, which then is the whole catalogue in order.
     """
 
+    item_U: Tensor
     catalogue: Catalogue
-    item_N: Tensor
     items: int
     label_NC: Tensor
     packed: Packed
-    target_M: Tensor
     own_M: Tensor
     candidates_R: list[Candidates | None]
 
@@ -108,13 +105,13 @@ class Objective(nn.Module):
         """
         model = self.model
         step = self._step(start_B, end_B)
-        streams, told_R = self._streams(step)
+        streams, alone_UD = self._streams(step)
         tables = model.item_tables(*streams)
         window = step.packed.window
         h_BLX = model.user_states(tables, window)
         # Queries of the padding too: M is new at each step, and a CPU makes code for each shape.
         every_MV = model.queries(h_BLX)[window.valid_BL]
-        recommendation = self._recommendation(step, every_MV, tables.target_NV, told_R)
+        recommendation = self._recommendation(step, every_MV, tables.target_NV, alone_UD)
         parts = {"recommendation": recommendation}
         if self.config.category_weight and tables.fused.category_NC.shape[1]:
             parts["category"] = self.config.category_weight * category_loss(
@@ -129,21 +126,21 @@ class Objective(nn.Module):
         return parts
 
     def _recommendation(
-        self, step: _Step, every_MV: Tensor, every_NV: Tensor, told_R: list[Tensor]
+        self, step: _Step, every_MV: Tensor, every_NV: Tensor, alone_UD: Tensor | None
     ) -> Tensor:
         """The readers' own cross-entropies of the next item, summed."""
         # Split, not sliced: the gradient of a slice is as wide as what it was cut from.
         widths = [reader.stop - reader.start for reader in self.model.readers]
-        query_MV, *id_queries = torch.split(every_MV, widths, dim=1)
-        target_NV, *id_targets = torch.split(every_NV, widths, dim=1)
-        losses = [_loss(query_MV, target_NV, step.own_M, None, step.candidates_R[0])]
-        for query_MD, target_ND, told_CD, candidates in zip(
-            id_queries, id_targets, told_R, step.candidates_R[1:], strict=True
-        ):
-            if candidates is None:
-                losses.append(catalogue_cross_entropy(query_MD, told_CD, step.target_M))
-            else:
-                losses.append(_loss(query_MD, target_ND, step.own_M, told_CD, candidates))
+        query_R = torch.split(every_MV, widths, dim=1)
+        target_R = [torch.split(every_NV, widths, dim=1)[0]]
+        if alone_UD is not None:  # of more items than have tables
+            target_R.append(alone_UD)
+        losses = [
+            _loss(query_MV, target_XV, step.own_M, candidates)
+            for query_MV, target_XV, candidates in zip(
+                query_R, target_R, step.candidates_R, strict=True
+            )
+        ]
         return torch.stack(losses).sum()
 
     def _step(self, start_B: Tensor, end_B: Tensor) -> _Step:
@@ -160,12 +157,11 @@ class Objective(nn.Module):
         if drawn is None or drawn.correction_C is None:  # all items, or all that are rivals
             every_N = torch.arange(len(corpus.label_NC), device=target_M.device)
             return _Step(
-                self.catalogue,
                 every_N,
+                self.catalogue,
                 len(every_N),
                 corpus.label_NC,
                 packed,
-                target_M,
                 target_M,
                 candidates_R,
             )
@@ -173,36 +169,35 @@ class Objective(nn.Module):
             torch.cat([packed.window.item_BL[valid_BL], target_M, drawn.item_C]),
             return_inverse=True,
         )
-        items, lacking = len(needed_N), -len(needed_N) % EVEN_ITEMS
-        needed_N = torch.cat([needed_N, needed_N[:1].expand(lacking)])
         place_M, own_M, place_C = place.split([len(target_M), len(target_M), len(drawn.item_C)])
         place_BL = torch.zeros_like(packed.window.item_BL)
         place_BL[valid_BL] = place_M
+        candidates_R = [replace(drawn, item_C=place_C)]
+        item_U, items = needed_N, len(needed_N)
+        for told in others:
+            if told is None:
+                told = all_candidates(target_M, torch.arange(len(corpus.label_NC)).to(target_M))
+            item_U, place_C = _joined(needed_N, told.item_C)
+            candidates_R.append(replace(told, item_C=place_C))
+        even = items + -items % EVEN_ITEMS
+        item_U = functional.pad(item_U, (0, max(0, even - len(item_U))), value=int(needed_N[0]))
         return _Step(
-            self.catalogue.take(needed_N),
-            needed_N,
+            item_U,
+            self.catalogue.take(item_U[:even]),
             items,
-            corpus.label_NC[needed_N[:items]],
+            corpus.label_NC[needed_N],
             replace(packed, window=replace(packed.window, item_BL=place_BL)),
-            target_M,
             own_M,
-            [replace(drawn, item_C=place_C), *others],
+            candidates_R,
         )
 
-    def _streams(self, step: _Step) -> tuple[ItemStreams, list[Tensor]]:
-        """The items' streams, and what the ids' own reader tells targets from, if there is one."""
+    def _streams(self, step: _Step) -> tuple[ItemStreams, Tensor | None]:
+        """The streams of the items that have tables; all items as the ids' own reader sees them."""
         if len(step.candidates_R) == 1:
-            return self.model.item_streams(step.catalogue), []
-        candidates = step.candidates_R[1]
-        item_C = (
-            torch.arange(len(self.corpus.label_NC), device=step.item_N.device)
-            if candidates is None
-            else candidates.item_C
-        )
-        both = self.catalogue.take(torch.cat([step.item_N, item_C]), features=False)
-        needed, told = self.model.ids(both).split(len(step.item_N))
-        told_CD = self.model.ids_alone(self.catalogue.take(item_C, features=False), told)
-        return self.model.item_streams(step.catalogue, needed), [told_CD]
+            return self.model.item_streams(step.catalogue), None
+        ids = self.model.ids(self.catalogue.take(step.item_U, features=False))
+        first = ids.first(len(step.catalogue.id_row_N))
+        return self.model.item_streams(step.catalogue, first), ids.alone_ND
 
     def _candidates(self, target_M: Tensor) -> list[Candidates | None]:
         """What each reader of the model tells the targets from; None where from all items."""
@@ -262,21 +257,21 @@ def rivals(catalogue: Catalogue) -> Tensor | None:
     return (~are_new(catalogue)).nonzero().squeeze(1)
 
 
-def _loss(
-    query_MV: Tensor,
-    target_NV: Tensor,
-    own_M: Tensor,
-    told_CV: Tensor | None,
-    candidates: Candidates | None,
-) -> Tensor:
-    """Cross-entropy of the rows `own_M` of `target_NV` against all of them, or the candidates.
+def _joined(item_N: Tensor, other_C: Tensor) -> tuple[Tensor, Tensor]:
+    """Rising items, and after them those of `other_C` that are not among them; places of these."""
+    place_C = places(other_C, item_N)
+    absent_C = place_C < 0
+    after_C = len(item_N) - 1 + absent_C.cumsum(0)
+    return torch.cat([item_N, other_C[absent_C]]), torch.where(absent_C, after_C, place_C)
 
-    Those are the rows `told_CV` or, without, rows of `target_NV` too.
-    """
+
+def _loss(
+    query_MV: Tensor, target_NV: Tensor, own_M: Tensor, candidates: Candidates | None
+) -> Tensor:
+    """Cross-entropy of the rows `own_M` of `target_NV` against all of them, or the candidates."""
     if candidates is None:
         return catalogue_cross_entropy(query_MV, target_NV, own_M)
-    if told_CV is None:
-        told_CV = functional.embedding(candidates.item_C, target_NV)
+    told_CV = functional.embedding(candidates.item_C, target_NV)
     own_MV = functional.embedding(own_M, target_NV)
     return sampled_cross_entropy(
         query_MV, own_MV, told_CV, candidates.own_M, candidates.correction_C
