@@ -103,9 +103,7 @@ def _print_warm(recommender: Recommender) -> None:
 def _print_all(recommender: Recommender) -> None:
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "recommendations.parquet"
-        written = write_recommendations(
-            recommender, recommender.everyone, out, K, True, lambda *_: None
-        )
+        written = write_recommendations(recommender, recommender.everyone, out, K, lambda *_: None)
         size = out.stat().st_size
     print(
         f"| all {written.users:,} users to Parquet, {size / 1e6:.1f} MB | {written.seconds:.1f} s |"

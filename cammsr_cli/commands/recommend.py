@@ -96,23 +96,27 @@ def command(
     if index is IndexChoice.FAISS:
         require_faiss()
     loaded = load_run(RunFolder(run), data, resolve_device(device))
-    recommender = Recommender(loaded, new_share)
+    recommender = Recommender(loaded, new_share, not keep_seen)
     asked = len(recommender.everyone) if all_users else len(ids)
-    recall = recommender.choose_index(index.value, asked, k, not keep_seen)
+    recall = recommender.choose_index(index.value, asked, k)
     if recall is not None:
         console.note(
             f"recall@{recall.k} against exact: {recall.share:.3f}, {recall.users:,} users; "
             f"index built in {recall.seconds:.1f} s" + ("" if recall.used else ", not used")
         )
     if out is None:
-        _print(recommender, ids, k, not keep_seen, as_json)
+        _print(recommender, ids, k, as_json)
     else:
         users = recommender.everyone if all_users else recommender.users(ids)
-        _write(recommender, users, out, k, not keep_seen, recall, as_json)
+        _write(recommender, users, out, k, recall, as_json)
     if loaded.new_items:
         console.note(
             f"{loaded.new_items:,} of {len(loaded.data.item_ids):,} items have no training events: "
-            "they are judged by their content alone"
+            + (
+                "they are judged by their content alone"
+                if loaded.model.modalities
+                else "this model reads no content and cannot tell them apart"
+            )
         )
 
 
@@ -121,7 +125,6 @@ def _write(
     users: NDArray[np.int64],
     out: Path,
     k: int,
-    exclude_seen: bool,
     recall: Recall | None,
     as_json: bool,
 ) -> None:
@@ -130,7 +133,7 @@ def _write(
     from cammsr_cli.ranking.recommendation_file import write_recommendations
 
     with console.progress_bar("users") as progress:
-        written = write_recommendations(recommender, users, out, k, exclude_seen, progress)
+        written = write_recommendations(recommender, users, out, k, progress)
     if as_json:
         told = None if recall is None else asdict(recall)
         console.result_json({**asdict(written), "out": str(written.out), "recall": told})
@@ -142,12 +145,10 @@ def _write(
         )
 
 
-def _print(
-    recommender: Recommender, ids: list[str], k: int, exclude_seen: bool, as_json: bool
-) -> None:
+def _print(recommender: Recommender, ids: list[str], k: int, as_json: bool) -> None:
     from dataclasses import asdict
 
-    answers = {one: recommender.recommend(one, k, exclude_seen) for one in ids}
+    answers = {one: recommender.recommend(one, k) for one in ids}
     if as_json:
         console.result_json(
             [

@@ -118,10 +118,14 @@ class Recommender:
         run: A loaded run.
         new_share: Share of the best places that new items have, over all users; as large as their
             share of the catalogue, if not given.
+        exclude_seen: Whether items that a user has seen are left out.
     """
 
-    def __init__(self, run: LoadedRun, new_share: float | None = None) -> None:
+    def __init__(
+        self, run: LoadedRun, new_share: float | None = None, exclude_seen: bool = True
+    ) -> None:
         self.run = run
+        self.exclude_seen = exclude_seen
         self.tables = item_tables(run.model, run.catalogue)
         new_N = are_new(run.catalogue)
         self._target_NV = with_places(
@@ -129,7 +133,7 @@ class Recommender:
             new_N,
             even_share(new_N) if new_share is None else new_share,
             len(self.everyone),
-            lambda some: self._asked(some.numpy(), exclude_seen=True),
+            lambda some: self._asked(some.numpy()),
         )
         self.index: Index = ExactIndex(self._target_NV)
         self._average_V = self.tables.target_NV.mean(0)
@@ -142,16 +146,13 @@ class Recommender:
         """Indices of all users."""
         return np.arange(len(self.run.data.event_indptr) - 1, dtype=np.int64)
 
-    def choose_index(
-        self, name: str, users: int, k: int, exclude_seen: bool = True
-    ) -> Recall | None:
+    def choose_index(self, name: str, users: int, k: int) -> Recall | None:
         """Search by the index called `name` from now on: "exact", "faiss" or "auto".
 
         Args:
             name: "auto" takes faiss only where it pays and its recall is high.
             users: How many users will be asked about.
             k: How many items are wanted of each.
-            exclude_seen: Whether items that were seen are left out.
 
         Returns:
             The recall of the approximate index, measured on users all over the data set; None
@@ -165,7 +166,7 @@ class Recommender:
         began = time.perf_counter()
         index = FaissIndex(self._target_NV)
         drawn = evenly(len(self.everyone), RECALL_USERS).numpy()
-        query_UV, seen = self._asked(drawn, exclude_seen)
+        query_UV, seen = self._asked(drawn)
         query_UW = asking(query_UV, self._target_NV)
         truth = ExactIndex(self._target_NV).top_k(query_UW, k, seen)
         share = index.aim(query_UW, k, seen, truth)
@@ -175,9 +176,9 @@ class Recommender:
         return Recall(k, share, len(drawn), time.perf_counter() - began, used)
 
     @torch.inference_mode()
-    def answers(self, users: NDArray[np.int64], k: int, exclude_seen: bool = True) -> Answers:
+    def answers(self, users: NDArray[np.int64], k: int) -> Answers:
         """The `k` best next items of each of `users`, given by index; fewer if there are fewer."""
-        query_UV, seen = self._asked(users, exclude_seen)
+        query_UV, seen = self._asked(users)
         top = self.index.top_k(asking(query_UV, self._target_NV), k, seen)
         weight_UKS = modality_weights(
             self.run.model, query_UV, self.tables, self._average_V, top.item_UK
@@ -190,13 +191,13 @@ class Recommender:
             forward_UK.cpu().numpy(),
         )
 
-    def recommend(self, user: str, k: int, exclude_seen: bool = True) -> list[Recommendation]:
+    def recommend(self, user: str, k: int) -> list[Recommendation]:
         """The `k` best next items for `user`, and what of each to show.
 
         Raises:
             CammsrError: There is no such user; the message has those whose ids are close.
         """
-        answers = self.answers(np.array([self._user(user)]), k, exclude_seen)
+        answers = self.answers(np.array([self._user(user)]), k)
         places = np.flatnonzero(np.isfinite(answers.score_UK[0])).tolist()
         items = [int(answers.item_UK[0, place]) for place in places]
         fields = {field for name in self.run.model.modalities for field in self._shown_by(name)}
@@ -265,7 +266,7 @@ class Recommender:
             "Name one of its users: --user ID",
         )
 
-    def _asked(self, users: NDArray[np.int64], exclude_seen: bool) -> tuple[Tensor, Seen | None]:
+    def _asked(self, users: NDArray[np.int64]) -> tuple[Tensor, Seen | None]:
         """The users' queries, and what they have seen where that is not to be recommended."""
         device = self.run.device
         history = self.run.data.histories(users)
@@ -276,7 +277,7 @@ class Recommender:
         bound = torch.from_numpy(history.indptr).to(device)
         start_U, end_U = bound[:-1], bound[1:]
         query_UV = user_queries(self.run.model, self.tables, events, start_U, end_U)
-        return query_UV, seen_items(events, start_U, end_U) if exclude_seen else None
+        return query_UV, seen_items(events, start_U, end_U) if self.exclude_seen else None
 
 
 def read_user_ids(file: Path) -> list[str]:

@@ -71,7 +71,6 @@ def write_recommendations(
     users: NDArray[np.int64],
     out: Path,
     k: int,
-    exclude_seen: bool,
     progress: Callable[[int, int, int], None],
 ) -> Written:
     """Write the `k` best next items of each user: one row each, best first, users in their order.
@@ -84,7 +83,6 @@ def write_recommendations(
         users: Indices of the users.
         out: File to write, whole or not at all; its ending says the format.
         k: Most items a user.
-        exclude_seen: Leave out what a user has seen.
         progress: Told how many users are done, of how many, and 0.
     """
     began = time.perf_counter()
@@ -95,7 +93,7 @@ def write_recommendations(
         nonlocal rows
         for first in range(0, len(users), USERS_AT_ONCE):
             chunk = users[first : first + USERS_AT_ONCE]
-            frame = frames.frame(chunk, recommender.answers(chunk, k, exclude_seen))
+            frame = frames.frame(chunk, recommender.answers(chunk, k))
             rows += frame.height
             progress(first + len(chunk), len(users), 0)
             yield frame

@@ -133,6 +133,19 @@ def test_new_items_have_the_share_that_is_asked_for(
     assert evaluated.code == 0, evaluated.err
 
 
+def test_a_model_without_content_does_not_claim_to_judge_new_items(
+    run: Path, newer: Path, tmp_path: Path, cammsr: Callable
+) -> None:
+    out, epoch = tmp_path / "run", "training.epochs=1"
+    toy = run.parent / "toy.h5"
+    assert cammsr("train", toy, "--out", out, "--preset", "sasrec", "--set", epoch).code == 0
+    answer = cammsr("recommend", out, "--data", newer, "--user", "u1")
+    assert answer.code == 0, answer.err
+    assert "40 of 80 items have no training events" in answer.err
+    assert "this model reads no content and cannot tell them apart" in answer.err
+    assert "judged" not in answer.err
+
+
 def test_a_share_is_no_more_than_all(run: Path, cammsr: Callable) -> None:
     for command in (["recommend", run, "--user", "u1"], ["evaluate", run]):
         answer = cammsr(*command, "--new-share", "20")

@@ -114,10 +114,13 @@ def recommender(tmp_path_factory: pytest.TempPathFactory) -> Recommender:
     return recommender
 
 
+@pytest.mark.parametrize("exclude_seen", [True, False])
 @pytest.mark.parametrize("share", [None, 0.0, 0.3])
-def test_recommendations_and_ranks_agree_on_new_items(recommender, share: float | None) -> None:
+def test_recommendations_and_ranks_agree_on_new_items(
+    recommender, share: float | None, exclude_seen: bool
+) -> None:
     run = recommender.run
-    ours = Recommender(run, share)
+    ours = Recommender(run, share, exclude_seen)
     new = are_new(run.catalogue)
     users = ours.everyone
     answers = ours.answers(users, PLACES)
@@ -127,7 +130,7 @@ def test_recommendations_and_ranks_agree_on_new_items(recommender, share: float 
     indptr = run.data.event_indptr.astype(np.int64)
     asked = Questions(users, indptr[:-1], indptr[1:], answers.item_UK[:, 6])
     rank = model_ranks(
-        run.model, run.catalogue, run.events, asked,
+        run.model, run.catalogue, run.events, asked, exclude_seen,
         new_share=even_share(new) if share is None else share,
     )  # fmt: skip
     assert rank.tolist() == [7] * len(users)

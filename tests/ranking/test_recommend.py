@@ -31,11 +31,12 @@ def _history(recommender: Recommender, user: int) -> list[int]:
 @pytest.mark.parametrize("exclude_seen", [True, False])
 def test_many_users_get_what_each_gets_alone(recommender: Recommender, exclude_seen: bool) -> None:
     data, model = recommender.run.data, recommender.run.model
+    recommender = Recommender(recommender.run, exclude_seen=exclude_seen)
     users = np.array([5, 6, 7, 2, 59, 0])
-    answers = recommender.answers(users, 7, exclude_seen)
+    answers = recommender.answers(users, 7)
     assert answers.item_UK.shape == (6, 7)
     for row, user in enumerate(users.tolist()):
-        alone = recommender.recommend(data.user_ids[user], 7, exclude_seen)
+        alone = recommender.recommend(data.user_ids[user], 7)
         assert [one.rank for one in alone] == list(range(1, 8))
         assert [one.item for one in alone] == [data.item_ids[i] for i in answers.item_UK[row]]
         assert [one.score for one in alone] == pytest.approx(answers.score_UK[row].tolist())
@@ -51,7 +52,8 @@ def test_many_users_get_what_each_gets_alone(recommender: Recommender, exclude_s
 
 
 def test_seen_items_are_there_if_they_are_kept(recommender: Recommender) -> None:
-    answers = recommender.answers(recommender.everyone, 10, exclude_seen=False)
+    keeping = Recommender(recommender.run, exclude_seen=False)
+    answers = keeping.answers(recommender.everyone, 10)
     found = [
         set(_history(recommender, user)) & set(items.tolist())
         for user, items in enumerate(answers.item_UK)

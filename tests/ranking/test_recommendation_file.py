@@ -34,9 +34,7 @@ def test_rows_are_the_answers(recommender, tmp_path: Path, monkeypatch, suffix: 
     told: list[tuple[int, int, int]] = []
     out = tmp_path / "new" / f"recs{suffix}"
     users = recommender.everyone
-    written = write_recommendations(
-        recommender, users, out, 5, True, lambda *counts: told.append(counts)
-    )
+    written = write_recommendations(recommender, users, out, 5, lambda *counts: told.append(counts))
     frame = READERS[suffix](out)
     answers, data = recommender.answers(users, 5), recommender.run.data
     streams = recommender.run.model.streams
@@ -61,7 +59,7 @@ def test_rows_are_the_answers(recommender, tmp_path: Path, monkeypatch, suffix: 
 
 def test_parquet_has_the_types_of_the_schema(recommender, tmp_path: Path) -> None:
     out = tmp_path / "recs.parquet"
-    write_recommendations(recommender, np.array([3]), out, 2, True, _silent)
+    write_recommendations(recommender, np.array([3]), out, 2, _silent)
     types = dict(pl.read_parquet_schema(out))
     assert types["user"] == types["item"] == types["put_forward"] == pl.String
     assert types["rank"] == pl.Int32
@@ -70,7 +68,7 @@ def test_parquet_has_the_types_of_the_schema(recommender, tmp_path: Path) -> Non
 
 def test_users_with_little_left_have_fewer_rows(recommender, tmp_path: Path) -> None:
     out = tmp_path / "recs.parquet"
-    written = write_recommendations(recommender, recommender.everyone, out, 99, True, _silent)
+    written = write_recommendations(recommender, recommender.everyone, out, 99, _silent)
     counts = pl.read_parquet(out).group_by("user", maintain_order=True).len()["len"].to_list()
     data = recommender.run.data
     histories = np.split(data.event_item, data.event_indptr[1:-1])
@@ -81,7 +79,7 @@ def test_users_with_little_left_have_fewer_rows(recommender, tmp_path: Path) -> 
 def test_what_has_no_content_is_null_not_text(tmp_path: Path) -> None:
     ids_alone = make_recommender(tmp_path, resolve("sasrec", None, ["model.width=16"], {}))
     out = tmp_path / "recs.parquet"
-    write_recommendations(ids_alone, np.array([0, 1]), out, 3, True, _silent)
+    write_recommendations(ids_alone, np.array([0, 1]), out, 3, _silent)
     frame = pl.read_parquet(out)
     assert frame["put_forward"].null_count() == 6
     assert frame.schema["put_forward"] == pl.String
@@ -99,7 +97,7 @@ def test_an_error_on_the_way_leaves_no_file_and_the_old_one_alone(
             raise RuntimeError("half way")
 
     with pytest.raises(Exception, match="half way"):
-        write_recommendations(recommender, recommender.everyone, out, 5, True, fail)
+        write_recommendations(recommender, recommender.everyone, out, 5, fail)
     assert out.read_bytes() == b"old"
     assert [path.name for path in tmp_path.iterdir()] == ["recs.parquet"]
 
