@@ -20,8 +20,9 @@ LOGITS_AT_ONCE = {"cpu": 2**21, "cuda": 2**26}
 NOWHERE = -1e30
 """Logit of what has no part; finite, so that a softmax over nothing else is a number."""
 
-EVEN_ROWS = 32
-"""Rows of a matrix product are a multiple of it: a CPU makes code for each shape, and keeps it."""
+EVEN_ROWS = 16
+"""Rows of a matrix product are a multiple of it, or where they are more than a thousand, of as many
+times it: a CPU makes code for each shape, and keeps it."""
 
 
 def catalogue_cross_entropy(query_MV: Tensor, target_NV: Tensor, own_M: Tensor) -> Tensor:
@@ -103,9 +104,7 @@ def _summed(
     dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The sum and its gradients with respect to `query_MV`, `own_logit_M` and `target_NV`."""
-    rows = max(1, most_on(query_MV.device, LOGITS_AT_ONCE) // len(target_NV))
-    even = min(rows, EVEN_ROWS)
-    rows -= rows % even
+    rows = _rows_at_once(len(query_MV), most_on(query_MV.device, LOGITS_AT_ONCE) // len(target_NV))
     target = target_NV.to(dtype)
     corrected = _corrected(target, correction_N)
     total = query_MV.new_zeros(())
@@ -117,7 +116,7 @@ def _summed(
         asked = query.to(dtype)
         if correction_N is not None:
             asked = functional.pad(asked, (0, 2), value=1.0)
-        logit = (_even(asked, even) @ corrected.T)[: len(query)]
+        logit = (_filled(asked, rows) @ corrected.T)[: len(query)]
         _leave_out(logit, own_M[chunk])
         # Among the others; in the products' type, as they would be rounded to it anyway.
         weight = torch.softmax(logit, 1)
@@ -128,9 +127,9 @@ def _summed(
         share = (others - both).exp()
         total += both.sum()
         own_grad[chunk] = (own - both).exp().squeeze(1)
-        weight = _even(weight, even)
+        weight = _filled(weight, rows)
         query_grad[chunk] = (weight @ target)[: len(query)].to(query.dtype) * share
-        share = _even((query * share).to(dtype), even)
+        share = _filled((query * share).to(dtype), rows)
         if dtype == target_grad.dtype:
             target_grad.addmm_(weight.T, share)
         else:
@@ -151,9 +150,17 @@ def _corrected(target_NV: Tensor, correction_N: Tensor | None) -> Tensor:
     return torch.cat([target_NV, high[:, None], low[:, None]], dim=1)
 
 
-def _even(x_RV: Tensor, multiple: int) -> Tensor:
-    """The rows, and rows of zeros after them up to a multiple."""
-    lacking = -len(x_RV) % multiple
+def _rows_at_once(of: int, most: int) -> int:
+    """Rows of a chunk, no more than `most`: so many that all chunks are about as large."""
+    most = max(1, most)
+    even = min(most, EVEN_ROWS * -(-min(most, of) // 1024))
+    each = -(-of // -(-of // (most - most % even)))
+    return each + -each % even
+
+
+def _filled(x_RV: Tensor, rows: int) -> Tensor:
+    """The rows, and rows of zeros after them up to so many."""
+    lacking = rows - len(x_RV)
     return functional.pad(x_RV, (0, 0, 0, lacking)) if lacking else x_RV
 
 

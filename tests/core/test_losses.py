@@ -142,9 +142,9 @@ class _Largest(TorchDispatchMode):
 
 @pytest.mark.parametrize(
     ("at_once", "allowed"),
-    # 40 items: rows of 40 logits; at least one row there must be. From 32 rows on, a multiple of
-    # 32: of 100 rows 96, and 500 are padded to 512.
-    [(1, 40), (79, 40), (80, 80), (1000, 1000), (4000, 3840), (10**6, 20_480)],
+    # 40 items: rows of 40 logits; at least one row there must be. From 16 rows on, a multiple of
+    # 16: of 25 rows 16, of 100 rows 96; 500 are padded to 512, or cut in halves of 256, not 400.
+    [(1, 40), (79, 40), (80, 80), (1000, 640), (4000, 3840), (16_000, 10_240), (10**6, 20_480)],
 )
 def test_no_more_logits_than_allowed_exist_at_once(monkeypatch, at_once, allowed) -> None:
     query, target = torch.randn(500, 1, requires_grad=True), torch.randn(40, 1, requires_grad=True)
