@@ -31,7 +31,7 @@ from torch import Tensor
 
 from cammsr_cli import __version__
 from cammsr_cli.config import Config, ModelConfig, read_yaml, validated
-from cammsr_cli.core.model import Cammsr, Catalogue
+from cammsr_cli.core.model import Cammsr, Catalogue, are_new, unknown_items
 from cammsr_cli.core.windows import Events
 from cammsr_cli.data.dataset import DataSet
 from cammsr_cli.data.splits import TRAIN
@@ -271,7 +271,9 @@ class LoadedRun:
         model: In evaluation mode.
         data: The data set.
         catalogue: Its items.
-        new_items: How many of its items the model has never seen in training.
+        new_items: How many of its items the model has never seen in training, but knows something
+            of by their content.
+        unknown_items: How many it knows nothing of.
         device: Where all of it lives.
     """
 
@@ -280,7 +282,13 @@ class LoadedRun:
     data: DataSet
     catalogue: Catalogue
     new_items: int
+    unknown_items: int
     device: torch.device
+
+    @property
+    def same_data(self) -> bool:
+        """Whether it is the very data set that the model was trained on."""
+        return self.data.content == self.spec.data_content
 
     @cached_property
     def events(self) -> Events:
@@ -315,8 +323,16 @@ def load_run(folder: RunFolder, data_path: Path | None, device: torch.device) ->
     load_weights(model, folder.weights)
     catalogue = model.beside_neighbours(read_catalogue(data, spec.feature_dims, id_rows))
     catalogue = catalogue.to(device, features=False)
-    new_items = int((catalogue.id_row_N < 0).sum())
-    return LoadedRun(spec, model.to(device).eval(), data, catalogue, new_items, device)
+    new, unknown = int(are_new(catalogue).sum()), unknown_items(catalogue)
+    return LoadedRun(
+        spec=spec,
+        model=model.to(device).eval(),
+        data=data,
+        catalogue=catalogue,
+        new_items=new,
+        unknown_items=0 if unknown is None else len(unknown),
+        device=device,
+    )
 
 
 def require_matching(data: DataSet, spec: ModelSpec, id_rows: list[str], run: Path) -> None:

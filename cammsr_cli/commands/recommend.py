@@ -82,7 +82,8 @@ def command(
     from cammsr_cli.ranking.top_k import require_faiss
     from cammsr_cli.run_folder import RunFolder, load_run
 
-    ids = list(user or []) + (read_user_ids(users_from) if users_from is not None else [])
+    ids = [*(user or []), *(read_user_ids(users_from) if users_from is not None else [])]
+    ids = list(dict.fromkeys(ids))
     if all_users and ids:
         raise UsageError("--all-users leaves no one to name: leave out --user and --users-from")
     if all_users and out is None:
@@ -109,14 +110,16 @@ def command(
     else:
         users = recommender.everyone if all_users else recommender.users(ids)
         _write(recommender, users, out, k, recall, as_json)
+    items = f"{len(loaded.data.item_ids):,} items"
     if loaded.new_items:
         console.note(
-            f"{loaded.new_items:,} of {len(loaded.data.item_ids):,} items have no training events: "
-            + (
-                "they are judged by their content alone"
-                if loaded.model.modalities
-                else "this model reads no content and cannot tell them apart"
-            )
+            f"{loaded.new_items:,} of {items} have no training events: "
+            "they are judged by their content alone"
+        )
+    if loaded.unknown_items:
+        console.note(
+            f"{loaded.unknown_items:,} of {items} have neither training events nor any content "
+            "that this model reads: they are not recommended"
         )
 
 

@@ -616,8 +616,17 @@ def has_content(catalogue: Catalogue) -> Tensor:
 
 
 def are_new(catalogue: Catalogue) -> Tensor:
-    """bool [N]: without an id, but with content; what has neither can be known by nothing."""
+    """bool [N]: without an id, but with content."""
     return (catalogue.id_row_N < 0) & has_content(catalogue)
+
+
+def unknown_items(catalogue: Catalogue) -> Tensor | None:
+    """Items with neither id nor content, int64 and rising: no score of theirs means anything.
+
+    None where there are none.
+    """
+    item_F = ((catalogue.id_row_N < 0) & ~has_content(catalogue)).nonzero().squeeze(1)
+    return item_F if len(item_F) else None
 
 
 class ScoreBlocks(nn.Module):

@@ -1,6 +1,6 @@
 """Where each user's next item stands among the whole catalogue.
 
-Axes: U users, B users of one chunk, N items, V score width.
+Axes: U users, B users of one chunk, N items, F of them unknown, V score width.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from cammsr_cli.core.camoe import Fused
 from cammsr_cli.core.limits import most_on
-from cammsr_cli.core.model import Cammsr, Catalogue, ItemTables, are_new
+from cammsr_cli.core.model import Cammsr, Catalogue, ItemTables, are_new, unknown_items
 from cammsr_cli.core.windows import Events, cut
 from cammsr_cli.data.dataset import DataSet
 from cammsr_cli.data.splits import TRAIN
@@ -146,13 +146,15 @@ def model_ranks(
 ) -> NDArray[np.int64]:
     """Rank of the item to be found, for each user, by the model's scores.
 
-    With a `new_share`, new items have that share of the best places (see `new_items`).
+    Items of which the model knows nothing rank last. With a `new_share`, new items have that share
+    of the best places (see `new_items`).
     """
     tables = item_tables(model, catalogue)
     device = events.item_E.device
     start_U, end_U = (torch.from_numpy(at_U).to(device) for at_U in (asked.start_U, asked.end_U))
     query_UV = user_queries(model, tables, events, start_U, end_U)
     target_NV = tables.target_NV
+    unknown_F = unknown_items(catalogue)
     if new_share is not None:
 
         def ask(user_B: Tensor) -> tuple[Tensor, Seen | None]:
@@ -160,8 +162,10 @@ def model_ranks(
             seen = seen_items(events, start_U[at_B], end_U[at_B]) if exclude_seen else None
             return query_UV[at_B], seen
 
-        target_NV = with_places(target_NV, are_new(catalogue), new_share, len(query_UV), ask)
-    return ranks(asking(query_UV, target_NV), target_NV, events, asked, exclude_seen)
+        target_NV = with_places(
+            target_NV, are_new(catalogue), new_share, len(query_UV), ask, unknown_F
+        )
+    return ranks(asking(query_UV, target_NV), target_NV, events, asked, exclude_seen, unknown_F)
 
 
 def popularity_ranks(
@@ -175,12 +179,17 @@ def popularity_ranks(
 
 @torch.inference_mode()
 def ranks(
-    query_UV: Tensor, target_NV: Tensor, events: Events, asked: Questions, exclude_seen: bool
+    query_UV: Tensor,
+    target_NV: Tensor,
+    events: Events,
+    asked: Questions,
+    exclude_seen: bool,
+    unknown_F: Tensor | None = None,
 ) -> NDArray[np.int64]:
     """Ranks where the score of a user and an item is the inner product of query and target.
 
     Ties count against us: rank = 1 + the number of other items scored at least as high. Seen
-    items are left out of the ranking, the item to be found never.
+    items are left out of the ranking, the item to be found never; the items `unknown_F` rank last.
     """
     device, items = query_UV.device, len(target_NV)
     rows = max(ROWS_AT_LEAST, most_on(device, SCORES_AT_ONCE) // items)
@@ -190,6 +199,8 @@ def ranks(
         torch.split(query_UV, rows), *(torch.split(one, rows) for one in asked_U), strict=True
     ):
         score_BN = query_BV @ target_NV.T
+        if unknown_F is not None:
+            score_BN.index_fill_(1, unknown_F, float("-inf"))
         own_B1 = score_BN.gather(1, item_B[:, None])
         if exclude_seen:
             hide(score_BN, seen_items(events, start_B, end_B))
@@ -197,5 +208,5 @@ def ranks(
         # "Not lower", so that a score that is not a number ranks last and never first. Bytes are
         # summed several times as fast as truth values.
         lower_B = (score_BN < own_B1).view(torch.uint8).sum(1, dtype=torch.int32)
-        found.append(1 + items - lower_B.long())
+        found.append((1 + items - lower_B.long()).clamp(max=items))
     return torch.cat(found).cpu().numpy() if found else np.zeros(0, dtype=np.int64)

@@ -5,8 +5,8 @@ less, than those of items with an id: by score alone it would hardly be in any l
 are therefore raised by one number, such that they have a given share of the best places over all
 users; which of them, and whose, remains the model's to say.
 
-Axes: U users, B users of one chunk, N items, V score width, F new items, K places, J the best new
-items that could have one.
+Axes: U users, B users of one chunk, N items, V score width, F some of the items, K places, J the
+best new items that could have one.
 """
 
 from __future__ import annotations
@@ -46,7 +46,12 @@ def evenly(users: int, most: int = USERS) -> Tensor:
 
 @torch.inference_mode()
 def offset_of_new(
-    query_UV: Tensor, target_NV: Tensor, new_N: Tensor, share: float, seen: Seen | None
+    query_UV: Tensor,
+    target_NV: Tensor,
+    new_N: Tensor,
+    share: float,
+    seen: Seen | None,
+    unknown_F: Tensor | None = None,
 ) -> float:
     """What is to be added to the scores of new items for them to have `share` of all places.
 
@@ -59,6 +64,7 @@ def offset_of_new(
         new_N: bool, which items are new: some, but not all.
         share: Of the places, from 0 to 1.
         seen: What these users have seen, where that is left out.
+        unknown_F: int64, the items that nobody is shown, if there are any.
     """
     new_F = new_N.nonzero().squeeze(1)
     places = min(PLACES, len(new_N) - len(new_F))
@@ -69,6 +75,8 @@ def offset_of_new(
         score_BN = query_UV[first : first + rows] @ target_NV.T
         if seen is not None:
             hide(score_BN, seen.rows(first, first + rows))
+        if unknown_F is not None:
+            score_BN.index_fill_(1, unknown_F, float("-inf"))
         best_BJ = score_BN[:, new_F].topk(steps, dim=1)[0]
         score_BN[:, new_F] = float("-inf")
         last_BK = score_BN.topk(places, dim=1)[0].flip(1)
@@ -88,6 +96,7 @@ def with_places(
     share: float,
     users: int,
     ask: Callable[[Tensor], tuple[Tensor, Seen | None]],
+    unknown_F: Tensor | None = None,
 ) -> Tensor:
     """The targets, `raised` where some items are new; their queries are made by `asking`.
 
@@ -97,11 +106,13 @@ def with_places(
         share: Of the places, from 0 to 1.
         users: How many users there are to ask about.
         ask: Gives the queries of some of them, and what they have seen where that is left out.
+        unknown_F: int64, the items that nobody is shown, if there are any.
     """
     if not users or not needs_places(new_N):
         return target_NV
     query_UV, seen = ask(evenly(users))
-    return raised(target_NV, new_N, offset_of_new(query_UV, target_NV, new_N, share, seen))
+    offset = offset_of_new(query_UV, target_NV, new_N, share, seen, unknown_F)
+    return raised(target_NV, new_N, offset)
 
 
 def raised(target_NV: Tensor, new_N: Tensor, offset: float) -> Tensor:

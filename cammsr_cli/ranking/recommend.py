@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cammsr_cli.core.model import are_new
+from cammsr_cli.core.model import are_new, unknown_items
 from cammsr_cli.core.windows import Events
 from cammsr_cli.errors import CammsrError, UsageError, first_line
 from cammsr_cli.ranking.explain import modality_weights, put_forward
@@ -114,6 +114,8 @@ class Recall:
 class Recommender:
     """Answers for users of a loaded run; the item tables are computed once.
 
+    Items of which the model knows nothing, neither by training nor by content, are not recommended.
+
     Args:
         run: A loaded run.
         new_share: Share of the best places that new items have, over all users; as large as their
@@ -127,15 +129,16 @@ class Recommender:
         self.run = run
         self.exclude_seen = exclude_seen
         self.tables = item_tables(run.model, run.catalogue)
-        new_N = are_new(run.catalogue)
+        new_N, self._unknown_F = are_new(run.catalogue), unknown_items(run.catalogue)
         self._target_NV = with_places(
             self.tables.target_NV,
             new_N,
             even_share(new_N) if new_share is None else new_share,
             len(self.everyone),
             lambda some: self._asked(some.numpy()),
+            self._unknown_F,
         )
-        self.index: Index = ExactIndex(self._target_NV)
+        self.index: Index = ExactIndex(self._target_NV, self._unknown_F)
         self._average_V = self.tables.target_NV.mean(0)
         present = [run.catalogue.present[name] for name in run.model.modalities]
         none_N0 = self.tables.present_NS[:, :0]
@@ -164,11 +167,11 @@ class Recommender:
         if not wants_faiss(name, len(self.tables.target_NV), users, self.run.device):
             return None
         began = time.perf_counter()
-        index = FaissIndex(self._target_NV)
+        index = FaissIndex(self._target_NV, self._unknown_F)
         drawn = evenly(len(self.everyone), RECALL_USERS).numpy()
         query_UV, seen = self._asked(drawn)
         query_UW = asking(query_UV, self._target_NV)
-        truth = ExactIndex(self._target_NV).top_k(query_UW, k, seen)
+        truth = index.exact.top_k(query_UW, k, seen)
         share = index.aim(query_UW, k, seen, truth)
         used = name == "faiss" or share >= RECALL_AIM
         if used:

@@ -2,8 +2,8 @@
 
 Both take the users' queries and the items' targets, whose inner products are the scores.
 
-Axes: U users, B users of one chunk, N items, K best items, V score width, P pairs of a user and a
-seen item, F candidates fetched from the index.
+Axes: U users, B users of one chunk, N items, H of them hidden and I in the index, K best items,
+V score width, P pairs of a user and a seen item, F candidates fetched from the index.
 """
 
 from __future__ import annotations
@@ -67,10 +67,12 @@ class ExactIndex:
 
     Args:
         target_NV: The items' side of the score.
+        hidden_H: int64 items that are never found; None if there are none.
     """
 
-    def __init__(self, target_NV: Tensor) -> None:
+    def __init__(self, target_NV: Tensor, hidden_H: Tensor | None = None) -> None:
         self.target_NV = target_NV
+        self.hidden_H = hidden_H
 
     @torch.inference_mode()
     def top_k(self, query_UV: Tensor, k: int, seen: Seen | None) -> Top:
@@ -91,6 +93,10 @@ class ExactIndex:
             score_BN = query_BV @ self.target_NV[first : first + CHUNK_ITEMS].T
             if seen is not None:
                 hide(score_BN, seen, first)
+            if self.hidden_H is not None:
+                at_H = self.hidden_H - first
+                here_H = (at_H >= 0) & (at_H < score_BN.shape[1])
+                score_BN.index_fill_(1, at_H[here_H], float("-inf"))
             score_BK, at_BK = score_BN.topk(min(k, score_BN.shape[1]))
             found = Top(at_BK + first, score_BK)
             best = found if best is None else _better(best, found, k)
@@ -119,16 +125,23 @@ class FaissIndex:
 
     Args:
         target_NV: The items' side of the score.
+        hidden_H: int64 items that are never found; None if there are none.
 
     Raises:
         UsageError: faiss is not installed.
     """
 
-    def __init__(self, target_NV: Tensor) -> None:
+    def __init__(self, target_NV: Tensor, hidden_H: Tensor | None = None) -> None:
         require_faiss()
         import faiss
 
         self.target_NV = target_NV
+        self.exact = ExactIndex(target_NV, hidden_H)
+        shown_N = torch.ones(len(target_NV), dtype=torch.bool, device=target_NV.device)
+        if hidden_H is not None:
+            shown_N[hidden_H] = False
+        self._item_I = shown_N.nonzero().squeeze(1)
+        target_NV = target_NV[self._item_I]
         items, width = target_NV.shape
         # Faiss asks for 39 points a group at least, and profits from no more than some.
         self.lists = max(1, min(int(2 * math.sqrt(items)), items // 39))
@@ -186,9 +199,7 @@ class FaissIndex:
                 break
             fetched = min(4 * fetched, limit)
         if len(row_B):
-            rest = ExactIndex(self.target_NV).top_k(
-                query_UV[row_B], k, seen.of(row_B) if seen else None
-            )
+            rest = self.exact.top_k(query_UV[row_B], k, seen.of(row_B) if seen else None)
             width = item_UK.shape[1]
             item_UK[row_B], score_UK[row_B] = rest.item_UK[:, :width], rest.score_UK[:, :width]
         # The index knows the targets in half precision: the scores told are exact.
@@ -202,14 +213,15 @@ class FaissIndex:
     ) -> tuple[Tensor, Tensor]:
         """Items and scores of the `k` best of the `fetched` nearest, of the users `row_B`."""
         score, item = self._index.search(query_UV[row_B].cpu().numpy(), fetched)
-        score_BF, item_BF = (torch.from_numpy(found).to(query_UV.device) for found in (score, item))
-        gone_BF = item_BF < 0  # faiss found fewer than were asked for
+        score_BF, at_BF = (torch.from_numpy(found).to(query_UV.device) for found in (score, item))
+        gone_BF = at_BF < 0  # faiss found fewer than were asked for
+        item_BF = self._item_I[at_BF.clamp(min=0)]
         if seen is not None:
             items = len(self.target_NV)
             pair_P = seen.row_P * items + seen.item_P
             gone_BF |= torch.isin(row_B[:, None] * items + item_BF, pair_P)
         score_BK, at_BK = score_BF.masked_fill(gone_BF, float("-inf")).topk(min(k, fetched))
-        return item_BF.gather(1, at_BK).clamp(min=0), score_BK
+        return item_BF.gather(1, at_BK), score_BK
 
 
 def faiss_is_installed() -> bool:

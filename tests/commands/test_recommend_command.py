@@ -133,17 +133,19 @@ def test_new_items_have_the_share_that_is_asked_for(
     assert evaluated.code == 0, evaluated.err
 
 
-def test_a_model_without_content_does_not_claim_to_judge_new_items(
+def test_items_that_a_model_without_content_cannot_know_are_not_recommended(
     run: Path, newer: Path, tmp_path: Path, cammsr: Callable
 ) -> None:
     out, epoch = tmp_path / "run", "training.epochs=1"
     toy = run.parent / "toy.h5"
     assert cammsr("train", toy, "--out", out, "--preset", "sasrec", "--set", epoch).code == 0
-    answer = cammsr("recommend", out, "--data", newer, "--user", "u1")
+    answer = cammsr("recommend", out, "--data", newer, "--user", "u1", "-k", 80, "--json")
     assert answer.code == 0, answer.err
-    assert "40 of 80 items have no training events" in answer.err
-    assert "this model reads no content and cannot tell them apart" in answer.err
+    assert "40 of 80 items have neither training events nor any content" in answer.err
     assert "judged" not in answer.err
+    (one,) = json.loads(answer.out)
+    assert 20 < len(one["recommendations"]) < 40
+    assert not any(item["new"] for item in one["recommendations"])
 
 
 def test_a_share_is_no_more_than_all(run: Path, cammsr: Callable) -> None:

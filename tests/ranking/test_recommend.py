@@ -7,15 +7,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from toy_recommender import USERS, make_recommender
+from toy_recommender import ITEMS, USERS, make_recommender
 
 from cammsr_cli.config import resolve
 from cammsr_cli.data.dataset import DataSet
 from cammsr_cli.errors import CammsrError, UsageError
 from cammsr_cli.ranking import recommend, top_k
+from cammsr_cli.ranking.full_ranking import Questions, model_ranks
 from cammsr_cli.ranking.recommend import Recommender, read_user_ids
 from cammsr_cli.ranking.top_k import ExactIndex, FaissIndex, faiss_is_installed
 from cammsr_cli.run_folder import RunFolder, load_run
+
+needs_faiss = pytest.mark.skipif(not faiss_is_installed(), reason="the extra faiss is not there")
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +119,7 @@ def test_a_model_of_ids_alone_puts_nothing_forward(tmp_path: Path) -> None:
     assert recommender.recommend("u1", 2)[0].put_forward is None
 
 
-@pytest.mark.skipif(not faiss_is_installed(), reason="the extra faiss is not there")
+@needs_faiss
 def test_faiss_finds_nearly_what_exact_finds_and_says_how_nearly(
     recommender: Recommender, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -166,3 +169,39 @@ def test_a_file_without_user_ids_is_refused_by_name(tmp_path: Path, content: byt
         file.write_bytes(content)
     with pytest.raises(UsageError, match=r"ids\.txt"):
         read_user_ids(file)
+
+
+@pytest.mark.parametrize("index", ["exact", pytest.param("faiss", marks=needs_faiss)])
+@pytest.mark.parametrize("new_share", [None, 0.3])
+def test_nothing_is_recommended_of_which_nothing_is_known(
+    tmp_path: Path, index: str, new_share: float | None
+) -> None:
+    run = make_recommender(tmp_path).run
+    unknown = torch.tensor([0, 7, 39])
+    run.catalogue.id_row_N[torch.cat([unknown, torch.tensor([5, 6])])] = -1
+    for has in run.catalogue.present.values():
+        has[unknown], has[5:7] = False, True  # 5 and 6 are new, but known by their content
+    # Untaught, what stands for a missing stream may score anything: here, more than all others.
+    with torch.no_grad():
+        run.model.missing_SD += 10
+    recommender = Recommender(run, new_share)
+    recommender.choose_index(index, users=USERS, k=ITEMS)
+    answers = recommender.answers(recommender.everyone, ITEMS)
+    there = np.isfinite(answers.score_UK)
+    assert not set(answers.item_UK[there].tolist()) & set(unknown.tolist())
+    assert {5, 6} <= set(answers.item_UK[there].tolist())
+    shown = ITEMS - len(unknown)
+    for user, row in enumerate(there):
+        assert row.sum() == shown - len(set(_history(recommender, user)) - set(unknown.tolist()))
+    # In a ranking they stand behind all others, whoever asks for them.
+    indptr = run.data.event_indptr.astype(np.int64)
+    some = recommender.everyone[:3]
+    asked = Questions(some, indptr[some], indptr[some + 1], unknown.numpy())
+    rank = model_ranks(run.model, run.catalogue, run.events, asked, new_share=new_share)
+    assert rank.tolist() == [ITEMS] * 3
+    best = Questions(some, indptr[some], indptr[some + 1], answers.item_UK[:3, 0])
+    rank = model_ranks(
+        run.model, run.catalogue, run.events, best,
+        new_share=2 / ITEMS if new_share is None else new_share,
+    )  # fmt: skip
+    assert rank.tolist() == [1] * 3
