@@ -99,8 +99,8 @@ class TrainingConfig(_Settings):
     batch_size: int = Field(
         0,
         ge=0,
-        description="Histories a step, over all devices; 0 for 128, or 64 or 32 where that would "
-        "leave less than 40 steps an epoch.",
+        description="Histories a step, over all devices; 0 for the most of 512, 256, 128, 64 and "
+        "32 that leave 40 steps an epoch and have no more than 6,400 events.",
     )
     micro_batch: int = Field(
         0,

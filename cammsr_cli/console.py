@@ -46,7 +46,9 @@ def result_table(
 
     table = Table()
     for heading, numeric in columns:
-        table.add_column(heading, justify="right" if numeric else "left", overflow="fold")
+        table.add_column(
+            Text(plain(heading)), justify="right" if numeric else "left", overflow="fold"
+        )
     for row in rows:
         table.add_row(*(Text(plain(cell)) for cell in row))
     # A pipe has no width: give it room enough, so that nothing is cut.

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import shlex
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class CammsrError(Exception):
@@ -26,6 +28,11 @@ class UsageError(CammsrError):
     """The options or the configuration are wrong (exit code 2)."""
 
     exit_code = 2
+
+
+def typed(path: Path | str) -> str:
+    """A path as it is typed in a command, for hints that are pasted."""
+    return shlex.quote(str(path))
 
 
 def first_line(error: BaseException) -> str:

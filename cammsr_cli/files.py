@@ -81,18 +81,27 @@ def _sync(path: Path) -> None:
                 os.fsync(stream.fileno())
 
 
+IN_CACHE = "what was encoded is in the cache"
+"""What is not lost where a data set cannot be written."""
+
+
 @contextmanager
-def refusals_told(path: Path) -> Iterator[None]:
-    """Turn what HDF5 says when the system refuses a write into what the system said."""
+def refusals_told(path: Path, kept: str | None = None) -> Iterator[None]:
+    """Turn what HDF5 and polars say when the system refuses a write into what the system said.
+
+    Args:
+        path: What is written.
+        kept: What is not lost, for the hint.
+    """
     try:
         yield
     except (OSError, RuntimeError) as error:
         # Closing a file that could not be written is a RuntimeError, with the number in its text.
-        found = re.search(r"errno = (\d+)", str(error))
+        found = re.search(r"(?:errno =|os error) (\d+)", str(error))
         number = int(found[1]) if found else getattr(error, "errno", None)
         if number is None:
             raise
         raise CammsrError(
             f"{path} cannot be written: {os.strerror(number)}",
-            "make room or choose another place: --out NAME; what was encoded is in the cache",
+            "make room or choose another place: --out NAME" + (f"; {kept}" if kept else ""),
         ) from error

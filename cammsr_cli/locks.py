@@ -12,10 +12,15 @@ from filelock import FileLock, Timeout
 
 from cammsr_cli.errors import CammsrError
 
+IN_FOLDER = ".lock"
+"""Name of the lock of a folder that is written to."""
+
 
 @contextmanager
-def only_writer(path: Path) -> Iterator[None]:
+def only_writer(path: Path, folder: bool = False) -> Iterator[None]:
     """Hold an output for this process alone; `.NAME.lock` beside it says who has it.
+
+    A `folder` that fills up over hours has its lock within: what is beside it is not ours.
 
     The operating system lets go of the lock when the process ends, however it ends: what a killed
     run leaves behind blocks nobody.
@@ -23,8 +28,8 @@ def only_writer(path: Path) -> Iterator[None]:
     Raises:
         CammsrError: If another process is writing it; the message names that process.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    file = path.with_name(f".{path.name}.lock")
+    file = path / IN_FOLDER if folder else path.with_name(f".{path.name}.lock")
+    file.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(file, blocking=False)
     try:
         lock.acquire()
@@ -42,6 +47,11 @@ def only_writer(path: Path) -> Iterator[None]:
         with suppress(PermissionError):  # Windows does not remove an open file
             file.unlink(missing_ok=True)
         lock.release()
+
+
+def is_empty(folder: Path) -> bool:
+    """Whether there is nothing in a folder but perhaps its lock."""
+    return all(entry.name == IN_FOLDER for entry in folder.iterdir())
 
 
 def _holder(file: Path) -> str:

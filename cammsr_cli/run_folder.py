@@ -35,7 +35,7 @@ from cammsr_cli.core.model import Cammsr, Catalogue, are_new, unknown_items
 from cammsr_cli.core.windows import Events
 from cammsr_cli.data.dataset import DataSet
 from cammsr_cli.data.splits import TRAIN
-from cammsr_cli.errors import CammsrError, UsageError, first_line
+from cammsr_cli.errors import CammsrError, UsageError, first_line, typed
 from cammsr_cli.files import written_whole
 
 FORMAT = 4
@@ -44,11 +44,11 @@ _WRITTEN = (
     "model.safetensors",
     "config.json",
     "config.yaml",
-    "item_ids.json",
     "metrics.jsonl",
     "README.md",
     "checkpoints",
     "tensorboard",
+    "item_ids.json",  # last: until then it is known for a run
 )
 
 
@@ -103,8 +103,8 @@ class RunFolder:
 
     @property
     def exists(self) -> bool:
-        """Whether a run was begun here."""
-        return (self.path / "config.json").is_file()
+        """Whether a run was begun here: other folders have a config.json, too."""
+        return (self.path / "item_ids.json").is_file()
 
     @property
     def finished(self) -> bool:
@@ -123,8 +123,8 @@ class RunFolder:
     def begin(self, config: Config, spec: ModelSpec, item_ids: list[str]) -> None:
         """Write what is known before training."""
         self.path.mkdir(parents=True, exist_ok=True)
-        self.write_text("config.yaml", yaml.safe_dump(config.model_dump(), sort_keys=False))
         self.write_text("item_ids.json", json.dumps(item_ids, ensure_ascii=False))
+        self.write_text("config.yaml", yaml.safe_dump(config.model_dump(), sort_keys=False))
         self.write_text("config.json", spec.model_dump_json(indent=2))
 
     def write_text(self, name: str, text: str) -> None:
@@ -197,7 +197,7 @@ class RunFolder:
     def _damaged(self, name: str, how: str) -> CammsrError:
         return CammsrError(
             f"{self.path / name} is damaged: {how}",
-            f"Train again: cammsr train DATA.h5 --out {self.path} --force",
+            f"Train again: cammsr train DATA.h5 --out {typed(self.path)} --force",
         )
 
 
@@ -290,6 +290,16 @@ class LoadedRun:
         """Whether it is the very data set that the model was trained on."""
         return self.data.content == self.spec.data_content
 
+    @property
+    def remarks(self) -> list[str]:
+        """What cannot be known of a data set that the model was not trained on, in words."""
+        return [
+            f"the {name} vectors of {self.data.path} come from another file than those of the "
+            "training: cammsr cannot tell whether the same model made them"
+            for name, fingerprint in self.spec.fingerprints.items()
+            if self.data.modalities[name].fingerprint != fingerprint
+        ]
+
     @cached_property
     def events(self) -> Events:
         """All events of the data set, read when first asked for."""
@@ -309,7 +319,7 @@ def load_run(folder: RunFolder, data_path: Path | None, device: torch.device) ->
     if not folder.finished:
         raise CammsrError(
             f"the training in {folder.path} is not finished: there is no {folder.weights.name}",
-            f"Go on with: cammsr train {spec.data_path} --out {folder.path} --resume",
+            f"Go on with: cammsr train {typed(spec.data_path)} --out {typed(folder.path)} --resume",
         )
     if data_path is None and not Path(spec.data_path).is_file():
         raise CammsrError(
@@ -339,21 +349,42 @@ def require_matching(data: DataSet, spec: ModelSpec, id_rows: list[str], run: Pa
     """Refuse a data set that the model was not trained for."""
     if data.content == spec.data_content:
         return
+    use = f"Use the data set it was trained on: --data {typed(spec.data_path)}"
     for name, fingerprint in spec.fingerprints.items():
-        if name not in data.modalities or data.modalities[name].fingerprint != fingerprint:
+        found = data.modalities.get(name)
+        # A file of ready-made vectors with more items is another file: their owner vouches for it.
+        if found is None or (
+            found.fingerprint != fingerprint
+            and not (_ready_made(fingerprint) and _ready_made(found.fingerprint))
+        ):
+            made_by = "nothing" if found is None else found.fingerprint
             raise CammsrError(
                 f"{run} was trained on another data set: its {name} vectors were made by "
-                f"{fingerprint}, those of {data.path} by "
-                f"{data.modalities[name].fingerprint if name in data.modalities else 'nothing'}",
-                f"Use the data set it was trained on: --data {spec.data_path}",
+                f"{fingerprint}, those of {data.path} by {made_by}",
+                use,
+            )
+        if found.dim != spec.feature_dims[name]:
+            raise CammsrError(
+                f"{run} was trained on another data set: its {name} vectors have "
+                f"{spec.feature_dims[name]:,} values, those of {data.path} {found.dim:,}",
+                use,
             )
     known = len(set(id_rows) & set(data.item_ids))
     if known * 2 < len(id_rows):
         raise CammsrError(
             f"{run} was trained on another data set: only {known:,} of its {len(id_rows):,} items "
             f"are in {data.path}",
-            f"Use the data set it was trained on: --data {spec.data_path}",
+            use,
         )
+
+
+def _ready_made(fingerprint: str) -> bool:
+    """Whether vectors came from a file (`features.vectors`), not from an encoder."""
+    try:
+        told = json.loads(fingerprint)
+    except ValueError:
+        return False
+    return isinstance(told, dict) and told.keys() == {"vectors"}
 
 
 def save_weights(model: Cammsr, path: Path) -> None:

@@ -69,6 +69,8 @@ def command(
         new_share=new_share,
         seed=seed,
     )
+    for remark in evaluation.remarks:
+        console.note(remark)
     if as_json:
         console.result_json({"run": str(run), **asdict(evaluation)})
     else:

@@ -110,6 +110,10 @@ def command(
     else:
         users = recommender.everyone if all_users else recommender.users(ids)
         _write(recommender, users, out, k, recall, as_json)
+    for remark in loaded.remarks:
+        console.note(remark)
+    if data is None and not loaded.same_data:
+        console.note(f"{loaded.data.path} has changed since {run} was trained on it")
     items = f"{len(loaded.data.item_ids):,} items"
     if loaded.new_items:
         console.note(

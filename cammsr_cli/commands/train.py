@@ -13,7 +13,7 @@ import typer
 
 from cammsr_cli import console
 from cammsr_cli.commands.examples import epilog
-from cammsr_cli.errors import UsageError
+from cammsr_cli.errors import UsageError, typed
 
 if TYPE_CHECKING:
     from cammsr_cli.training.loop import EpochReport, StepReport
@@ -93,7 +93,7 @@ def command(
     from cammsr_cli.training import train as training
 
     with joined(resolve_device(device)) as world:
-        display = _Display(f"cammsr train {data} --out {out} --resume", world.leads)
+        display = _Display(f"cammsr train {typed(data)} --out {typed(out)} --resume", world.leads)
         listener = training.Listener(display.start, display.epoch, display.step, display.note)
         with display.interrupted():
             if resume:

@@ -12,8 +12,8 @@ from cammsr_cli.commands.examples import epilog
 
 EXAMPLES = [
     "cammsr tune shop.h5 --out search --trials 20",
-    "cammsr tune shop.h5 --out search --minutes 60 --set training.epochs=30",
-    "cammsr tune shop.h5 --out search --search model.dropout=0.1..0.6 --search model.width=32,64",
+    "cammsr tune shop.h5 --out short --minutes 60 --set training.epochs=30",
+    "cammsr tune shop.h5 --out sizes --search model.dropout=0.1..0.6 --search model.width=32,64",
 ]
 HELP_EPILOG = epilog(EXAMPLES)
 
@@ -44,7 +44,7 @@ def command(
     """Search for good settings by validation NDCG@10; the test split is never looked at.
 
     Needs the extra: pip install 'cammsr[tune]'. A search that was stopped goes on when it is
-    started again with the same --out.
+    started again with the same --out and settings.
     """
     from dataclasses import asdict
 

@@ -40,7 +40,7 @@ from numpy.typing import NDArray
 
 from cammsr_cli import __version__
 from cammsr_cli.errors import CammsrError
-from cammsr_cli.files import refusals_told, written_whole
+from cammsr_cli.files import IN_CACHE, refusals_told, written_whole
 
 if TYPE_CHECKING:  # it imports polars, which reading does not need
     from cammsr_cli.data.corpus import Corpus
@@ -150,7 +150,11 @@ def write_dataset(
     Raises:
         CammsrError: If the system does not let it be written, as when the disk is full.
     """
-    with refusals_told(path), written_whole(path) as partial, h5py.File(partial, "w") as file:
+    with (
+        refusals_told(path, IN_CACHE),
+        written_whole(path) as partial,
+        h5py.File(partial, "w") as file,
+    ):
         _write_texts(file, "users/id", corpus.user_ids)
         _write_texts(file, "items/id", corpus.item_ids)
         file.create_group("items/fields")

@@ -62,6 +62,7 @@ class Evaluation:
         model: Metric name to estimate.
         popularity: The same for recommending the most bought items to all.
         against: Metric name to the difference from the second run.
+        remarks: What else should be known of the figures, in words.
     """
 
     split: Split
@@ -71,6 +72,7 @@ class Evaluation:
     model: dict[str, Estimate]
     popularity: dict[str, Estimate]
     against: dict[str, Difference] | None
+    remarks: list[str]
 
 
 def evaluate(
@@ -112,10 +114,19 @@ def evaluate(
     differences = None
     if against is not None:
         other = load_run(RunFolder(against), data, device)
-        if other.data.content != loaded.data.content:
-            raise UsageError(f"{run} and {against} were trained on different data sets")
+        if other.spec.data_content != loaded.spec.data_content:
+            raise UsageError(
+                f"{run} and {against} were trained on different data sets, or on two states of one",
+                "Train both on the same file",
+            )
         other_rank = ranks_of(other, asked, exclude_seen, new_share)
         differences = compare(rank, other_rank, seed=seed)
+    remarks = loaded.remarks
+    if not loaded.same_data:
+        remarks.append(
+            f"{run} was trained on another data set than {loaded.data.path} is now: what is held "
+            "out here may be among what it learnt from, and then these figures are too good"
+        )
     popular = popularity_ranks(loaded.data, loaded.events, asked, exclude_seen)
     return Evaluation(
         split=split,
@@ -125,6 +136,7 @@ def evaluate(
         model=estimate_all(rank, seed=seed),
         popularity=estimate_all(popular, seed=seed),
         against=differences,
+        remarks=remarks,
     )
 
 

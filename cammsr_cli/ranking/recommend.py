@@ -145,6 +145,11 @@ class Recommender:
         self._has_NM = torch.stack(present, dim=1) if present else none_N0
 
     @property
+    def score_width(self) -> int:
+        """V, the width of queries and targets."""
+        return self.tables.target_NV.shape[1]
+
+    @property
     def everyone(self) -> NDArray[np.int64]:
         """Indices of all users."""
         return np.arange(len(self.run.data.event_indptr) - 1, dtype=np.int64)

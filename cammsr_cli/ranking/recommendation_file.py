@@ -17,11 +17,14 @@ from numpy.typing import NDArray
 from polars.io.plugins import register_io_source
 
 from cammsr_cli.errors import UsageError
-from cammsr_cli.files import written_whole
+from cammsr_cli.files import refusals_told, written_whole
 from cammsr_cli.ranking.recommend import Answers, Recommender
 
 USERS_AT_ONCE = 4096
-"""Users whose recommendations are made at one time."""
+"""Most users whose recommendations are made at one time."""
+
+VALUES_AT_ONCE = 2**24
+"""Most numbers by which recommendations are explained at one time: users x items x score width."""
 
 _SINKS: dict[str, Callable[[pl.LazyFrame, Path], Any]] = {
     ".parquet": pl.LazyFrame.sink_parquet,
@@ -88,17 +91,19 @@ def write_recommendations(
     began = time.perf_counter()
     frames = _Frames(recommender)
     rows = 0
+    explained = min(k, len(recommender.run.data.item_ids)) * recommender.score_width
+    at_once = max(1, min(USERS_AT_ONCE, VALUES_AT_ONCE // explained))
 
     def chunks(*_: object) -> Iterator[pl.DataFrame]:
         nonlocal rows
-        for first in range(0, len(users), USERS_AT_ONCE):
-            chunk = users[first : first + USERS_AT_ONCE]
+        for first in range(0, len(users), at_once):
+            chunk = users[first : first + at_once]
             frame = frames.frame(chunk, recommender.answers(chunk, k))
             rows += frame.height
             progress(first + len(chunk), len(users), 0)
             yield frame
 
-    with written_whole(out) as partial:
+    with written_whole(out) as partial, refusals_told(out):
         _SINKS[out.suffix](register_io_source(chunks, schema=frames.schema), partial)
     seconds = time.perf_counter() - began
     return Written(out, len(users), len(recommender.run.data.item_ids), rows, seconds)

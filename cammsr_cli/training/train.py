@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,8 @@ from cammsr_cli.config import Config
 from cammsr_cli.data.dataset import DataSet
 from cammsr_cli.data.splits import TRAIN
 from cammsr_cli.distributed import World
-from cammsr_cli.errors import CammsrError, UsageError
+from cammsr_cli.errors import CammsrError, UsageError, typed
+from cammsr_cli.locks import is_empty, only_writer
 from cammsr_cli.run_folder import (
     ModelSpec,
     RunFolder,
@@ -90,16 +92,17 @@ def train(
         CammsrError: The data set cannot be used.
     """
     folder = RunFolder(out)
-    in_use = out.exists() and (not out.is_dir() or any(out.iterdir()))
+    in_use = out.exists() and (not out.is_dir() or not is_empty(out))
     if in_use and force and not folder.exists:
         raise UsageError(
-            f"--force replaces only a run, and {out} is none: it has no config.json",
+            f"--force replaces only a run, and {out} is none: it has no item_ids.json",
             "Choose another folder: --out RUN",
         )
     if in_use and not force:
         raise UsageError(
             f"{out} is there already and nothing is overwritten",
-            f"Go on with it: cammsr train {data_path} --out {out} --resume; or start anew: --force",
+            f"Go on with it: cammsr train {typed(data_path)} --out {typed(out)} --resume; "
+            "or start anew: --force",
         )
     data = DataSet(data_path)
     config = fitted(config, data, world.device)
@@ -107,10 +110,11 @@ def train(
     id_rows = [data.item_ids[item] for item in training_items(data)]
     trainer = make_trainer(folder, data, config, spec, id_rows, world, listener.note)
     world.wait()  # until all have looked at what is there
-    if world.leads:
-        folder.clear()
-        folder.begin(config, spec, id_rows)
-    return _run(trainer, spec, config, listener)
+    with only_writer(out, folder=True) if world.leads else nullcontext():
+        if world.leads:
+            folder.clear()
+            folder.begin(config, spec, id_rows)
+        return _run(trainer, spec, config, listener)
 
 
 def resume(
@@ -129,7 +133,8 @@ def resume(
     spec = folder.spec()
     if folder.finished:
         raise CammsrError(
-            f"the training in {out} is finished", f"See how good it is: cammsr evaluate {out}"
+            f"the training in {out} is finished",
+            f"See how good it is: cammsr evaluate {typed(out)}",
         )
     data = DataSet(data_path)
     if data.content != spec.data_content:
@@ -137,12 +142,14 @@ def resume(
             f"the checkpoints in {out} are for another data set: they were begun on "
             f"{spec.data_path} (content {spec.data_content[:12]}), and {data_path} has content "
             f"{data.content[:12]}",
-            f"Resume with that one: cammsr train {spec.data_path} --out {out} --resume",
+            f"Resume with that one: cammsr train {typed(spec.data_path)} --out {typed(out)} "
+            "--resume",
         )
     config = fitted(folder.config(), data, world.device)  # of an older version: not yet chosen
     trainer = make_trainer(folder, data, config, spec, folder.item_ids(), world, listener.note)
-    trainer.resume()
-    return _run(trainer, spec, config, listener)
+    with only_writer(out, folder=True) if world.leads else nullcontext():
+        trainer.resume()
+        return _run(trainer, spec, config, listener)
 
 
 BATCH_SIZES = (512, 256, 128, 64, 32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -15,8 +16,9 @@ import yaml
 from cammsr_cli.config import Config, described
 from cammsr_cli.data.dataset import DataSet
 from cammsr_cli.distributed import World
-from cammsr_cli.errors import CammsrError, UsageError, closest
+from cammsr_cli.errors import CammsrError, UsageError, closest, first_line
 from cammsr_cli.files import written_whole
+from cammsr_cli.locks import is_empty, only_writer
 from cammsr_cli.training.loop import EpochReport
 from cammsr_cli.training.train import Listener, train
 
@@ -34,6 +36,9 @@ DEFAULT_SEARCH = (
 """What is searched unless told otherwise."""
 
 JOURNAL = "trials.log"
+
+FAILED = "failed"
+"""Attribute of a trial whose training could not go on: what was said."""
 
 
 @dataclass(frozen=True)
@@ -70,15 +75,24 @@ class Range:
             if None in ends or not ends[0] < ends[1]:
                 raise UsageError(f"cannot search '{text}': write low..high, as 0.1..0.6")
             return Range(name, *ends)
-        choices = tuple(yaml.safe_load(one) for one in values.split(",") if one.strip())
+        try:  # lists may be searched, too: [text,image],[text]
+            choices = yaml.safe_load(f"[{values}]")
+        except yaml.YAMLError as error:
+            raise UsageError(f"cannot search '{text}': {first_line(error)}") from error
         if len(choices) < 2:
             raise UsageError(f"cannot search '{text}': write low..high, or two values and more")
-        return Range(name, None, None, choices)
+        # Optuna's choices are numbers and words.
+        plain = (one if isinstance(one, str | int | float) else _as_yaml(one) for one in choices)
+        return Range(name, None, None, tuple(plain))
 
     @property
-    def ends(self) -> tuple[Any, Any]:
-        """The least and the largest, or the first and the last choice."""
-        return (self.choices[0], self.choices[-1]) if self.choices else (self.low, self.high)
+    def extremes(self) -> tuple[Any, ...]:
+        """The least and the largest, or all choices: where these are sound all values are."""
+        return self.choices or (self.low, self.high)
+
+    def assigned(self, value: Any) -> str:
+        """The assignment of a value, as `--set` takes it."""
+        return f"{self.name}={value if isinstance(value, str) else _as_yaml(value)}"
 
     def suggest(self, trial: optuna.Trial) -> Any:
         """A value; over a range of a factor of ten or more, of its logarithm."""
@@ -90,8 +104,20 @@ class Range:
         return trial.suggest_float(self.name, self.low, self.high, log=log)
 
 
+def _as_yaml(value: Any) -> str:
+    """A value as YAML, in one line.
+
+    >>> _as_yaml(["text", "image"]), _as_yaml(0.5), _as_yaml(None)
+    ('[text, image]', '0.5', 'null')
+    """
+    return str(yaml.safe_dump(value, default_flow_style=True, width=10**6)).partition("\n")[0]
+
+
 def _number(text: str) -> Any:
-    value = yaml.safe_load(text)
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return None
     if isinstance(value, str):  # YAML takes 1e-3 for a word
         try:
             return float(value)
@@ -166,7 +192,7 @@ def tune(
 
     Raises:
         CammsrError: The extra `tune` is not installed, no trial came to an end, or the folder
-            holds a search of another data set.
+            holds a search of something else or is being written to.
         UsageError: `out` holds something else.
     """
     if find_spec("optuna") is None:
@@ -176,60 +202,87 @@ def tune(
         )
     if world.size > 1:
         raise UsageError("'cammsr tune' trains in one process: start it without torchrun")
-    for end in range(2):  # faults are told before anything is made
-        settings([f"{one.name}={one.ends[end]}" for one in search])
-    study = _study(out, DataSet(data).content, settings([]).training.seed)
-    began = time.monotonic()
-    while len(_finished(study)) < trials:
-        if minutes is not None and time.monotonic() - began > minutes * 60:
-            note(f"{minutes:g} minutes are over")
-            break
-        trial = study.ask()
-        values = {one.name: one.suggest(trial) for one in search}
-        words = " ".join(f"{name}={value:.3g}" if isinstance(value, float) else f"{name}={value}"
-                         for name, value in values.items())  # fmt: skip
-        note(f"trial {trial.number}: {words}")
-        config = settings([f"{name}={value}" for name, value in values.items()])
-        _run(study, trial, data, out, config, preset, world, note)
-    return _found(study, out)
+    least = [one.assigned(one.extremes[0]) for one in search]
+    for one in search:  # faults are told before anything is made
+        for value in one.extremes:
+            settings([*least, one.assigned(value)])
+    asked = {
+        "content": DataSet(data).content,
+        "settings": f"{preset} {json.dumps(settings([]).model_dump(), sort_keys=True)}",
+        "search": [f"{one.name}={one.choices or (one.low, one.high)}" for one in search],
+    }
+    require_search(out)
+    with only_writer(out, folder=True):
+        study = _study(out, asked, settings([]).training.seed)
+        began = time.monotonic()
+        while len(_ended(study)) < trials:
+            if minutes is not None and time.monotonic() - began > minutes * 60:
+                note(f"{minutes:g} minutes are over")
+                break
+            trial = study.ask()
+            values = {one.name: one.suggest(trial) for one in search}
+            words = " ".join(
+                f"{name}={value:.3g}" if isinstance(value, float) else f"{name}={value}"
+                for name, value in values.items()
+            )
+            note(f"trial {trial.number}: {words}")
+            config = settings([one.assigned(values[one.name]) for one in search])
+            _run(study, trial, data, out, config, preset, world, note)
+        return _found(study, out)
 
 
-def _study(out: Path, content: str, seed: int) -> optuna.Study:
+def require_search(out: Path) -> None:
+    """Refuse a folder that holds something else.
+
+    Raises:
+        UsageError: It does.
+    """
+    if out.exists() and not (out / JOURNAL).is_file() and not (out.is_dir() and is_empty(out)):
+        raise UsageError(
+            f"{out} is there already and holds no search", "Choose another folder: --out FOLDER"
+        )
+
+
+def _study(out: Path, asked: Mapping[str, Any], seed: int) -> optuna.Study:
     """The search in the folder, begun or gone on with."""
     import optuna
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend
 
-    journal = out / JOURNAL
-    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not journal.is_file())):
-        raise UsageError(
-            f"{out} is there already and holds no search", "Choose another folder: --out FOLDER"
-        )
-    out.mkdir(parents=True, exist_ok=True)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(
-        storage=JournalStorage(JournalFileBackend(str(journal))),
+        storage=JournalStorage(JournalFileBackend(str(out / JOURNAL))),
         study_name="cammsr",
         direction="maximize",
         load_if_exists=True,
-        sampler=optuna.samplers.TPESampler(seed=seed),
         pruner=optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=5),
     )
-    if study.user_attrs.setdefault("content", content) != content:
-        raise CammsrError(
-            f"the search in {out} is of another data set", "Choose another folder: --out FOLDER"
-        )
-    study.set_user_attr("content", content)
+    differs = {
+        "content": "is of another data set",
+        "settings": "was begun with other settings",
+        "search": "is over other values",
+    }
+    for name, value in asked.items():
+        if study.user_attrs.get(name, value) != value:
+            raise CammsrError(
+                f"the search in {out} {differs[name]}: its trials cannot be compared with new ones",
+                "Go on as it was begun, or choose another folder: --out FOLDER",
+            )
+        study.set_user_attr(name, value)
+    # Each start has random numbers of its own: the same again would try the same values again.
+    study.sampler = optuna.samplers.TPESampler(seed=seed + len(study.get_trials(deepcopy=False)))
     for trial in study.get_trials(states=(optuna.trial.TrialState.RUNNING,)):
         study.tell(trial.number, state=optuna.trial.TrialState.FAIL)  # it was killed
     return study
 
 
-def _finished(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
-    import optuna
-
-    states = optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED
-    return study.get_trials(deepcopy=False, states=states)
+def _ended(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
+    """The trials that count: those that were killed do not."""
+    return [
+        one
+        for one in study.get_trials(deepcopy=False)
+        if one.state.name in ("COMPLETE", "PRUNED") or FAILED in one.user_attrs
+    ]
 
 
 def _run(
@@ -259,6 +312,10 @@ def _run(
     except optuna.TrialPruned:
         study.tell(trial, state=optuna.trial.TrialState.PRUNED)
         note(f"trial {trial.number}: given up, worse than most at this epoch")
+    except CammsrError as error:  # it diverged, or memory gave out; others may not
+        trial.set_user_attr(FAILED, error.message)
+        study.tell(trial, state=optuna.trial.TrialState.FAIL)
+        note(f"trial {trial.number}: failed: {error.message}")
     else:
         study.tell(trial, outcome.best_ndcg)
         note(f"trial {trial.number}: NDCG@10 {outcome.best_ndcg:.4f}")
@@ -269,7 +326,7 @@ def _run(
 
 
 def _complete(study: optuna.Study) -> bool:
-    return any(trial.value is not None for trial in _finished(study))
+    return any(trial.state.name == "COMPLETE" for trial in _ended(study))
 
 
 def _folder(out: Path, number: int) -> Path:
@@ -278,7 +335,12 @@ def _folder(out: Path, number: int) -> Path:
 
 def _found(study: optuna.Study, out: Path) -> Found:
     if not _complete(study):
-        raise CammsrError(f"no trial of the search in {out} has come to an end", "Give it longer")
+        failed = [one.user_attrs[FAILED] for one in _ended(study) if FAILED in one.user_attrs]
+        raise CammsrError(
+            f"no trial of the search in {out} has come to an end"
+            + (f"; the last one failed: {failed[-1]}" if failed else ""),
+            "Search other values: --search" if failed else "Give it longer",
+        )
     names = {"COMPLETE": "done", "PRUNED": "given up", "FAIL": "failed"}
     trials = [
         Trial(

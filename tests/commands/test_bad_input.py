@@ -12,6 +12,10 @@ from pathlib import Path
 import h5py
 import pytest
 
+from cammsr_cli.locks import only_writer
+
+ONE_EPOCH = ("--set", "training.epochs=1")
+
 INTERACTIONS = "user,item,timestamp\n" + "".join(
     f"u{user},i{(user + step) % 7},{1_700_000_000 + step}\n"
     for user in range(9)
@@ -240,6 +244,37 @@ def test_force_loses_no_run_to_a_mistyped_name(shop, tmp_path: Path, cammsr: Cal
     assert again.code == 0, again.err
     assert (run / "my notes.txt").read_text() == "mine"
     assert len((run / "metrics.jsonl").read_text().splitlines()) == 1
+
+
+def test_force_replaces_no_folder_that_is_no_run(shop, tmp_path: Path, cammsr: Callable) -> None:
+    """Other models have a config.json, weights and a README, too."""
+    other = tmp_path / "other model"
+    other.mkdir()
+    for name in ("config.json", "model.safetensors", "README.md", "vocab.txt"):
+        (other / name).write_text("{}")
+    answer = cammsr("train", shop.data, "--out", other, "--force")
+    assert answer.code == 2
+    assert "--force replaces only a run" in answer.err
+    assert {path.name: path.read_text() for path in other.iterdir()} == dict.fromkeys(
+        ("config.json", "model.safetensors", "README.md", "vocab.txt"), "{}"
+    )
+
+
+def test_a_run_has_one_writer(shop, tmp_path: Path, cammsr: Callable) -> None:
+    run = tmp_path / "my run"
+    shutil.copytree(shop.run, run)
+    with only_writer(run, folder=True):
+        before = {path.name: path.stat().st_mtime_ns for path in run.iterdir()}
+        for arguments in (["--force"], ["--force", "--set", "model.width=16"]):
+            answer = cammsr("train", shop.data, "--out", run, *arguments)
+            assert answer.code == 1
+            assert "my run is being written by process" in answer.err
+        assert {path.name: path.stat().st_mtime_ns for path in run.iterdir()} == before
+    again = cammsr("train", shop.data, "--out", run)
+    assert again.code == 2  # it is there; and the hint can be pasted
+    assert f"--out '{run}' --resume" in again.err
+    assert cammsr("train", shop.data, "--out", run, "--force", *ONE_EPOCH).code == 0
+    assert not (run / ".lock").exists()
 
 
 def test_force_never_replaces_raw_data(files: Path, cammsr: Callable) -> None:

@@ -81,6 +81,20 @@ def test_wrong_usage_is_told(
     assert not list(tmp_path.iterdir())
 
 
+def test_a_user_named_twice_is_asked_about_once(
+    run: Path, tmp_path: Path, cammsr: Callable
+) -> None:
+    (tmp_path / "ids.txt").write_text("u1\nu2\n")
+    out = tmp_path / "recs.csv"
+    answer = cammsr(
+        "recommend", run, "--user", "u1", "--user", "u1", "--users-from", tmp_path / "ids.txt",
+        "--out", out, "-k", "3",
+    )  # fmt: skip
+    assert answer.code == 0, answer.err
+    assert "for 2 users" in answer.out
+    assert pl.read_csv(out).height == 6
+
+
 def test_nothing_is_overwritten_unasked(run: Path, tmp_path: Path, cammsr: Callable) -> None:
     out = tmp_path / "recs.csv"
     out.write_text("mine")

@@ -10,9 +10,9 @@ import pytest
 from toy_recommender import USERS, make_recommender
 
 from cammsr_cli.config import resolve
-from cammsr_cli.errors import UsageError
+from cammsr_cli.errors import CammsrError, UsageError
 from cammsr_cli.ranking import recommendation_file
-from cammsr_cli.ranking.recommend import Recommender
+from cammsr_cli.ranking.recommend import Answers, Recommender
 from cammsr_cli.ranking.recommendation_file import require_writable, write_recommendations
 
 
@@ -117,3 +117,41 @@ def test_output_that_cannot_be_is_refused_before_the_work(tmp_path: Path) -> Non
     folder.mkdir()
     with pytest.raises(UsageError, match="is a folder"):
         require_writable(folder, force=True)
+
+
+def test_fewer_users_at_a_time_where_lists_are_long(
+    recommender, tmp_path: Path, monkeypatch
+) -> None:
+    """So that what explains them does not grow with them."""
+    asked: list[int] = []
+    plain = recommender.answers
+
+    def answers(users: np.ndarray, k: int) -> Answers:
+        asked.append(len(users) * k)
+        return plain(users, k)
+
+    monkeypatch.setattr(recommender, "answers", answers)
+    width = recommender.score_width
+    monkeypatch.setattr(recommendation_file, "VALUES_AT_ONCE", 100 * width)
+    frames = []
+    for k in (1, 5, 30):
+        out = tmp_path / f"{k}.parquet"
+        write_recommendations(recommender, recommender.everyone, out, k, _silent)
+        assert max(asked) <= 100
+        asked.clear()
+        frames.append(pl.read_parquet(out))
+    best = frames[2].filter(pl.col("rank") == 1)
+    assert best["item"].to_list() == frames[0]["item"].to_list()
+
+
+def test_what_the_system_refuses_is_told_as_it_said_it(
+    recommender, tmp_path: Path, monkeypatch
+) -> None:
+    def refused(*_: object) -> None:
+        raise OSError("File too large (os error 27): recs.csv")  # as polars says it
+
+    monkeypatch.setitem(recommendation_file._SINKS, ".csv", refused)
+    with pytest.raises(CammsrError, match=r"recs\.csv cannot be written: File too large") as told:
+        write_recommendations(recommender, np.array([1]), tmp_path / "recs.csv", 2, _silent)
+    assert "cache" not in (told.value.hint or "")
+    assert list(tmp_path.iterdir()) == []

@@ -78,25 +78,83 @@ def test_a_training_worse_than_most_is_given_up(
 ) -> None:
     """After five good trainings, one that learns nothing."""
     out = tmp_path / "search"
-    given = ["tune", toy_data, "--out", out, *SMALL, "--set", "training.epochs=12", "--json"]
-    rates = "training.learning_rate=0.0101,0.0102"
-    assert cammsr(*given, "--search", rates, "--trials", "5").code == 0
-    # Optuna keeps to the choices of a study: the next is asked for by hand.
+    out.mkdir()
     storage = optuna.storages.JournalStorage(
         optuna.storages.journal.JournalFileBackend(str(out / "trials.log"))
     )
-    study = optuna.load_study(study_name="cammsr", storage=storage)
-    trained = study.trials[0].intermediate_values
-    assert len(trained) == 12
-    study.enqueue_trial({"model.length": 4})
+    study = optuna.create_study(study_name="cammsr", storage=storage, direction="maximize")
+    for rate in [0.0101] * 5 + [1e-9]:
+        study.enqueue_trial({"training.learning_rate": rate})
     answer = cammsr(
-        *given, "--set", "training.learning_rate=1e-9", "--search", "model.length=4,8",
-        "--trials", "6",
+        "tune", toy_data, "--out", out, *SMALL, "--set", "training.epochs=12", "--json",
+        "--search", "training.learning_rate=0.0101,0.000000001", "--trials", "6",
     )  # fmt: skip
     assert answer.code == 0, answer.err
+    assert len(study.trials[0].intermediate_values) == 12
     last = json.loads(answer.out)["trials"][-1]
     assert (last["number"], last["state"], last["ndcg"]) == (5, "given up", None)
     assert "given up" in answer.err
+
+
+def test_a_search_that_goes_on_tries_other_values(
+    toy_data: Path, tmp_path: Path, cammsr: Callable
+) -> None:
+    given = ["tune", toy_data, "--out", tmp_path / "search", *SMALL, "--set", "training.epochs=1"]
+    given += ["--search", "training.learning_rate=0.0001..0.01", "--json", "--trials"]
+    for trials in (1, 2, 3):
+        answer = cammsr(*given, trials)
+        assert answer.code == 0, answer.err
+    rates = [one["settings"]["training.learning_rate"] for one in json.loads(answer.out)["trials"]]
+    assert len(set(rates)) == 3
+
+
+def test_a_training_that_fails_ends_no_search(
+    toy_data: Path, tmp_path: Path, cammsr: Callable
+) -> None:
+    out = tmp_path / "search"
+    given = ["tune", toy_data, *SMALL, "--set", "training.clip=1000000000"]
+    diverging = ["--search", "training.learning_rate=100000.0,1000000.0"]
+    answer = cammsr(*given, "--out", out, *diverging, "--trials", "2", "--json")
+    assert answer.code == 1
+    assert "trial 1: failed: " in answer.err
+    assert "diverged" in answer.err
+    assert "Search other values" in answer.err
+    mixed = ["--search", "training.learning_rate=0.001,1000000.0"]
+    found = cammsr(*given, "--out", tmp_path / "other", *mixed, "--trials", "8", "--json")
+    assert found.code == 0, found.err
+    states = {one["state"] for one in json.loads(found.out)["trials"]}
+    assert states == {"done", "failed"}
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--search", "model.length=4,9", *SEARCH[:2]], "is over other values"),
+        ([*SEARCH, "--set", "training.epochs=4"], "was begun with other settings"),
+        ([*SEARCH, "--preset", "sasrec"], "was begun with other settings"),
+    ],
+)
+def test_trials_that_cannot_be_compared_do_not_share_a_search(
+    toy_data: Path, tmp_path: Path, cammsr: Callable, more: list[str], said: str
+) -> None:
+    given = ["tune", toy_data, "--out", tmp_path / "search", *SMALL]
+    assert cammsr(*given, *SEARCH, "--trials", "1").code == 0
+    log = (tmp_path / "search" / "trials.log").read_bytes()
+    answer = cammsr(*given, *more, "--trials", "2")
+    assert answer.code == 1
+    assert said in answer.err
+    assert (tmp_path / "search" / "trials.log").read_bytes().startswith(log)
+
+
+def test_lists_are_searched_too(toy_data: Path, tmp_path: Path, cammsr: Callable) -> None:
+    answer = cammsr(
+        "tune", toy_data, "--out", tmp_path / "search", *SMALL, "--set", "training.epochs=1",
+        "--search", "model.modalities=[text, image],[text]", "--trials", "4", "--json",
+    )  # fmt: skip
+    assert answer.code == 0, answer.err
+    tried = {one["settings"]["model.modalities"] for one in json.loads(answer.out)["trials"]}
+    assert tried <= {"[text, image]", "[text]"}
+    assert "Warning" not in answer.err
 
 
 @pytest.mark.parametrize(
@@ -108,6 +166,8 @@ def test_a_training_worse_than_most_is_given_up(
         ("model.dropout=a..b", "low..high"),
         ("model.dropout=0.3", "two values"),
         ("model.dropout=", "two values"),
+        ("model.length=[..5", "low..high"),
+        ("model.modalities=[text,image", "cannot search"),
     ],
 )
 def test_a_search_that_cannot_be_is_refused(search: str, said: str) -> None:
@@ -122,6 +182,8 @@ def test_values_are_read_as_settings_are() -> None:
     assert Range.parse("model.norm=dyt,layernorm").choices == ("dyt", "layernorm")
     assert Range.parse("model.time=true,false").choices == (True, False)
     assert Range.parse("model.width=32,64").choices == (32, 64)
+    assert Range.parse("model.modalities=[a,b],[a]").choices == ("[a, b]", "[a]")
+    assert Range.parse("model.modalities=[a],null").choices == ("[a]", "null")
 
 
 def test_wrong_usage_is_told_and_nothing_is_lost(
@@ -141,6 +203,10 @@ def test_wrong_usage_is_told_and_nothing_is_lost(
     )
     assert answer.code == 2
     assert "model.dropout" in answer.err
+    answer = cammsr("tune", toy_data, "--out", tmp_path / "new", "--search", "model.width=16,17,32")
+    assert answer.code == 2
+    assert "model.width" in answer.err
+    assert not (tmp_path / "new").exists()
 
     search = ["--out", tmp_path / "search", "--trials", "1", *SMALL, *SEARCH]
     assert cammsr("tune", toy_data, *search).code == 0

@@ -1,0 +1,93 @@
+"""`cammsr evaluate` as it is typed: what it says of data that is not what was trained on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from toy_data import write_toy_data
+
+ONE_EPOCH = ["--set", "training.epochs=1", "--set", "model.width=16"]
+
+
+@pytest.fixture
+def run(tmp_path: Path, cammsr: Callable) -> Path:
+    data = write_toy_data(tmp_path / "toy.h5")
+    assert cammsr("train", data, "--out", tmp_path / "run", *ONE_EPOCH).code == 0
+    return tmp_path / "run"
+
+
+def test_figures_of_changed_data_are_told_to_be_too_good_perhaps(
+    run: Path, tmp_path: Path, cammsr: Callable
+) -> None:
+    assert json.loads(cammsr("evaluate", run, "--json").out)["remarks"] == []
+    write_toy_data(tmp_path / "toy.h5", users=50)
+    answer = cammsr("evaluate", run, "--json")
+    assert answer.code == 0, answer.err
+    (remark,) = json.loads(answer.out)["remarks"]
+    assert "may be among what it learnt from" in remark
+    assert remark in answer.err
+    assert "has changed since" in cammsr("recommend", run, "--user", "u1").err
+
+
+def test_runs_trained_on_two_states_of_a_file_are_not_compared(
+    run: Path, tmp_path: Path, cammsr: Callable
+) -> None:
+    data = write_toy_data(tmp_path / "toy.h5", users=50)
+    assert cammsr("train", data, "--out", tmp_path / "later", *ONE_EPOCH).code == 0
+    answer = cammsr("evaluate", run, "--against", tmp_path / "later")
+    assert answer.code == 2
+    assert "two states of one" in answer.err
+    assert not answer.out
+
+
+def test_a_name_is_no_markup(
+    run: Path, tmp_path: Path, cammsr: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "x[").mkdir()
+    run.rename(tmp_path / "x[" / "bold]")
+    monkeypatch.chdir(tmp_path)
+    answer = cammsr("evaluate", "x[/bold]")
+    assert answer.code == 0, answer.err
+    assert "x[/bold]" in answer.out
+
+
+def _shop(folder: Path, items: int, values: int = 4, title: str = "title") -> list[str]:
+    """Files of a shop whose items have vectors of their own, and how they are prepared."""
+    folder.mkdir()
+    rows = [
+        f"u{user},i{(3 * user + step) % 12},{step}\n" for user in range(20) for step in range(6)
+    ]
+    (folder / "interactions.csv").write_text("user,item,timestamp\n" + "".join(rows))
+    names = [f"i{item}" for item in range(items)]
+    (folder / "items.csv").write_text("item,title\n" + "".join(f"{n},{title}\n" for n in names))
+    drawn = np.random.default_rng(0).normal(size=(items, values)).round(3).tolist()
+    heads = ",".join(f"v{at}" for at in range(values))
+    lines = [f"{name},{','.join(map(str, row))}" for name, row in zip(names, drawn, strict=True)]
+    (folder / "vectors.csv").write_text(f"item,{heads}\n" + "\n".join(lines) + "\n")
+    out = folder.with_suffix(".h5")
+    return ["prepare", str(folder), "--out", str(out), "--features", f"text={folder}/vectors.csv"]
+
+
+def test_a_newer_file_of_ready_made_vectors_is_welcome_if_it_is_of_the_same_size(
+    tmp_path: Path, cammsr: Callable
+) -> None:
+    for name, items, values in (("shop", 12, 4), ("newer", 14, 4), ("wider", 14, 5)):
+        answer = cammsr(*_shop(tmp_path / name, items, values))
+        assert answer.code == 0, answer.err
+    run = tmp_path / "run"
+    assert cammsr("train", tmp_path / "shop.h5", "--out", run, *ONE_EPOCH).code == 0
+    asked = ["recommend", run, "--user", "u1", "-k", "14", "--json", "--data"]
+    same = cammsr(*asked, tmp_path / "shop.h5")
+    assert "vectors" not in same.err
+    newer = cammsr(*asked, tmp_path / "newer.h5")
+    assert newer.code == 0, newer.err
+    assert "cannot tell whether the same model made them" in newer.err
+    items = {one["item"] for one in json.loads(newer.out)[0]["recommendations"]}
+    assert {"i12", "i13"} <= items
+    wider = cammsr(*asked, tmp_path / "wider.h5")
+    assert wider.code == 1
+    assert "its text vectors have 4 values" in wider.err
