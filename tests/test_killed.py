@@ -388,7 +388,7 @@ def test_train_asked_to_end_saves_the_last_step_and_says_how_to_go_on(
     assert process.returncode == code, err
     assert out == ""
     assert "Traceback" not in err
-    assert f"go on with: cammsr train {undisturbed.data} --out {run} --resume" in err
+    assert f"go on with: cammsr train {undisturbed.data} --out '{run}' --resume" in err
     assert err.endswith("interrupted\n")
     assert not (run / "model.safetensors").exists()
     require_whole_checkpoints(run)
