@@ -154,8 +154,8 @@ class Objective(nn.Module):
         target_M = packed.target_BL[valid_BL]
         candidates_R = self._candidates(target_M)
         drawn, *others = candidates_R
+        every_N = torch.arange(len(corpus.label_NC), device=target_M.device)
         if drawn is None or drawn.correction_C is None:  # all items, or all that are rivals
-            every_N = torch.arange(len(corpus.label_NC), device=target_M.device)
             return _Step(
                 every_N,
                 self.catalogue,
@@ -176,11 +176,11 @@ class Objective(nn.Module):
         item_U, items = needed_N, len(needed_N)
         for told in others:
             if told is None:
-                told = all_candidates(target_M, torch.arange(len(corpus.label_NC)).to(target_M))
+                told = all_candidates(target_M, every_N)
             item_U, place_C = _joined(needed_N, told.item_C)
             candidates_R.append(replace(told, item_C=place_C))
         even = items + -items % EVEN_ITEMS
-        item_U = functional.pad(item_U, (0, max(0, even - len(item_U))), value=int(needed_N[0]))
+        item_U = torch.cat([item_U, item_U[:1].expand(max(0, even - len(item_U)))])
         return _Step(
             item_U,
             self.catalogue.take(item_U[:even]),
