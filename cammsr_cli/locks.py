@@ -49,9 +49,11 @@ def only_writer(path: Path, folder: bool = False) -> Iterator[None]:
         lock.release()
 
 
-def is_empty(folder: Path) -> bool:
-    """Whether there is nothing in a folder but perhaps its lock."""
-    return all(entry.name == IN_FOLDER for entry in folder.iterdir())
+def in_use(folder: Path) -> bool:
+    """Whether anything but perhaps a lock is where a folder is to be."""
+    if not folder.is_dir():
+        return folder.exists()
+    return any(entry.name != IN_FOLDER for entry in folder.iterdir())
 
 
 def _holder(file: Path) -> str:

@@ -19,7 +19,7 @@ from cammsr_cli.core.windows import Events, cut
 from cammsr_cli.data.dataset import DataSet
 from cammsr_cli.data.splits import TRAIN
 from cammsr_cli.ranking.new_items import asking, with_places
-from cammsr_cli.ranking.seen import Seen, hide, seen_items
+from cammsr_cli.ranking.seen import Seen, hide, hide_items, seen_items
 
 ITEMS_AT_ONCE = 2**15
 """Items whose tables are made at one time: their representations are far larger than the tables."""
@@ -199,8 +199,7 @@ def ranks(
         torch.split(query_UV, rows), *(torch.split(one, rows) for one in asked_U), strict=True
     ):
         score_BN = query_BV @ target_NV.T
-        if unknown_F is not None:
-            score_BN.index_fill_(1, unknown_F, float("-inf"))
+        hide_items(score_BN, unknown_F)
         own_B1 = score_BN.gather(1, item_B[:, None])
         if exclude_seen:
             hide(score_BN, seen_items(events, start_B, end_B))

@@ -16,7 +16,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from cammsr_cli.ranking.seen import Seen, hide
+from cammsr_cli.ranking.seen import Seen, hide, hide_items
 
 USERS = 256
 """Users by whom the offset is found."""
@@ -75,8 +75,7 @@ def offset_of_new(
         score_BN = query_UV[first : first + rows] @ target_NV.T
         if seen is not None:
             hide(score_BN, seen.rows(first, first + rows))
-        if unknown_F is not None:
-            score_BN.index_fill_(1, unknown_F, float("-inf"))
+        hide_items(score_BN, unknown_F)
         best_BJ = score_BN[:, new_F].topk(steps, dim=1)[0]
         score_BN[:, new_F] = float("-inf")
         last_BK = score_BN.topk(places, dim=1)[0].flip(1)

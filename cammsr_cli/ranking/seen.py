@@ -57,3 +57,11 @@ def hide(score_BN: Tensor, seen: Seen, first_item: int = 0) -> None:
     at_P = seen.item_P - first_item
     here_P = (at_P >= 0) & (at_P < score_BN.shape[1])
     score_BN[seen.row_P[here_P], at_P[here_P]] = float("-inf")
+
+
+def hide_items(score_BN: Tensor, item_F: Tensor | None, first_item: int = 0) -> None:
+    """Set the scores of some items to minus infinity for all users, in place; None if of none."""
+    if item_F is None:
+        return
+    at_F = item_F - first_item
+    score_BN.index_fill_(1, at_F[(at_F >= 0) & (at_F < score_BN.shape[1])], float("-inf"))

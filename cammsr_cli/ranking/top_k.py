@@ -20,7 +20,7 @@ from torch import Tensor
 from cammsr_cli.core.limits import most_on
 from cammsr_cli.errors import UsageError
 from cammsr_cli.ranking.full_ranking import SCORES_AT_ONCE
-from cammsr_cli.ranking.seen import Seen, hide
+from cammsr_cli.ranking.seen import Seen, hide, hide_items
 
 FAISS_FROM_ITEMS = 100_000
 FAISS_FROM_USERS = 10_000
@@ -93,10 +93,7 @@ class ExactIndex:
             score_BN = query_BV @ self.target_NV[first : first + CHUNK_ITEMS].T
             if seen is not None:
                 hide(score_BN, seen, first)
-            if self.hidden_H is not None:
-                at_H = self.hidden_H - first
-                here_H = (at_H >= 0) & (at_H < score_BN.shape[1])
-                score_BN.index_fill_(1, at_H[here_H], float("-inf"))
+            hide_items(score_BN, self.hidden_H, first)
             score_BK, at_BK = score_BN.topk(min(k, score_BN.shape[1]))
             found = Top(at_BK + first, score_BK)
             best = found if best is None else _better(best, found, k)
@@ -137,11 +134,10 @@ class FaissIndex:
 
         self.target_NV = target_NV
         self.exact = ExactIndex(target_NV, hidden_H)
-        shown_N = torch.ones(len(target_NV), dtype=torch.bool, device=target_NV.device)
+        self._item_I = torch.arange(len(target_NV), device=target_NV.device)
         if hidden_H is not None:
-            shown_N[hidden_H] = False
-        self._item_I = shown_N.nonzero().squeeze(1)
-        target_NV = target_NV[self._item_I]
+            self._item_I = self._item_I[~torch.isin(self._item_I, hidden_H)]
+            target_NV = target_NV[self._item_I]
         items, width = target_NV.shape
         # Faiss asks for 39 points a group at least, and profits from no more than some.
         self.lists = max(1, min(int(2 * math.sqrt(items)), items // 39))

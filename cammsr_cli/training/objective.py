@@ -154,8 +154,8 @@ class Objective(nn.Module):
         target_M = packed.target_BL[valid_BL]
         candidates_R = self._candidates(target_M)
         drawn, *others = candidates_R
-        every_N = torch.arange(len(corpus.label_NC), device=target_M.device)
         if drawn is None or drawn.correction_C is None:  # all items, or all that are rivals
+            every_N = self._every_item()
             return _Step(
                 every_N,
                 self.catalogue,
@@ -176,7 +176,7 @@ class Objective(nn.Module):
         item_U, items = needed_N, len(needed_N)
         for told in others:
             if told is None:
-                told = all_candidates(target_M, every_N)
+                told = all_candidates(target_M, self._every_item())
             item_U, place_C = _joined(needed_N, told.item_C)
             candidates_R.append(replace(told, item_C=place_C))
         even = items + -items % EVEN_ITEMS
@@ -190,6 +190,10 @@ class Objective(nn.Module):
             own_M,
             candidates_R,
         )
+
+    def _every_item(self) -> Tensor:
+        """All items as the data set names them, int64 [N]."""
+        return torch.arange(len(self.corpus.label_NC), device=self.corpus.label_NC.device)
 
     def _streams(self, step: _Step) -> tuple[ItemStreams, Tensor | None]:
         """The streams of the items that have tables; all items as the ids' own reader sees them."""

@@ -16,7 +16,7 @@ from cammsr_cli.data.dataset import DataSet
 from cammsr_cli.data.splits import TRAIN
 from cammsr_cli.distributed import World
 from cammsr_cli.errors import CammsrError, UsageError, typed
-from cammsr_cli.locks import is_empty, only_writer
+from cammsr_cli.locks import in_use, only_writer
 from cammsr_cli.run_folder import (
     ModelSpec,
     RunFolder,
@@ -92,13 +92,13 @@ def train(
         CammsrError: The data set cannot be used.
     """
     folder = RunFolder(out)
-    in_use = out.exists() and (not out.is_dir() or not is_empty(out))
-    if in_use and force and not folder.exists:
+    taken = in_use(out)
+    if taken and force and not folder.exists:
         raise UsageError(
             f"--force replaces only a run, and {out} is none: it has no item_ids.json",
             "Choose another folder: --out RUN",
         )
-    if in_use and not force:
+    if taken and not force:
         raise UsageError(
             f"{out} is there already and nothing is overwritten",
             f"Go on with it: cammsr train {typed(data_path)} --out {typed(out)} --resume; "

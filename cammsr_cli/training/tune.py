@@ -18,7 +18,7 @@ from cammsr_cli.data.dataset import DataSet
 from cammsr_cli.distributed import World
 from cammsr_cli.errors import CammsrError, UsageError, closest, first_line
 from cammsr_cli.files import written_whole
-from cammsr_cli.locks import is_empty, only_writer
+from cammsr_cli.locks import in_use, only_writer
 from cammsr_cli.training.loop import EpochReport
 from cammsr_cli.training.train import Listener, train
 
@@ -211,7 +211,10 @@ def tune(
         "settings": f"{preset} {json.dumps(settings([]).model_dump(), sort_keys=True)}",
         "search": [f"{one.name}={one.choices or (one.low, one.high)}" for one in search],
     }
-    require_search(out)
+    if in_use(out) and not (out / JOURNAL).is_file():
+        raise UsageError(
+            f"{out} is there already and holds no search", "Choose another folder: --out FOLDER"
+        )
     with only_writer(out, folder=True):
         study = _study(out, asked, settings([]).training.seed)
         began = time.monotonic()
@@ -229,18 +232,6 @@ def tune(
             config = settings([one.assigned(values[one.name]) for one in search])
             _run(study, trial, data, out, config, preset, world, note)
         return _found(study, out)
-
-
-def require_search(out: Path) -> None:
-    """Refuse a folder that holds something else.
-
-    Raises:
-        UsageError: It does.
-    """
-    if out.exists() and not (out / JOURNAL).is_file() and not (out.is_dir() and is_empty(out)):
-        raise UsageError(
-            f"{out} is there already and holds no search", "Choose another folder: --out FOLDER"
-        )
 
 
 def _study(out: Path, asked: Mapping[str, Any], seed: int) -> optuna.Study:
