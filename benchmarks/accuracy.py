@@ -305,13 +305,18 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def rows_of(outcomes: dict[str, list[Outcome]]) -> list[Row]:
-    """All lines of a data set, each beside `sasrec` and the peer that is best on validation."""
+    """All lines of a data set, each beside `sasrec` and the peer that is best on validation.
+
+    `cammsr` with a part taken away, or added, stands beside `cammsr`, too.
+    """
     peers = [name for name in PEERS if name in outcomes]
     best = max(peers, key=lambda n: _ndcg(outcomes[n][0].rank["validation"]), default=None)
-    references = [name for name in ("sasrec", best) if name in outcomes]
     rows = []
     for name, found in outcomes.items():
-        others = {other: outcomes[other] for other in references if other != name}
+        references = ["sasrec", best, *(["cammsr"] if name.startswith("cammsr ") else [])]
+        others = {
+            other: outcomes[other] for other in references if other in outcomes and other != name
+        }
         rows.append(row_of(name, found, others))
     return rows
 

@@ -78,6 +78,8 @@ def test_each_row_stands_beside_sasrec_and_the_peer_best_on_validation() -> None
         "RecTools SASRec": [_outcome([1], validation=5)],
         "RecBole GRU4Rec": [_outcome([7], validation=2)],
         "sasrec": [_outcome([3])],
+        "cammsr": [_outcome([2])],
+        "cammsr without time": [_outcome([4])],
     }
     rows = rows_of(outcomes)
     references = ["sasrec", "RecBole GRU4Rec"]
@@ -86,6 +88,8 @@ def test_each_row_stands_beside_sasrec_and_the_peer_best_on_validation() -> None
         "RecTools SASRec": references,
         "RecBole GRU4Rec": ["sasrec"],
         "sasrec": ["RecBole GRU4Rec"],
+        "cammsr": references,
+        "cammsr without time": [*references, "cammsr"],
     }
     lines = table(rows).splitlines()
     assert len(lines) == 2 + len(rows)
