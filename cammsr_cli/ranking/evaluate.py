@@ -27,7 +27,7 @@ from cammsr_cli.ranking.metrics import (
     estimate_all,
     per_user,
 )
-from cammsr_cli.ranking.new_items import even_share
+from cammsr_cli.ranking.new_items import share_of_new
 from cammsr_cli.run_folder import LoadedRun, RunFolder, load_run
 
 Split = Literal["test", "validation"]
@@ -147,7 +147,7 @@ def ranks_of(
     new_share: float | None = None,
 ) -> NDArray[np.int64]:
     """Rank of the item to be found, for each user, as `evaluate` takes it."""
-    share = even_share(are_new(run.catalogue)) if new_share is None else new_share
+    share = share_of_new(are_new(run.catalogue), new_share)
     return model_ranks(run.model, run.catalogue, run.events, asked, exclude_seen, share)
 
 

@@ -34,9 +34,9 @@ def needs_places(new_N: Tensor) -> bool:
     return bool(new_N.any()) and not bool(new_N.all())
 
 
-def even_share(new_N: Tensor) -> float:
-    """The share of the places that new items have where they are treated like all others."""
-    return float(new_N.float().mean())
+def share_of_new(new_N: Tensor, wanted: float | None) -> float:
+    """The share of the places that new items have: that wanted, else theirs of the catalogue."""
+    return float(new_N.float().mean()) if wanted is None else wanted
 
 
 def evenly(users: int, most: int = USERS) -> Tensor:

@@ -23,7 +23,7 @@ from cammsr_cli.core.windows import Events
 from cammsr_cli.errors import CammsrError, UsageError, first_line
 from cammsr_cli.ranking.explain import modality_weights, put_forward
 from cammsr_cli.ranking.full_ranking import item_tables, user_queries
-from cammsr_cli.ranking.new_items import asking, even_share, evenly, with_places
+from cammsr_cli.ranking.new_items import asking, evenly, share_of_new, with_places
 from cammsr_cli.ranking.seen import Seen, seen_items
 from cammsr_cli.ranking.top_k import RECALL_AIM, ExactIndex, FaissIndex, Index, wants_faiss
 from cammsr_cli.run_folder import LoadedRun
@@ -133,7 +133,7 @@ class Recommender:
         self._target_NV = with_places(
             self.tables.target_NV,
             new_N,
-            even_share(new_N) if new_share is None else new_share,
+            share_of_new(new_N, new_share),
             len(self.everyone),
             lambda some: self._asked(some.numpy()),
             self._unknown_F,

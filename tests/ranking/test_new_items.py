@@ -14,11 +14,11 @@ from cammsr_cli.ranking.full_ranking import Questions, model_ranks, questions
 from cammsr_cli.ranking.new_items import (
     PLACES,
     asking,
-    even_share,
     evenly,
     needs_places,
     offset_of_new,
     raised,
+    share_of_new,
 )
 from cammsr_cli.ranking.recommend import Recommender
 from cammsr_cli.ranking.seen import Seen, hide
@@ -91,7 +91,8 @@ def test_what_has_neither_id_nor_content_is_not_new() -> None:
     )
     new = are_new(catalogue)
     assert new.tolist() == [False, True, False, False]
-    assert even_share(new) == 0.25
+    assert share_of_new(new, None) == 0.25
+    assert share_of_new(new, 0.0) == 0.0
     assert needs_places(new)
     assert not needs_places(new[:1])
     assert not needs_places(new[1:2])
@@ -125,13 +126,13 @@ def test_recommendations_and_ranks_agree_on_new_items(
     users = ours.everyone
     answers = ours.answers(users, PLACES)
     found = new[torch.from_numpy(answers.item_UK)].float().mean().item()
-    assert found == pytest.approx(even_share(new) if share is None else share, abs=0.02)
+    assert found == pytest.approx(share_of_new(new, share), abs=0.02)
     # Asked for the item that `answers` has in place 7, the rank is 7: the same scores.
     indptr = run.data.event_indptr.astype(np.int64)
     asked = Questions(users, indptr[:-1], indptr[1:], answers.item_UK[:, 6])
     rank = model_ranks(
         run.model, run.catalogue, run.events, asked, exclude_seen,
-        new_share=even_share(new) if share is None else share,
+        new_share=share_of_new(new, share),
     )  # fmt: skip
     assert rank.tolist() == [7] * len(users)
 
