@@ -5,8 +5,8 @@
     item_ids.json      the items that have a row in the id table, in order
     metrics.jsonl      one line an epoch
     checkpoints/       step-N/: weights, optimiser, random state
-    model.safetensors  the best weights; written last, so a run that has it is finished
     README.md          model card
+    model.safetensors  the best weights; written last, so a run that has it is finished
 
 Nothing in it is a pickle.
 """

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cammsr_cli.errors import CammsrError
+from cammsr_cli.errors import CammsrError, UsageError
 from cammsr_cli.locks import only_writer
 
 HOLDS = """
@@ -43,3 +43,14 @@ def test_it_is_let_go_of_after_an_error(tmp_path: Path) -> None:
         with pytest.raises(ZeroDivisionError), only_writer(tmp_path / "x"):
             raise ZeroDivisionError
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["file/out", "file/new folder/out"])
+@pytest.mark.parametrize("folder", [False, True])
+def test_a_file_where_a_folder_should_be_is_named(tmp_path: Path, name: str, folder: bool) -> None:
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(UsageError, match=r"out cannot be made: .*file is a file, not a folder"),
+        only_writer(tmp_path / name, folder=folder),
+    ):
+        pytest.fail("written into a file")

@@ -182,13 +182,15 @@ class Trainer:
     def run(
         self,
         report: Callable[[EpochReport], None],
-        on_step: Callable[[StepReport], None] = lambda report: None,
+        on_step: Callable[[StepReport], None],
+        card: Callable[[Outcome], str],
     ) -> Outcome:
         """Train until the validation metric stops getting better; keep the best weights.
 
         Args:
             report: Told of each epoch.
             on_step: Told of each step; looking at the numbers makes a GPU wait.
+            card: Makes the run's README of how the training ended.
 
         Raises:
             CammsrError: The loss is no longer a number, or far worse than guessing.
@@ -221,7 +223,7 @@ class Trainer:
                 report(epoch_report)
                 if self._agreed(stop.by is not None, False)[0]:
                     self._end(stop)
-        return self._finish()
+        return self._finish(card)
 
     def _done(self) -> bool:
         progress = self.state.progress
@@ -391,21 +393,22 @@ class Trainer:
             "".join(f"{line}\n" for line in lines[: self.state.progress.epoch]),
         )
 
-    def _finish(self) -> Outcome:
+    def _finish(self, card: Callable[[Outcome], str]) -> Outcome:
         self.world.wait()
         best = checkpoint_path(self.folder.checkpoints, self.state.progress.best_step)
         require_whole(best)
         load_weights(self.state.averaged, best / AVERAGED)
-        best_ndcg = self._weigh_readers()
-        weights = whole_weights(self.state.averaged)
-        if self.world.leads:
-            write_weights(weights, self.folder.weights)
-        return Outcome(
-            best_ndcg=best_ndcg,
+        outcome = Outcome(
+            best_ndcg=self._weigh_readers(),
             best_epoch=self.state.progress.best_epoch,
             epochs=self.state.progress.epoch,
             parameters=sum(p.numel() for p in self.state.model.parameters()),
         )
+        weights = whole_weights(self.state.averaged)
+        if self.world.leads:
+            self.folder.write_text("README.md", card(outcome))
+            write_weights(weights, self.folder.weights)  # last: with them the run is finished
+        return outcome
 
 
 def averaged_copy(model: Cammsr) -> Cammsr:

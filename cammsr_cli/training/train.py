@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from cammsr_cli.config import Config
+from cammsr_cli.core.model import Catalogue
 from cammsr_cli.data.dataset import DataSet
 from cammsr_cli.data.splits import TRAIN
 from cammsr_cli.distributed import World
@@ -110,7 +111,7 @@ def train(
     id_rows = [data.item_ids[item] for item in training_items(data)]
     trainer = make_trainer(folder, data, config, spec, id_rows, world, listener.note)
     world.wait()  # until all have looked at what is there
-    with only_writer(out, folder=True) if world.leads else nullcontext():
+    with _held(out, world):
         if world.leads:
             folder.clear()
             folder.begin(config, spec, id_rows)
@@ -147,9 +148,14 @@ def resume(
         )
     config = fitted(folder.config(), data, world.device)  # of an older version: not yet chosen
     trainer = make_trainer(folder, data, config, spec, folder.item_ids(), world, listener.note)
-    with only_writer(out, folder=True) if world.leads else nullcontext():
+    with _held(out, world):
         trainer.resume()
         return _run(trainer, spec, config, listener)
+
+
+def _held(out: Path, world: World) -> AbstractContextManager[None]:
+    """The run for this training alone, while it goes on; one process holds it for all."""
+    return only_writer(out, folder=True) if world.leads else nullcontext()
 
 
 BATCH_SIZES = (512, 256, 128, 64, 32)
@@ -220,6 +226,8 @@ def make_trainer(
     sampled = len(data.item_ids) > config.training.sampled_above
     large = sampled and len(data.item_ids) > config.training.lazy_above
     catalogue = read_catalogue(data, spec.feature_dims, id_rows)
+    if not large:  # those are read as needed, and what they hold shows then
+        _require_numbers(data, catalogue)
     model = build_model(spec, config.model)
     model.measure(catalogue)
     catalogue = model.beside_neighbours(catalogue)
@@ -243,6 +251,23 @@ def make_trainer(
     if world.size > 1:  # the weights begin alike; what is dropped is each process's own
         torch.manual_seed(seed + world.rank)
     return trainer
+
+
+def _require_numbers(data: DataSet, catalogue: Catalogue) -> None:
+    """Refuse vectors that `prepare` would have left out: those of a file made by something else.
+
+    Raises:
+        CammsrError: A vector holds what is not a finite number.
+    """
+    for name, values in catalogue.features.items():
+        odd_N = ~values.isfinite().all(1) & catalogue.present[name]
+        if bool(odd_N.any()):
+            first = data.item_ids[int(odd_N.nonzero()[0])]
+            raise CammsrError(
+                f"{data.path}: the {name} vectors of {int(odd_N.sum()):,} of {len(odd_N):,} items "
+                f"are not finite numbers, the first that of item {first}",
+                "Make it with cammsr prepare, which leaves such vectors out and counts them",
+            )
 
 
 def _target_shares(data: DataSet) -> NDArray[np.float32]:
@@ -277,7 +302,6 @@ def _run(trainer: Trainer, spec: ModelSpec, config: Config, listener: Listener) 
             sampled=trainer.corpus.sampled,
         )
     )
-    outcome = trainer.run(listener.epoch, listener.step)
-    if trainer.world.leads:
-        trainer.folder.write_text("README.md", model_card(spec, config, outcome))
-    return outcome
+    return trainer.run(
+        listener.epoch, listener.step, lambda outcome: model_card(spec, config, outcome)
+    )

@@ -6,10 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
+import h5py
 import numpy as np
 import pytest
 import torch
 import yaml
+from toy_data import write_toy_data
 
 from cammsr_cli.config import Config, validated
 from cammsr_cli.data.dataset import DataSet
@@ -103,3 +105,44 @@ def test_what_was_chosen_is_written_down(toy_data: Path, tmp_path: Path, cammsr:
     assert answer.code == 0, answer.err
     written = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
     assert written["training"]["batch_size"] == 32
+
+
+def test_vectors_that_are_not_numbers_are_refused_before_anything_is_written(
+    tmp_path: Path, cammsr: Callable
+) -> None:
+    # As something else than `prepare` may have made them.
+    data = write_toy_data(tmp_path / "odd.h5")
+    with h5py.File(data, "r+") as file:
+        text = file["features/text"]
+        at = np.flatnonzero(text["present"][()])[[1, 4]].tolist()
+        text["values"][at[0], 2] = np.nan
+        text["values"][at[1]] = np.inf
+        absent = int(np.flatnonzero(~text["present"][()])[0])
+        text["values"][absent, 0] = np.nan  # nobody reads that
+    answer = cammsr("train", data, "--out", tmp_path / "run")
+    assert answer.code == 1
+    assert "the text vectors of 2 of 40 items are not finite numbers" in answer.err
+    assert f"the first that of item i{at[0]}" in answer.err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_is_finished_only_once_all_of_it_is_there(
+    toy_data: Path, tmp_path: Path, cammsr: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+
+    def die(self: RunFolder, name: str, text: str) -> None:
+        if name == "README.md":
+            raise RuntimeError
+        return whole(self, name, text)
+
+    whole = RunFolder.write_text
+    monkeypatch.setattr(RunFolder, "write_text", die)
+    options = ("train", toy_data, "--out", run, "--set", "training.epochs=1")
+    assert cammsr(*options).code != 0
+    assert not RunFolder(run).finished
+    monkeypatch.undo()
+    answer = cammsr(*options[:4], "--resume")
+    assert answer.code == 0, answer.err
+    assert RunFolder(run).finished
+    assert (run / "README.md").is_file()
