@@ -9,6 +9,10 @@ and the rest when it runs.
 
 from __future__ import annotations
 
+import os
+import signal
+import sys
+from types import FrameType
 from typing import Annotated, Any
 
 import typer
@@ -99,6 +103,24 @@ for _module in (prepare, train, tune, evaluate, recommend, info, merge):
 app.add_typer(encoders.app, name="encoders", epilog=encoders.HELP_EPILOG)
 
 
+def _interrupt(_number: int, frame: FrameType | None) -> None:
+    """Leave at once where something is being imported, else as Python does.
+
+    C code that imports, torch's and numpy's, may drop what is raised there, or die of it. No more
+    is lost than by a kill: commands import before they work.
+    """
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            console.note("interrupted")
+            sys.stderr.flush()
+            os._exit(INTERRUPTED)
+        frame = frame.f_back
+    raise KeyboardInterrupt
+
+
 def main() -> None:
     """Run the tool."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # it may be ignored: nohup
+        signal.signal(signal.SIGINT, _interrupt)
+    console.write_what_can_be_written()
     app()

@@ -13,6 +13,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,19 @@ from cammsr_cli.errors import CammsrError
 ZERO_WIDTH_JOINER = "\u200d"  # joins emoji
 
 
+def write_what_can_be_written() -> None:
+    """Let characters that stdout's or stderr's encoding lacks become question marks, not errors."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
 def plain(text: str) -> str:
     """Text without characters that a terminal would obey: ids and titles come from strangers."""
-    return "".join(c if c.isprintable() or c == ZERO_WIDTH_JOINER else "\ufffd" for c in text)
+    return "".join(
+        c if c.isprintable() or c == ZERO_WIDTH_JOINER else " " if c.isspace() else "\ufffd"
+        for c in text
+    )
 
 
 def result(text: str) -> None:
@@ -33,7 +44,9 @@ def result(text: str) -> None:
 
 def result_json(value: Any) -> None:
     """Print a result for programs: one JSON document."""
-    sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False) + "\n")
+    ascii_only = not sys.stdout.encoding.lower().startswith("utf")
+    text = json.dumps(value, ensure_ascii=ascii_only, indent=2, allow_nan=False)
+    sys.stdout.write(text + "\n")
 
 
 def result_table(

@@ -66,6 +66,18 @@ def written_whole(path: Path) -> Iterator[Path]:
         _remove(partial)
 
 
+@contextmanager
+def usual_permissions(path: Path) -> Iterator[None]:
+    """A file that is made in the block may be read by those who may read any other new file.
+
+    safetensors leaves what it writes to its owner alone.
+    """
+    path.touch()
+    mode = path.stat().st_mode
+    yield
+    path.chmod(mode)
+
+
 def _remove(path: Path) -> None:
     if path.is_dir():
         shutil.rmtree(path)

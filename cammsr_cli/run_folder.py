@@ -36,7 +36,7 @@ from cammsr_cli.core.windows import Events
 from cammsr_cli.data.dataset import DataSet
 from cammsr_cli.data.splits import TRAIN
 from cammsr_cli.errors import CammsrError, UsageError, first_line, typed
-from cammsr_cli.files import written_whole
+from cammsr_cli.files import usual_permissions, written_whole
 
 FORMAT = 4
 
@@ -395,7 +395,7 @@ def save_weights(model: Cammsr, path: Path) -> None:
 def write_weights(weights: Mapping[str, Tensor], path: Path) -> None:
     """Write a model's state dict as safetensors, whole."""
     state = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
-    with written_whole(path) as partial:
+    with written_whole(path) as partial, usual_permissions(partial):
         save_file(state, partial)
 
 
@@ -405,6 +405,10 @@ def load_weights(model: Cammsr, path: Path) -> None:
     Raises:
         CammsrError: The file is damaged or belongs to another model.
     """
+    try:
+        path.open("rb").close()  # says why it cannot be read, which safetensors does not
+    except OSError as error:
+        raise CammsrError(f"{path} cannot be read: {error.strerror}") from error
     try:
         model.load_state_dict(load_file(path))
     except (SafetensorError, RuntimeError, OSError) as error:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import hashlib
 import os
 import signal
+import stat
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
-from cammsr_cli.files import sha256_of, written_whole
+from cammsr_cli.files import sha256_of, usual_permissions, written_whole
 
 
 class _StopError(Exception):
@@ -107,3 +110,14 @@ def test_a_block_that_writes_nothing_is_a_fault(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError), written_whole(path):
         pass
     assert path.read_text() == "old"
+
+
+def test_what_safetensors_writes_is_read_by_those_who_read_any_new_file(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        path = tmp_path / "x.safetensors"
+        with usual_permissions(path):
+            save_file({"x": np.zeros(2)}, path)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640

@@ -75,7 +75,8 @@ def command(
         console.result_json({"run": str(run), **asdict(evaluation)})
     else:
         _show(evaluation, run, against)
-        console.next_command("cammsr recommend", run, "--user USER")
+        from_there = () if data is None else ("--data", data)
+        console.next_command("cammsr recommend", run, *from_there, "--user USER")
 
 
 def _show(evaluation: Evaluation, run: Path, against: Path | None) -> None:

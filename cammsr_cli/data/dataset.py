@@ -369,6 +369,10 @@ def opened(path: Path) -> Iterator[h5py.File]:
     Raises:
         CammsrError: The file is missing, damaged, not a data set, or of another schema.
     """
+    if path.is_dir():
+        raise CammsrError(
+            f"{path} is a folder, not a data set", "Name the .h5 file that cammsr prepare made"
+        )
     if not path.is_file():
         raise CammsrError(f"no such data set: {path}", "Make one with: cammsr prepare --help")
     try:

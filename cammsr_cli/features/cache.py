@@ -25,6 +25,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from cammsr_cli.errors import CammsrError
+from cammsr_cli.files import usual_permissions
 
 KEY_BYTES = 32
 """A key is the SHA-256 of an item's inputs."""
@@ -132,7 +133,8 @@ class FeatureCache:
         # The partial name is this writer's own: another run may write the same shard just now.
         partial = self.folder / f".{name}.{uuid.uuid4().hex}.partial"
         try:
-            save_file({"keys": keys, "values": values}, partial)
+            with usual_permissions(partial):
+                save_file({"keys": keys, "values": values}, partial)
             with partial.open("rb") as stream:
                 os.fsync(stream.fileno())
             partial.replace(self.folder / f"{name}.safetensors")

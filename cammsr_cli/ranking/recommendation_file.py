@@ -5,6 +5,7 @@ Axes: U users of one chunk, K best items, R rows of the file.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -67,6 +68,27 @@ def require_writable(out: Path, force: bool) -> None:
         raise UsageError(f"--out {out} is a folder", "Name a file")
     if out.exists() and not force:
         raise UsageError(f"{out} is there already", "Choose another name, or replace it: --force")
+    if out.exists() and not _is_ours(out):
+        raise UsageError(
+            f"--force replaces only recommendations, and {out} is something else",
+            f"Choose another name: --out NAME{out.suffix}",
+        )
+
+
+def _is_ours(file: Path) -> bool:
+    """Whether a file holds recommendations, or nothing."""
+    if not file.stat().st_size:
+        return True
+    try:
+        if file.suffix == ".parquet":
+            columns = list(pl.read_parquet_schema(file))
+        else:
+            with file.open(encoding="utf-8") as stream:
+                line = stream.readline()
+            columns = list(json.loads(line)) if file.suffix == ".jsonl" else line.split(",")
+    except (ValueError, TypeError, pl.exceptions.PolarsError):
+        return False
+    return columns[:4] == ["user", "rank", "item", "score"]
 
 
 def write_recommendations(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -344,7 +345,8 @@ def test_titles_cannot_command_the_terminal(capsys: pytest.CaptureFixture[str]) 
     out, err = capsys.readouterr()
     assert "\x1b" not in out + err
     assert "\u202e" not in out
-    assert "two�lines" in out
+    assert "�[31mred" in out
+    assert "two lines" in out
 
 
 def test_each_broken_file_is_listed_under_its_own_name(tmp_path: Path, cammsr: Callable) -> None:
@@ -372,3 +374,38 @@ def test_moved_data_set_is_asked_for(shop, tmp_path: Path, cammsr: Callable) -> 
     assert answer.code == 1
     assert "--data FILE" in answer.err
     assert cammsr("evaluate", run, "--data", tmp_path / "there.h5").code == 0
+
+
+def test_a_run_is_no_data_set(toy_data: Path, tmp_path: Path, cammsr: Callable) -> None:
+    run, out = tmp_path / "run", tmp_path / "other"
+    assert cammsr("train", toy_data, "--out", run, *ONE_EPOCH).code == 0
+    assert_refused(cammsr("train", run, "--out", out), out, f"{run} is a folder", ".h5 file")
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_letters_that_the_output_lacks_are_no_fault(
+    files: Path, tmp_path: Path, cammsr: Callable, as_json: bool
+) -> None:
+    """As on Windows, where a file that output goes to has an old encoding."""
+    items = (files / "items.csv").read_text().replace("Thing", "Šíp\u2028🍎")
+    (files / "items.csv").write_text(items, encoding="utf-8")
+    data, run = tmp_path / "x.h5", tmp_path / "run"
+    vectors = files / "vectors.csv"
+    vectors.write_text("item,a\n" + "".join(f"i{item},{item}\n" for item in range(7)))
+    told = cammsr("prepare", files, "--out", data, "--features", f"v={vectors}")
+    assert told.code == 0, told.err
+    assert cammsr("train", data, "--out", run, *ONE_EPOCH).code == 0
+    done = subprocess.run(
+        [sys.executable, "-m", "cammsr_cli", "recommend", run, "--user", "u1"]
+        + ["--json"] * as_json,
+        env={**os.environ, "PYTHONIOENCODING": "latin-1"},
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    text = done.stdout.decode("latin-1")
+    if as_json:
+        titles = [one["title"] for one in json.loads(text)[0]["recommendations"]]
+        assert titles[0].startswith("Šíp\u2028🍎")
+    else:
+        assert "?íp ?" in text

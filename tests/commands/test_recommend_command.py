@@ -102,7 +102,10 @@ def test_nothing_is_overwritten_unasked(run: Path, tmp_path: Path, cammsr: Calla
     answer = cammsr(*asked)
     assert answer.code == 2
     assert "--force" in answer.err
+    assert cammsr(*asked, "--force").code == 2
     assert out.read_text() == "mine"
+    out.unlink()
+    assert cammsr(*asked, "--k", "3").code == 0
     assert cammsr(*asked, "--force").code == 0
     assert pl.read_csv(out).height == 10
 

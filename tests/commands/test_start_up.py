@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
+from pathlib import Path
+
+import pytest
 
 
 def best_of(runs: int, *arguments: str) -> float:
@@ -42,3 +46,29 @@ sys.stderr.write(repr([name for name in heavy if name in sys.modules]))
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert "image" in done.stdout
     assert done.stderr == "[]"
+
+
+@pytest.mark.parametrize("importing", [True, False])
+def test_ctrl_c_ends_the_tool_though_what_is_imported_drops_it(
+    tmp_path: Path, importing: bool
+) -> None:
+    drops = "try:\n    os.kill(os.getpid(), signal.SIGINT)\nexcept KeyboardInterrupt:\n    pass\n"
+    (tmp_path / "drops_it.py").write_text(f"import os, signal\n{drops}")
+    code = f"""
+import os, signal, sys
+from cammsr_cli import app
+@app.app.command("odd")
+def odd():
+    if {importing}:
+        import drops_it
+    else:
+        os.kill(os.getpid(), signal.SIGINT)
+    print("went on")
+sys.argv = ["cammsr", "odd"]
+app.main()
+"""
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")

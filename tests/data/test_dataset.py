@@ -289,7 +289,7 @@ def test_a_missing_file_is_told(tmp_path: Path) -> None:
     with pytest.raises(CammsrError, match=r"no such data set: .*nowhere\.h5") as caught:
         DataSet(tmp_path / "nowhere.h5")
     assert "cammsr prepare" in (caught.value.hint or "")
-    with pytest.raises(CammsrError, match="no such data set"):
+    with pytest.raises(CammsrError, match="is a folder, not a data set"):
         DataSet(tmp_path)
 
 

@@ -112,11 +112,30 @@ def test_output_that_cannot_be_is_refused_before_the_work(tmp_path: Path) -> Non
     with pytest.raises(UsageError, match="is there already") as caught:
         require_writable(there, force=False)
     assert "--force" in (caught.value.hint or "")
+    there.write_text("")
     require_writable(there, force=True)
     folder = tmp_path / "folder.csv"
     folder.mkdir()
     with pytest.raises(UsageError, match="is a folder"):
         require_writable(folder, force=True)
+
+
+@pytest.mark.parametrize("ending", [".csv", ".jsonl", ".parquet"])
+def test_force_replaces_recommendations_and_nothing_else(
+    recommender, tmp_path: Path, ending: str
+) -> None:
+    """The raw interactions, say, that a shell's completion has put there."""
+    out = tmp_path / f"recs{ending}"
+    write_recommendations(recommender, recommender.everyone[:1], out, 2, lambda *_: None)
+    require_writable(out, force=True)
+    mine = pl.DataFrame({"user": ["u1"], "item": ["i1"], "timestamp": [1]})
+    write = {".csv": mine.write_csv, ".jsonl": mine.write_ndjson, ".parquet": mine.write_parquet}
+    write[ending](out)
+    with pytest.raises(UsageError, match="replaces only recommendations"):
+        require_writable(out, force=True)
+    out.write_bytes(b"\xff[")
+    with pytest.raises(UsageError, match="replaces only recommendations"):
+        require_writable(out, force=True)
 
 
 def test_fewer_users_at_a_time_where_lists_are_long(
