@@ -321,14 +321,12 @@ def rows_of(outcomes: dict[str, list[Outcome]]) -> list[Row]:
     return rows
 
 
-def collected(
-    name: str, work: Path, wanted: Sequence[str], environments: Path
-) -> dict[str, list[Outcome]]:
+def collected(name: str, work: Path, environments: Path) -> dict[str, list[Outcome]]:
     """Every outcome of a data set that is there, by row, in the order of `models`."""
     found = {}
     for title in models(name, environments):
         files = sorted(work.glob(f"{name}/{slug(title)}-[0-9]*.npz"))
-        if files and (not wanted or title in wanted):
+        if files:
             found[title] = [Outcome.load(file) for file in files]
     return found
 
@@ -439,7 +437,12 @@ def main() -> None:
                     data = prepared(name, options.data, options.work)
                     give(name, data, file.with_suffix(""), seed).save(file)
                     print(f"{name}: {title}, seed {seed}", file=sys.stderr)
-        found = rows_of(collected(name, options.work, options.only, environments))
+        # All that is there, so that the rows asked for have their differences to others.
+        found = [
+            row
+            for row in rows_of(collected(name, options.work, environments))
+            if not options.only or row.name in options.only
+        ]
         if not found:
             continue
         if options.render and name in figures:
