@@ -66,14 +66,18 @@ class MatchedColumns:
     Attributes:
         interactions: Of the interactions file.
         items: Of the items file.
-        spares: Of the items file, the other recognised columns of a field, best first: where a
-            cell of its column is empty, theirs is taken. There are none for ids and for fields
-            that were mapped.
+        others: The other recognised columns of a field, best first, by file; there are none for
+            fields that were mapped.
     """
 
     interactions: dict[str, str]
     items: dict[str, str] = field(default_factory=dict)
-    spares: dict[str, list[str]] = field(default_factory=dict)
+    others: dict[FileKind, dict[str, list[str]]] = field(default_factory=dict)
+
+    @property
+    def spares(self) -> dict[str, list[str]]:
+        """Of the items file: where a cell of a field's column is empty, theirs is taken."""
+        return {name: own for name, own in self.others.get("items", {}).items() if name != "item"}
 
 
 def normalised(name: str) -> str:
@@ -119,41 +123,34 @@ def match_columns(
             hints += _mappings(kind, header, missing, matched[kind])
     if faults:
         raise UsageError("; ".join(faults), _hint(hints, matched["interactions"]))
-    if items is None:
-        return MatchedColumns(matched["interactions"])
-    spares = _spares(items, matched["items"], mapped["items"])
-    return MatchedColumns(matched["interactions"], matched["items"], spares)
+    others = {kind: _others(kind, header, mapped[kind]) for kind, header in headers.items()}
+    return MatchedColumns(matched["interactions"], matched.get("items", {}), others)
 
 
-def _by_name(header: Header, mapped: Mapping[str, str]) -> dict[str, str]:
-    """Columns by their normalised name, but for those that are mapped."""
-    by_name: dict[str, str] = {}
+def _recognised(kind: FileKind, header: Header, mapped: Mapping[str, str]) -> dict[str, list[str]]:
+    """The columns that are known by name for each field, best first, but for those mapped."""
+    by_name: dict[str, list[str]] = {}
     for column in header.columns:
         if column not in mapped.values():
-            by_name.setdefault(normalised(column), column)
-    return by_name
+            by_name.setdefault(normalised(column), []).append(column)
+    return {
+        name: [column for candidate in candidates for column in by_name.get(candidate, ())]
+        for name, candidates in CANDIDATES[kind].items()
+    }
 
 
-def _spares(
-    header: Header, matched: Mapping[str, str], mapped: Mapping[str, str]
-) -> dict[str, list[str]]:
-    by_name = _by_name(header, mapped)
-    spares: dict[str, list[str]] = {}
-    for name, candidates in CANDIDATES["items"].items():
-        if name in matched and name not in mapped and name != "item":
-            recognised = [by_name[c] for c in candidates if c in by_name]
-            spares[name] = [column for column in recognised if column != matched[name]]
-    return {name: columns for name, columns in spares.items() if columns}
+def _others(kind: FileKind, header: Header, mapped: Mapping[str, str]) -> dict[str, list[str]]:
+    recognised = _recognised(kind, header, mapped)
+    return {
+        name: columns[1:]
+        for name, columns in recognised.items()
+        if name not in mapped and len(columns) > 1
+    }
 
 
 def _matched(kind: FileKind, header: Header, mapped: Mapping[str, str]) -> dict[str, str]:
-    by_name = _by_name(header, mapped)
-    found = dict(mapped)
-    for name, candidates in CANDIDATES[kind].items():
-        recognised = next((by_name[c] for c in candidates if c in by_name), None)
-        if name not in found and recognised is not None:
-            found[name] = recognised
-    return found
+    recognised = _recognised(kind, header, mapped)
+    return {name: columns[0] for name, columns in recognised.items() if columns} | dict(mapped)
 
 
 def _apply_overrides(

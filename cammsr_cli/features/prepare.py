@@ -108,6 +108,7 @@ class PrepareReport:
         items: Number of items.
         events: Number of events.
         categories: Number of categories.
+        columns: By file, "interactions" and "items", the column that each field was read from.
         modalities: By name.
         downloads: Media named by URL; None if there are none.
         notes: Counts for people.
@@ -120,6 +121,7 @@ class PrepareReport:
     items: int
     events: int
     categories: int
+    columns: dict[str, dict[str, str]]
     modalities: dict[str, ModalityReport]
     downloads: DownloadReport | None
     notes: list[str]
@@ -202,6 +204,7 @@ def _prepare(
     return PrepareReport(
         out=str(options.out),
         **_counts(corpus),
+        columns={kind: dict(columns) for kind, columns in corpus.columns.items()},
         modalities={name: _report(by, f, changes[name]) for name, (by, f) in made.items()},
         downloads=media.report(downloads),
         notes=[
@@ -265,6 +268,7 @@ def plan(options: PrepareOptions) -> PrepareReport:
     return PrepareReport(
         out=str(options.out),
         **_counts(corpus),
+        columns={kind: dict(columns) for kind, columns in corpus.columns.items()},
         modalities=reports,
         downloads=media.report(downloads),
         notes=[

@@ -97,6 +97,16 @@ def test_candidates_are_written_as_they_are_compared() -> None:
         assert len(names) == len(set(names))
 
 
+def test_columns_of_the_same_name_but_for_its_writing_are_told_apart() -> None:
+    columns = matched(["user_id", "userId", "item", "time"], ["id", "title", "name", "Title"])
+    assert columns.interactions["user"] == "user_id"
+    assert columns.others == {
+        "interactions": {"user": ["userId"]},
+        "items": {"title": ["Title", "name"]},
+    }
+    assert columns.spares == {"title": ["Title", "name"]}
+
+
 def test_an_override_beats_the_usual_name_and_frees_it() -> None:
     columns = matched(["user", "item", "sku", "time"], overrides={"item": "sku"})
     assert columns.interactions == {"user": "user", "item": "sku", "timestamp": "time"}
