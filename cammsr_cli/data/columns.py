@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -120,9 +119,14 @@ def match_columns(
         missing = [name for name in needed[kind] if name not in matched[kind]]
         if missing:
             faults.append(_missing_message(header, missing))
-            hints += _mappings(kind, header, missing, matched[kind])
+            prefix = "items." if kind == "items" else ""
+            hints += [f"--map {prefix}{name}=COLUMN" for name in missing]
     if faults:
-        raise UsageError("; ".join(faults), _hint(hints, matched["interactions"]))
+        unlisted = [key for key in overrides if items is None and _target(key)[0] == ["items"]]
+        advice = ["Give the file that tells of the items: --items FILE."] if unlisted else []
+        if hints or len(faults) > len(unlisted):
+            advice.append(_hint(hints))
+        raise UsageError("; ".join(faults), " ".join(advice))
     others = {kind: _others(kind, header, mapped[kind]) for kind, header in headers.items()}
     return MatchedColumns(matched["interactions"], matched.get("items", {}), others)
 
@@ -205,27 +209,11 @@ def _missing_message(header: Header, missing: Sequence[str]) -> str:
     )
 
 
-def _mappings(
-    kind: FileKind, header: Header, missing: Sequence[str], taken: Mapping[str, str]
-) -> list[str]:
-    """`--map field=column` for each missing field, with the likeliest column nobody claims."""
-    free = [column for column in header.columns if column not in taken.values()]
-    mappings: list[str] = []
-    for name in missing:
-        lower = {column.lower(): column for column in free}
-        likely = [lower[word] for word in closest(name, lower, 1)] or free[:1]
-        column = likely[0] if likely else "COLUMN"
-        free = [other for other in free if other != column]
-        prefix = "items." if kind == "items" else ""
-        mappings.append(f"--map {shlex.quote(f'{prefix}{name}={column}')}")
-    return mappings
-
-
-def _hint(mappings: Sequence[str], interactions: Mapping[str, str]) -> str:
+def _hint(mappings: Sequence[str]) -> str:
     if not mappings:
         return "Give --map FIELD=COLUMN with a field and a column named above."
-    which = "which one it is" if len(mappings) == 1 else "which ones they are"
+    which = "which column it is" if len(mappings) == 1 else "which columns they are"
     hint = f"Say {which}: {' '.join(mappings)}"
-    if any(mapping.startswith("--map timestamp=") for mapping in mappings):
+    if "--map timestamp=COLUMN" in mappings:
         hint = f"If the rows stand in the order they happened: --order file. Else s{hint[1:]}"
     return hint
