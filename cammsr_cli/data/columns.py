@@ -84,6 +84,11 @@ def normalised(name: str) -> str:
     return re.sub(r"[_\-\s]", "", name.lower())
 
 
+def is_index(name: str) -> bool:
+    """Whether a column is the row numbers that pandas writes where nobody tells it not to."""
+    return not name.strip() or name in ("Unnamed: 0", "__index_level_0__")
+
+
 def listed(columns: Iterable[str]) -> str:
     """Column names for a message, which is one line whatever they hold."""
     return ", ".join(name if name.isprintable() else repr(name) for name in columns)

@@ -199,6 +199,18 @@ def columns_of(path: Path, encoding: str = UTF8) -> list[str]:
         return []
 
 
+def separator_of(path: Path, kind: Literal["csv", "tsv"]) -> str:
+    """What separates the fields of a file in UTF-8, by its header, read without the rest of it.
+
+    It is the kind's own where there is no header to be read, as whatever reads the file will tell.
+    """
+    try:
+        lines = _first_lines(path, UTF8)
+    except (OSError, EOFError, zlib.error, zstandard.ZstdError):
+        lines = []
+    return _separator("".join(lines[:1]).encode(), kind)
+
+
 def _first_lines(path: Path, encoding: str) -> list[str]:
     """The first lines that hold anything, read without the rest of the file."""
     suffix = path.suffix.lower()

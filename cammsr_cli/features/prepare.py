@@ -262,6 +262,7 @@ def plan(options: PrepareOptions) -> PrepareReport:
             size = None if planned.dim is None else size + items * planned.dim * itemsize
     for modality, path in options.vectors.items():
         vectors = _ready_made(path, corpus, modality, options)
+        notes += [f"{modality}: {note}" for note in vectors.notes]
         reports[modality] = _report(str(path), vectors)
         if size is not None:
             size += vectors.values.dtype.itemsize * int(np.prod(vectors.values.shape))

@@ -140,6 +140,12 @@ def test_a_column_chosen_among_several_is_told_with_how_to_choose(tmp_path: Path
     assert rating.startswith("rating read from column 'rating' of log.csv, not from 'score'")
 
 
+@pytest.mark.parametrize("name", ["", "Unnamed: 0", "__index_level_0__"])
+def test_the_index_that_pandas_writes_is_no_field(tmp_path: Path, name: str) -> None:
+    corpus = corpus_of(tmp_path, LOG, f"{name},id,brand\n0,x,B\n")
+    assert corpus.fields == {"brand": ["B", None, None]}
+
+
 def test_options_reach_the_readers(tmp_path: Path) -> None:
     log = "who,what,grade\na,x,5\na,y,5\na,z,1\n"
     columns = {"user": "who", "item": "what", "rating": "grade"}
