@@ -156,7 +156,9 @@ def _table_rows(path: Path, kind: str) -> _Rows:
         [f"the index that pandas wrote into {path.name} left out of the vectors"] if index else []
     )
     if others := [one for one in rest.columns if one not in used]:
-        notes.append(f"columns of {path.name} left out of the vectors: {listed(others)}")
+        why = "beside the list" if lists else "without numbers such as 0.5"
+        told = f"columns of {path.name} {why} left out of the vectors: {listed(others)}"
+        notes.append(told)
     return _Rows(ids, values, line, notes)
 
 
