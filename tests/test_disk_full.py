@@ -136,7 +136,7 @@ def test_downloads_do_not_fit(
         monkeypatch.setenv("CAMMSR_CACHE_DIR", str(tmp_path / "large disk"))
         answer = cammsr(*arguments)
         assert answer.code == 0, answer.err
-        assert f"{len(names)} media URLs on 127.0.0.1 {len(names)}: " in answer.err
+        assert f"{len(names)} media URLs ({len(names)} on 127.0.0.1): " in answer.err
         assert " 0 in the cache" not in answer.err
         assert "failed" not in answer.err
 

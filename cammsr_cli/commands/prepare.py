@@ -306,13 +306,15 @@ def command(
         console.result_json(asdict(report))
     else:
         _show(report, dry_run)
+    if not report.trainable:
+        _tell_what_training_needs()
     if dry_run:
         return
     if part.count > 1:
         first, last = str(part_path(out, Shard(1, part.count))).rsplit(".1-of-", 1)
         parts = f"{shlex.quote(first)}.*-of-{shlex.quote(last)}"
         console.next_command("cammsr merge", parts, "--out", out)
-    else:
+    elif report.trainable:
         console.next_command("cammsr train", out)
 
 
@@ -350,7 +352,10 @@ def _prepare_together(options: PrepareOptions, as_json: bool) -> None:
         console.result_json(asdict(merged))
     else:
         merge.show(merged)
-    console.next_command("cammsr train", options.out)
+    if report.trainable:
+        console.next_command("cammsr train", options.out)
+    else:
+        _tell_what_training_needs()
 
 
 def _pairs(option: str, texts: Sequence[str], form: str) -> dict[str, str]:
@@ -402,6 +407,15 @@ def _tell(report: PrepareReport) -> None:
             if one.problems
         )
         console.note(f"unreadable: {unreadable}; listed in {report.problems_file}")
+
+
+def _tell_what_training_needs() -> None:
+    from cammsr_cli.features.prepare import HISTORY_TO_TRAIN_ON
+
+    console.note(
+        f"Nothing to train on yet: no user has {HISTORY_TO_TRAIN_ON} events, of which 2 are to "
+        "learn from, 1 is to validate and 1 to test. Prepare more events, or drop fewer."
+    )
 
 
 def _show(report: PrepareReport, dry_run: bool) -> None:

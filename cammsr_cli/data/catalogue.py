@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from cammsr_cli.data.categories import CategoryPath, category_paths
 from cammsr_cli.data.cells import cleaned, first_media, text_of
+from cammsr_cli.data.columns import is_index
 from cammsr_cli.data.interactions import clean_ids
 from cammsr_cli.data.splits import TRAIN
 from cammsr_cli.data.tables import Table, counted, values_of
@@ -115,8 +116,7 @@ def _fields(
                 notes.append(f"{name} of {counted(taken, 'item')} taken from column {spare!r}")
         fields[name] = values
     for column in table.frame.columns:
-        unnamed = not column.strip()  # as the index that pandas writes
-        if not unnamed and column not in columns.values() and column not in fields:
+        if not is_index(column) and column not in columns.values() and column not in fields:
             fields[column] = Texts(map(text_of, values_of(table, column, rows)))
     return fields
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -66,19 +65,28 @@ class MatchedColumns:
     Attributes:
         interactions: Of the interactions file.
         items: Of the items file.
-        spares: Of the items file, the other recognised columns of a field, best first: where a
-            cell of its column is empty, theirs is taken. There are none for ids and for fields
-            that were mapped.
+        others: The other recognised columns of a field, best first, by file; there are none for
+            fields that were mapped.
     """
 
     interactions: dict[str, str]
     items: dict[str, str] = field(default_factory=dict)
-    spares: dict[str, list[str]] = field(default_factory=dict)
+    others: dict[FileKind, dict[str, list[str]]] = field(default_factory=dict)
+
+    @property
+    def spares(self) -> dict[str, list[str]]:
+        """Of the items file: where a cell of a field's column is empty, theirs is taken."""
+        return {name: own for name, own in self.others.get("items", {}).items() if name != "item"}
 
 
 def normalised(name: str) -> str:
     """A column name in lower case without underscores, hyphens and spaces."""
     return re.sub(r"[_\-\s]", "", name.lower())
+
+
+def is_index(name: str) -> bool:
+    """Whether a column is the row numbers that pandas writes where nobody tells it not to."""
+    return not name.strip() or name in ("Unnamed: 0", "__index_level_0__")
 
 
 def listed(columns: Iterable[str]) -> str:
@@ -116,44 +124,42 @@ def match_columns(
         missing = [name for name in needed[kind] if name not in matched[kind]]
         if missing:
             faults.append(_missing_message(header, missing))
-            hints += _mappings(kind, header, missing, matched[kind])
+            prefix = "items." if kind == "items" else ""
+            hints += [f"--map {prefix}{name}=COLUMN" for name in missing]
     if faults:
-        raise UsageError("; ".join(faults), _hint(hints, matched["interactions"]))
-    if items is None:
-        return MatchedColumns(matched["interactions"])
-    spares = _spares(items, matched["items"], mapped["items"])
-    return MatchedColumns(matched["interactions"], matched["items"], spares)
+        unlisted = [key for key in overrides if items is None and _target(key)[0] == ["items"]]
+        advice = ["Give the file that tells of the items: --items FILE."] if unlisted else []
+        if hints or len(faults) > len(unlisted):
+            advice.append(_hint(hints))
+        raise UsageError("; ".join(faults), " ".join(advice))
+    others = {kind: _others(kind, header, mapped[kind]) for kind, header in headers.items()}
+    return MatchedColumns(matched["interactions"], matched.get("items", {}), others)
 
 
-def _by_name(header: Header, mapped: Mapping[str, str]) -> dict[str, str]:
-    """Columns by their normalised name, but for those that are mapped."""
-    by_name: dict[str, str] = {}
+def _recognised(kind: FileKind, header: Header, mapped: Mapping[str, str]) -> dict[str, list[str]]:
+    """The columns that are known by name for each field, best first, but for those mapped."""
+    by_name: dict[str, list[str]] = {}
     for column in header.columns:
         if column not in mapped.values():
-            by_name.setdefault(normalised(column), column)
-    return by_name
+            by_name.setdefault(normalised(column), []).append(column)
+    return {
+        name: [column for candidate in candidates for column in by_name.get(candidate, ())]
+        for name, candidates in CANDIDATES[kind].items()
+    }
 
 
-def _spares(
-    header: Header, matched: Mapping[str, str], mapped: Mapping[str, str]
-) -> dict[str, list[str]]:
-    by_name = _by_name(header, mapped)
-    spares: dict[str, list[str]] = {}
-    for name, candidates in CANDIDATES["items"].items():
-        if name in matched and name not in mapped and name != "item":
-            recognised = [by_name[c] for c in candidates if c in by_name]
-            spares[name] = [column for column in recognised if column != matched[name]]
-    return {name: columns for name, columns in spares.items() if columns}
+def _others(kind: FileKind, header: Header, mapped: Mapping[str, str]) -> dict[str, list[str]]:
+    recognised = _recognised(kind, header, mapped)
+    return {
+        name: columns[1:]
+        for name, columns in recognised.items()
+        if name not in mapped and len(columns) > 1
+    }
 
 
 def _matched(kind: FileKind, header: Header, mapped: Mapping[str, str]) -> dict[str, str]:
-    by_name = _by_name(header, mapped)
-    found = dict(mapped)
-    for name, candidates in CANDIDATES[kind].items():
-        recognised = next((by_name[c] for c in candidates if c in by_name), None)
-        if name not in found and recognised is not None:
-            found[name] = recognised
-    return found
+    recognised = _recognised(kind, header, mapped)
+    return {name: columns[0] for name, columns in recognised.items() if columns} | dict(mapped)
 
 
 def _apply_overrides(
@@ -208,27 +214,11 @@ def _missing_message(header: Header, missing: Sequence[str]) -> str:
     )
 
 
-def _mappings(
-    kind: FileKind, header: Header, missing: Sequence[str], taken: Mapping[str, str]
-) -> list[str]:
-    """`--map field=column` for each missing field, with the likeliest column nobody claims."""
-    free = [column for column in header.columns if column not in taken.values()]
-    mappings: list[str] = []
-    for name in missing:
-        lower = {column.lower(): column for column in free}
-        likely = [lower[word] for word in closest(name, lower, 1)] or free[:1]
-        column = likely[0] if likely else "COLUMN"
-        free = [other for other in free if other != column]
-        prefix = "items." if kind == "items" else ""
-        mappings.append(f"--map {shlex.quote(f'{prefix}{name}={column}')}")
-    return mappings
-
-
-def _hint(mappings: Sequence[str], interactions: Mapping[str, str]) -> str:
+def _hint(mappings: Sequence[str]) -> str:
     if not mappings:
         return "Give --map FIELD=COLUMN with a field and a column named above."
-    which = "which one it is" if len(mappings) == 1 else "which ones they are"
+    which = "which column it is" if len(mappings) == 1 else "which columns they are"
     hint = f"Say {which}: {' '.join(mappings)}"
-    if any(mapping.startswith("--map timestamp=") for mapping in mappings):
+    if "--map timestamp=COLUMN" in mappings:
         hint = f"If the rows stand in the order they happened: --order file. Else s{hint[1:]}"
     return hint

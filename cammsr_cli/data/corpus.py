@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
@@ -93,6 +94,7 @@ class Corpus:
         event_part: uint8 [E], 0 train, 1 validation, 2 test.
         sources: File name (no folders) to SHA-256.
         notes: Counts for people, e.g. "12 events below rating 4 dropped".
+        columns: By file, "interactions" and "items", each field's column.
     """
 
     user_ids: list[str]
@@ -109,6 +111,7 @@ class Corpus:
     event_part: NDArray[np.uint8]
     sources: dict[str, str]
     notes: list[str]
+    columns: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
 
 def read_corpus(options: SourceOptions) -> Corpus:
@@ -126,7 +129,7 @@ def read_corpus(options: SourceOptions) -> Corpus:
     filters = Filters(options.min_rating, options.duplicates, options.k_core, options.order)
     log = read_interactions(tables.interactions, columns.interactions, filters)
     listed = _listed(tables, columns, options)
-    notes = [*tables.notes, *log.notes, *listed.notes]
+    notes = [*tables.notes, *_choices(tables, columns, options), *log.notes, *listed.notes]
 
     positions = _kept_positions(listed, log, options.catalogue, notes)
     unlisted = _unlisted(listed, log, tables.items, notes)
@@ -163,6 +166,7 @@ def read_corpus(options: SourceOptions) -> Corpus:
         event_part=part,
         sources=_sources(tables),
         notes=notes,
+        columns={"interactions": columns.interactions, "items": columns.items},
     )
 
 
@@ -184,6 +188,33 @@ def _match(tables: SourceTables, options: SourceOptions) -> MatchedColumns:
         required.append("rating")
     items = _header(tables.items) if tables.items else None
     return match_columns(_header(tables.interactions), items, options.columns, required)
+
+
+def _choices(tables: SourceTables, columns: MatchedColumns, options: SourceOptions) -> list[str]:
+    """Which column was read for a field that several are recognised for, and how to choose."""
+    unread = {"rating"} if options.min_rating is None else set()
+    if not options.review_text:
+        unread.add("review")
+    notes: list[str] = []
+    for name, others in columns.others.get("interactions", {}).items():
+        if name not in unread:
+            column = columns.interactions[name]
+            notes.append(_choice(tables.interactions, name, column, others, name))
+    for name, others in columns.others.get("items", {}).items():
+        if tables.items is not None:
+            column = columns.items[name]
+            notes.append(_choice(tables.items, name, column, others, f"items.{name}"))
+    return notes
+
+
+def _choice(table: Table, name: str, column: str, others: Sequence[str], key: str) -> str:
+    spare = key.startswith("items.") and name != "item"
+    instead = "or where that is empty from" if spare else "not from"
+    choose = f"--map {shlex.quote(f'{key}={others[0]}')}"
+    return (
+        f"{name} read from column {column!r} of {table.path.name}, {instead} "
+        f"{' or '.join(map(repr, others))} (to choose: {choose})"
+    )
 
 
 def _header(table: Table) -> Header:

@@ -23,6 +23,7 @@ _UNITS = (
     (float("inf"), 1_000_000_000, "nanoseconds"),
 )
 _TICKS = {"ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
+_YEAR_2200 = 7_258_118_400  # seconds since 1970
 _LARGEST_SECOND = 9e15  # beyond it a float64 no longer tells two seconds apart
 _EXACT_FLOAT = 2**53  # from here on a float no longer holds every whole number
 _LONGEST_SHOWN = 80  # characters of a bad value in a message
@@ -102,6 +103,8 @@ def read_interactions(table: Table, columns: dict[str, str], filters: Filters) -
     timed = "timestamp" in columns
     if timed:
         events = _timed(events, table, columns["timestamp"], notes)
+        if filters.order == "time":
+            _note_far_future(events, table, columns["timestamp"], notes)
     order = ["row"] if filters.order == "file" else ["second", "fraction", "row"]
     events = events.sort(order)
     events = _without_duplicates(events, filters.duplicates, timed, notes)
@@ -283,6 +286,19 @@ def _from_numbers(values: pl.Series, table: Table, notes: list[str]) -> pl.DataF
     times = _split(values, ticks)
     notes.append(f"timestamps of {table.path.name} are numbers, read as {unit}{_span(times)}")
     return times
+
+
+def _note_far_future(events: pl.DataFrame, table: Table, column: str, notes: list[str]) -> None:
+    """Where units are mixed, the finer ones become times that are far off, at a sequence's end."""
+    late = events.filter(pl.col("second") >= _YEAR_2200)["row"]
+    if late.is_empty():
+        return
+    [value] = values_of(table, column, late[:1].to_list())
+    notes.append(
+        f"{counted(len(late), 'event')} later than the year 2200, such as {column} {value} "
+        f"({table.place(late[0])}), put last: perhaps milliseconds among seconds, or another unit; "
+        "write all timestamps in one unit, or leave those rows out"
+    )
 
 
 def _span(times: pl.DataFrame) -> str:

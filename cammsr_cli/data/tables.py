@@ -46,6 +46,10 @@ _LINES_TO_LEARN_FROM = 20
 _ROWS_A_PIECE = 65_536  # as Python's values a whole column of texts is large
 _NO_FILES = ("idna", "punycode", "unicode-escape", "raw-unicode-escape")  # codecs of other things
 _EXACT_FLOAT = 2**53  # from here on a float no longer holds every whole number
+_MADE_LINES = {  # what else JSON files hold, by its first character, and how it becomes lines
+    "[": ("a list", "A file that is one list becomes lines with: jq -c '.[]' OLD > NEW.jsonl"),
+    "{": ("an object", "Such objects become lines with: jq -c . OLD > NEW.jsonl"),
+}
 
 
 @dataclass(frozen=True)
@@ -193,6 +197,18 @@ def columns_of(path: Path, encoding: str = UTF8) -> list[str]:
         return []
     except (CammsrError, UnicodeError, csv.Error):
         return []
+
+
+def separator_of(path: Path, kind: Literal["csv", "tsv"]) -> str:
+    """What separates the fields of a file in UTF-8, by its header, read without the rest of it.
+
+    It is the kind's own where there is no header to be read, as whatever reads the file will tell.
+    """
+    try:
+        lines = _first_lines(path, UTF8)
+    except (OSError, EOFError, zlib.error, zstandard.ZstdError):
+        lines = []
+    return _separator("".join(lines[:1]).encode(), kind)
 
 
 def _first_lines(path: Path, encoding: str) -> list[str]:
@@ -410,19 +426,31 @@ def _parse_json_lines(path: Path, content: bytes) -> pl.DataFrame:
 
 def _json_object(path: Path, number: int, line: str) -> dict[str, object]:
     """The object on a line, whether it is written as JSON or as a Python literal."""
-    hint = "Each line must be one JSON object such as {...}: mend or delete that line."
+    must = "Each line must be one JSON object such as {...}"
+    hint = f"{must}: mend or delete that line."
     try:
         value = json.loads(line)
     except (ValueError, RecursionError) as error:
         value = _python_object(line)
+        if value is None and number == 1 and _goes_on(line):
+            what, command = _MADE_LINES[line.strip()[0]]
+            raise CammsrError(
+                f"{path}, line 1: {what} that goes on over several lines", f"{must}. {command}"
+            ) from None
         if value is None:
             reason = getattr(error, "msg", str(error))
             raise CammsrError(f"{path}, line {number}: not JSON ({reason})", hint) from None
     if not isinstance(value, dict):
         if isinstance(value, list):
-            hint += " A file that is one list becomes lines with: jq -c '.[]' OLD > NEW.jsonl"
+            hint += f" {_MADE_LINES['['][1]}"
         raise CammsrError(f"{path}, line {number}: a JSON value, but not an object", hint)
     return {_storable(key): entry for key, entry in value.items()}
+
+
+def _goes_on(line: str) -> bool:
+    """Whether a line begins a list or an object that later lines may end."""
+    text = line.strip()
+    return text.startswith("[") or (text.startswith("{") and text.endswith(("{", "[", ",")))
 
 
 def _python_object(line: str) -> dict[str, object] | None:

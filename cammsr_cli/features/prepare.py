@@ -36,6 +36,9 @@ from cammsr_cli.locks import only_writer
 if TYPE_CHECKING:
     from cammsr_cli.distributed import World
 
+HISTORY_TO_TRAIN_ON = 4
+"""Events of one user at least: two to learn from, one to validate, one to test."""
+
 ID = "id"
 """The stream that is no modality: an item's own embedding."""
 
@@ -108,6 +111,8 @@ class PrepareReport:
         items: Number of items.
         events: Number of events.
         categories: Number of categories.
+        trainable: Whether any user has events enough to train on.
+        columns: By file, "interactions" and "items", the column that each field was read from.
         modalities: By name.
         downloads: Media named by URL; None if there are none.
         notes: Counts for people.
@@ -120,6 +125,8 @@ class PrepareReport:
     items: int
     events: int
     categories: int
+    trainable: bool
+    columns: dict[str, dict[str, str]]
     modalities: dict[str, ModalityReport]
     downloads: DownloadReport | None
     notes: list[str]
@@ -202,6 +209,8 @@ def _prepare(
     return PrepareReport(
         out=str(options.out),
         **_counts(corpus),
+        trainable=bool((np.diff(corpus.event_indptr) >= HISTORY_TO_TRAIN_ON).any()),
+        columns={kind: dict(columns) for kind, columns in corpus.columns.items()},
         modalities={name: _report(by, f, changes[name]) for name, (by, f) in made.items()},
         downloads=media.report(downloads),
         notes=[
@@ -259,12 +268,15 @@ def plan(options: PrepareOptions) -> PrepareReport:
             size = None if planned.dim is None else size + items * planned.dim * itemsize
     for modality, path in options.vectors.items():
         vectors = _ready_made(path, corpus, modality, options)
+        notes += [f"{modality}: {note}" for note in vectors.notes]
         reports[modality] = _report(str(path), vectors)
         if size is not None:
             size += vectors.values.dtype.itemsize * int(np.prod(vectors.values.shape))
     return PrepareReport(
         out=str(options.out),
         **_counts(corpus),
+        trainable=bool((np.diff(corpus.event_indptr) >= HISTORY_TO_TRAIN_ON).any()),
+        columns={kind: dict(columns) for kind, columns in corpus.columns.items()},
         modalities=reports,
         downloads=media.report(downloads),
         notes=[

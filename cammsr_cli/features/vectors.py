@@ -6,12 +6,14 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from cammsr_cli.data.columns import is_index, listed
+from cammsr_cli.data.tables import separator_of
 from cammsr_cli.errors import CammsrError, UsageError, first_line
 from cammsr_cli.features.rows import RowFile
 from cammsr_cli.features.runner import Features, Problem, StoredType, fitting
@@ -19,7 +21,7 @@ from cammsr_cli.files import sha256_of
 
 # Column names that hold the item, compared without case, "_" and "-".
 _ID_NAMES = ("itemid", "item", "movieid", "parentasin", "asin", "productid", "id")
-_DELIMITERS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
+_DELIMITED: dict[str, Literal["csv", "tsv"]] = {".csv": "csv", ".tsv": "tsv", ".tab": "tsv"}
 _COMPRESSED = (".gz", ".zst")
 
 
@@ -31,11 +33,13 @@ class _Rows:
         ids: [R] item identifiers.
         values: float64 [R, D]; NaN where the file has none.
         first_line: The file's line (or row) number of the first vector.
+        notes: What was left out.
     """
 
     ids: list[str]
     values: NDArray[np.float64]
     first_line: int
+    notes: list[str]
 
 
 @dataclass(frozen=True)
@@ -66,8 +70,9 @@ def read_vectors(
     """Features from a file of vectors.
 
     A table (CSV, TSV, plain or .gz or .zst; Parquet) has a column with the item and either one list
-    column or numeric columns, which together are the vector; text columns are left out. An array
-    (NPY) has one row for each row of the items file.
+    column or numeric columns, which together are the vector; the index that pandas writes and other
+    columns are left out, and told. An array
+    (NPY) has one row for each row of the items file. Booleans are 0 and 1.
 
     Args:
         path: The file.
@@ -101,7 +106,7 @@ def _kind(path: Path) -> str:
     if suffixes and suffixes[-1] in _COMPRESSED:
         suffixes.pop()
     kind = suffixes[-1] if suffixes else ""
-    if kind not in (*_DELIMITERS, ".parquet", ".npy"):
+    if kind not in (*_DELIMITED, ".parquet", ".npy"):
         raise UsageError(
             f"{path.name}: {kind or 'no extension'} is no format for vectors",
             "save them as .csv, .tsv, .parquet or .npy",
@@ -137,21 +142,32 @@ def _table_rows(path: Path, kind: str) -> _Rows:
     table = _table(path, kind)
     column = _id_column(path, table.columns)
     ids = _identifiers(table[column])
-    rest = table.drop(column)
+    index = [one for one in table.columns if is_index(one)]
+    rest = table.drop(column, *index)
     line = 1 if kind == ".parquet" else 2  # a delimited file's first line is its header
     lists = [one for one in rest.columns if _is_list(rest[one])]
     if len(lists) > 1:
         raise UsageError(f"{path.name} has several list columns: {', '.join(lists)}; keep one")
     if lists:
-        return _Rows(ids, _list_values(path, rest[lists[0]], line), line)
-    return _Rows(ids, _numeric_values(path, rest, line), line)
+        used, values = lists, _list_values(path, rest[lists[0]], line)
+    else:
+        used, values = _numeric_values(path, rest, line)
+    notes = (
+        [f"the index that pandas wrote into {path.name} left out of the vectors"] if index else []
+    )
+    if others := [one for one in rest.columns if one not in used]:
+        why = "beside the list" if lists else "without numbers such as 0.5"
+        told = f"columns of {path.name} {why} left out of the vectors: {listed(others)}"
+        notes.append(told)
+    return _Rows(ids, values, line, notes)
 
 
 def _table(path: Path, kind: str) -> pl.DataFrame:
     try:
         if kind == ".parquet":
             return pl.read_parquet(path)
-        return pl.read_csv(path, separator=_DELIMITERS[kind], infer_schema=False)
+        separator = separator_of(path, _DELIMITED[kind])
+        return pl.read_csv(path, separator=separator, infer_schema=False)
     except (pl.exceptions.PolarsError, OSError) as error:
         told = first_line(error)
         raise CammsrError(f"{path.name} cannot be read as {kind[1:]}: {told}") from error
@@ -203,30 +219,34 @@ def _list_values(path: Path, column: pl.Series, first_line: int) -> NDArray[np.f
     return np.array([one or [np.nan] * dim for one in lists], dtype=np.float64)
 
 
-def _numeric_values(path: Path, table: pl.DataFrame, first_line: int) -> NDArray[np.float64]:
-    """[R, D] from the numeric columns; columns with no number at all are left out."""
-    columns: list[NDArray[np.float64]] = []
+def _numeric_values(
+    path: Path, table: pl.DataFrame, first_line: int
+) -> tuple[list[str], NDArray[np.float64]]:
+    """The numeric columns, and [R, D] of them; columns with no number at all are left out."""
+    columns: dict[str, NDArray[np.float64]] = {}
     for series in table:
         numbers = _numbers(path, series, first_line)
         if numbers is not None:
-            columns.append(numbers)
+            columns[series.name] = numbers
     if not columns:
         raise UsageError(
             f"{path.name} has no numeric column beside the item",
             "a table of vectors has numbers in its other columns, or one list column",
         )
-    return np.stack(columns, axis=1)
+    return list(columns), np.stack(list(columns.values()), axis=1)
 
 
 def _numbers(path: Path, series: pl.Series, first_line: int) -> NDArray[np.float64] | None:
     """A column as float64 with NaN for empty cells; None if it holds no numbers at all."""
-    if series.dtype.is_numeric():
+    if series.dtype.is_numeric() or series.dtype == pl.Boolean:
         return series.cast(pl.Float64).fill_null(np.nan).to_numpy()
     if series.dtype != pl.String:
         return None
     text = series.str.strip_chars()
     text = text.set(text == "", None)
     numbers = text.cast(pl.Float64, strict=False)
+    if numbers.null_count() == len(numbers):
+        numbers = _truths(text)
     if numbers.null_count() == len(numbers):
         return None
     wrong = numbers.is_null() & text.is_not_null()
@@ -238,6 +258,12 @@ def _numbers(path: Path, series: pl.Series, first_line: int) -> NDArray[np.float
             "mend the cell, or leave it empty if the item has no vector",
         )
     return numbers.fill_null(np.nan).to_numpy()
+
+
+def _truths(text: pl.Series) -> pl.Series:
+    """1 for "true" and 0 for "false", however written; all null if there are other words."""
+    truths = text.str.to_lowercase().replace_strict({"true": 1.0, "false": 0.0}, default=None)
+    return truths if truths.null_count() == text.null_count() else truths.clear(len(text))
 
 
 def _by_item(path: Path, rows: _Rows, item_ids: Sequence[str]) -> _Listed:
@@ -258,8 +284,8 @@ def _by_item(path: Path, rows: _Rows, item_ids: Sequence[str]) -> _Listed:
             f"{path.name} names no item of the catalogue (its first: {rows.ids[:1]})",
             "check that its item column holds the same identifiers as the interactions",
         )
-    notes = [f"{strange} ids of {path.name} are not in the catalogue"] if strange else []
-    return _Listed(rows.values, row, notes)
+    told = [f"{strange} ids of {path.name} are not in the catalogue"] if strange else []
+    return _Listed(rows.values, row, [*rows.notes, *told])
 
 
 def _features(

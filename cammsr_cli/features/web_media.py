@@ -13,6 +13,7 @@ from pathlib import Path
 
 from cammsr_encoders.protocol import MEDIA_FIELDS, Encoder
 
+from cammsr_cli.data.tables import counted
 from cammsr_cli.features.download import DownloadOptions, Downloads, download, look_up
 from cammsr_cli.features.media_cache import MediaCache
 from cammsr_cli.features.runner import ProgressBar
@@ -105,9 +106,9 @@ class WebMedia:
         if report is None:
             return []
         hosts = self._hosts()
-        told = [f"{host} {count:,}" for host, count in hosts.most_common(_HOSTS_TOLD)]
+        told = [f"{count:,} on {host}" for host, count in hosts.most_common(_HOSTS_TOLD)]
         if len(hosts) > _HOSTS_TOLD:
-            told.append(f"and {len(hosts) - _HOSTS_TOLD:,} more hosts")
+            told.append(f"others on {counted(len(hosts) - _HOSTS_TOLD, 'more host')}")
         if options is None:
             became = f"{report.failed:,} not there and not downloaded (--no-download)"
         else:
@@ -115,8 +116,9 @@ class WebMedia:
             if not downloads.pending:
                 became = f"{report.fetched:,} downloaded ({report.bytes / 1e6:,.1f} MB)"
             became += f", {report.failed:,} failed" if report.failed else ""
-        where = f" on {', '.join(told)}" if told else ""
-        return [f"{report.urls:,} media URLs{where}: {report.cached:,} in the cache, {became}"]
+        where = f" ({', '.join(told)})" if told else ""
+        urls = counted(report.urls, "media URL")
+        return [f"{urls}{where}: {report.cached:,} in the cache, {became}"]
 
     def _hosts(self) -> Counter[str]:
         """How many URLs each host has; those that are not sound have none."""

@@ -97,6 +97,16 @@ def test_candidates_are_written_as_they_are_compared() -> None:
         assert len(names) == len(set(names))
 
 
+def test_columns_of_the_same_name_but_for_its_writing_are_told_apart() -> None:
+    columns = matched(["user_id", "userId", "item", "time"], ["id", "title", "name", "Title"])
+    assert columns.interactions["user"] == "user_id"
+    assert columns.others == {
+        "interactions": {"user": ["userId"]},
+        "items": {"title": ["Title", "name"]},
+    }
+    assert columns.spares == {"title": ["Title", "name"]}
+
+
 def test_an_override_beats_the_usual_name_and_frees_it() -> None:
     columns = matched(["user", "item", "sku", "time"], overrides={"item": "sku"})
     assert columns.interactions == {"user": "user", "item": "sku", "timestamp": "time"}
@@ -129,19 +139,19 @@ def test_missing_columns_of_both_files_are_told_at_once() -> None:
     assert "its columns: who, sku2, clicked" in error.message
     assert "items.csv has no column recognised as item (its columns: nr)" in error.message
     assert (error.hint or "").endswith(
-        "--map user=who --map item=sku2 --map rating=clicked --map items.item=nr"
+        "--map user=COLUMN --map item=COLUMN --map rating=COLUMN --map items.item=COLUMN"
     )
 
 
 def test_one_missing_column_ends_with_how_to_map_it() -> None:
     error = refused(["user", "time", "sku_code"])
-    assert error.hint == "Say which one it is: --map item=sku_code"
+    assert error.hint == "Say which column it is: --map item=COLUMN"
 
 
 def test_a_missing_timestamp_names_the_way_without() -> None:
     error = refused(["user", "item", "moment"])
     assert "--order file" in (error.hint or "")
-    assert (error.hint or "").endswith("--map timestamp=moment")
+    assert (error.hint or "").endswith("--map timestamp=COLUMN")
     assert "timestamp" not in matched(["user", "item"], required=("user", "item")).interactions
 
 
@@ -164,3 +174,10 @@ def test_a_field_of_the_other_file_is_unknown(key: str) -> None:
 def test_a_title_needs_an_items_file() -> None:
     error = refused(["user", "item", "time", "title"], None, {"title": "title"})
     assert "'title' is read from an items file, and there is none" in error.message
+    items = "Give the file that tells of the items: --items FILE."
+    assert error.hint == items
+    hint = refused(["user", "item", "when"], None, {"title": "title"}).hint or ""
+    assert hint.startswith(f"{items} If the rows stand in")
+    assert hint.endswith("--map timestamp=COLUMN")
+    hint = refused(["user", "item", "time"], None, {"title": "title", "user": "usr"}).hint or ""
+    assert hint == f"{items} Give --map FIELD=COLUMN with a field and a column named above."

@@ -119,6 +119,33 @@ def test_files_of_different_ids_are_told(tmp_path: Path) -> None:
     assert any("which is all of them" in note for note in corpus.notes)
 
 
+def test_a_column_chosen_among_several_is_told_with_how_to_choose(tmp_path: Path) -> None:
+    log = "user,customer id,product,sku,date,rating,score,text,review\na,1,x,7,2024-01-01,1,2,,\n"
+    items = "sku,id,title,name\n7,x,T,N\n"
+    corpus = corpus_of(tmp_path, log, items, columns={"interactions.item": "sku"})
+    assert corpus.columns["interactions"]["user"] == "user"
+    assert corpus.columns["items"] == {"item": "sku", "title": "title"}
+    assert corpus.notes == [
+        "user read from column 'user' of log.csv, not from 'customer id' "
+        "(to choose: --map 'user=customer id')",
+        "review read from column 'review' of log.csv, not from 'text' "
+        "(to choose: --map review=text)",
+        "item read from column 'sku' of items.csv, not from 'id' (to choose: --map items.item=id)",
+        "title read from column 'title' of items.csv, or where that is empty from 'name' "
+        "(to choose: --map items.title=name)",
+    ]
+    corpus = corpus_of(tmp_path, log, min_rating=0, review_text=False, columns={"user": "user"})
+    [item, rating] = [note for note in corpus.notes if "to choose" in note]
+    assert item.startswith("item read from column 'product' of log.csv, not from 'sku'")
+    assert rating.startswith("rating read from column 'rating' of log.csv, not from 'score'")
+
+
+@pytest.mark.parametrize("name", ["", "Unnamed: 0", "__index_level_0__"])
+def test_the_index_that_pandas_writes_is_no_field(tmp_path: Path, name: str) -> None:
+    corpus = corpus_of(tmp_path, LOG, f"{name},id,brand\n0,x,B\n")
+    assert corpus.fields == {"brand": ["B", None, None]}
+
+
 def test_options_reach_the_readers(tmp_path: Path) -> None:
     log = "who,what,grade\na,x,5\na,y,5\na,z,1\n"
     columns = {"user": "who", "item": "what", "rating": "grade"}

@@ -145,6 +145,17 @@ def test_milliseconds_of_one_second_are_sorted() -> None:
     assert from_times(pl.Series([NOON * 1000 + 2, NOON * 1000 + 1])).item.tolist() == [1, 0]
 
 
+def test_milliseconds_among_seconds_are_told(tmp_path: Path) -> None:
+    text = f"user,item,time\nu,a,{NOON}\nu,b,{NOON}000\nv,a,{NOON + 1}\nv,b,{NOON + 1}000\n"
+    text += f"v,c,{NOON}\nw,d,7258118399\n"
+    [unit, mixed] = from_csv(tmp_path, text).notes
+    assert unit.endswith("read as seconds (2020-01-01 to 51971-01-11)")
+    assert mixed.startswith(f"2 events later than the year 2200, such as time {NOON}000 (")
+    assert "log.csv, line 3), put last: perhaps milliseconds among seconds" in mixed
+    assert from_csv(tmp_path, text, Filters(order="file")).notes[0] == unit
+    assert "2200" not in " ".join(from_csv(tmp_path, text, Filters(order="file")).notes)
+
+
 @pytest.mark.parametrize(
     ("text", "second"),
     [

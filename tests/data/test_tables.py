@@ -201,6 +201,24 @@ def test_a_file_that_is_one_list_says_how_to_make_lines_of_it(tmp_path: Path) ->
     assert "jq -c '.[]'" in (caught.value.hint or "")
 
 
+@pytest.mark.parametrize(
+    ("text", "told", "command"),
+    [
+        (json.dumps([{"a": 1}, {"a": 2}], indent=1), "a list", "jq -c '.[]' OLD > NEW.jsonl"),
+        ('[{"a": 1},\n{"a": 2}]\n', "a list", "jq -c '.[]' OLD > NEW.jsonl"),
+        (json.dumps({"a": 1}, indent=1), "an object", "jq -c . OLD > NEW.jsonl"),
+        ('{"a": 1,\n "b": 2}\n{"a": 1,\n "b": 2}\n', "an object", "jq -c . OLD > NEW.jsonl"),
+    ],
+)
+def test_json_over_several_lines_says_how_to_make_lines_of_it(
+    tmp_path: Path, text: str, told: str, command: str
+) -> None:
+    with pytest.raises(CammsrError, match=f"line 1: {told} that goes on") as caught:
+        read_table(written(tmp_path, "t.json", text.encode()))
+    assert (caught.value.hint or "").endswith(command)
+    assert "delete" not in (caught.value.hint or "")
+
+
 def test_lines_that_python_wrote(tmp_path: Path) -> None:
     text = "{'a': '007', 'b': [['x', \"it's\"]], 'c': None, 'd': True, 'e': {'k': 1.5}}\n"
     path = written(tmp_path, "t.json.gz", gzip.compress((text + '{"a": 8}\n').encode()))

@@ -17,6 +17,7 @@ from web_server import sends, web_server
 from cammsr_cli.data.corpus import SourceOptions
 from cammsr_cli.data.dataset import DataSet
 from cammsr_cli.errors import CammsrError, UsageError
+from cammsr_cli.features.download import Downloads
 from cammsr_cli.features.prepare import (
     PrepareOptions,
     PrepareReport,
@@ -27,6 +28,7 @@ from cammsr_cli.features.prepare import (
 )
 from cammsr_cli.features.registry import EncoderSpec
 from cammsr_cli.features.runner import Problem
+from cammsr_cli.features.web_media import WebMedia
 
 # Two users with three items in common; "d" and "e", the last rows of the items file, are rated
 # once and fall to a 2-core; "cold" is rated by nobody and stays.
@@ -70,6 +72,14 @@ def test_names_of_lower_case_letters_digits_and_underscores_will_do(files: Path,
     data = DataSet(files / "out.h5")
     assert data.modalities[name].dim == 1
     assert data.vectors(name)[0].ravel().tolist() == [0, 1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("act", [plan, _prepare], ids=["plan", "prepare"])
+def test_what_vectors_leave_out_is_told(files: Path, act) -> None:
+    (files / "vectors.csv").write_text("item,x,shop\na,0,mine\n")
+    notes = act(_options(files)).notes
+    assert any("left out of the vectors: shop" in note for note in notes)
+    assert "text: 5 items have no vector in vectors.csv" in notes
 
 
 @pytest.mark.parametrize("act", [plan, _prepare], ids=["plan", "prepare"])
@@ -160,6 +170,25 @@ def test_a_plan_says_what_is_then_done_and_writes_nothing(files: Path) -> None:
     assert (done.users, done.items, done.events) == (2, 6, 8)
 
 
+def test_where_no_user_has_events_enough_training_is_not_proposed(
+    files: Path, cammsr: Callable
+) -> None:
+    out = files / "out.h5"
+    for length in (3, 4):
+        rows = "".join(f"u,{item},{time}\n" for time, item in enumerate("abcd"[:length]))
+        (files / "interactions.csv").write_text(f"user,item,time\n{rows}v,a,1\n")
+        planned = cammsr("prepare", files, "--out", out, "--force", "--json", "--dry-run")
+        done = cammsr("prepare", files, "--out", out, "--force")
+        assert done.code == 0
+        assert json.loads(planned.out)["trainable"] is (length == 4)
+        for answer in (planned, done):
+            assert ("no user has 4 events" in answer.err) is (length == 3)
+        assert (f"Next: cammsr train {out}" in done.err.replace("'", "")) is (length == 4)
+        assert len(DataSet(out).event_part) == length + 1
+        trained = cammsr("train", out, "--out", files / "run", "--set", "training.epochs=1")
+        assert (trained.code == 0) is (length == 4), trained.err
+
+
 def test_items_whose_vector_is_no_number_are_listed_and_strict_stops(files: Path) -> None:
     (files / "vectors.csv").write_text("item,x\na,1\nb,nan\n")
     listed = files / "out.h5.problems.csv"
@@ -226,6 +255,20 @@ def test_no_gpu_is_taken_by_the_process_that_only_deals_out(files: Path) -> None
     assert _own_device(_options(files, device="cuda", engine="ray")) == "cpu"
 
 
+def test_urls_are_counted_by_host_in_words() -> None:
+    def note(urls: list[str]) -> str:
+        [told] = WebMedia(dict.fromkeys(urls, "image")).notes(Downloads(urls=len(urls)), None)
+        return told.partition(": ")[0]
+
+    assert note(["http://localhost/a.png"]) == "1 media URL (1 on localhost)"
+    urls = [f"http://{host}.org/{n}.png" for host in "abcdefg" for n in range(8 - ord(host) % 8)]
+    assert note(urls) == (
+        "28 media URLs (7 on a.org, 6 on b.org, 5 on c.org, 4 on d.org, 3 on e.org, "
+        "others on 2 more hosts)"
+    )
+    assert note(["http://"]) == "1 media URL"
+
+
 def test_pictures_behind_urls_are_planned_downloaded_kept_and_reported(
     files: Path, cammsr: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -239,7 +282,7 @@ def test_pictures_behind_urls_are_planned_downloaded_kept_and_reported(
         pictures = [*map(server.url, ("/a.png", "/b.png", "/gone.png")), "ftp://host/x.png"]
         rows = zip("abcd", pictures, strict=True)
         (files / "items.csv").write_text("item,image\n" + "".join(f"{i},{u}\n" for i, u in rows))
-        hosts = "3 media URLs on 127.0.0.1 3: "
+        hosts = "3 media URLs (3 on 127.0.0.1): "
 
         planned = cammsr(*base, "--dry-run", "--allow-private-hosts")
         assert hosts + "0 in the cache, 3 to download" in planned.err

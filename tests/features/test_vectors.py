@@ -11,6 +11,8 @@ from cammsr_cli.features.vectors import read_vectors
 
 IDS = ["10", "20", "30"]
 ROWS = [0, 1, None]
+NO_NUMBERS = "without numbers such as 0.5 left out of the vectors: name"
+BESIDE = "beside the list left out of the vectors: k, b"
 
 
 def _write(path: Path, text: str) -> Path:
@@ -19,23 +21,54 @@ def _write(path: Path, text: str) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("name", "text"),
+    ("name", "text", "left_out"),
     [
-        ("v.csv", "movieId,name,x,y\n20,b,3,4\n10,a,1,2\n99,z,5,6\n"),
-        ("v.tsv", "x\ty\titem_id\n3\t4\t20\n1\t2\t10\n5\t6\t99\n"),
-        ("v.csv", 'asin,vector\n20,"[3, 4]"\n10,"[1, 2]"\n99,"[5, 6]"\n'),
+        ("v.csv", "movieId,name,x,y\n20,b,3,4\n10,a,1,2\n99,z,5,6\n", NO_NUMBERS),
+        ("v.tsv", "x\ty\titem_id\n3\t4\t20\n1\t2\t10\n5\t6\t99\n", ""),
+        ("v.csv", "item;x;y\n20;3;4\n10;1;2\n99;5;6\n", ""),
+        ("v.tab", "item,x,y\n20,3,4\n10,1,2\n99,5,6\n", ""),
+        ("v.csv", 'asin,vector\n20,"[3, 4]"\n10,"[1, 2]"\n99,"[5, 6]"\n', ""),
+        ("v.csv", 'asin;k;vector;b\n20;1;"[3, 4]";\n10;1;"[1, 2]";\n99;1;"[5, 6]";\n', BESIDE),
     ],
 )
-def test_tables_are_matched_by_item(tmp_path: Path, name: str, text: str) -> None:
+def test_tables_are_matched_by_item(tmp_path: Path, name: str, text: str, left_out: str) -> None:
     features = read_vectors(_write(tmp_path / name, text), IDS, ROWS, "audio", dtype="float32")
     assert features.values.tolist() == [[1, 2], [3, 4], [0, 0]]
     assert features.values.dtype == np.float32
     assert features.present.tolist() == [True, True, False]
     assert features.notes == [
+        *([f"columns of {name} {left_out}"] * bool(left_out)),
         f"1 ids of {name} are not in the catalogue",
         f"1 items have no vector in {name}",
     ]
     assert "sha256:" in features.fingerprint
+
+
+@pytest.mark.parametrize("name", ["", " ", "Unnamed: 0", "__index_level_0__"])
+def test_the_index_that_pandas_writes_is_no_part_of_a_vector(tmp_path: Path, name: str) -> None:
+    path = _write(tmp_path / "v.csv", f"{name},item,x,y\n0,10,1,2\n1,20,3,4\n2,30,5,6\n")
+    features = read_vectors(path, IDS, ROWS, "audio")
+    assert features.values.tolist() == [[1, 2], [3, 4], [5, 6]]
+    assert features.notes == ["the index that pandas wrote into v.csv left out of the vectors"]
+
+
+def test_booleans_are_numbers(tmp_path: Path) -> None:
+    text = "item,x,y,z\n10,True,1,true\n20,false,2,other\n30,,3,false\n"
+    features = read_vectors(_write(tmp_path / "v.csv", text), IDS, ROWS, "audio")
+    assert features.values.tolist() == [[1, 1], [0, 2], [0, 0]]
+    assert features.present.tolist() == [True, True, False]
+    assert features.notes == [
+        "columns of v.csv without numbers such as 0.5 left out of the vectors: z"
+    ]
+    table = {"item": [10, 20, 30], "x": [True, False, True], "day": ["a", "b", "c"]}
+    pl.DataFrame(table).with_columns(pl.col("day").cast(pl.Categorical)).write_parquet(
+        tmp_path / "v.parquet"
+    )
+    features = read_vectors(tmp_path / "v.parquet", IDS, ROWS, "audio")
+    assert features.values.tolist() == [[1], [0], [1]]
+    assert features.notes == [
+        "columns of v.parquet without numbers such as 0.5 left out of the vectors: day"
+    ]
 
 
 @pytest.mark.parametrize("as_list", [True, False])
