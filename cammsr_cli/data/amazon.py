@@ -96,7 +96,7 @@ def as_amazon(tables: SourceTables, year: str | None) -> SourceTables | None:
         return None
     notes = (*tables.notes, f"read as Amazon Reviews {found} (--format amazon-{found})")
     items, told = _items(tables.items) if tables.items else (None, ())
-    return replace(tables, items=items, lists_are_paths=True, notes=(*notes, *told))
+    return replace(tables, items=items, lists_are_paths=True, known=True, notes=(*notes, *told))
 
 
 def _items(table: Table) -> tuple[Table, tuple[str, ...]]:

@@ -192,6 +192,8 @@ def _match(tables: SourceTables, options: SourceOptions) -> MatchedColumns:
 
 def _choices(tables: SourceTables, columns: MatchedColumns, options: SourceOptions) -> list[str]:
     """Which column was read for a field that several are recognised for, and how to choose."""
+    if tables.known:
+        return []
     unread = {"rating"} if options.min_rating is None else set()
     if not options.review_text:
         unread.add("review")

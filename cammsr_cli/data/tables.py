@@ -108,6 +108,7 @@ class SourceTables:
         tags: Words users gave to items (GroupLens); columns `user`, `item`, `tag`.
         lists_are_paths: Whether a list of categories leads from the coarsest to the finest, so
             that it is a place in a hierarchy, and not a set.
+        known: Whether it is known which of several columns is meant.
         notes: What people should know of how the files were read.
     """
 
@@ -115,6 +116,7 @@ class SourceTables:
     items: Table | None = None
     tags: Table | None = None
     lists_are_paths: bool = False
+    known: bool = False
     notes: tuple[str, ...] = ()
 
 

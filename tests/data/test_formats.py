@@ -207,6 +207,7 @@ def test_a_pair_of_amazon_files_is_what_their_folder_is(
     whole = read_corpus(SourceOptions(folder))
     assert (pair.item_ids, pair.fields, pair.notes) == (whole.item_ids, whole.fields, whole.notes)
     assert pair.category_names == whole.category_names
+    assert not [note for note in whole.notes if "to choose" in note]  # it is known what is what
 
 
 def test_several_amazon_files_of_one_kind_are_refused(tmp_path: Path) -> None:
