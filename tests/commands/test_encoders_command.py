@@ -109,7 +109,7 @@ def test_info_of_strangers(cammsr: Callable) -> None:
     assert facts["weights"] is None
     far = json.loads(cammsr("encoders", "info", "far", "--json").out)
     assert far["dim"] is None
-    assert far["fingerprint"] == "letters"
+    assert far["fingerprint"] == '{"encoder": "letters_plugin:Far", "fingerprint": "letters"}'
     assert far["missing"].endswith("no weights here")
     faulty = cammsr("encoders", "info", "faulty")
     assert faulty.code == 1
