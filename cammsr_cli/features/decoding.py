@@ -294,6 +294,7 @@ def _work(
     parent: int | None,
 ) -> None:
     """Decode what is asked for, for ever."""
+    sys.stdout = sys.stderr  # results go to stdout; what an encoder prints is none
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the parent ends this one
     end_with(parent or os.getppid())
     if (torch := sys.modules.get("torch")) is not None:

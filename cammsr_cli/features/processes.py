@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import queue
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -128,6 +129,7 @@ def _work(
     parent: int,
 ) -> None:
     """In a process of its own: encode what comes until None does."""
+    sys.stdout = sys.stderr  # results go to stdout; what an encoder prints is none
     end_with(parent)
     indices: list[int] = []
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -115,3 +118,34 @@ def test_what_cannot_be_a_fingerprint_or_a_dim_is_told_as_the_plugins_fault(
         assert answer.err.startswith(f"error: encoder 'price': {told}"), answer.err
         assert "fault in cammsr" not in answer.err
     assert not (tmp_path / "out.h5").exists()
+
+
+@pytest.mark.usefixtures("prepare")
+@pytest.mark.parametrize("device", ["cpu", "cpu,cpu"])
+@pytest.mark.parametrize("field", ["title", "image"])  # in this process, in those that decode
+def test_what_a_plugin_prints_is_no_result(
+    install: Callable, tmp_path: Path, field: str, device: str
+) -> None:
+    install(
+        "chatty",
+        ('("title",)', f'("{field}",)'),
+        ("return len(item", 'print("loading", flush=True); return len(item'),
+        ('item["title"]', f'item["{field}"]'),
+        ("return np.array", 'print("encoding", flush=True); return np.array'),
+    )
+    raw = tmp_path / "raw"
+    (raw / "one.bin").write_text("a picture")
+    (raw / "items.csv").write_text("item,title,image\na,A,one.bin\nb,BB,\nc,CCC,\n")
+    done = subprocess.run(
+        [
+            sys.executable, "-m", "cammsr_cli", "prepare", raw, "--out", tmp_path / "out.h5",
+            "--encoder", "chatty", "--device", device, "--workers", "1", "--json",
+        ],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path / "site"), *sys.path])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["modalities"]["price"]["encoded"] > 0
+    assert {"loading", "encoding"} <= {*done.stderr.splitlines()}
