@@ -85,7 +85,7 @@ class Decoder:
             self._pool.close()
 
 
-def reason_of(error: Exception) -> str:
+def reason_of(error: BaseException) -> str:
     """What an exception says, in one line."""
     told = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     line = " ".join(told.split())[:200]
@@ -99,7 +99,7 @@ def _load(encoder: Encoder, sample: Sample) -> Any:
         return sample
     try:
         return encoder.load(sample)
-    except Exception as error:  # one item's fault, whatever it is, must not end the run
+    except (Exception, SystemExit) as error:  # one item's fault must not end the run
         return Failure(reason_of(error))
 
 

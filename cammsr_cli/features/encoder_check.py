@@ -43,7 +43,7 @@ def check_encoder(spec: EncoderSpec, device: str = "cpu") -> Iterator[Finding]:
         bad.mkdir()
         try:
             items = example_items(encoder, good)
-        except Exception as error:  # a stranger's method
+        except (Exception, SystemExit) as error:  # a stranger's method
             raise CammsrError(
                 f"encoder {spec.name!r} cannot make its `example_items`: "
                 f"{type(error).__name__}: {first_line(error)}"

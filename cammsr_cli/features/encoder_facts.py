@@ -111,7 +111,7 @@ def _asked(encoder_name: str, name: str, ask: Callable[[], Any]) -> Any:
             return ask()
     except (WeightsUnavailable, CammsrError):
         raise
-    except Exception as error:  # a stranger's code
+    except (Exception, SystemExit) as error:  # a stranger's code
         told = f"{type(error).__name__}: {first_line(error)}"
         raise CammsrError(f"encoder {encoder_name!r} cannot tell its `{name}`: {told}") from error
 

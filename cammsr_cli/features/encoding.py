@@ -183,7 +183,7 @@ def told(name: str, doing: str = "") -> Iterator[None]:
         raise
     except WeightsUnavailable as error:
         raise CammsrError(f"encoder {name!r}: {error}") from error
-    except Exception as error:  # an encoder may be a stranger's; its fault is told as its own
+    except (Exception, SystemExit) as error:  # a stranger's fault is told as its own
         hint = None
         if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
             hint = "use a smaller batch size"

@@ -166,7 +166,7 @@ def make_encoder(spec: EncoderSpec, device: str = "cpu", precision: str = "float
         raise UsageError(f"--encoder {spec}: {error}") from error
     except WeightsUnavailable as error:
         raise CammsrError(f"encoder {spec.name!r}: {error}") from error
-    except Exception as error:  # whatever a stranger's constructor raises is told as its fault
+    except (Exception, SystemExit) as error:  # a stranger's constructor may raise anything
         raise CammsrError(f"{whose} cannot be made: {_one_line(error)}") from error
     if wrong is not None:
         raise CammsrError(f"{whose} cannot be used: {wrong}")

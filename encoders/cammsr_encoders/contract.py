@@ -183,7 +183,7 @@ def _try_here(sender: Any, made_of: bytes, used: bytes, items: list[dict[str, st
         encoder = pickle.loads(used)  # noqa: S301
         samples = [encoder.load(item) for item in items]
         found = heavy, fingerprint, samples, encoder.encode(samples)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         sender.send((f"{type(error).__name__}: {_said(error)}", None))
     else:
         sender.send((None, found))
@@ -340,7 +340,7 @@ def an_odd_item_does_no_harm(trial: Trial) -> None:
         odd = trial.encoder.load(dict(item))
         try:
             vectors = trial.encoder.encode([good, odd, rest])
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise ContractBroken(
                 f"`encode` fails on {_short(item)}, which `load` took: {_said(error)}; that ends "
                 "the run for all items, so refuse it in `load` or encode it"
@@ -511,7 +511,7 @@ def findings(trial: Trial) -> Iterator[Finding]:
             raise
         except ContractBroken as error:
             fault = str(error)
-        except Exception as error:  # a stranger's code, and the very thing that is tried
+        except (Exception, SystemExit) as error:  # a stranger's code, the very thing that is tried
             fault = f"{type(error).__name__}: {_said(error)}"
         yield Finding(check.__name__, title_of(check), fault, note)
 
@@ -589,7 +589,7 @@ def _refused(encoder: Encoder, item: Mapping[str, str]) -> Exception | None:
         encoder.load(item)
     except REFUSALS as error:
         return error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ContractBroken(
             f"`load` raises {type(error).__name__} ({_said(error)}) for {_short(item)}; an item "
             "that cannot be used is a BadSample, a ValueError or an OSError, and any of the "

@@ -149,3 +149,22 @@ def test_what_a_plugin_prints_is_no_result(
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["modalities"]["price"]["encoded"] > 0
     assert {"loading", "encoding"} <= {*done.stderr.splitlines()}
+
+
+def test_a_plugin_that_exits_ends_nothing(
+    install: Callable, prepare: Callable, cammsr: Callable, tmp_path: Path
+) -> None:
+    load, encode = 'return len(item["title"])', "return np.array"
+    install("leaver", (load, f'if item["title"] == "BB": sys.exit(3)\n        {load}'))
+    assert prepare("leaver").code == 0
+    assert DataSet(tmp_path / "out.h5").vectors("price")[1].tolist() == [True, False, True]
+    assert "b,price,,SystemExit: 3" in (tmp_path / "out.h5.problems.csv").read_text()
+    install("ender", (encode, f"sys.exit(0); {encode}"))
+    ended = prepare("ender", more=("--force",))
+    assert ended.code == 1
+    assert ended.err.startswith("error: encoder 'ender' failed on a batch of 3: SystemExit: 0")
+    checked = cammsr("encoders", "check", "ender", "--json")
+    assert checked.code == 1
+    found = {one["check"]: one["fault"] for one in json.loads(checked.out)}
+    assert str(found["keeps_the_order"]).startswith("SystemExit: 0")
+    assert found["says_what_it_is"] is None
