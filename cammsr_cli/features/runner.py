@@ -257,6 +257,12 @@ def encode_items(
     notes = []
     if cache is not None and cache.dropped:
         notes.append(f"{cache.dropped} unreadable shards of the cache dropped and encoded again")
+    if sink.failed and not result.present.any():
+        failed = result.problems[len(inputs.problems) :]
+        notes.append(
+            f"encoder {name!r} failed on all {len(failed):,} items that it was given; the first: "
+            f"item {failed[0].item_id}: {failed[0].reason}"
+        )
     return replace(result, encoded=sink.encoded, cached=cached, notes=notes)
 
 

@@ -168,3 +168,21 @@ def test_a_plugin_that_exits_ends_nothing(
     found = {one["check"]: one["fault"] for one in json.loads(checked.out)}
     assert str(found["keeps_the_order"]).startswith("SystemExit: 0")
     assert found["says_what_it_is"] is None
+
+
+def test_an_encoder_that_fails_on_every_item_is_told_and_the_data_set_is_written(
+    install: Callable, prepare: Callable, tmp_path: Path
+) -> None:
+    install("typo", ('item["title"]', 'item["titel"]'))
+    answer = prepare("typo")
+    assert answer.code == 0
+    told = "encoder 'typo' failed on all 3 items that it was given; the first: item a: KeyError: "
+    assert f"note: price: {told}'titel'" in answer.err
+    assert not DataSet(tmp_path / "out.h5").vectors("price")[1].any()
+    install(
+        "choosy", ('return len(item["title"])', 'return [len(item["title"])][item["title"]>"A"]')
+    )
+    some = prepare("choosy", more=("--force",))
+    assert some.code == 0
+    assert "failed on all" not in some.err
+    assert "IndexError" in (tmp_path / "out.h5.problems.csv").read_text()
