@@ -1,7 +1,7 @@
 """What an encoder is: the contract between cammsr and whatever turns media into vectors.
 
 An encoder is found by its entry point in the group `cammsr.encoders`: a class, called as
-`Class(model, device=..., precision=..., **options)`. See `encoders/README.md` for how to write one.
+`Class(model, device=..., precision=..., **options)`. `cammsr encoders new` starts one.
 """
 
 from __future__ import annotations
