@@ -14,7 +14,7 @@ from typing import Any
 from cammsr_encoders.options import argument_help, options_of
 from cammsr_encoders.protocol import WeightsUnavailable
 
-from cammsr_cli.errors import CammsrError, first_line
+from cammsr_cli.errors import SEE_WHERE, CammsrError, first_line
 from cammsr_cli.features.encoding import full_fingerprint, vector_length
 from cammsr_cli.features.registry import EncoderEntry, EncoderSpec, find_class, make_encoder
 
@@ -113,7 +113,9 @@ def _asked(encoder_name: str, name: str, ask: Callable[[], Any]) -> Any:
         raise
     except (Exception, SystemExit) as error:  # a stranger's code
         told = f"{type(error).__name__}: {first_line(error)}"
-        raise CammsrError(f"encoder {encoder_name!r} cannot tell its `{name}`: {told}") from error
+        raise CammsrError(
+            f"encoder {encoder_name!r} cannot tell its `{name}`: {told}", SEE_WHERE
+        ) from error
 
 
 def _as_text(default: object) -> str:

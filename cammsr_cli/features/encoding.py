@@ -17,7 +17,7 @@ import numpy as np
 from cammsr_encoders.protocol import MEDIA_FIELDS, Encoder, WeightsUnavailable
 from numpy.typing import NDArray
 
-from cammsr_cli.errors import CammsrError
+from cammsr_cli.errors import SEE_WHERE, CammsrError
 from cammsr_cli.features.decoding import Decoder, Failure, Sample, reason_of
 
 
@@ -184,7 +184,7 @@ def told(name: str, doing: str = "") -> Iterator[None]:
     except WeightsUnavailable as error:
         raise CammsrError(f"encoder {name!r}: {error}") from error
     except (Exception, SystemExit) as error:  # a stranger's fault is told as its own
-        hint = None
+        hint = SEE_WHERE
         if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
             hint = "use a smaller batch size"
         failed = " ".join(["failed", doing]).strip()

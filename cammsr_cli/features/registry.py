@@ -22,7 +22,7 @@ from cammsr_encoders.protocol import (
     check_options,
 )
 
-from cammsr_cli.errors import CammsrError, UsageError, closest
+from cammsr_cli.errors import SEE_WHERE, CammsrError, UsageError, closest
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _OPTION = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=")
@@ -167,7 +167,7 @@ def make_encoder(spec: EncoderSpec, device: str = "cpu", precision: str = "float
     except WeightsUnavailable as error:
         raise CammsrError(f"encoder {spec.name!r}: {error}") from error
     except (Exception, SystemExit) as error:  # a stranger's constructor may raise anything
-        raise CammsrError(f"{whose} cannot be made: {_one_line(error)}") from error
+        raise CammsrError(f"{whose} cannot be made: {_one_line(error)}", SEE_WHERE) from error
     if wrong is not None:
         raise CammsrError(f"{whose} cannot be used: {wrong}")
     made: Encoder = encoder

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -186,3 +187,26 @@ def test_an_encoder_that_fails_on_every_item_is_told_and_the_data_set_is_written
     assert some.code == 0
     assert "failed on all" not in some.err
     assert "IndexError" in (tmp_path / "out.h5.problems.csv").read_text()
+
+
+@pytest.mark.parametrize("device", ["cpu", "cpu,cpu"])
+def test_the_line_of_a_plugins_fault_is_shown_if_asked_for(
+    install: Callable,
+    prepare: Callable,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    device: str,
+) -> None:
+    install("faulty", ("return np.array(samples", "return self.no_such_thing(samples"))
+    answer = prepare("faulty", more=("--device", device))
+    assert answer.code == 1
+    assert "AttributeError: 'Encoder' object has no attribute 'no_such_thing'\n" in answer.err
+    assert answer.err.endswith("  CAMMSR_DEBUG=1 shows where it happened\n")
+    assert "Traceback" not in answer.err + capfd.readouterr().err
+    monkeypatch.setenv("CAMMSR_DEBUG", "1")
+    answer = prepare("faulty", more=("--device", device))
+    told = answer.err + capfd.readouterr().err  # of this process, and of those on other devices
+    assert answer.code == 1
+    assert "Traceback (most recent call last):" in told
+    assert re.search(r'strange_\d+\.py", line 13, in encode\n    return self\.no_such_thing', told)
+    assert "error: " in answer.err
