@@ -82,8 +82,15 @@ def next_command(*words: str | Path) -> None:
     note("Next: " + " ".join(shown))
 
 
+def show_cause(error: CammsrError) -> None:
+    """Print the traceback of what an error tells in one line, if asked for and there is one."""
+    if _debugging() and error.__cause__ is not None:
+        note("".join(traceback.format_exception(error.__cause__)).rstrip())
+
+
 def report_error(error: CammsrError) -> None:
     """Print an error a user can mend: what and where, then how."""
+    show_cause(error)
     note(f"error: {error.message}")
     if error.hint:
         note(f"  {error.hint}")
@@ -91,11 +98,15 @@ def report_error(error: CammsrError) -> None:
 
 def report_fault(error: Exception) -> None:
     """Print an error of ours: one line, and the traceback only if asked for."""
-    if os.environ.get("CAMMSR_DEBUG") == "1":
+    if _debugging():
         traceback.print_exception(error)
         return
     note(f"error: {type(error).__name__}: {error}")
     note("  This looks like a fault in cammsr. CAMMSR_DEBUG=1 shows where it happened.")
+
+
+def _debugging() -> bool:
+    return os.environ.get("CAMMSR_DEBUG") == "1"
 
 
 @contextmanager

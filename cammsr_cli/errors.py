@@ -7,6 +7,9 @@ import shlex
 from collections.abc import Iterable
 from pathlib import Path
 
+SEE_WHERE = "CAMMSR_DEBUG=1 shows where it happened"
+"""The hint where a plugin's code has failed: the traceback of an error's cause is then printed."""
+
 
 class CammsrError(Exception):
     """Something went wrong that the user can act on (exit code 1).

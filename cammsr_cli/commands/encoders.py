@@ -36,8 +36,8 @@ app = typer.Typer(invoke_without_command=True, rich_markup_mode=None)
 def command(context: typer.Context, as_json: AsJson = False) -> None:
     """List, explain, check and start encoders.
 
-    An encoder is a plugin: any installed package can bring one. How to write one is told in
-    encoders/README.md. Alone, this lists those that are installed.
+    An encoder is a plugin: any installed package can bring one. To write one begin with
+    "cammsr encoders new NAME". Alone, this lists those that are installed.
     """
     if context.invoked_subcommand is None:
         list_encoders(as_json)
@@ -141,6 +141,8 @@ def check(
     """
     from dataclasses import asdict
 
+    from cammsr_encoders.contract import ASKED
+
     from cammsr_cli.features.encoder_check import check_encoder
     from cammsr_cli.features.registry import EncoderSpec
 
@@ -157,7 +159,7 @@ def check(
     if failed:
         raise CammsrError(
             f"encoder {spec} fails {len(failed)} of {len(found)} checks",
-            "what is asked of an encoder is told in encoders/README.md",
+            f"what is asked of an encoder is told by: {ASKED}",
         )
 
 

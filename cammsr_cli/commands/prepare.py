@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
+import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -300,7 +302,8 @@ def command(
             return
         if os.environ.get("RANK", "0") != "0":
             return  # one plan is enough
-    report = plan(options) if dry_run else prepare(options, console.progress_bar)
+    with contextlib.redirect_stdout(sys.stderr):  # what an encoder prints is no result
+        report = plan(options) if dry_run else prepare(options, console.progress_bar)
     _tell(report)
     if as_json:
         console.result_json(asdict(report))
@@ -341,7 +344,10 @@ def _prepare_together(options: PrepareOptions, as_json: bool) -> None:
     from cammsr_cli.features.parts import prepare_together, require_shareable
 
     require_shareable(options)
-    with joined(torch.device("cpu"), timedelta(days=7)) as world:
+    with (
+        joined(torch.device("cpu"), timedelta(days=7)) as world,
+        contextlib.redirect_stdout(sys.stderr),  # what an encoder prints is no result
+    ):
         done = prepare_together(options, console.progress_bar, world)
     if done is None:
         return

@@ -1,9 +1,9 @@
 """Vectors kept from earlier runs: immutable shards, named by what decided their content.
 
-`<cache>/features/<SHA-256 of the encoder's fingerprint>/<shard>.safetensors` holds `keys`, uint8
-[n, 32] (SHA-256 of an item's inputs), and `values`, float32 [n, dim]. A shard is written beside its
-name and moved there whole, and never changed: runs may share a cache, and a killed run leaves all
-it had finished.
+`<cache>/features/<SHA-256 of the encoder's full fingerprint>/<shard>.safetensors` holds `keys`,
+uint8 [n, 32] (SHA-256 of an item's inputs), and `values`, float32 [n, dim]. A shard is written
+beside its name and moved there whole, and never changed: runs may share a cache, and a killed run
+leaves all it had finished.
 
 Legend: M vectors in the cache, K keys asked for.
 """
@@ -41,7 +41,7 @@ class FeatureCache:
 
     Args:
         folder: The cache folder, shared by all encoders.
-        fingerprint: The encoder's fingerprint.
+        fingerprint: The encoder's, with what names its class: `encoding.full_fingerprint`.
 
     Attributes:
         dim: Length of the vectors, as in the first shard, and others are unreadable; None if there

@@ -85,7 +85,7 @@ class Decoder:
             self._pool.close()
 
 
-def reason_of(error: Exception) -> str:
+def reason_of(error: BaseException) -> str:
     """What an exception says, in one line."""
     told = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     line = " ".join(told.split())[:200]
@@ -99,7 +99,7 @@ def _load(encoder: Encoder, sample: Sample) -> Any:
         return sample
     try:
         return encoder.load(sample)
-    except Exception as error:  # one item's fault, whatever it is, must not end the run
+    except (Exception, SystemExit) as error:  # one item's fault must not end the run
         return Failure(reason_of(error))
 
 
@@ -294,6 +294,7 @@ def _work(
     parent: int | None,
 ) -> None:
     """Decode what is asked for, for ever."""
+    sys.stdout = sys.stderr  # results go to stdout; what an encoder prints is none
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the parent ends this one
     end_with(parent or os.getppid())
     if (torch := sys.modules.get("torch")) is not None:

@@ -12,7 +12,7 @@ from cammsr_encoders.contract import Finding, Trial, findings
 from cammsr_encoders.example_items import bad_items, example_items, odd_items
 from cammsr_encoders.protocol import WeightsUnavailable
 
-from cammsr_cli.errors import CammsrError, first_line
+from cammsr_cli.errors import SEE_WHERE, CammsrError, first_line
 from cammsr_cli.features.registry import EncoderSpec, find_class, make_encoder
 
 # Sums on a GPU depend on the batch's size, in about the third digit where TF32 is on.
@@ -43,10 +43,11 @@ def check_encoder(spec: EncoderSpec, device: str = "cpu") -> Iterator[Finding]:
         bad.mkdir()
         try:
             items = example_items(encoder, good)
-        except Exception as error:  # a stranger's method
+        except (Exception, SystemExit) as error:  # a stranger's method
             raise CammsrError(
                 f"encoder {spec.name!r} cannot make its `example_items`: "
-                f"{type(error).__name__}: {first_line(error)}"
+                f"{type(error).__name__}: {first_line(error)}",
+                SEE_WHERE,
             ) from error
         trial = Trial(
             kind=kind,

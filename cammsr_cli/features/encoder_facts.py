@@ -6,15 +6,16 @@ import contextlib
 import inspect
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from cammsr_encoders.options import argument_help, options_of
-from cammsr_encoders.protocol import Encoder, WeightsUnavailable
+from cammsr_encoders.protocol import WeightsUnavailable
 
-from cammsr_cli.errors import CammsrError, first_line
+from cammsr_cli.errors import SEE_WHERE, CammsrError, first_line
+from cammsr_cli.features.encoding import full_fingerprint, vector_length
 from cammsr_cli.features.registry import EncoderEntry, EncoderSpec, find_class, make_encoder
 
 # Model libraries that read these keep to what is on this machine.
@@ -73,9 +74,14 @@ def encoder_facts(spec: EncoderSpec) -> EncoderFacts:
         encoder = make_encoder(spec)
         told: dict[str, Any] = {}
         missing = None
-        for name in ("fingerprint", "weights", "dim"):
+        asked: dict[str, Callable[[], Any]] = {
+            "fingerprint": lambda: full_fingerprint(encoder, spec.name),
+            "weights": lambda: getattr(encoder, "weights", None),
+            "dim": lambda: vector_length(encoder, spec.name),
+        }
+        for name, ask in asked.items():
             try:
-                told[name] = _asked(spec.name, encoder, name)
+                told[name] = _asked(spec.name, name, ask)
             except WeightsUnavailable as error:
                 missing = f"info downloads nothing, and so it says: {first_line(error)}"
     documented = {**argument_help(kind.__init__), **argument_help(kind)}
@@ -98,16 +104,18 @@ def encoder_facts(spec: EncoderSpec) -> EncoderFacts:
     )
 
 
-def _asked(encoder_name: str, encoder: Encoder, name: str) -> Any:
+def _asked(encoder_name: str, name: str, ask: Callable[[], Any]) -> Any:
     """An attribute of an encoder; what it raises is told as its fault."""
     try:
         with contextlib.redirect_stdout(sys.stderr):  # what an encoder prints is no result
-            return getattr(encoder, name, None)
-    except WeightsUnavailable:
+            return ask()
+    except (WeightsUnavailable, CammsrError):
         raise
-    except Exception as error:  # a stranger's code
+    except (Exception, SystemExit) as error:  # a stranger's code
         told = f"{type(error).__name__}: {first_line(error)}"
-        raise CammsrError(f"encoder {encoder_name!r} cannot tell its `{name}`: {told}") from error
+        raise CammsrError(
+            f"encoder {encoder_name!r} cannot tell its `{name}`: {told}", SEE_WHERE
+        ) from error
 
 
 def _as_text(default: object) -> str:

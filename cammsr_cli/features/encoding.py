@@ -5,6 +5,7 @@ This is what runs wherever an encoder is: in this process, in one a device, in a
 
 from __future__ import annotations
 
+import json
 import os
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ import numpy as np
 from cammsr_encoders.protocol import MEDIA_FIELDS, Encoder, WeightsUnavailable
 from numpy.typing import NDArray
 
-from cammsr_cli.errors import CammsrError
+from cammsr_cli.errors import SEE_WHERE, CammsrError
 from cammsr_cli.features.decoding import Decoder, Failure, Sample, reason_of
 
 
@@ -112,6 +113,60 @@ class Encoding:
         return vectors.astype(np.float32)
 
 
+def full_fingerprint(encoder: Encoder, name: str) -> str:
+    """What decides an encoder's vectors: its own fingerprint, and the class that it is.
+
+    All comparisons use this one, so that two encoders whose authors both wrote "1.0" are not taken
+    for each other. One made by `fingerprint_of` names the class already, and stays as it is.
+
+    Args:
+        encoder: The encoder.
+        name: Its name, for messages.
+
+    Raises:
+        CammsrError: If its own is no string, or empty. What the encoder raises is passed on.
+    """
+    own: object = encoder.fingerprint
+    if not isinstance(own, str) or not own.strip():
+        raise CammsrError(
+            f"encoder {name!r}: its `fingerprint` is {_shown(own)}; it must be a string that is "
+            "not empty",
+            "report it to the encoder's author",
+        )
+    kind = f"{type(encoder).__module__}:{type(encoder).__qualname__}"
+    try:
+        facts = json.loads(own)
+    except ValueError:
+        facts = None
+    if isinstance(facts, dict) and facts.get("encoder") == kind:
+        return own
+    return json.dumps({"encoder": kind, "fingerprint": own})
+
+
+def vector_length(encoder: Encoder, name: str) -> int:
+    """An encoder's `dim`; may load the model.
+
+    Args:
+        encoder: The encoder.
+        name: Its name, for messages.
+
+    Raises:
+        CammsrError: If it is no whole number above 0. What the encoder raises is passed on.
+    """
+    dim: object = encoder.dim
+    if isinstance(dim, bool) or not isinstance(dim, int | np.integer) or dim < 1:
+        raise CammsrError(
+            f"encoder {name!r}: its `dim` is {_shown(dim)}; it must be the length of the vectors, "
+            "a whole number",
+            "report it to the encoder's author",
+        )
+    return int(dim)
+
+
+def _shown(value: object) -> str:
+    return "a method (is @property missing?)" if callable(value) else repr(value)
+
+
 def processors() -> int:
     """Processors this process may use."""
     if hasattr(os, "sched_getaffinity"):
@@ -128,8 +183,8 @@ def told(name: str, doing: str = "") -> Iterator[None]:
         raise
     except WeightsUnavailable as error:
         raise CammsrError(f"encoder {name!r}: {error}") from error
-    except Exception as error:  # an encoder may be a stranger's; its fault is told as its own
-        hint = None
+    except (Exception, SystemExit) as error:  # a stranger's fault is told as its own
+        hint = SEE_WHERE
         if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
             hint = "use a smaller batch size"
         failed = " ".join(["failed", doing]).strip()

@@ -17,7 +17,7 @@ from cammsr_cli.data.dataset import DataSet, ModalityInfo, ModalityVectors, Part
 from cammsr_cli.errors import CammsrError, UsageError
 from cammsr_cli.features.changes import Changes, changes_since
 from cammsr_cli.features.download import DownloadOptions, Downloads
-from cammsr_cli.features.encoding import Encoding, Engine, told
+from cammsr_cli.features.encoding import Encoding, Engine, full_fingerprint, told
 from cammsr_cli.features.processes import on_devices
 from cammsr_cli.features.registry import EncoderSpec, make_encoder
 from cammsr_cli.features.runner import (
@@ -260,7 +260,7 @@ def plan(options: PrepareOptions) -> PrepareReport:
             cached=planned.cached,
             dim=planned.dim,
             changes=changes_since(
-                before, encoder.modality, corpus.item_ids, planned.inputs, encoder.fingerprint
+                before, encoder.modality, corpus.item_ids, planned.inputs, planned.fingerprint
             ),
         )
         if size is not None:
@@ -332,7 +332,8 @@ def _make_encoders(options: PrepareOptions) -> list[tuple[EncoderSpec, Encoder]]
     for spec in options.encoders:
         encoder = make_encoder(spec, _own_device(options), options.precision)
         with told(spec.name):
-            _ = encoder.fingerprint  # weights that cannot be had are told before the long work
+            # Weights that cannot be had, too, are told before the long work.
+            full_fingerprint(encoder, spec.name)
         _require_name(encoder.modality, f"--encoder {spec}")
         if encoder.modality in taken:
             raise UsageError(

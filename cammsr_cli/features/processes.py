@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import queue
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -13,6 +14,7 @@ from typing import Any
 
 from cammsr_encoders.protocol import Encoder
 
+from cammsr_cli import console
 from cammsr_cli.errors import CammsrError
 from cammsr_cli.features.decoding import Sample, end_with
 from cammsr_cli.features.encoding import Encoded, Encoding, Engine
@@ -128,6 +130,7 @@ def _work(
     parent: int,
 ) -> None:
     """In a process of its own: encode what comes until None does."""
+    sys.stdout = sys.stderr  # results go to stdout; what an encoder prints is none
     end_with(parent)
     indices: list[int] = []
 
@@ -141,6 +144,7 @@ def _work(
         for encoded in encoding.stream(make(device), chunks()):
             answers.put((number, indices.pop(0), encoded))
     except CammsrError as error:
+        console.show_cause(error)  # it does not travel
         answers.put((number, -1, _Trouble(error.message, error.hint)))
     except KeyboardInterrupt:  # the parent has it too, and says so
         return

@@ -14,7 +14,7 @@ from typing import Any
 
 from cammsr_encoders.protocol import Encoder
 
-from cammsr_cli.errors import CammsrError, UsageError, first_line
+from cammsr_cli.errors import SEE_WHERE, CammsrError, UsageError, first_line
 from cammsr_cli.features.decoding import Sample
 from cammsr_cli.features.encoding import Encoded, Encoding, Engine
 
@@ -151,7 +151,8 @@ def _answer(ray: Any, asked: Any) -> Any:
             "what was finished is in the cache: run the same command again",
         ) from error
     if isinstance(answer, CammsrError):
-        raise type(answer)(answer.message, answer.hint)
+        # The cause stays on its node, so there is no line of it to show.
+        raise type(answer)(answer.message, None if answer.hint == SEE_WHERE else answer.hint)
     return answer
 
 

@@ -15,13 +15,14 @@ from cammsr_encoders.options import GIVEN, options_of
 from cammsr_encoders.protocol import (
     API,
     ENTRY_POINTS,
+    MODALITY_NAME,
     Encoder,
     UnknownOption,
     WeightsUnavailable,
     check_options,
 )
 
-from cammsr_cli.errors import CammsrError, UsageError, closest
+from cammsr_cli.errors import SEE_WHERE, CammsrError, UsageError, closest
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _OPTION = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=")
@@ -160,14 +161,15 @@ def make_encoder(spec: EncoderSpec, device: str = "cpu", precision: str = "float
     try:
         _check_options(spec, kind)
         encoder = kind(spec.model, device=device, precision=precision, **spec.options)
+        wrong = _wrong_in(encoder)
     except (UnknownOption, ValueError) as error:
         raise UsageError(f"--encoder {spec}: {error}") from error
     except WeightsUnavailable as error:
         raise CammsrError(f"encoder {spec.name!r}: {error}") from error
-    except Exception as error:  # whatever a stranger's constructor raises is told as its fault
-        raise CammsrError(f"{whose} cannot be made: {_one_line(error)}") from error
-    if not isinstance(encoder.fields, tuple) or not encoder.fields:
-        raise CammsrError(f"{whose} reads no item field: its `fields` is {encoder.fields!r}")
+    except (Exception, SystemExit) as error:  # a stranger's constructor may raise anything
+        raise CammsrError(f"{whose} cannot be made: {_one_line(error)}", SEE_WHERE) from error
+    if wrong is not None:
+        raise CammsrError(f"{whose} cannot be used: {wrong}")
     made: Encoder = encoder
     return made
 
@@ -200,7 +202,7 @@ def _entry(point: EntryPoint, claims: list[EntryPoint]) -> tuple[EncoderEntry, A
         _distribution(point),
         _version(point),
         point.value,
-        modality=None if modality is None else str(modality),
+        modality=modality if isinstance(modality, str) else None,
         fields=tuple(map(str, fields)) if isinstance(fields, tuple | list) else (),
         broken=reason,
     )
@@ -232,7 +234,44 @@ def _loaded(point: EntryPoint) -> tuple[Any, str | None]:
     if api != API or isinstance(api, bool):
         return None, f"written for encoder api {api!r}; this version has api {API}"
     missing = [one for one in ("modality", "fields", "load", "encode") if not hasattr(kind, one)]
-    return kind, f"lacks {', '.join(missing)}" if missing else None
+    if missing:
+        return kind, f"lacks {', '.join(missing)}"
+    return kind, _wrong_in(kind) or _wrong_in_call(kind)
+
+
+def _wrong_in(encoder: Any) -> str | None:
+    """What is wrong with the fields and the modality of an encoder, or of a class that has them."""
+    fields, modality = encoder.fields, encoder.modality
+    if not _told_later(fields) and not (
+        isinstance(fields, tuple) and fields and all(isinstance(one, str) for one in fields)
+    ):
+        return f"its `fields` is {fields!r}; it must be a tuple of item fields, such as ('title',)"
+    if not _told_later(modality) and not (
+        isinstance(modality, str) and MODALITY_NAME.fullmatch(modality) and modality != "id"
+    ):
+        return (
+            f"its `modality` is {modality!r}; it must be lower-case letters, digits and _, begin "
+            "with a letter, and not be 'id'"
+        )
+    return None
+
+
+def _told_later(value: object) -> bool:
+    """Whether it is a property, or the like, which only an encoder that is made can tell."""
+    return hasattr(value, "__get__")
+
+
+def _wrong_in_call(kind: Any) -> str | None:
+    """Why a class cannot be called as encoders are; None where its signature does not tell."""
+    try:
+        signature = inspect.signature(kind)
+    except (TypeError, ValueError):
+        return None
+    try:
+        signature.bind_partial(None, device="cpu", precision="float32")
+    except TypeError as error:
+        return f"it cannot be made as Class(model, device=, precision=): {error}"
+    return None
 
 
 def _distribution(point: EntryPoint) -> str:

@@ -29,7 +29,14 @@ from numpy.typing import NDArray
 from cammsr_cli.errors import UsageError
 from cammsr_cli.features.cache import KEY_BYTES, FeatureCache
 from cammsr_cli.features.decoding import Failure, Sample
-from cammsr_cli.features.encoding import Encoded, Encoding, Engine, told
+from cammsr_cli.features.encoding import (
+    Encoded,
+    Encoding,
+    Engine,
+    full_fingerprint,
+    told,
+    vector_length,
+)
 from cammsr_cli.features.hashes import MediaHashes
 from cammsr_cli.features.media import FindUrl, not_downloaded, resolve_media
 from cammsr_cli.features.rows import RowFile
@@ -167,6 +174,7 @@ class Plan:
         inputs: uint8 [N, 32], SHA-256 of what would be encoded, zeros for nothing.
         elsewhere: Items that other shards encode.
         dim: Length of a vector, as cached ones tell; None if there are none.
+        fingerprint: What would decide the values.
     """
 
     items: int
@@ -177,6 +185,7 @@ class Plan:
     inputs: NDArray[np.uint8]
     elsewhere: int
     dim: int | None
+    fingerprint: str
 
     @property
     def to_encode(self) -> int:
@@ -215,14 +224,14 @@ def encode_items(
     options = options or FeatureOptions()
     name = name or _name_of(encoder)
     with told(name):
-        fingerprint = encoder.fingerprint
+        fingerprint = full_fingerprint(encoder, name)
     inputs = _gather(encoder, name, records, item_ids, media_root, options)
     plan = _Batches(inputs, options, _batch_items(encoder, name, options))
     cache = _cache(options.cache_dir, fingerprint)
     dim = cache.dim if cache is not None else None
     if dim is None:  # else the model is loaded by the first batch, if there is one
         with told(name):
-            dim = encoder.dim
+            dim = vector_length(encoder, name)
     shape = len(records), dim
     result = Features(
         np.zeros(shape, options.dtype)
@@ -248,6 +257,12 @@ def encode_items(
     notes = []
     if cache is not None and cache.dropped:
         notes.append(f"{cache.dropped} unreadable shards of the cache dropped and encoded again")
+    if sink.failed and not result.present.any():
+        failed = result.problems[len(inputs.problems) :]
+        notes.append(
+            f"encoder {name!r} failed on all {len(failed):,} items that it was given; the first: "
+            f"item {failed[0].item_id}: {failed[0].reason}"
+        )
     return replace(result, encoded=sink.encoded, cached=cached, notes=notes)
 
 
@@ -267,7 +282,7 @@ def plan_items(
     options = options or FeatureOptions()
     name = name or _name_of(encoder)
     with told(name):
-        fingerprint = encoder.fingerprint
+        fingerprint = full_fingerprint(encoder, name)
     inputs = _gather(encoder, name, records, item_ids, media_root, options)
     cache = _cache(options.cache_dir, fingerprint)
     batches = _Batches(inputs, options, _batch_items(encoder, name, options))
@@ -281,6 +296,7 @@ def plan_items(
         inputs=inputs.keys_by_row(),
         elsewhere=batches.elsewhere,
         dim=cache.dim if cache else None,
+        fingerprint=fingerprint,
     )
 
 

@@ -188,7 +188,12 @@ def write_plugin(name: str, folder: Path | None = None) -> Path:
 
 
 def _require_free(name: str) -> None:
-    if not MODALITY_NAME.fullmatch(name) or name == "id" or keyword.iskeyword(name):
+    if keyword.iskeyword(name):
+        raise UsageError(
+            f"an encoder cannot be called {name!r}: that is a keyword of Python",
+            "Choose another name",
+        )
+    if not MODALITY_NAME.fullmatch(name) or name == "id":
         raise UsageError(
             f"an encoder cannot be called {name!r}",
             "Use lower-case letters, digits and _, beginning with a letter; 'id' is taken",

@@ -11,6 +11,7 @@ import inspect
 import multiprocessing
 import pickle
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -21,6 +22,9 @@ from numpy.typing import NDArray
 
 from cammsr_encoders.options import options_of
 from cammsr_encoders.protocol import API, MODALITY_NAME, BadSample, Encoder, WeightsUnavailable
+
+ASKED = "python -m pydoc cammsr_encoders.protocol"
+"""Where what is asked of an encoder is told, in every installation."""
 
 REFUSALS = (BadSample, ValueError, OSError)
 """What `load` may raise for an item that cannot be used."""
@@ -93,8 +97,9 @@ class Trial:
             return self.encoder.load(dict(item))
         except REFUSALS as error:
             raise ContractBroken(
-                f"`load` refuses an item that it should encode, {_short(item)}: {_said(error)}. "
-                "If it needs other items, let it offer some: see `example_items` in the README"
+                f"`load` refuses an item that it should encode, {_short(item)}: {_said(error)}"
+                f"{_place(error, self.kind)}. If it needs other items, let it offer some in a "
+                "method `example_items`, which is given an empty folder and returns a list of them"
             ) from error
 
     @cached_property
@@ -174,6 +179,7 @@ def _in_another_process(
 def _try_here(sender: Any, made_of: bytes, used: bytes, items: list[dict[str, str]]) -> None:
     """In the other process: send what came of the encoder, or what it raised."""
     sys.stdout = sys.stderr  # results go to stdout; what an encoder prints is none
+    kind: Any = None
     try:
         before = {*sys.modules}
         # Pickles that the parent process made a moment ago.
@@ -183,8 +189,8 @@ def _try_here(sender: Any, made_of: bytes, used: bytes, items: list[dict[str, st
         encoder = pickle.loads(used)  # noqa: S301
         samples = [encoder.load(item) for item in items]
         found = heavy, fingerprint, samples, encoder.encode(samples)
-    except Exception as error:
-        sender.send((f"{type(error).__name__}: {_said(error)}", None))
+    except (Exception, SystemExit) as error:
+        sender.send((f"{type(error).__name__}: {_said(error)}{_place(error, kind)}", None))
     else:
         sender.send((None, found))
 
@@ -215,7 +221,9 @@ def says_what_it_is(trial: Trial) -> None:
     )
     # Always in this order: `dim` may need weights, and what is not there is told first.
     for part in ("dim", "fingerprint", "load", "encode"):
-        _require(getattr(encoder, part, None) is not None, f"it has no `{part}`: see the README")
+        _require(
+            getattr(encoder, part, None) is not None, f"it has no `{part}`, which {ASKED} tells of"
+        )
     _require(
         isinstance(encoder.dim, int) and encoder.dim > 0,
         f"its `dim` is {encoder.dim!r}; it must be the length of the vectors, a whole number",
@@ -261,7 +269,7 @@ def vectors_have_shape_and_type(trial: Trial) -> None:
 def is_deterministic(trial: Trial) -> None:
     """The same input gives the same vectors: each time, from each encoder, in each process."""
     _require(
-        np.array_equal(trial.vectors, trial.encoder.encode(trial.samples)),
+        _alike(trial.vectors, trial.encoder.encode(trial.samples)),
         "the same batch encoded twice gave other vectors; leave out whatever is random, and put "
         "models in evaluation mode",
     )
@@ -340,10 +348,11 @@ def an_odd_item_does_no_harm(trial: Trial) -> None:
         odd = trial.encoder.load(dict(item))
         try:
             vectors = trial.encoder.encode([good, odd, rest])
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise ContractBroken(
-                f"`encode` fails on {_short(item)}, which `load` took: {_said(error)}; that ends "
-                "the run for all items, so refuse it in `load` or encode it"
+                f"`encode` fails on {_short(item)}, which `load` took: {_said(error)}"
+                f"{_place(error, trial.kind)}; that ends the run for all items, so refuse it in "
+                "`load` or encode it"
             ) from error
         _close(
             trial,
@@ -400,7 +409,7 @@ def the_fingerprint_tells_what_changes_vectors(trial: Trial) -> str | None:
     for name, value in trial.changing.items():
         other, vectors = _tried(trial, {name: value})
         _require(
-            vectors.shape != trial.vectors.shape or not np.array_equal(vectors, trial.vectors),
+            not _alike(vectors, trial.vectors),
             f"{name}={value} changes no vector; try it on items where it does, or with another "
             "value, or declare it neutral",
         )
@@ -417,8 +426,7 @@ def the_fingerprint_tells_what_changes_vectors(trial: Trial) -> str | None:
             except (ValueError, TypeError):
                 continue  # it takes no such value, which is its right
             _require(
-                other.fingerprint != trial.encoder.fingerprint
-                or np.array_equal(vectors, trial.vectors),
+                other.fingerprint != trial.encoder.fingerprint or _alike(vectors, trial.vectors),
                 f"{name}={value} changes vectors and not the fingerprint: cached vectors of the "
                 "one would be taken for the other",
             )
@@ -511,8 +519,8 @@ def findings(trial: Trial) -> Iterator[Finding]:
             raise
         except ContractBroken as error:
             fault = str(error)
-        except Exception as error:  # a stranger's code, and the very thing that is tried
-            fault = f"{type(error).__name__}: {_said(error)}"
+        except (Exception, SystemExit) as error:  # a stranger's code, the very thing that is tried
+            fault = f"{type(error).__name__}: {_said(error)}{_place(error, trial.kind)}"
         yield Finding(check.__name__, title_of(check), fault, note)
 
 
@@ -589,11 +597,11 @@ def _refused(encoder: Encoder, item: Mapping[str, str]) -> Exception | None:
         encoder.load(item)
     except REFUSALS as error:
         return error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ContractBroken(
-            f"`load` raises {type(error).__name__} ({_said(error)}) for {_short(item)}; an item "
-            "that cannot be used is a BadSample, a ValueError or an OSError, and any of the "
-            "declared fields may be absent"
+            f"`load` raises {type(error).__name__} ({_said(error)}) for {_short(item)}"
+            f"{_place(error, type(encoder))}; an item that cannot be used is a BadSample, a "
+            "ValueError or an OSError, and any of the declared fields may be absent"
         ) from error
     return None
 
@@ -605,9 +613,17 @@ def _same(trial: Trial, vectors: NDArray[Any], told: str) -> None:
 def _close(trial: Trial, vectors: NDArray[Any], expected: NDArray[Any], told: str) -> None:
     """Raise ContractBroken if vectors differ by more than the tolerance."""
     _require(vectors.shape == expected.shape, f"{told} ({_shape(vectors)}, {_shape(expected)})")
-    off = float(np.abs(vectors.astype(np.float64) - expected).max(initial=0))
-    allowed = trial.tolerance * max(float(np.abs(expected).max(initial=0)), 1e-12)
+    # What is NaN or infinite in both is no difference: that it is there is told once, elsewhere.
+    differs = (vectors != expected) & ~(np.isnan(vectors) & np.isnan(expected))
+    off = float(np.abs(vectors[differs].astype(np.float64) - expected[differs]).max(initial=0))
+    largest = float(np.abs(expected[np.isfinite(expected)]).max(initial=0))
+    allowed = trial.tolerance * max(largest, 1e-12)
     _require(off <= allowed, f"{told} (they differ by {off:.3g}, allowed is {allowed:.3g})")
+
+
+def _alike(vectors: NDArray[Any], others: NDArray[Any]) -> bool:
+    """Whether vectors are the same bit for bit, NaN where there is NaN."""
+    return np.array_equal(vectors, others, equal_nan=True)
 
 
 def _equal(one: Any, other: Any) -> bool:
@@ -634,6 +650,20 @@ def _shape(value: Any) -> str:
 
 def _said(error: BaseException) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def _place(error: BaseException, kind: object) -> str:
+    """The line of the encoder's code that an exception came from, in brackets; else of others'."""
+    package = str(getattr(kind, "__module__", "")).partition(".")[0]
+    own = elsewhere = ""
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        module = str(frame.f_globals.get("__name__"))
+        if module == __name__:
+            continue
+        elsewhere = f" (at {frame.f_code.co_filename}:{line})"
+        if module.partition(".")[0] == package:
+            own = elsewhere
+    return own or elsewhere
 
 
 def _short(item: Mapping[str, str]) -> str:

@@ -1,7 +1,7 @@
 """What an encoder is: the contract between cammsr and whatever turns media into vectors.
 
 An encoder is found by its entry point in the group `cammsr.encoders`: a class, called as
-`Class(model, device=..., precision=..., **options)`. See `encoders/README.md` for how to write one.
+`Class(model, device=..., precision=..., **options)`. `cammsr encoders new` starts one.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ class Encoder(Protocol):
     """Turns the items of a catalogue into vectors of one modality.
 
     Building one and asking for its `fingerprint` must be cheap: the model is loaded by the first
-    `encode` or `dim`. It is sent to worker processes for `load`, so it must be picklable; leave a
-    loaded model out of `__getstate__`. Besides what is listed here it may offer:
+    `encode` or `dim`. One that reads media is sent to worker processes for `load`, so it must be
+    picklable; leave a loaded model out of `__getstate__`. Besides what is listed here it may offer:
 
     - `cost(item) -> float`: items of like cost are then batched together;
     - `counts_as: int`: how many samples an item counts as in a batch (a clip: its frames);
@@ -83,7 +83,7 @@ class Encoder(Protocol):
         ...
 
     def load(self, item: Mapping[str, str]) -> Any:
-        """Read and decode one item; runs in worker processes, on the CPU.
+        """Read and decode one item, on the CPU; in worker processes if it reads `MEDIA_FIELDS`.
 
         Args:
             item: Text, or an absolute path for media, by field; at least one of `fields`.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -109,7 +111,7 @@ def test_info_of_strangers(cammsr: Callable) -> None:
     assert facts["weights"] is None
     far = json.loads(cammsr("encoders", "info", "far", "--json").out)
     assert far["dim"] is None
-    assert far["fingerprint"] == "letters"
+    assert far["fingerprint"] == '{"encoder": "letters_plugin:Far", "fingerprint": "letters"}'
     assert far["missing"].endswith("no weights here")
     faulty = cammsr("encoders", "info", "faulty")
     assert faulty.code == 1
@@ -131,6 +133,9 @@ def test_check_tells_each_fault_and_fails(cammsr: Callable) -> None:
     answer = cammsr("encoders", "check", "letters=,must=1")
     assert answer.code == 1
     assert "encoder letters=,must=1 fails" in answer.err
+    command = answer.err.split("is told by: ")[1].split()
+    told = subprocess.run([sys.executable, *command[1:]], capture_output=True, text=True)
+    assert "class Encoder" in told.stdout
     assert "ok      Vectors come in the order of the samples." in answer.out
     assert "FAILED  Vectors are float32 [n, dim]" in answer.out
     assert "`encode` gave float64 [4, 1] for 4 samples; it must be float32 [4, 1]" in answer.out

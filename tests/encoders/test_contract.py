@@ -116,6 +116,14 @@ class Infinite(Sound):
         return super().encode(samples) / np.float32(0) if samples else super().encode(samples)
 
 
+class Holey(Sound):
+    def encode(self, samples: list[Any]) -> NDArray[Any]:
+        vectors = super().encode(samples)
+        vectors[:, 0] = np.nan
+        vectors[vectors > 5] = np.inf
+        return vectors
+
+
 class Large(Sound):
     def encode(self, samples: list[Any]) -> NDArray[Any]:
         return super().encode(samples) * np.float32(1e5)
@@ -386,10 +394,35 @@ def test_whatever_an_encoder_raises_is_a_finding(tmp_path: Path) -> None:
         def encode(self, samples: list[Any]) -> NDArray[Any]:
             raise ZeroDivisionError("no\nreason")
 
+        def load(self, item: Mapping[str, str]) -> list[int]:
+            return [np.broadcast_to(np.zeros(2), 3) for _ in item]  # raises in numpy's code
+
     found = {one.check: one.fault for one in findings(trial_of(Breaks, tmp_path))}
     assert len(found) == len(CHECKS)
     assert found["says_what_it_is"] is None
-    assert found["takes_an_empty_batch"] == "ZeroDivisionError: no reason"
+    line = Breaks.encode.__code__.co_firstlineno + 1
+    told = f"ZeroDivisionError: no reason (at {__file__}:{line})"
+    assert found["takes_an_empty_batch"] == told
+    assert f" (at {__file__}:{line + 3}). " in str(found["keeps_the_order"])
+    assert f" (at {__file__}:{line + 3})" in str(found["reads_the_fields_it_declares"])
+
+
+def test_vectors_that_are_not_finite_are_told_once(tmp_path: Path) -> None:
+    trial = trial_of(Holey, tmp_path)
+    assert np.isnan(trial.vectors).any()
+    assert np.isposinf(trial.vectors).any()
+    trial.changing = {}
+    assert {one.check: one.fault for one in findings(trial) if one.fault is not None} == {
+        "vectors_have_shape_and_type": "a vector holds NaN or infinity"
+    }
+
+
+def test_a_vector_that_is_nan_only_sometimes_is_another(tmp_path: Path) -> None:
+    trial = trial_of(Sound, tmp_path)
+    holey = trial.vectors.copy()
+    holey[0, 0] = np.nan
+    with pytest.raises(ContractBroken, match="they differ by nan"):
+        contract._same(trial, holey, "other vectors")
 
 
 def test_the_suite_asks_for_every_option(tmp_path: Path) -> None:

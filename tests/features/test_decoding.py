@@ -37,6 +37,8 @@ class Toy:
             faulthandler.disable()  # of pytest: its report is not wanted
             os.kill(os.getpid(), signal.SIGSEGV)
         if word == "exit":
+            os._exit(3)
+        if word == "leave":
             sys.exit(3)
         if word == "bad":
             raise ValueError("bad\nsample")
@@ -97,6 +99,13 @@ def test_a_decoder_that_hangs_is_killed_and_the_others_are_decoded(workers: int)
 def test_the_limit_is_for_one_item_and_not_for_all_that_wait() -> None:
     words = ["sleep 0.4", "sleep 0.4", "sleep 0.4", "x"]
     assert _decoded(words, workers=1, seconds=1) == words
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_item_that_asks_to_exit_is_a_failure_like_another(workers: int) -> None:
+    with _decoder(workers) as decoder:
+        decoder.give(_samples(["a", "leave", "c"]))
+        assert decoder.take(3) == ["a", Failure("SystemExit: 3"), "c"]
 
 
 @pytest.mark.parametrize(

@@ -104,6 +104,46 @@ def test_broken_plugins_are_listed_with_the_reason_and_harm_nothing(
         make_encoder(EncoderSpec("raising"))
 
 
+@pytest.mark.parametrize(
+    ("words", "instead", "told"),
+    [
+        ('("title",)', '("title")', "`fields` is 'title'; it must be a tuple of item fields"),
+        ('("title",)', '["title"]', "`fields` is ['title']; it must be a tuple of item fields"),
+        ('("title",)', "()", "`fields` is (); it must be a tuple of item fields"),
+        ('"toy", (', '"Price tag", (', "`modality` is 'Price tag'; it must be lower-case letters"),
+        ('"toy", (', '"id", (', "`modality` is 'id'; it must be lower-case letters"),
+        ('device="cpu", ', "", "(model, device=, precision=): got an unexpected keyword argument"),
+        ("model=None, *", "*", "(model, device=, precision=): too many positional arguments"),
+    ],
+)
+def test_what_cannot_be_used_is_listed_as_broken(
+    plugins: Path, request: pytest.FixtureRequest, words: str, instead: str, told: str
+) -> None:
+    number = request.node.callspec.indices["words"]
+    assert words in GOOD
+    _installed(plugins, f"unfit-{number}", "unfit", GOOD.replace(words, instead))
+    (entry,) = (one for one in find_encoders() if one.name == "unfit")
+    assert told in str(entry.broken)
+    with pytest.raises(CammsrError, match=re.escape(told)):
+        make_encoder(EncoderSpec("unfit"))
+
+
+def test_what_only_an_encoder_that_is_made_can_tell_is_asked_of_it(plugins: Path) -> None:
+    late = """
+    def __init__(self, model=None, *, device="cpu", precision="float32", must): self.must = must
+    fields = property(lambda self: (self.must,) if self.must else self.must)
+    modality = property(lambda self: self.must)
+"""
+    _installed(plugins, "late-toy", "late", GOOD + late)
+    (entry,) = (one for one in find_encoders() if one.name == "late")
+    assert (entry.broken, entry.modality, entry.fields) == (None, None, ())
+    assert make_encoder(EncoderSpec("late", None, {"must": "title"})).fields == ("title",)
+    with pytest.raises(CammsrError, match=r"late-toy 1\.0 cannot be used: its `fields` is ''"):
+        make_encoder(EncoderSpec("late", None, {"must": ""}))
+    with pytest.raises(CammsrError, match="cannot be used: its `modality` is 'A b'"):
+        make_encoder(EncoderSpec("late", None, {"must": "A b"}))
+
+
 def test_a_name_claimed_twice_is_an_error_only_when_asked_for(plugins: Path) -> None:
     _installed(plugins, "toy-one", "toy", GOOD)
     _installed(plugins, "toy-two", "toy", GOOD)

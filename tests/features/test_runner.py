@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cammsr_encoders import BadSample, WeightsUnavailable
+from cammsr_encoders import BadSample, WeightsUnavailable, fingerprint_of
 from cammsr_encoders.image import ImageEncoder
 from cammsr_encoders.text import TextEncoder
 from numpy.typing import NDArray
@@ -89,6 +89,25 @@ def test_the_same_content_is_encoded_once_and_a_second_run_encodes_nothing(tmp_p
     (tmp_path / "0.txt").write_text("new content")
     plan = plan_items(Toy(), records, ids, tmp_path, options)
     assert (plan.items, plan.unique, plan.cached, plan.to_encode) == (5, 3, 2, 1)
+
+
+def test_a_fingerprint_names_the_class_once() -> None:
+    class Other(Toy): ...
+
+    class Named(Toy):
+        @property
+        def fingerprint(self) -> str:  # type: ignore[override]
+            return fingerprint_of(self, "cammsr", size=3)
+
+    class Borrowed(Toy):
+        fingerprint = Named().fingerprint
+
+    kinds = (Toy, Other, Named, Borrowed)
+    made = [encode_items(kind(), [{"title": "a"}], ["1"], None).fingerprint for kind in kinds]
+    assert len({*made}) == len(kinds)
+    assert made[0] == '{"encoder": "test_runner:Toy", "fingerprint": "toy 1"}'
+    assert made[2] == Named().fingerprint  # caches and data sets from before stay good
+    assert [plan_items(kind(), [], [], None).fingerprint for kind in kinds] == made
 
 
 def test_the_model_is_not_loaded_when_there_is_nothing_to_encode(tmp_path: Path) -> None:

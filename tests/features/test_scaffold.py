@@ -35,7 +35,7 @@ def test_names_go_where_they_belong(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         ("Smell", "cannot be called"),
         ("id", "cannot be called"),
         ("../x", "cannot be called"),
-        ("class", "cannot be called"),
+        ("class", "cannot be called 'class': that is a keyword of Python"),
         ("text", "cammsr .* brings an encoder 'text' already"),
         ("cli", "Python package cammsr_cli"),
     ],
