@@ -64,6 +64,7 @@ def odd():
     else:
         os.kill(os.getpid(), signal.SIGINT)
     print("went on")
+signal.signal(signal.SIGINT, signal.default_int_handler)  # it is ignored in the background
 sys.argv = ["cammsr", "odd"]
 app.main()
 """
