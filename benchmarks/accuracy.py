@@ -189,7 +189,7 @@ def peer(library: str, model: str, batch: int, environments: Path) -> Any:
         epochs = range(1, len(result["epochs"]) + 1)
         validated = [np.load(ranks_file(out, epoch)) for epoch in epochs]
         rank = {
-            "validation": max(validated, key=_ndcg),
+            "validation": max(validated, key=ndcg),
             "test": np.load(test_ranks_file(out, "excluded")),
             "test, seen kept": np.load(test_ranks_file(out, "kept")),
         }
@@ -205,7 +205,7 @@ def untrained(score_of: Callable[[peer_split.Split], Sequence[Score]]) -> Any:
         split = peer_split.load(data.split)
         scores = score_of(split)
         found = [target_ranks(split, VALIDATION, score) for score in scores]
-        best = max(range(len(scores)), key=lambda at: _ndcg(found[at]))
+        best = max(range(len(scores)), key=lambda at: ndcg(found[at]))
         return Outcome(
             {
                 "validation": found[best],
@@ -258,7 +258,7 @@ def row_of(name: str, found: Sequence[Outcome], references: Mapping[str, Sequenc
     return Row(
         name=name,
         seeds=len(found),
-        validation=float(np.mean([_ndcg(one.rank["validation"]) for one in found])),
+        validation=float(np.mean([ndcg(one.rank["validation"]) for one in found])),
         test={
             one: (float(test_UM[:, at].mean()), float(low[at]), float(high[at]))
             for at, one in enumerate(names)
@@ -281,7 +281,8 @@ def _difference(found: Sequence[Outcome], theirs: Sequence[Outcome]) -> tuple[fl
     return float((own_U - other_U).mean()), float(low[0]), float(high[0])
 
 
-def _ndcg(rank: Ranks) -> float:
+def ndcg(rank: Ranks) -> float:
+    """Mean NDCG@10 over users."""
     return float(per_user(rank, "NDCG", 10).mean())
 
 
@@ -310,7 +311,7 @@ def rows_of(outcomes: dict[str, list[Outcome]]) -> list[Row]:
     `cammsr` with a part taken away, or added, stands beside `cammsr`, too.
     """
     peers = [name for name in PEERS if name in outcomes]
-    best = max(peers, key=lambda n: _ndcg(outcomes[n][0].rank["validation"]), default=None)
+    best = max(peers, key=lambda n: ndcg(outcomes[n][0].rank["validation"]), default=None)
     rows = []
     for name, found in outcomes.items():
         references = ["sasrec", best, *(["cammsr"] if name.startswith("cammsr ") else [])]

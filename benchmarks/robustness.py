@@ -20,7 +20,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.accuracy import Outcome, fully_trained
+from benchmarks.accuracy import Outcome, fully_trained, ndcg
 from benchmarks.data_sets import ENCODERS, Prepared, prepared
 from benchmarks.options import parser_of
 from benchmarks.variants import missing, no_labels, record, variant, wrong_labels
@@ -105,14 +105,14 @@ def _plot(found: dict[str, dict[str, NDArray[np.int64]]], work: Path, file: Path
     figure = Figure(figsize=(8, 3), layout="constrained")
     axes = figure.subplots(1, 2, sharey=True)
     for at, (name, ranks) in enumerate(found.items()):
-        ndcg = {title: _ndcg(rank) for title, rank in ranks.items()}
+        quality = {title: ndcg(rank) for title, rank in ranks.items()}
         seeds = [
-            _ndcg(Outcome.load(path).rank["test"]) for path in work.glob(f"{name}/cammsr-[0-9].npz")
+            ndcg(Outcome.load(path).rank["test"]) for path in work.glob(f"{name}/cammsr-[0-9]*.npz")
         ]
         for axis, word in zip(axes, ("wrong", "missing"), strict=True):
-            points = [(0.0, ndcg["as it is"])] + [
+            points = [(0.0, quality["as it is"])] + [
                 (float(title.split()[1].rstrip("%")) / 100, value)
-                for title, value in ndcg.items()
+                for title, value in quality.items()
                 if title.endswith(word)
             ]
             axis.plot(*zip(*points, strict=True), marker="o", color=f"C{at}", label=name)
@@ -125,10 +125,6 @@ def _plot(found: dict[str, dict[str, NDArray[np.int64]]], work: Path, file: Path
     axes[1].set(xlabel="share of a modality missing")
     axes[1].legend(frameon=False, loc="lower right")
     figure.savefig(file, metadata={"Date": None})
-
-
-def _ndcg(rank: NDArray[np.int64]) -> float:
-    return float(per_user(rank, "NDCG", 10).mean())
 
 
 if __name__ == "__main__":

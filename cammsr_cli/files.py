@@ -45,6 +45,22 @@ def _is_hdf5(path: Path) -> bool:
     return bool(h5py.is_hdf5(path))
 
 
+def make_folder(folder: Path, output: Path) -> None:
+    """Make a folder that an output needs, and those above it, where they are not there.
+
+    Raises:
+        UsageError: A file is where one of them should be.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        in_the_way = next(one for one in (folder, *folder.parents) if one.is_file())
+        raise UsageError(
+            f"{output} cannot be made: {in_the_way} is a file, not a folder",
+            "Choose another place: --out NAME",
+        ) from None
+
+
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
     """Yield a path beside `path` to write to; move it to `path` when the block ends well.
@@ -53,7 +69,7 @@ def written_whole(path: Path) -> Iterator[Path]:
     removed; after SIGKILL it stays under a hidden name (`.NAME.partial`) and the next run
     replaces it. Works for folders too, if the block makes one; an existing folder is replaced.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent, path)
     partial = path.with_name(f".{path.name}.partial")
     _remove(partial)
     try:

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from cammsr_cli.errors import CammsrError, UsageError
+from cammsr_cli.errors import CammsrError
+from cammsr_cli.files import make_folder
 
 IN_FOLDER = ".lock"
 """Name of the lock of a folder that is written to."""
@@ -30,14 +31,7 @@ def only_writer(path: Path, folder: bool = False) -> Iterator[None]:
         UsageError: A file is where one of its folders should be.
     """
     file = path / IN_FOLDER if folder else path.with_name(f".{path.name}.lock")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError):
-        in_the_way = next(one for one in (file.parent, *file.parents) if one.is_file())
-        raise UsageError(
-            f"{path} cannot be made: {in_the_way} is a file, not a folder",
-            "Choose another place: --out NAME",
-        ) from None
+    make_folder(file.parent, path)
     lock = FileLock(file, blocking=False)
     try:
         lock.acquire()

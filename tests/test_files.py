@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from cammsr_cli.errors import UsageError
 from cammsr_cli.files import sha256_of, usual_permissions, written_whole
 
 
@@ -121,3 +122,12 @@ def test_what_safetensors_writes_is_read_by_those_who_read_any_new_file(tmp_path
     finally:
         os.umask(before)
     assert stat.S_IMODE(path.stat().st_mode) == 0o640
+
+
+def test_a_file_where_a_folder_should_be_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(UsageError, match=r"x\.csv cannot be made: .*file is a file, not a folder"),
+        written_whole(tmp_path / "file" / "new" / "x.csv"),
+    ):
+        pytest.fail("written into a file")

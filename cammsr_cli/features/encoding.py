@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from cammsr_encoders.protocol import MEDIA_FIELDS, Encoder, WeightsUnavailable
+from cammsr_encoders.protocol import MEDIA_FIELDS, Encoder, WeightsUnavailable, class_name
 from numpy.typing import NDArray
 
 from cammsr_cli.errors import SEE_WHERE, CammsrError
@@ -133,7 +133,7 @@ def full_fingerprint(encoder: Encoder, name: str) -> str:
             "not empty",
             "report it to the encoder's author",
         )
-    kind = f"{type(encoder).__module__}:{type(encoder).__qualname__}"
+    kind = class_name(type(encoder))
     try:
         facts = json.loads(own)
     except ValueError:

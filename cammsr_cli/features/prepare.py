@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 from cammsr_encoders.protocol import MODALITY_NAME, Encoder
@@ -208,9 +208,7 @@ def _prepare(
     problems_file = write_problems(options.out, problems)
     return PrepareReport(
         out=str(options.out),
-        **_counts(corpus),
-        trainable=bool((np.diff(corpus.event_indptr) >= HISTORY_TO_TRAIN_ON).any()),
-        columns={kind: dict(columns) for kind, columns in corpus.columns.items()},
+        **_told_of(corpus),
         modalities={name: _report(by, f, changes[name]) for name, (by, f) in made.items()},
         downloads=media.report(downloads),
         notes=[
@@ -274,9 +272,7 @@ def plan(options: PrepareOptions) -> PrepareReport:
             size += vectors.values.dtype.itemsize * int(np.prod(vectors.values.shape))
     return PrepareReport(
         out=str(options.out),
-        **_counts(corpus),
-        trainable=bool((np.diff(corpus.event_indptr) >= HISTORY_TO_TRAIN_ON).any()),
-        columns={kind: dict(columns) for kind, columns in corpus.columns.items()},
+        **_told_of(corpus),
         modalities=reports,
         downloads=media.report(downloads),
         notes=[
@@ -334,7 +330,6 @@ def _make_encoders(options: PrepareOptions) -> list[tuple[EncoderSpec, Encoder]]
         with told(spec.name):
             # Weights that cannot be had, too, are told before the long work.
             full_fingerprint(encoder, spec.name)
-        _require_name(encoder.modality, f"--encoder {spec}")
         if encoder.modality in taken:
             raise UsageError(
                 f"two sources for the modality '{encoder.modality}': {taken[encoder.modality]} "
@@ -484,10 +479,13 @@ def _report(made_by: str, features: Features, changes: Changes | None = None) ->
     )
 
 
-def _counts(corpus: Corpus) -> dict[str, int]:
+def _told_of(corpus: Corpus) -> dict[str, Any]:
+    """What a report says of the corpus."""
     return {
         "users": len(corpus.user_ids),
         "items": len(corpus.item_ids),
         "events": len(corpus.event_item),
         "categories": len(corpus.category_names),
+        "trainable": bool((np.diff(corpus.event_indptr) >= HISTORY_TO_TRAIN_ON).any()),
+        "columns": {kind: dict(columns) for kind, columns in corpus.columns.items()},
     }

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from cammsr_encoders.protocol import MEDIA_FIELDS, Encoder
+from cammsr_encoders.protocol import MEDIA_FIELDS, Encoder, class_name
 from numpy.typing import NDArray
 
 from cammsr_cli.errors import UsageError
@@ -222,7 +222,7 @@ def encode_items(
         CammsrError: If the weights cannot be had, memory runs out, or the encoder misbehaves.
     """
     options = options or FeatureOptions()
-    name = name or _name_of(encoder)
+    name = name or class_name(type(encoder))
     with told(name):
         fingerprint = full_fingerprint(encoder, name)
     inputs = _gather(encoder, name, records, item_ids, media_root, options)
@@ -280,7 +280,7 @@ def plan_items(
         CammsrError: If the weights cannot be had.
     """
     options = options or FeatureOptions()
-    name = name or _name_of(encoder)
+    name = name or class_name(type(encoder))
     with told(name):
         fingerprint = full_fingerprint(encoder, name)
     inputs = _gather(encoder, name, records, item_ids, media_root, options)
@@ -649,7 +649,3 @@ class _Waiting:
             self.cache.write(self.inputs.keys[self.numbers], np.stack(self.vectors))
         self.numbers, self.vectors, self.bytes = [], [], 0
         self.written = time.monotonic()
-
-
-def _name_of(encoder: Encoder) -> str:
-    return f"{type(encoder).__module__}:{type(encoder).__qualname__}"

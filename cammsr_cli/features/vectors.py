@@ -71,8 +71,8 @@ def read_vectors(
 
     A table (CSV, TSV, plain or .gz or .zst; Parquet) has a column with the item and either one list
     column or numeric columns, which together are the vector; the index that pandas writes and other
-    columns are left out, and told. An array
-    (NPY) has one row for each row of the items file. Booleans are 0 and 1.
+    columns are left out, and told. Booleans are 0 and 1. An array (NPY) has one row for each row of
+    the items file.
 
     Args:
         path: The file.

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from cammsr_cli.config import Config
-from cammsr_cli.core.model import Catalogue
+from cammsr_cli.core.model import MEASURED_ROWS, Catalogue
 from cammsr_cli.data.dataset import DataSet
 from cammsr_cli.data.splits import TRAIN
 from cammsr_cli.distributed import World
@@ -260,7 +260,8 @@ def _require_numbers(data: DataSet, catalogue: Catalogue) -> None:
         CammsrError: A vector holds what is not a finite number.
     """
     for name, values in catalogue.features.items():
-        odd_N = ~values.isfinite().all(1) & catalogue.present[name]
+        pieces = torch.split(values, MEASURED_ROWS)  # a mask of all values may be large
+        odd_N = torch.cat([~piece.isfinite().all(1) for piece in pieces]) & catalogue.present[name]
         if bool(odd_N.any()):
             first = data.item_ids[int(odd_N.nonzero()[0])]
             raise CammsrError(

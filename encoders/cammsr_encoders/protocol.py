@@ -147,6 +147,11 @@ def whole_number(name: str, value: int | str, low: int, high: int) -> int:
     return number
 
 
+def class_name(kind: type) -> str:
+    """What names an encoder's class in its fingerprint."""
+    return f"{kind.__module__}:{kind.__qualname__}"
+
+
 def fingerprint_of(encoder: object, package: str, **facts: object) -> str:
     """A fingerprint: the encoder's class, its package's version and the facts, as one JSON line.
 
@@ -160,5 +165,5 @@ def fingerprint_of(encoder: object, package: str, **facts: object) -> str:
         version = importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         version = "unknown"
-    told = {"encoder": f"{kind.__module__}:{kind.__qualname__}", "version": version, **facts}
+    told = {"encoder": class_name(kind), "version": version, **facts}
     return json.dumps(told, sort_keys=True)
