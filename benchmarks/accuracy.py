@@ -54,26 +54,48 @@ SHOWN = ("Recall@10", "NDCG@5", "NDCG@10", "MRR@10")
 
 SETTINGS: dict[str, tuple[Size, tuple[str, ...]]] = {
     "ml1m": (
-        Size(length=200, dropout=0.2),
+        Size(width=128, length=200, dropout=0.2),
         ("training.learning_rate=0.002", "training.batch_size=48"),
     ),
-    "amazon-beauty": (Size(length=50, dropout=0.5), ()),
-    "ml100k": (Size(length=100, dropout=0.4), ()),
+    "amazon-beauty": (Size(width=128, length=50, dropout=0.5), ()),
+    "ml100k": (Size(width=128, length=100, dropout=0.4), ()),
 }
 """Of each data set: what all models have alike, and more settings of ours."""
 
+PAPER = ("model.width=64", "model.length=50")
+"""What `paper` has of its own on every data set: the sizes that are published."""
+
 PARTS: dict[str, tuple[str, ...]] = {
-    "category guidance": ("model.guidance=false", "training.category_weight=0"),
-    "experts": ("model.experts=0",),
-    "synergies": ("model.synergies=false",),
-    "user weights": ("model.user_weights=false",),
+    "neighbours": ("model.neighbours=0",),
+    "content initialisation": ("model.content_init=false",),
+    "hidden ids": ("model.id_dropout=0",),
+    "item weights": ("model.item_weights=false",),
+    "repeat bias": ("model.repeats=false",),
     "time": ("model.time=false",),
     "distance bias": ("model.distances=false",),
-    "DyT (LayerNorm)": ("model.norm=layernorm",),
 }
-"""Part of the model to the settings that take it away."""
+"""Part of `cammsr` to the settings that take it away."""
 
-PRESETS = ("sasrec", "cammsr")
+PAPER_PARTS: dict[str, tuple[str, ...]] = {
+    "experts": ("model.experts=0",),
+    "attentive router": ("model.router=linear",),
+    "synergy of streams": ("model.expert_inputs=own",),
+    "guidance": ("model.guidance=equal", "training.category_weight=0"),
+    "DyT (LayerNorm)": ("model.input_norm=layernorm",),
+    "swap": ("training.swap_weight=0",),
+}
+"""Part of `paper` to the settings that take it away: its published ablations."""
+
+ADDED: dict[str, tuple[str, ...]] = {
+    "experts": ("model.experts=4",),
+    "DyT": ("model.input_norm=dyt",),
+    "swap": ("training.swap_weight=0.25",),
+    "ids of the content streams": ("model.content_ids=true",),
+    "a loss for each stream": ("training.branch_share=0.5",),
+}
+"""What `cammsr` could have beside what it has."""
+
+PRESETS = ("sasrec", "paper", "cammsr")
 """Ours; the name of each of our rows begins with one."""
 
 PEERS = {
@@ -224,9 +246,13 @@ def models(name: str, environments: Path) -> dict[str, Any]:
         "item-kNN": untrained(lambda split: [item_knn(split, k) for k in NEIGHBOURS]),
     }
     rows |= {title: peer(*which, environments) for title, which in PEERS.items()}
-    rows |= {preset: ours(preset) for preset in PRESETS}
+    rows |= {preset: ours(preset, *(PAPER if preset == "paper" else ())) for preset in PRESETS}
     rows |= {f"cammsr without {part}": ours("cammsr", *off) for part, off in PARTS.items()}
-    rows["cammsr with swap"] = ours("cammsr", "training.swap_weight=0.05")
+    rows |= {f"cammsr with {part}": ours("cammsr", *on) for part, on in ADDED.items()}
+    rows |= {
+        f"paper without {part}": ours("paper", *PAPER, *off) for part, off in PAPER_PARTS.items()
+    }
+    rows["sasrec with repeat bias"] = ours("sasrec", "model.repeats=true")
     modalities = ENCODERS[name]
     for left_out in modalities:
         others = [one for one in modalities if one != left_out]
@@ -308,13 +334,13 @@ def table(rows: Sequence[Row]) -> str:
 def rows_of(outcomes: dict[str, list[Outcome]]) -> list[Row]:
     """All lines of a data set, each beside `sasrec` and the peer that is best on validation.
 
-    `cammsr` with a part taken away, or added, stands beside `cammsr`, too.
+    `cammsr` or `paper` with a part taken away, or added, stands beside that, too.
     """
     peers = [name for name in PEERS if name in outcomes]
     best = max(peers, key=lambda n: ndcg(outcomes[n][0].rank["validation"]), default=None)
     rows = []
     for name, found in outcomes.items():
-        references = ["sasrec", best, *(["cammsr"] if name.startswith("cammsr ") else [])]
+        references = dict.fromkeys(["sasrec", best, name.partition(" with")[0]])
         others = {
             other: outcomes[other] for other in references if other in outcomes and other != name
         }

@@ -29,6 +29,7 @@ from cammsr_cli.devices import resolve_device
 from cammsr_cli.ranking.evaluate import ranks_of
 from cammsr_cli.ranking.full_ranking import Questions, questions, ranks
 from cammsr_cli.ranking.metrics import bootstrap_interval, per_user
+from cammsr_cli.ranking.seen import Histories
 from cammsr_cli.run_folder import RunFolder, load_run, read_events
 
 SHARE, SEED = 0.1, 0
@@ -92,7 +93,7 @@ def text_knn(data: DataSet, asked: Questions) -> NDArray[np.int64]:
             for start, end in zip(asked.start_U.tolist(), asked.end_U.tolist(), strict=True)
         ]
     )
-    return ranks(query_UD, text_ND, read_events(data, text_ND.device), asked, True)
+    return ranks(query_UD, text_ND, Histories(read_events(data, text_ND.device), True), asked)
 
 
 def _print(

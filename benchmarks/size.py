@@ -101,7 +101,8 @@ def measure(path: Path, items: int, events: int, steps: int) -> Cost:
     from cammsr_cli.data.dataset import DataSet
     from cammsr_cli.distributed import World
     from cammsr_cli.run_folder import RunFolder, describe, training_items
-    from cammsr_cli.training.train import fitted, make_trainer
+    from cammsr_cli.training.sizing import fitted
+    from cammsr_cli.training.train import make_trainer
 
     given = resolve(
         "cammsr",
@@ -109,7 +110,7 @@ def measure(path: Path, items: int, events: int, steps: int) -> Cost:
         ["training.sampled_above=0", "training.lazy_above=0", "training.batch_size=128"],
     )
     data = DataSet(path)
-    config = fitted(given, data, torch.device("cpu"))
+    config, _ = fitted(given, data, torch.device("cpu"))
     spec = describe(data, config.model, "cammsr")
     id_rows = [data.item_ids[item] for item in training_items(data)]
     world = World(0, 1, torch.device("cpu"))

@@ -32,7 +32,8 @@ from cammsr_cli.distributed import World
 from cammsr_cli.run_folder import RunFolder, describe, training_items
 from cammsr_cli.training import objective, step
 from cammsr_cli.training.loop import Trainer
-from cammsr_cli.training.train import fitted, make_trainer
+from cammsr_cli.training.sizing import fitted
+from cammsr_cli.training.train import make_trainer
 
 
 @dataclass
@@ -149,7 +150,7 @@ def main() -> None:
     options = parser.parse_args()
     device = resolve_device(options.device)
     data = DataSet(options.data)
-    config = fitted(resolve(options.preset, None, options.assignments), data, device)
+    config, _ = fitted(resolve(options.preset, None, options.assignments), data, device)
     spec = describe(data, config.model, options.preset)
     id_rows = [data.item_ids[item] for item in training_items(data)]
     with tempfile.TemporaryDirectory() as folder:

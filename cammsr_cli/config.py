@@ -34,44 +34,84 @@ class ModelConfig(_Settings):
     """The model's parts and sizes; the names are those of `core.model.Cammsr`."""
 
     use_id: bool = Field(True, description="Give items an id stream beside their content.")
-    id_reader: bool = Field(
+    content_init: bool = Field(
         True,
-        description="Give ids a reader and a loss of their own beside the fused items; both scores "
-        "are added.",
+        description="Let ids begin at the main directions of the content, and not at random.",
     )
-    id_start: bool = Field(
-        True,
-        description="Let the ids of that reader begin at the main directions of the content, and "
-        "not at random.",
-    )
-    id_neighbours: int = Field(
+    neighbours: int = Field(
         10,
         ge=0,
         description="Items of like content whose ids' mean is added to each id; 0 for none, as "
         "above training.lazy_above.",
     )
+    content_ids: bool = Field(
+        False,
+        description="Give each content stream an id embedding of its own, too.",
+    )
     modalities: list[str] | None = Field(
         None, description="Modalities to use, as [text,image]; all that there are, if not given."
     )
-    width: int = Field(64, ge=8, description="Width of all vectors.")
-    layers: int = Field(2, ge=1, description="Transformer blocks.")
-    heads: int = Field(
-        2, ge=1, validate_default=True, description="Attention heads a block; must divide width."
+    width: int | None = Field(
+        None, ge=8, description="Width of all vectors; by the number of events, if not given."
     )
-    length: int = Field(100, ge=2, description="Longest history the model looks at, in events.")
-    dropout: float = Field(0.4, ge=0, lt=1, description="Dropout of readers, experts and pairs.")
+    layers: int = Field(2, ge=1, description="Transformer blocks a stream.")
+    heads: int | None = Field(
+        None, ge=1, description="Attention heads a block; must divide width; 2, if not given."
+    )
+    length: int | None = Field(
+        None,
+        ge=2,
+        description="Longest history the model looks at, in events; by the mean history, if not "
+        "given.",
+    )
+    dropout: float | None = Field(
+        None,
+        ge=0,
+        lt=1,
+        description="Dropout rate of Transformers and experts; by the events an item, if not set.",
+    )
     id_dropout: float = Field(
         0.1, ge=0, lt=1, description="Share of items whose id is hidden in a training step."
     )
-    norm: Literal["dyt", "layernorm"] = Field("dyt", description="Normalisation layer.")
+    embedding_scale: bool = Field(
+        True,
+        description="Multiply a history's items by a learnt factor that begins at the square "
+        "root of the width.",
+    )
+    input_norm: Literal["dyt", "layernorm", "none"] = Field(
+        "none", description="Normalisation before the Transformers."
+    )
     time: bool = Field(True, description="Use the time between events.")
     distances: bool = Field(
         True, description="Let attention learn a bias for each distance back in the history."
     )
-    guidance: bool = Field(True, description="Let predicted categories guide experts and fusion.")
     experts: int = Field(4, ge=0, description="Experts a stream; 0 for none.")
-    synergies: bool = Field(True, description="Give pairs of streams representations of their own.")
-    user_weights: bool = Field(True, description="Let the user's state weigh the representations.")
+    expert_hidden: float = Field(
+        0.5, gt=0, le=16, description="Hidden values of an expert, as a multiple of the width."
+    )
+    expert_inputs: Literal["all", "own"] = Field(
+        "all",
+        description="What an expert reads: all streams side by side, or its own alone.",
+    )
+    router: Literal["attention", "linear"] = Field(
+        "attention", description="How gates are found: by attention over the history, or linearly."
+    )
+    normalise_gates: bool = Field(
+        False, description="Make the gates of a stream's experts sum to 1, by a softmax."
+    )
+    guidance: Literal["difference", "accuracy", "equal"] = Field(
+        "accuracy",
+        description="Weight of a stream's experts: by how badly it predicts the true categories, "
+        "as the paper prints; by how well, as its text says; or alike.",
+    )
+    item_weights: bool = Field(
+        True,
+        description="Let predicted categories weigh the streams of the items that are scored.",
+    )
+    repeats: bool = Field(
+        True,
+        description="Learn a bias for scores of items of the history, by how long ago.",
+    )
 
     @field_validator("modalities")
     @classmethod
@@ -82,9 +122,9 @@ class ModelConfig(_Settings):
 
     @field_validator("heads")
     @classmethod
-    def _divides_width(cls, heads: int, info: ValidationInfo) -> int:
-        width = info.data.get("width", heads)  # absent where it is wrong itself
-        if width % heads:
+    def _divides_width(cls, heads: int | None, info: ValidationInfo) -> int | None:
+        width = info.data.get("width")  # absent where it is wrong itself
+        if heads and width and width % heads:
             raise ValueError(f"model.width {width} is not a multiple of it")
         return heads
 
@@ -122,12 +162,6 @@ class TrainingConfig(_Settings):
         ge=2,
         description="Items drawn for that sample: half evenly, half from the step's own targets.",
     )
-    fused_negatives: int = Field(
-        1024,
-        ge=0,
-        description="Items drawn in the same way, whatever the size, for the fused items' reader "
-        "where ids have their own; 0 for those that the ids' reader is told.",
-    )
     lazy_above: int = Field(
         100_000,
         ge=0,
@@ -156,18 +190,24 @@ class TrainingConfig(_Settings):
     category_weight: float = Field(
         0.1, ge=0, allow_inf_nan=False, description="Weight of the category loss."
     )
-    swap_weight: float = Field(
+    branch_share: float = Field(
         0.0,
         ge=0,
-        allow_inf_nan=False,
-        description="Weight of the modality-swap loss; off, as it has not paid yet.",
+        le=1,
+        description="Share of the loss that is each stream's cross-entropy by its score alone; the "
+        "rest is that of the summed score.",
     )
-    swap_share: float = Field(0.2, ge=0, le=1, description="Share of positions that are swapped.")
+    swap_weight: float = Field(
+        0.0, ge=0, allow_inf_nan=False, description="Weight of the modality-swap loss."
+    )
+    swap_rate: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="Probability of two streams trading places at a position.",
+    )
     swap_temperature: float = Field(
-        0.2, gt=0, allow_inf_nan=False, description="Temperature of the swap loss."
-    )
-    balance_weight: float = Field(
-        0.0, ge=0, allow_inf_nan=False, description="Weight of the expert-balance loss."
+        1.0, gt=0, allow_inf_nan=False, description="Temperature of the swap loss."
     )
     keep_checkpoints: int = Field(2, ge=1, description="Newest checkpoints kept.")
     seed: int = Field(0, ge=0, lt=2**31, description="Seed of every random number.")
@@ -182,21 +222,38 @@ class Config(_Settings):
 
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "cammsr": {},
-    "small": {"model": {"width": 32, "layers": 1, "id_reader": False}},
-    "large": {"model": {"width": 128, "layers": 3, "heads": 4}},
+    "paper": {
+        "model": {
+            "content_init": False,
+            "neighbours": 0,
+            "width": 64,
+            "length": 50,
+            "id_dropout": 0.0,
+            "embedding_scale": False,
+            "input_norm": "dyt",
+            "time": False,
+            "distances": False,
+            "expert_hidden": 4.0,
+            "item_weights": False,
+            "repeats": False,
+        },
+        "training": {"swap_weight": 0.25},
+    },
     "sasrec": {
         "model": {
             "modalities": [],
-            "norm": "layernorm",
             "time": False,
             "distances": False,
             "id_dropout": 0.0,
+            "experts": 0,
+            "item_weights": False,
+            "repeats": False,
         },
-        "training": {"swap_weight": 0.0, "category_weight": 0.0},
+        "training": {"category_weight": 0.0},
     },
 }
-"""Named starting points. `small` and `large` are `cammsr` in other sizes; `sasrec` is the id stream
-alone: what CAMMSR must beat."""
+"""Named starting points. `cammsr` is the best that is known; `paper` is the model as published;
+`sasrec` is the id stream alone: what both must beat."""
 
 
 def resolve(

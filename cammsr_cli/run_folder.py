@@ -24,21 +24,32 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
-from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveInt,
+    ValidationError,
+)
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from cammsr_cli import __version__
 from cammsr_cli.config import Config, ModelConfig, read_yaml, validated
-from cammsr_cli.core.model import Cammsr, Catalogue, are_new, unknown_items
+from cammsr_cli.core.items import Catalogue, are_new, unknown_items
+from cammsr_cli.core.model import Cammsr
 from cammsr_cli.core.windows import Events
 from cammsr_cli.data.dataset import DataSet
-from cammsr_cli.data.splits import TRAIN
+from cammsr_cli.data.splits import TRAIN, repeat_share
 from cammsr_cli.errors import CammsrError, UsageError, first_line, typed
 from cammsr_cli.files import usual_permissions, written_whole
 
-FORMAT = 4
+FORMAT = 5
+
+REPEATS_FROM = 0.01
+"""Share of repeats among the training targets from which on seen items stay in a ranking."""
 
 _WRITTEN = (
     "model.safetensors",
@@ -65,6 +76,7 @@ class ModelSpec(BaseModel):
         fingerprints: Modality to the fingerprint of what made its vectors.
         category_names: The categories it predicts.
         num_ids: Rows of the id table.
+        repeat_share: Share of the training targets that their user had already taken.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -78,6 +90,12 @@ class ModelSpec(BaseModel):
     fingerprints: dict[str, str]
     category_names: list[str]
     num_ids: NonNegativeInt
+    repeat_share: NonNegativeFloat
+
+    @property
+    def repeats(self) -> bool:
+        """Whether users take items again, so that those they have seen are worth recommending."""
+        return self.repeat_share >= REPEATS_FROM
 
 
 class RunFolder:
@@ -234,6 +252,7 @@ def describe(data: DataSet, config: ModelConfig, preset: str) -> ModelSpec:
         fingerprints={name: data.modalities[name].fingerprint for name in chosen},
         category_names=data.category_names,
         num_ids=len(training_items(data)),
+        repeat_share=repeat_share(data.event_indptr, data.event_item, data.event_part),
     )
 
 
@@ -251,7 +270,8 @@ def read_catalogue(data: DataSet, modalities: Mapping[str, int], id_rows: list[s
     for name in modalities:
         values, has = data.vectors(name)
         features[name], present[name] = torch.from_numpy(values), torch.from_numpy(has)
-    return Catalogue(rows, features, present)
+    labels = torch.from_numpy(data.category_labels()) if data.category_names else None
+    return Catalogue(rows, features, present, labels)
 
 
 def read_events(data: DataSet, device: torch.device) -> Events:
@@ -331,7 +351,7 @@ def load_run(folder: RunFolder, data_path: Path | None, device: torch.device) ->
     require_matching(data, spec, id_rows, folder.path)
     model = build_model(spec, folder.config().model)
     load_weights(model, folder.weights)
-    catalogue = model.beside_neighbours(read_catalogue(data, spec.feature_dims, id_rows))
+    catalogue = model.items.beside_neighbours(read_catalogue(data, spec.feature_dims, id_rows))
     catalogue = catalogue.to(device, features=False)
     new, unknown = int(are_new(catalogue).sum()), unknown_items(catalogue)
     return LoadedRun(

@@ -24,15 +24,15 @@ def test_defaults_are_those_of_the_models() -> None:
 
 
 def test_later_sources_win(tmp_path: Path) -> None:
-    file = _file(tmp_path, "model: {norm: dyt, width: 16, layers: 3, heads: 4}\n")
+    file = _file(tmp_path, "model: {input_norm: dyt, width: 16, layers: 3, heads: 4}\n")
     environment = {"CAMMSR_MODEL__WIDTH": "32", "CAMMSR_MODEL__LAYERS": "4"}
     config = resolve("sasrec", file, ["model.width=48"], environment)
     assert config.model.width == 48  # command line over environment, file
     assert config.model.layers == 4  # environment over file
     assert config.model.heads == 4  # file over default
-    assert config.model.norm == "dyt"  # file over preset
+    assert config.model.input_norm == "dyt"  # file over preset
     assert config.model.modalities == []  # preset over default
-    assert config.training == TrainingConfig(swap_weight=0.0, category_weight=0.0)
+    assert config.training == TrainingConfig(category_weight=0.0)
 
 
 def test_the_last_of_two_assignments_wins() -> None:
@@ -56,21 +56,37 @@ def test_values_are_read_as_yaml() -> None:
             "model.modalities=[text, image]",
             "model.time=false",
             "training.learning_rate=3.3e-04",
-            "model.norm=layernorm",
+            "model.input_norm=layernorm",
         ],
         environment={},
     )
     assert config.model.modalities == ["text", "image"]
     assert config.model.time is False
     assert config.training.learning_rate == 3.3e-4
-    assert config.model.norm == "layernorm"
+    assert config.model.input_norm == "layernorm"
 
 
 def test_sasrec_is_the_id_alone() -> None:
     model = resolve("sasrec", environment={}).model
     assert model.modalities == []
-    assert model.norm == "layernorm"
-    assert not model.time
+    assert model.input_norm == "none"
+    assert model.experts == 0
+    off = (model.time, model.distances, model.item_weights, model.repeats)
+    assert not any(off)
+
+
+def test_paper_is_the_model_as_published() -> None:
+    """Without what is ours, and with all three of its losses."""
+    config = resolve("paper", environment={})
+    model, training = config.model, config.training
+    ours = (model.content_init, model.content_ids, model.time, model.distances)
+    assert not any((*ours, model.item_weights, model.repeats, model.embedding_scale))
+    assert model.neighbours == model.id_dropout == 0
+    assert (model.input_norm, model.router, model.expert_inputs) == ("dyt", "attention", "all")
+    assert (model.experts, model.expert_hidden, model.width, model.length) == (4, 4, 64, 50)
+    assert training.swap_weight > 0
+    assert training.category_weight > 0
+    assert training.swap_rate == 0.5
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -81,7 +97,7 @@ def test_presets_are_not_changed_by_what_is_laid_over_them(preset: str) -> None:
 
 
 def test_an_unknown_preset_lists_those_there_are() -> None:
-    with pytest.raises(UsageError, match=r"unknown preset 'bert4rec'.*cammsr, small, large"):
+    with pytest.raises(UsageError, match=r"unknown preset 'bert4rec'.*cammsr, paper, sasrec"):
         resolve("bert4rec", environment={})
 
 
@@ -112,15 +128,21 @@ def test_unknown_keys_of_a_file_are_refused(tmp_path: Path) -> None:
 
 
 def test_several_faults_are_told_at_once(tmp_path: Path) -> None:
-    file = _file(tmp_path, "model: {dropout: 1.5, norm: batch}\n")
+    file = _file(tmp_path, "model: {dropout: 1.5, input_norm: batch}\n")
     with pytest.raises(UsageError) as caught:
         resolve(file=file, assignments=["training.epoch=3", "model.width=4"], environment={})
-    for said in ("model.dropout = 1.5", "model.norm = 'batch'", "training.epochs", "model.width"):
+    for said in (
+        "model.dropout = 1.5",
+        "model.input_norm = 'batch'",
+        "training.epochs",
+        "model.width",
+    ):
         assert said in caught.value.message
 
 
 def test_heads_that_do_not_divide_width_are_told_with_the_other_faults() -> None:
-    given = ["model.heads=3", "model.layers=0", "model.widht=8", "training.epochs=0"]
+    given = ["model.width=64", "model.heads=3"]
+    given += ["model.layers=0", "model.widht=8", "training.epochs=0"]
     with pytest.raises(UsageError) as caught:
         resolve(assignments=given, environment={})
     for said in ("model.heads = 3", "model.layers = 0", "'model.widht'", "training.epochs = 0"):
@@ -131,12 +153,14 @@ def test_heads_that_do_not_divide_width_are_told_with_the_other_faults() -> None
     "wrong",
     [
         "model.width=7", "model.layers=0", "model.heads=0", "model.length=1", "model.dropout=1",
-        "model.dropout=-0.1", "model.id_dropout=1", "model.experts=-1", "model.norm=rms",
+        "model.dropout=-0.1", "model.id_dropout=1", "model.experts=-1", "model.input_norm=rms",
         "model.width=wide", "training.epochs=0", "training.patience=0", "training.batch_size=-1",
         "training.learning_rate=0", "training.weight_decay=-1", "training.clip=0",
-        "training.swap_share=1.1", "training.swap_temperature=0", "training.keep_checkpoints=0",
+        "training.swap_rate=1.1", "training.swap_temperature=0", "training.keep_checkpoints=0",
         "training.seed=-1", "training.learning_rate=.nan", "training.category_weight=-0.1",
-        "training.learning_rate=.inf", "training.seed=2147483648",
+        "training.learning_rate=.inf", "training.seed=2147483648", "model.neighbours=-1",
+        "model.expert_hidden=0", "model.expert_inputs=both", "model.router=none",
+        "model.guidance=true", "training.swap_weight=-1",
     ],
 )  # fmt: skip
 def test_limits(wrong: str) -> None:
@@ -148,7 +172,7 @@ def test_heads_must_divide_width() -> None:
     with pytest.raises(
         UsageError, match=r"model\.heads = 3.*model\.width 64 is not a multiple of it"
     ):
-        resolve(assignments=["model.heads=3"], environment={})
+        resolve(assignments=["model.heads=3", "model.width=64"], environment={})
     assert resolve(assignments=["model.heads=3", "model.width=48"], environment={})
 
 
@@ -208,7 +232,7 @@ def test_every_setting_is_described_with_its_default() -> None:
         *(f"training.{name}" for name in TrainingConfig.model_fields),
     }
     assert all(text.endswith(".") for _, text in found.values())
-    assert found["model.width"][0] == "64"
+    assert found["model.experts"][0] == "4"
 
 
 def test_settings_do_not_change_once_made() -> None:
@@ -223,4 +247,8 @@ def test_the_model_s_own_defaults_are_those_of_the_settings() -> None:
         if parameter.default is not inspect.Parameter.empty
     }
     settings = ModelConfig().model_dump(exclude={"modalities"})
-    assert own == settings
+    left_open = {name for name, value in settings.items() if value is None}
+    assert left_open == {"width", "heads", "length", "dropout"}  # to the data
+    assert {n: v for n, v in own.items() if n not in left_open} == {
+        n: v for n, v in settings.items() if n not in left_open
+    }

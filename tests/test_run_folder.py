@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 from cammsr_cli.config import Config, ModelConfig, resolve
 from cammsr_cli.data.corpus import Corpus
 from cammsr_cli.data.dataset import DataSet, ModalityInfo, ModalityVectors, write_dataset
+from cammsr_cli.data.splits import leave_one_out
 from cammsr_cli.errors import CammsrError
 from cammsr_cli.ranking.full_ranking import item_tables
 from cammsr_cli.run_folder import (
@@ -26,11 +28,14 @@ from cammsr_cli.run_folder import (
     save_weights,
     training_items,
 )
+from cammsr_cli.training.sizing import fitted
 
 CPU = torch.device("cpu")
 
 
-def _data(path: Path, items: str = "abcde", fingerprint: str = "toy 1", **changed) -> DataSet:
+def _data(
+    path: Path, items: Sequence[str] = "abcde", fingerprint: str = "toy 1", **changed
+) -> DataSet:
     """Two users, one for each half of the events; the last item is new to training."""
     n = len(items)
     corpus = Corpus(
@@ -60,7 +65,8 @@ def _data(path: Path, items: str = "abcde", fingerprint: str = "toy 1", **change
 
 
 def _config(**changed) -> Config:
-    return Config(model=ModelConfig(**{"width": 16, "layers": 1, "length": 4, **changed}))
+    sizes = {"width": 16, "layers": 1, "heads": 2, "length": 4, "dropout": 0.4}
+    return Config(model=ModelConfig(**{**sizes, **changed}))
 
 
 def _run(folder: Path, data: DataSet, config: Config | None = None) -> RunFolder:
@@ -94,9 +100,34 @@ def test_describe_by_hand(data: DataSet) -> None:
     assert spec.fingerprints == {"text": "toy 1"}
     assert spec.category_names == ["x", "y"]
     assert spec.num_ids == 4
+    assert spec.repeat_share == 0
+    assert not spec.repeats
     assert spec.data_content == data.content
     assert Path(spec.data_path).is_absolute()
     assert describe(data, ModelConfig(modalities=[]), "sasrec").feature_dims == {}
+
+
+@pytest.mark.parametrize(("again", "kept"), [(0, False), (1, False), (2, True), (150, True)])
+def test_seen_items_stay_from_one_repeat_in_a_hundred_targets_on(
+    tmp_path: Path, again: int, kept: bool
+) -> None:
+    # Of 153 events of one user 151 are for training, and 150 of them are targets.
+    item = np.where(np.arange(153) <= again, 0, np.arange(153)).astype(np.int32)
+    data = _data(
+        tmp_path / "many.h5",
+        items=[f"i{one}" for one in range(153)],
+        user_ids=["u"],
+        event_indptr=np.array([0, 153]),
+        event_item=item,
+        event_time=np.arange(153),
+        event_part=leave_one_out(np.array([0, 153])),
+    )
+    spec = describe(data, ModelConfig(), "cammsr")
+    assert spec.repeat_share == again / 150
+    assert spec.repeats == kept
+    folder = RunFolder(tmp_path / "run")
+    folder.begin(_config(), spec, [])
+    assert folder.spec() == spec
 
 
 def test_a_modality_that_is_not_there_is_refused(data: DataSet) -> None:
@@ -138,12 +169,12 @@ def test_a_loaded_run_is_the_model_that_was_saved(run: RunFolder, data: DataSet)
     assert loaded.catalogue.id_row_N.tolist() == [0, 1, 2, 3, -1]
     assert loaded.events.item_E.dtype == torch.int32
     assert loaded.events.item_E.tolist() == data.event_item.tolist()
-    ours = item_tables(loaded.model, loaded.catalogue).target_NV
-    assert torch.equal(ours, item_tables(model, loaded.catalogue).target_NV)
+    ours = item_tables(loaded.model, loaded.catalogue).target_NX
+    assert torch.equal(ours, item_tables(model, loaded.catalogue).target_NX)
 
 
 def test_sasrec_runs_come_back_too(tmp_path: Path, data: DataSet) -> None:
-    config = resolve("sasrec", None, ["model.width=16"], {})
+    config, _ = fitted(resolve("sasrec", None, [], {}), data, CPU)
     loaded = load_run(_run(tmp_path / "ids", data, config), None, CPU)
     assert loaded.model.streams == ("id",)
     assert loaded.catalogue.features == {}
@@ -167,7 +198,7 @@ def test_a_newer_data_set_with_more_items_is_welcome(tmp_path, run: RunFolder) -
     newer = _data(tmp_path / "newer.h5", items="abcdefgh")
     loaded = load_run(run, newer.path, CPU)
     assert loaded.new_items == 4
-    assert item_tables(loaded.model, loaded.catalogue).target_NV.shape[0] == 8
+    assert item_tables(loaded.model, loaded.catalogue).target_NX.shape[0] == 8
 
 
 def test_an_unfinished_run_is_refused_with_the_command_that_goes_on(run: RunFolder) -> None:
@@ -223,7 +254,7 @@ def test_damaged_settings_are_told_with_their_file(run: RunFolder, content: str)
 def test_another_format_is_refused_with_who_wrote_it(run: RunFolder) -> None:
     content = json.loads((run.path / "config.json").read_text())
     run.write_text("config.json", json.dumps({**content, "format": 99, "tool": "cammsr 9.9"}))
-    with pytest.raises(CammsrError, match=r"format 99, written by cammsr 9.9.*reads format 4"):
+    with pytest.raises(CammsrError, match=r"format 99, written by cammsr 9.9.*reads format 5"):
         load_run(run, None, CPU)
 
 

@@ -13,18 +13,26 @@ from cammsr_cli.data.splits import leave_one_out
 CATEGORIES = 4
 
 
-def write_toy_data(path: Path, users: int = 60, items: int = 40, seed: int = 0) -> Path:
-    """Users who mostly stay with one category; some ties in time, some items lack a modality."""
+def write_toy_data(
+    path: Path, users: int = 60, items: int = 40, seed: int = 0, again: bool = True
+) -> Path:
+    """Users who mostly stay with one category; some ties in time, some items lack a modality.
+
+    They take many items again, unless told that they never do.
+    """
     generator = np.random.default_rng(seed)
     category = np.arange(items) % CATEGORIES
     lengths = generator.integers(3, 16, users)
     item, time = [], []
     for user, length in enumerate(lengths.tolist()):
         liked = np.flatnonzero(category == user % CATEGORIES)
-        strays = generator.random(length) < 0.2
-        item.append(
-            np.where(strays, generator.integers(0, items, length), generator.choice(liked, length))
-        )
+        if again:
+            strays = generator.random(length) < 0.2
+            any_item = generator.integers(0, items, length)
+            item.append(np.where(strays, any_item, generator.choice(liked, length)))
+        else:
+            chance = np.where(np.isin(np.arange(items), liked), 0.8 / len(liked), 0) + 0.2 / items
+            item.append(generator.choice(items, length, replace=False, p=chance / chance.sum()))
         time.append(np.cumsum(generator.choice([0, 60, 86_400], length, p=[0.2, 0.4, 0.4])))
     indptr = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     corpus = Corpus(

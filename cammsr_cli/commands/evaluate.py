@@ -10,7 +10,7 @@ import typer
 
 from cammsr_cli import console
 from cammsr_cli.commands.examples import epilog
-from cammsr_cli.commands.options import NewShare
+from cammsr_cli.commands.options import KeepSeen, NewShare
 
 if TYPE_CHECKING:
     from cammsr_cli.ranking.evaluate import Evaluation
@@ -40,9 +40,7 @@ def command(
     against: Annotated[
         Path | None, typer.Option(help="A second run to compare with, user by user.")
     ] = None,
-    keep_seen: Annotated[
-        bool, typer.Option("--keep-seen", help="Leave items a user has seen in the ranking.")
-    ] = False,
+    keep_seen: KeepSeen = None,
     new_share: NewShare = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the bootstrap.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
@@ -64,7 +62,7 @@ def command(
         data=data,
         device=resolve_device(device),
         split=split.value,
-        exclude_seen=not keep_seen,
+        exclude_seen=None if keep_seen is None else not keep_seen,
         against=against,
         new_share=new_share,
         seed=seed,

@@ -15,3 +15,12 @@ NewShare = Annotated[
         "[default: their share of the catalogue]",
     ),
 ]
+
+KeepSeen = Annotated[
+    bool | None,
+    typer.Option(
+        "--keep-seen/--exclude-seen",
+        help="Whether items that a user already has stay in the ranking. [default: they stay where "
+        "users take items again: in 1 % of the training events or more]",
+    ),
+]

@@ -10,7 +10,7 @@ import typer
 
 from cammsr_cli import console
 from cammsr_cli.commands.examples import epilog
-from cammsr_cli.commands.options import NewShare
+from cammsr_cli.commands.options import KeepSeen, NewShare
 from cammsr_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -52,9 +52,7 @@ def command(
         typer.Option(help="Write a .parquet, .csv or .jsonl file instead of printing."),
     ] = None,
     k: Annotated[int, typer.Option("--k", "-k", min=1, help="How many items.")] = 10,
-    keep_seen: Annotated[
-        bool, typer.Option("--keep-seen", help="Allow items the user already has.")
-    ] = False,
+    keep_seen: KeepSeen = None,
     new_share: NewShare = None,
     index: Annotated[
         IndexChoice,
@@ -97,7 +95,7 @@ def command(
     if index is IndexChoice.FAISS:
         require_faiss()
     loaded = load_run(RunFolder(run), data, resolve_device(device))
-    recommender = Recommender(loaded, new_share, not keep_seen)
+    recommender = Recommender(loaded, new_share, None if keep_seen is None else not keep_seen)
     asked = len(recommender.everyone) if all_users else len(ids)
     recall = recommender.choose_index(index.value, asked, k)
     if recall is not None:

@@ -1,182 +1,170 @@
-"""CAMoE: the category-guided attentive mixture of experts that makes an item's representations.
+"""CAMoE, the category-guided attentive mixture of experts (CAMMSR, section IV-B, equations 5-11).
 
-Axes: N items, S streams (the id and each modality), D width, E experts a stream, H an expert's
-hidden width, C categories, P = S(S-1)/2 pairs of streams, K = S + P representations.
+Axes: S streams (the id and each modality), B users, L positions, N items, D width, E experts a
+stream, H an expert's hidden width, C categories.
 
-The streams are always in the order of `streams`; the pairs follow in the order of
-`itertools.combinations`. The equations are in docs/model.md.
-
-Items come first in what is given and taken, but memory holds one stream after another: all of a
-stream's items go through a matrix product at once.
+The equations, and where they depart from what is printed, are in docs/model.md.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from itertools import combinations
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cammsr_cli.core.layers import Dropout
+from cammsr_cli.core.layers import Dropout, StreamLinear
+
+RouterKind = Literal["attention", "linear"]
+ExpertInputs = Literal["all", "own"]
+Guidance = Literal["difference", "accuracy", "equal"]
 
 
-@dataclass(frozen=True)
-class Fused:
-    """What CAMoE makes of N items.
-
-    Attributes:
-        representation_NKD: r (one a stream), then s (one a pair).
-        present_NK: Which representations each item has; a pair needs both its streams.
-        weight_NK: Fusion weights, 0 where a representation is missing, summing to 1.
-        category_NC: Category logits, the mean over the streams that are present.
-        gate_NSE: Expert gates, summing to 1 over E; None without experts.
-    """
-
-    representation_NKD: Tensor
-    present_NK: Tensor
-    weight_NK: Tensor
-    category_NC: Tensor
-    gate_NSE: Tensor | None
-
-
-def for_products(x: Tensor) -> Tensor:
-    """`x` in the type in which autocast makes matrix products: cast once for several of them."""
-    device = x.device.type
-    return x.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else x
-
-
-class CategoryHeads(nn.Module):
-    """Predicts each item's categories from each stream, and turns the prediction into a guide.
-
-    The guide is the prediction, never the label: an unlabelled item is guided too, and a wrong
-    label is softened by what its streams say.
-    """
-
-    def __init__(self, streams: int, width: int, categories: int) -> None:
-        super().__init__()
-        self.weight_SDC = nn.Parameter(torch.randn(streams, width, categories) * width**-0.5)
-        self.bias_C = nn.Parameter(torch.zeros(categories))
-        self.embedding_CD = nn.Parameter(torch.randn(categories, width) * 0.5)
-
-    def forward(self, x_NSD: Tensor, present_NS: Tensor) -> tuple[Tensor, Tensor]:
-        """Category logits [N, C] and the guide q [N, D] = softmax(logits) @ embedding."""
-        logits_SNC = x_NSD.transpose(0, 1) @ self.weight_SDC
-        shown_SN1 = present_NS.T.unsqueeze(-1).to(logits_SNC.dtype)
-        mean_NC = (logits_SNC * shown_SN1).sum(0) / shown_SN1.sum(0)
-        logits_NC = mean_NC + self.bias_C
-        return logits_NC, logits_NC.softmax(-1) @ self.embedding_CD
-
-
-class Experts(nn.Module):
-    """E feed-forward experts a stream, weighed by an attention gate that the guide steers.
-
-    The last layers start at zero, so that an untrained CAMoE is the identity.
-    """
-
-    def __init__(self, streams: int, experts: int, width: int, hidden: int, dropout: float) -> None:
-        super().__init__()
-        self.drop = Dropout(dropout)
-        self.shape = (streams, experts, hidden)
-        self.w1_SDF = nn.Parameter(torch.randn(streams, width, experts * hidden) * width**-0.5)
-        self.w2_SFD = nn.Parameter(torch.zeros(streams, experts * hidden, width))
-        self.gate_x_SDE = nn.Parameter(torch.randn(streams, width, experts) * width**-0.5)
-        self.gate_q_SDE = nn.Parameter(torch.randn(streams, width, experts) * width**-0.5)
-
-    def forward(self, x_NSD: Tensor, q_ND: Tensor) -> tuple[Tensor, Tensor]:
-        """r_m = x_m + sum_e g_e expert_e(x_m), and the gates g [N, S, E]."""
-        streams, experts, hidden = self.shape
-        x_SND = for_products(x_NSD.transpose(0, 1))
-        gate_SNE = (x_SND @ self.gate_x_SDE + q_ND @ self.gate_q_SDE).softmax(-1)
-        hidden_SNEH = functional.gelu(x_SND @ self.w1_SDF).view(streams, -1, experts, hidden)
-        gated_SNF = (hidden_SNEH * gate_SNE.unsqueeze(-1)).flatten(2)
-        r_SND = x_NSD.transpose(0, 1) + self.drop(gated_SNF) @ self.w2_SFD
-        return r_SND.transpose(0, 1), gate_SNE.transpose(0, 1)
-
-
-class Synergies(nn.Module):
-    """One expert a pair of streams: s_mn = FFN([r_m ; r_n ; r_m * r_n])."""
-
-    def __init__(self, pairs: list[tuple[int, int]], width: int, dropout: float) -> None:
-        super().__init__()
-        self.drop = Dropout(dropout)
-        self.pairs = pairs
-        self.w1_PGD = nn.Parameter(torch.randn(len(pairs), 3 * width, width) * (3 * width) ** -0.5)
-        self.w2_PDD = nn.Parameter(torch.zeros(len(pairs), width, width))
-
-    def forward(self, r_NSD: Tensor) -> Tensor:
-        """Pair representations s [N, P, D]."""
-        # One stream after another: its gradient needs no zeros.
-        r_ND = for_products(r_NSD.transpose(0, 1)).unbind(0)
-        m_PND = torch.stack([r_ND[m] for m, _ in self.pairs])
-        n_PND = torch.stack([r_ND[n] for _, n in self.pairs])
-        joined_PNG = torch.cat([m_PND, n_PND, m_PND * n_PND], dim=-1)
-        hidden_PND: Tensor = self.drop(functional.gelu(joined_PNG @ self.w1_PGD))
-        return (hidden_PND @ self.w2_PDD).transpose(0, 1)
-
-
-class Camoe(nn.Module):
-    """Streams in, K representations and their weights out.
+class Router(nn.Module):
+    """How much each expert of a stream counts at each position of a history (equations 6, 7).
 
     Args:
         streams: S.
         width: D.
-        categories: C; 0 when the data set has none.
-        guidance: Whether the predicted category steers gates and fusion.
-        experts: E; 0 leaves the streams as they are.
-        synergies: Whether pairs of streams get representations of their own.
-        dropout: Share of the experts' and pairs' hidden values dropped in training.
+        experts: E.
+        kind: "attention": G = softmax(Q K^T / sqrt(E)) V over the history up to the position, with
+            Q, K and V linear maps of the stream from D to E dimensions; "linear": a linear map.
+        normalised: Whether gates are made to sum to 1 by a softmax over the experts.
+    """
+
+    def __init__(
+        self, streams: int, width: int, experts: int, kind: RouterKind, normalised: bool
+    ) -> None:
+        super().__init__()
+        self.experts, self.kind, self.normalised = experts, kind, normalised
+        outputs = experts * (3 if kind == "attention" else 1)
+        self.linear = StreamLinear(streams, width, outputs)
+
+    def forward(self, e_SBLD: Tensor, seen: Tensor) -> Tensor:
+        """Gates [S, B, L, E]; the mask is 0, or far below it where one is not seen from another."""
+        gate_SBLE: Tensor = self.linear(e_SBLD)
+        if self.kind == "attention":
+            q_SBLE, k_SBLE, v_SBLE = gate_SBLE.chunk(3, dim=-1)
+            weight_SBLL = (q_SBLE * self.experts**-0.5 @ k_SBLE.mT + seen).softmax(-1)
+            gate_SBLE = weight_SBLL.to(v_SBLE.dtype) @ v_SBLE
+        return gate_SBLE.softmax(-1) if self.normalised else gate_SBLE
+
+
+class Camoe(nn.Module):
+    """Each stream's experts, gated by its router, guided by the categories: e + w sum_k g_k FFN_k.
+
+    Args:
+        streams: S.
+        width: D.
+        experts: E.
+        hidden: H.
+        inputs: "all": an expert reads all streams side by side, which is the synergy of the
+            modalities (equation 5); "own": it reads its own stream alone.
+        router: See `Router`.
+        normalised: See `Router`.
+        dropout: Rate of dropout of the experts' hidden values.
     """
 
     def __init__(
         self,
         streams: int,
         width: int,
-        categories: int,
-        guidance: bool,
         experts: int,
-        synergies: bool,
+        hidden: int,
+        inputs: ExpertInputs = "all",
+        router: RouterKind = "attention",
+        normalised: bool = False,
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        self.pairs = list(combinations(range(streams), 2)) if synergies else []
-        self.heads = CategoryHeads(streams, width, categories) if guidance and categories else None
-        self.unguided_D = None if self.heads else nn.Parameter(torch.randn(width) * 0.5)
-        self.experts = Experts(streams, experts, width, width // 2, dropout) if experts else None
-        self.synergies = Synergies(self.pairs, width, dropout) if self.pairs else None
-        self.fusion_query = nn.Linear(width, width)
-        self.fusion_key_KD = nn.Parameter(torch.zeros(streams + len(self.pairs), width))
+        self.shape = (experts, hidden)
+        self.inputs = inputs
+        self.drop = Dropout(dropout)
+        self.router = Router(streams, width, experts, router, normalised)
+        read = width * streams if inputs == "all" else width
+        self.experts_in = StreamLinear(streams, read, experts * hidden)
+        self.experts_out_SFD = nn.Parameter(torch.empty(streams, experts * hidden, width))
+        self.experts_shift_SED = nn.Parameter(torch.zeros(streams, experts, width))
+        for weights, fan in (
+            (self.experts_in.weight_SIO, read + hidden),
+            (self.experts_out_SFD, hidden + width),
+        ):
+            bound = (6 / fan) ** 0.5  # Xavier's, of one expert
+            nn.init.uniform_(weights, -bound, bound)
 
-    @property
-    def representations(self) -> int:
-        """K, the number of representations an item has at most."""
-        return len(self.fusion_key_KD)
+    def forward(self, e_SBLD: Tensor, guide_SBL: Tensor, seen: Tensor) -> Tensor:
+        """The streams with what their experts add, [S, B, L, D].
 
-    def forward(self, x_NSD: Tensor, present_NS: Tensor) -> Fused:
-        """Fuse N items' streams; every row of `present_NS` has at least one True."""
-        if self.heads is not None:
-            category_NC, q_ND = self.heads(x_NSD, present_NS)
-        else:
-            assert self.unguided_D is not None  # one of the two exists by construction
-            category_NC = x_NSD.new_zeros(len(x_NSD), 0)
-            q_ND = self.unguided_D.expand(len(x_NSD), -1)
-        gate_NSE = None
-        if self.experts is not None:
-            x_NSD, gate_NSE = self.experts(x_NSD, q_ND)
-        representation_NKD, present_NK = x_NSD, present_NS
-        if self.synergies is not None:
-            both_NP = torch.stack([present_NS[:, m] & present_NS[:, n] for m, n in self.pairs], 1)
-            pair_NPD = self.synergies(x_NSD)
-            both_KND = torch.cat([x_NSD.transpose(0, 1), pair_NPD.transpose(0, 1)])
-            representation_NKD = both_KND.transpose(0, 1)
-            present_NK = torch.cat([present_NS, both_NP], dim=1)
-        weight_NK = self._fusion_weights(representation_NKD, present_NK, q_ND)
-        return Fused(representation_NKD, present_NK, weight_NK, category_NC, gate_NSE)
+        Args:
+            e_SBLD: The streams of the histories' items, positions added.
+            guide_SBL: Weight of each stream at each position (equation 10).
+            seen: What is added to each position's attention to each, [L, L] or [B, L, L]: 0, or far
+                below it where it is ahead or of another history.
+        """
+        experts, hidden = self.shape
+        gate_SME = self.router(e_SBLD, seen).flatten(1, 2)
+        x_SMI = e_SBLD.flatten(1, 2)
+        if self.inputs == "all":
+            x_SMI = x_SMI.transpose(0, 1).flatten(1).unsqueeze(0).expand(len(e_SBLD), -1, -1)
+        hidden_SMF = functional.gelu(self.experts_in(x_SMI))
+        hidden_SMEH = hidden_SMF.view(*hidden_SMF.shape[:-1], experts, hidden)
+        gated_SMF = self.drop((hidden_SMEH * gate_SME.unsqueeze(-1)).flatten(2))
+        added_SMD = torch.baddbmm(
+            gate_SME @ self.experts_shift_SED, gated_SMF, self.experts_out_SFD
+        )
+        return e_SBLD + guide_SBL.unsqueeze(-1) * added_SMD.view(e_SBLD.shape)
 
-    def _fusion_weights(self, r_NKD: Tensor, present_NK: Tensor, q_ND: Tensor) -> Tensor:
-        query_ND = self.fusion_query(q_ND).to(r_NKD.dtype)
-        # <r_k + key_k, query>; not as N small matrix products, which a CPU makes one by one.
-        logits_NK = (r_NKD * query_ND.unsqueeze(1)).sum(-1) + query_ND @ self.fusion_key_KD.T
-        weight_NK: Tensor = logits_NK.masked_fill(~present_NK, float("-inf")).softmax(-1)
-        return weight_NK
+
+class CategoryGuide(nn.Module):
+    """How well each stream tells an item's true categories, and what weight that gives it.
+
+    Equations 8 to 10: each stream predicts the categories by a linear layer of its own, as C
+    independent probabilities; d is the binary cross-entropy of that prediction, summed over the
+    categories; of several labels the largest d counts.
+
+    Args:
+        streams: S.
+        width: D.
+        categories: C; more than 0.
+        guidance: "difference": weights are softmax(d), as printed, so that a stream has more the
+            worse it predicts; "accuracy": softmax(-d), as the paper's text says; "equal": all
+            streams alike.
+    """
+
+    def __init__(self, streams: int, width: int, categories: int, guidance: Guidance) -> None:
+        super().__init__()
+        self.linear = StreamLinear(streams, width, categories)
+        self.guidance = guidance
+
+    def forward(
+        self, x_SND: Tensor, present_NS: Tensor, label_NC: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Category logits [S, N, C], and the streams' weights [N, S], which sum to 1.
+
+        Items without a label have equal weights; streams that are missing have none.
+        """
+        logits_SNC: Tensor = self.linear(x_SND)
+        if label_NC is None or self.guidance == "equal":
+            return logits_SNC, equal_weights(present_NS)
+        d_NS = difference(logits_SNC, label_NC)
+        d_NS = d_NS if self.guidance == "difference" else -d_NS
+        weight_NS = d_NS.masked_fill(~present_NS, float("-inf")).softmax(-1)
+        labelled_N1 = label_NC.any(1, keepdim=True)
+        return logits_SNC, torch.where(labelled_N1, weight_NS, equal_weights(present_NS))
+
+
+def difference(logits_SNC: Tensor, label_NC: Tensor) -> Tensor:
+    """Equation 9, d [N, S]: the largest over an item's labels, as if each were its only one.
+
+    The binary cross-entropies of the label c alone sum to sum_c' softplus(logit_c') - logit_c.
+    """
+    logits_SNC = logits_SNC.float()
+    least_SN = logits_SNC.masked_fill(~label_NC, float("inf")).amin(-1)
+    least_SN = least_SN.masked_fill(~label_NC.any(1), 0.0)
+    return (functional.softplus(logits_SNC).sum(-1) - least_SN).T
+
+
+def equal_weights(present_NS: Tensor) -> Tensor:
+    """Weights [N, S] alike for the streams that an item has; every item has one at least."""
+    return present_NS / present_NS.sum(1, keepdim=True)

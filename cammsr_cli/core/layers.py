@@ -1,71 +1,80 @@
-"""Normalisation and the Transformer block.
+"""Layers of S streams at once: every stream has weights of its own, and one product serves all.
 
-Axes: B users, L positions, D width, A heads.
+Axes: S streams, B users, L positions, D width, A heads, I inputs, O outputs.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal
-
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-Norm = Literal["dyt", "layernorm"]
+
+class StreamLinear(nn.Module):
+    """A linear layer a stream.
+
+    Args:
+        streams: S.
+        inputs: I.
+        outputs: O.
+    """
+
+    def __init__(self, streams: int, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.weight_SIO = nn.Parameter(torch.empty(streams, inputs, outputs))
+        self.bias_SO = nn.Parameter(torch.zeros(streams, outputs))
+        # Small beside what it is added to, so that an untrained encoder hands its input on: with
+        # torch's own start, or Xavier's, learning takes several epochs more (docs/notebook.md).
+        nn.init.normal_(self.weight_SIO, std=0.02)
+
+    def forward(self, x: Tensor, of: list[int] | None = None) -> Tensor:
+        """[S, M, ..., I] to [S, M, ..., O]; of the streams `of` alone, if given."""
+        return self.part(x, slice(None), of)
+
+    def part(self, x: Tensor, outputs: slice, of: list[int] | None = None) -> Tensor:
+        """As `forward`, but only some of the outputs."""
+        chosen = slice(None) if of is None else of
+        weight_SIO, bias_SO = self.weight_SIO[chosen], self.bias_SO[chosen]
+        weight_SIO, bias_SO = weight_SIO[:, :, outputs], bias_SO[:, outputs]
+        out = torch.baddbmm(bias_SO.unsqueeze(1), x.flatten(1, -2), weight_SIO)
+        return out.view(*x.shape[:-1], out.shape[-1])
+
+
+class StreamLayerNorm(nn.Module):
+    """LayerNorm (Ba et al., arXiv 1607.06450) with scale and shift of each stream's own."""
+
+    def __init__(self, streams: int, width: int) -> None:
+        super().__init__()
+        self.scale_SD = nn.Parameter(torch.ones(streams, width))
+        self.shift_SD = nn.Parameter(torch.zeros(streams, width))
+
+    def forward(self, x_SXD: Tensor, of: list[int] | None = None) -> Tensor:
+        """Normalise `x` [S, ..., D], same shape out."""
+        chosen = slice(None) if of is None else of
+        scale_SD, shift_SD = self.scale_SD[chosen], self.shift_SD[chosen]
+        shape = (len(scale_SD), *(1 for _ in x_SXD.shape[1:-1]), x_SXD.shape[-1])
+        return torch.addcmul(shift_SD.view(shape), _normalised(x_SXD), scale_SD.view(shape))
 
 
 class DynamicTanh(nn.Module):
-    """Dynamic Tanh: `weight * tanh(alpha * x) + bias`, element by element.
+    """DyT(x) = tanh(alpha x), element by element, without any statistics.
 
-    Takes the place of LayerNorm without computing any statistics (Zhu et al., "Transformers
-    without Normalization", arXiv 2503.10622, equation 3).
+    Takes the place of LayerNorm (Zhu et al., arXiv 2503.10622), here without their scale and
+    shift, as in CAMMSR's equation 13.
 
     Args:
-        width: Size of the last axis.
-        alpha: Start value of the one learnt scale; the paper's default is 0.5.
+        streams: S; each has one learnt alpha.
+        alpha: Its start; 0.5 as in Zhu et al.
     """
 
-    def __init__(self, width: int, alpha: float = 0.5) -> None:
+    def __init__(self, streams: int, alpha: float = 0.5) -> None:
         super().__init__()
-        self.alpha = nn.Parameter(torch.full((1,), alpha))
-        self.weight = nn.Parameter(torch.ones(width))
-        self.bias = nn.Parameter(torch.zeros(width))
+        self.alpha_S = nn.Parameter(torch.full((streams,), alpha))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Squash `x` [..., D], same shape out."""
-        out: Tensor = _ScaledTanh.apply(x, self.alpha, self.weight, self.bias)
-        return out
-
-
-class _ScaledTanh(torch.autograd.Function):
-    """`weight * tanh(alpha * x) + bias`; its gradients in fewer passes than torch finds."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, alpha: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        # tanh(z) = 2 sigmoid(2 z) - 1, which takes a CPU a quarter of the time.
-        squashed = torch.sigmoid(2 * alpha * x).mul_(2).sub_(1)
-        ctx.save_for_backward(x, alpha, weight, squashed)
-        return torch.addcmul(bias, weight, squashed)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        x, alpha, weight, squashed = ctx.saved_tensors
-        grad_XD, squashed_XD = (one.reshape(-1, x.shape[-1]) for one in (grad, squashed))
-        inner = torch.ops.aten.tanh_backward(grad * weight, squashed)
-        alpha_grad = torch.dot(inner.flatten(), x.to(inner).flatten()).reshape(alpha.shape)
-        return (
-            (inner * alpha).to(x),
-            alpha_grad,
-            (grad_XD * squashed_XD).sum(0),
-            grad_XD.sum(0),
-        )
-
-
-def make_norm(kind: Norm, width: int) -> nn.Module:
-    """The normalisation layer called `kind` for a last axis of `width`."""
-    return DynamicTanh(width) if kind == "dyt" else nn.LayerNorm(width)
+    def forward(self, x: Tensor, of: list[int] | None = None) -> Tensor:
+        """Squash `x` [S, ..., D], same shape out."""
+        alpha_S = self.alpha_S if of is None else self.alpha_S[of]
+        return torch.tanh(x * alpha_S.view(-1, *(1 for _ in x.shape[1:])))
 
 
 class Dropout(nn.Module):
@@ -94,106 +103,120 @@ class Dropout(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """Pre-norm causal self-attention and a feed-forward layer (Vaswani et al., 2017).
+    """Pre-norm causal self-attention and a feed-forward layer (Vaswani et al., 2017), a stream.
 
     Sequences are filled from the left, so a causal mask alone keeps real positions from ever
     seeing the padding behind them. Where a row holds several, another mask keeps them apart.
+    Normalisation has no scale and shift here: the linear layer that follows has them.
 
     Args:
+        streams: S.
         width: D; a multiple of `heads`.
         heads: A.
-        dropout: Share of attention weights and of what each layer gives that training drops.
-        norm: "dyt" or "layernorm".
-        distances: How far back attention has a learnt bias for each distance and head (Raffel et
-            al., JMLR 2020, section 2.1, without buckets); 0 for no such bias.
+        dropout: Rate of dropout of attention weights and of what each layer gives.
+        distances: How far back attention has a learnt bias for each distance, stream and head
+            (Raffel et al., JMLR 2020, section 2.1, without buckets); 0 for no such bias.
     """
 
     def __init__(
-        self, width: int, heads: int, dropout: float, norm: Norm, distances: int = 0
+        self, streams: int, width: int, heads: int, dropout: float, distances: int = 0
     ) -> None:
         super().__init__()
-        self.heads = heads
+        self.streams, self.heads = streams, heads
         self.drop = Dropout(dropout)
-        self.attention_norm = make_norm(norm, width)
-        self.distance_bias_LA = nn.Parameter(torch.zeros(distances, heads)) if distances else None
-        self.query_key_value = nn.Linear(width, 3 * width)
-        self.attention_out = nn.Linear(width, width)
-        self.feed_forward_norm = make_norm(norm, width)
-        self.feed_forward = nn.Sequential(
-            nn.Linear(width, 4 * width),
-            nn.GELU(),
-            Dropout(dropout),
-            nn.Linear(4 * width, width),
+        self.distance_bias_LX = (
+            nn.Parameter(torch.zeros(distances, streams * heads)) if distances else None
         )
+        self.query_key_value = StreamLinear(streams, width, 3 * width)
+        self.attention_out = StreamLinear(streams, width, width)
+        self.feed_forward_in = StreamLinear(streams, width, 4 * width)
+        self.feed_forward_out = StreamLinear(streams, 4 * width, width)
 
-    def forward(self, x_BLD: Tensor, apart_BLL: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x_SBLD: Tensor, mask_BLL: Tensor | None = None, of: list[int] | None = None
+    ) -> Tensor:
         """Mix positions, then channels; same shape out.
 
-        `apart_BLL` is added to the attention of each position to each: 0, or far below it where
-        one shall not see the other. What is ahead is hidden without it.
+        Args:
+            x_SBLD: The sequences.
+            mask_BLL: Added to the attention of each position to each: 0, or far below it where one
+                shall not see the other. What is ahead is hidden without it.
+            of: Which streams `x_SBLD` holds, if not all.
         """
-        x_BLD = x_BLD + self.drop(self._attend(self.attention_norm(x_BLD), apart_BLL))
-        out: Tensor = x_BLD + self.drop(self.feed_forward(self.feed_forward_norm(x_BLD)))
+        x_SBLD = x_SBLD + self.drop(self._attend(_normalised(x_SBLD), mask_BLL, of))
+        out: Tensor = x_SBLD + self.drop(self._feed_forward(x_SBLD, of))
         return out
 
-    def last(self, x_BLD: Tensor, last_B: Tensor) -> Tensor:
-        """What `forward` makes of position `last` of each row, [B, D], without the others.
+    def last(self, x_SBLD: Tensor, last_B: Tensor) -> Tensor:
+        """What `forward` makes of position `last` of each row, [S, B, D], without the others.
 
         Only keys and values are wanted of the other positions: a third of the work.
         """
-        batch, length, width = x_BLD.shape
-        row_B = torch.arange(batch, device=x_BLD.device)
-        normed_BLD = self.attention_norm(x_BLD)
-        weight, bias = self.query_key_value.weight, self.query_key_value.bias
-        q_BD = functional.linear(normed_BLD[row_B, last_B], weight[:width], bias[:width])
-        q_BA1d = q_BD.view(batch, self.heads, 1, width // self.heads)
-        k_BALd, v_BALd = (
-            functional.linear(normed_BLD, weight[width:], bias[width:])
-            .view(batch, length, 2, self.heads, width // self.heads)
-            .permute(2, 0, 3, 1, 4)
+        streams, batch, length, width = x_SBLD.shape
+        row_B = torch.arange(batch, device=x_SBLD.device)
+        normed_SBLD = _normalised(x_SBLD)
+        heads = (self.heads, width // self.heads)
+        q_SBD = self.query_key_value.part(normed_SBLD[:, row_B, last_B], slice(width))
+        q_SBA1d = q_SBD.view(streams, batch, self.heads, 1, -1)
+        k_SBALd, v_SBALd = (
+            self.query_key_value.part(normed_SBLD, slice(width, None))
+            .view(streams, batch, length, 2, *heads)
+            .permute(3, 0, 1, 4, 2, 5)
         )
-        bias_BA1L = self._bias(length, x_BLD.device)[:, last_B].transpose(0, 1).unsqueeze(2)
-        scale = (width // self.heads) ** -0.5
-        weight_BA1L = (q_BA1d * scale @ k_BALd.mT + bias_BA1L).softmax(-1)
-        mixed_BD = (weight_BA1L @ v_BALd).view(batch, width)
-        x_BD = x_BLD[row_B, last_B] + self.drop(self.attention_out(mixed_BD))
-        out: Tensor = x_BD + self.drop(self.feed_forward(self.feed_forward_norm(x_BD)))
+        bias_SBA1L = self._bias(length, x_SBLD.device)[:, :, last_B].transpose(1, 2).unsqueeze(3)
+        weight_SBA1L = (q_SBA1d * heads[1] ** -0.5 @ k_SBALd.mT + bias_SBA1L).softmax(-1)
+        mixed_SBD = (weight_SBA1L @ v_SBALd).view(streams, batch, width)
+        x_SBD: Tensor = x_SBLD[:, row_B, last_B] + self.drop(self.attention_out(mixed_SBD))
+        out: Tensor = x_SBD + self.drop(self._feed_forward(x_SBD))
         return out
 
-    def _attend(self, x_BLD: Tensor, apart_BLL: Tensor | None) -> Tensor:
-        batch, length, width = x_BLD.shape
-        q_BALd, k_BALd, v_BALd = (
-            self.query_key_value(x_BLD)
-            .view(batch, length, 3, self.heads, width // self.heads)
-            .permute(2, 0, 3, 1, 4)
+    def _feed_forward(self, x_SXD: Tensor, of: list[int] | None = None) -> Tensor:
+        hidden = functional.gelu(self.feed_forward_in(_normalised(x_SXD), of))
+        out: Tensor = self.feed_forward_out(self.drop(hidden), of)
+        return out
+
+    def _attend(self, x_SBLD: Tensor, mask_BLL: Tensor | None, of: list[int] | None) -> Tensor:
+        streams, batch, length, width = x_SBLD.shape
+        q_SBALd, k_SBALd, v_SBALd = (
+            self.query_key_value(x_SBLD, of)
+            .view(streams, batch, length, 3, self.heads, width // self.heads)
+            .permute(3, 0, 1, 4, 2, 5)
         )
-        bias = self._bias(length, x_BLD.device)  # [A, L, L], or with another axis B before
-        if apart_BLL is not None:
-            bias = bias + apart_BLL.unsqueeze(1)
-        if self.training and x_BLD.device.type == "cpu":
+        bias_SALL = self._bias(length, x_SBLD.device)
+        if of is not None:
+            bias_SALL = bias_SALL[of]
+        bias = bias_SALL.unsqueeze(1)  # [S, 1, A, L, L], or with all of B
+        if mask_BLL is not None:
+            bias = bias + mask_BLL.unsqueeze(1)
+        if self.training and x_SBLD.device.type == "cpu":
             # Torch's own attention with dropout takes half as long again on a CPU.
             scale = (width // self.heads) ** -0.5
-            weight_BALL = (q_BALd * scale @ k_BALd.mT + bias).softmax(-1)
-            mixed_BALd = self.drop(weight_BALL) @ v_BALd
+            weight_SBALL = (q_SBALd * scale @ k_SBALd.mT + bias).softmax(-1)
+            mixed_SBALd = self.drop(weight_SBALL) @ v_SBALd
         else:
-            mixed_BALd = functional.scaled_dot_product_attention(
-                q_BALd,
-                k_BALd,
-                v_BALd,
-                attn_mask=bias.to(q_BALd.dtype),
+            mixed_SBALd = functional.scaled_dot_product_attention(
+                q_SBALd,
+                k_SBALd,
+                v_SBALd,
+                attn_mask=bias.to(q_SBALd.dtype),
                 dropout_p=self.drop.share if self.training else 0.0,
             )
-        out: Tensor = self.attention_out(mixed_BALd.transpose(1, 2).reshape(batch, length, width))
+        mixed_SBLD = mixed_SBALd.transpose(2, 3).reshape(streams, batch, length, width)
+        out: Tensor = self.attention_out(mixed_SBLD, of)
         return out
 
     def _bias(self, length: int, device: torch.device) -> Tensor:
-        """What is added to the attention of each position to each, [A, L, L]; -inf ahead."""
+        """What is added to the attention of each position to each, [S, A, L, L]; -inf ahead."""
         at_L = torch.arange(length, device=device)
         distance_LL = at_L[:, None] - at_L[None, :]
-        if self.distance_bias_LA is None:
-            bias_LLA = torch.zeros(length, length, self.heads, device=device)
+        if self.distance_bias_LX is None:
+            bias_LLX = torch.zeros(length, length, self.streams * self.heads, device=device)
         else:
-            bias_LLA = functional.embedding(distance_LL.clamp(min=0), self.distance_bias_LA)
-        ahead_LL = distance_LL < 0
-        bias_LLA = bias_LLA.masked_fill(ahead_LL[:, :, None], float("-inf"))
-        return bias_LLA.permute(2, 0, 1).contiguous()  # what is added to it takes its layout
+            bias_LLX = functional.embedding(distance_LL.clamp(min=0), self.distance_bias_LX)
+        bias_LLX = bias_LLX.masked_fill(distance_LL[:, :, None] < 0, float("-inf"))
+        # What is added to it takes its layout.
+        return bias_LLX.permute(2, 0, 1).contiguous().view(self.streams, self.heads, length, length)
+
+
+def _normalised(x: Tensor) -> Tensor:
+    return functional.layer_norm(x, x.shape[-1:])

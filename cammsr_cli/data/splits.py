@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -26,3 +28,21 @@ def leave_one_out(event_indptr: NDArray[np.int64]) -> NDArray[np.uint8]:
     part[ends[counts >= 2] - 1] = TEST
     part[ends[counts >= 3] - 2] = VALIDATION
     return part
+
+
+def repeat_share(
+    event_indptr: NDArray[np.int64], event_item: NDArray[np.integer[Any]], part: NDArray[np.uint8]
+) -> float:
+    """Share of the training events, users' first ones apart, whose item the user had before.
+
+    Args:
+        event_indptr: int64 [U+1], CSR offsets of each user's events, in sequence order.
+        event_item: Item index of each event [E].
+        part: Part of each event [E].
+    """
+    counts = np.diff(event_indptr)
+    user_E = np.repeat(np.arange(len(counts)), counts)
+    trained = part == TRAIN
+    pair_T = user_E[trained] * (int(event_item.max(initial=0)) + 1) + event_item[trained]
+    targets = len(pair_T) - len(np.unique(user_E[trained]))
+    return (len(pair_T) - len(np.unique(pair_T))) / max(1, targets)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cammsr_cli.core.model import are_new
+from cammsr_cli.core.items import are_new
 from cammsr_cli.data.splits import TEST, VALIDATION
 from cammsr_cli.errors import CammsrError, UsageError
 from cammsr_cli.ranking.full_ranking import (
@@ -81,7 +81,7 @@ def evaluate(
     data: Path | None,
     device: torch.device,
     split: Split = "test",
-    exclude_seen: bool = True,
+    exclude_seen: bool | None = None,
     against: Path | None = None,
     new_share: float | None = None,
     seed: int = 0,
@@ -93,7 +93,8 @@ def evaluate(
         data: The data set, if not the one it was trained on.
         device: Where to compute.
         split: Which held-out event to find.
-        exclude_seen: Leave items of the user's history out of the ranking.
+        exclude_seen: Leave items of the user's history out of the ranking; as the training data
+            says (`ModelSpec.repeats`), if not given.
         against: A second run to compare with, user by user.
         new_share: Share of the best places that new items have; as large as their share of the
             catalogue, if not given.
@@ -110,6 +111,8 @@ def evaluate(
             f"{loaded.data.path} has no {split} events: no user has a history long enough",
             "Prepare it from more events",
         )
+    if exclude_seen is None:
+        exclude_seen = not loaded.spec.repeats
     rank = ranks_of(loaded, asked, exclude_seen, new_share)
     differences = None
     if against is not None:

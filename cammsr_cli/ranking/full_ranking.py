@@ -12,14 +12,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cammsr_cli.core.camoe import Fused
+from cammsr_cli.core.items import Catalogue, are_new, unknown_items
 from cammsr_cli.core.limits import most_on
-from cammsr_cli.core.model import Cammsr, Catalogue, ItemTables, are_new, unknown_items
+from cammsr_cli.core.model import Cammsr, ItemTables
 from cammsr_cli.core.windows import Events, cut
 from cammsr_cli.data.dataset import DataSet
 from cammsr_cli.data.splits import TRAIN
 from cammsr_cli.ranking.new_items import asking, with_places
-from cammsr_cli.ranking.seen import Seen, hide, hide_items, seen_items
+from cammsr_cli.ranking.seen import Histories, Seen, hide_items, mark
 
 ITEMS_AT_ONCE = 2**15
 """Items whose tables are made at one time: their representations are far larger than the tables."""
@@ -78,37 +78,24 @@ def questions(data: DataSet, part: int) -> Questions:
 def item_tables(model: Cammsr, catalogue: Catalogue) -> ItemTables:
     """The tables of all items of a model in evaluation mode, made part by part.
 
-    Ranking needs neither representations nor category logits, which would fill memory: both come
-    back with a last axis of size 0.
+    Ranking needs no category logits, which would fill memory: they come back with no category.
     """
     every_N = torch.arange(len(catalogue.id_row_N), device=catalogue.id_row_N.device)
     parts = []
     for item_B in torch.split(every_N, ITEMS_AT_ONCE):
-        part = model.item_tables(*model.item_streams(catalogue.take(item_B)))
-        fused = replace(
-            part.fused,
-            representation_NKD=part.fused.representation_NKD.new_zeros(
-                *part.fused.weight_NK.shape, 0
-            ),
-            category_NC=part.fused.category_NC.new_zeros(len(item_B), 0),
-        )
-        parts.append(replace(part, fused=fused))
+        part = model.item_tables(catalogue.take(item_B))
+        parts.append(replace(part, category_SNC=part.category_SNC[:, :, :0].clone()))
     return parts[0] if len(parts) == 1 else _joined(parts)
 
 
 def _joined(parts: list[ItemTables]) -> ItemTables:
-    fused = [part.fused for part in parts]
-    gates = [one.gate_NSE for one in fused if one.gate_NSE is not None]
+    id_targets = [part.id_target_NX for part in parts if part.id_target_NX is not None]
     return ItemTables(
         input_NX=torch.cat([part.input_NX for part in parts]),
-        target_NV=torch.cat([part.target_NV for part in parts]),
-        fused=Fused(
-            representation_NKD=torch.cat([one.representation_NKD for one in fused]),
-            present_NK=torch.cat([one.present_NK for one in fused]),
-            weight_NK=torch.cat([one.weight_NK for one in fused]),
-            category_NC=torch.cat([one.category_NC for one in fused]),
-            gate_NSE=torch.cat(gates) if gates else None,
-        ),
+        target_NX=torch.cat([part.target_NX for part in parts]),
+        id_target_NX=torch.cat(id_targets) if id_targets else None,
+        guide_NS=torch.cat([part.guide_NS for part in parts]),
+        category_SNC=torch.cat([part.category_SNC for part in parts], dim=1),
         present_NS=torch.cat([part.present_NS for part in parts]),
     )
 
@@ -125,13 +112,13 @@ def user_queries(
     order_U = torch.argsort(end_U - start_U, descending=True)
     at_once = most_on(start_U.device, POSITIONS_AT_ONCE)
     length_U = (end_U - start_U)[order_U].clamp(min=1).tolist()
-    query_UV = tables.target_NV.new_empty(len(start_U), tables.target_NV.shape[1])
+    query_UV = tables.target_NX.new_empty(len(start_U), tables.target_NX.shape[1])
     first = 0
     while first < len(length_U):
         past = first + max(1, at_once // length_U[first])  # none of the others is longer
         user_B = order_U[first:past]
         window = cut(events, start_U[user_B], end_U[user_B])
-        query_UV[user_B] = model.queries(model.last_user_states(tables, window))
+        query_UV[user_B] = model.last_user_states(tables, window)
         first = past
     return query_UV
 
@@ -153,19 +140,19 @@ def model_ranks(
     device = events.item_E.device
     start_U, end_U = (torch.from_numpy(at_U).to(device) for at_U in (asked.start_U, asked.end_U))
     query_UV = user_queries(model, tables, events, start_U, end_U)
-    target_NV = tables.target_NV
+    target_NV = tables.target_NX
     unknown_F = unknown_items(catalogue)
+    history = Histories(events, exclude_seen, model.repeats)
     if new_share is not None:
 
         def ask(user_B: Tensor) -> tuple[Tensor, Seen | None]:
             at_B = user_B.to(device)
-            seen = seen_items(events, start_U[at_B], end_U[at_B]) if exclude_seen else None
-            return query_UV[at_B], seen
+            return query_UV[at_B], history.seen(start_U[at_B], end_U[at_B])
 
         target_NV = with_places(
             target_NV, are_new(catalogue), new_share, len(query_UV), ask, unknown_F
         )
-    return ranks(asking(query_UV, target_NV), target_NV, events, asked, exclude_seen, unknown_F)
+    return ranks(asking(query_UV, target_NV), target_NV, history, asked, unknown_F)
 
 
 def popularity_ranks(
@@ -174,22 +161,23 @@ def popularity_ranks(
     """Rank of the item to be found when everyone gets what was bought most in training."""
     counts = np.bincount(data.event_item[data.event_part == TRAIN], minlength=len(data.item_ids))
     count_N1 = torch.from_numpy(counts).float().to(events.item_E.device)[:, None]
-    return ranks(count_N1.new_ones(len(asked.item_U), 1), count_N1, events, asked, exclude_seen)
+    history = Histories(events, exclude_seen)
+    return ranks(count_N1.new_ones(len(asked.item_U), 1), count_N1, history, asked)
 
 
 @torch.inference_mode()
 def ranks(
     query_UV: Tensor,
     target_NV: Tensor,
-    events: Events,
+    history: Histories,
     asked: Questions,
-    exclude_seen: bool,
     unknown_F: Tensor | None = None,
 ) -> NDArray[np.int64]:
     """Ranks where the score of a user and an item is the inner product of query and target.
 
-    Ties count against us: rank = 1 + the number of other items scored at least as high. Seen
-    items are left out of the ranking, the item to be found never; the items `unknown_F` rank last.
+    Ties count against us: rank = 1 + the number of other items scored at least as high. Where seen
+    items are left out of the ranking, the item to be found never is; the items `unknown_F` rank
+    last.
     """
     device, items = query_UV.device, len(target_NV)
     rows = max(ROWS_AT_LEAST, most_on(device, SCORES_AT_ONCE) // items)
@@ -200,9 +188,12 @@ def ranks(
     ):
         score_BN = query_BV @ target_NV.T
         hide_items(score_BN, unknown_F)
+        seen = history.seen(start_B, end_B)
+        if seen is not None and seen.bias_P is not None:
+            mark(score_BN, seen)
         own_B1 = score_BN.gather(1, item_B[:, None])
-        if exclude_seen:
-            hide(score_BN, seen_items(events, start_B, end_B))
+        if seen is not None and seen.bias_P is None:
+            mark(score_BN, seen)
         score_BN.scatter_(1, item_B[:, None], float("-inf"))
         # "Not lower", so that a score that is not a number ranks last and never first. Bytes are
         # summed several times as fast as truth values.

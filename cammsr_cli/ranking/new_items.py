@@ -16,7 +16,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from cammsr_cli.ranking.seen import Seen, hide, hide_items
+from cammsr_cli.ranking.seen import Seen, hide_items, mark
 
 USERS = 256
 """Users by whom the offset is found."""
@@ -74,7 +74,7 @@ def offset_of_new(
     for first in range(0, len(query_UV), rows):
         score_BN = query_UV[first : first + rows] @ target_NV.T
         if seen is not None:
-            hide(score_BN, seen.rows(first, first + rows))
+            mark(score_BN, seen.rows(first, first + rows))
         hide_items(score_BN, unknown_F)
         best_BJ = score_BN[:, new_F].topk(steps, dim=1)[0]
         score_BN[:, new_F] = float("-inf")

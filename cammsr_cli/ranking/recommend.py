@@ -18,13 +18,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cammsr_cli.core.model import are_new, unknown_items
+from cammsr_cli.core.items import are_new, unknown_items
 from cammsr_cli.core.windows import Events
 from cammsr_cli.errors import CammsrError, UsageError, first_line
-from cammsr_cli.ranking.explain import modality_weights, put_forward
+from cammsr_cli.ranking.explain import Average, modality_weights, put_forward
 from cammsr_cli.ranking.full_ranking import item_tables, user_queries
 from cammsr_cli.ranking.new_items import asking, evenly, share_of_new, with_places
-from cammsr_cli.ranking.seen import Seen, seen_items
+from cammsr_cli.ranking.seen import Histories, Seen
 from cammsr_cli.ranking.top_k import RECALL_AIM, ExactIndex, FaissIndex, Index, wants_faiss
 from cammsr_cli.run_folder import LoadedRun
 
@@ -120,18 +120,19 @@ class Recommender:
         run: A loaded run.
         new_share: Share of the best places that new items have, over all users; as large as their
             share of the catalogue, if not given.
-        exclude_seen: Whether items that a user has seen are left out.
+        exclude_seen: Whether items that a user has seen are left out; as the training data says
+            (`ModelSpec.repeats`), if not given.
     """
 
     def __init__(
-        self, run: LoadedRun, new_share: float | None = None, exclude_seen: bool = True
+        self, run: LoadedRun, new_share: float | None = None, exclude_seen: bool | None = None
     ) -> None:
         self.run = run
-        self.exclude_seen = exclude_seen
+        self.exclude_seen = not run.spec.repeats if exclude_seen is None else exclude_seen
         self.tables = item_tables(run.model, run.catalogue)
         new_N, self._unknown_F = are_new(run.catalogue), unknown_items(run.catalogue)
         self._target_NV = with_places(
-            self.tables.target_NV,
+            self.tables.target_NX,
             new_N,
             share_of_new(new_N, new_share),
             len(self.everyone),
@@ -139,7 +140,7 @@ class Recommender:
             self._unknown_F,
         )
         self.index: Index = ExactIndex(self._target_NV, self._unknown_F)
-        self._average_V = self.tables.target_NV.mean(0)
+        self._average = Average.of(self.tables)
         present = [run.catalogue.present[name] for name in run.model.modalities]
         none_N0 = self.tables.present_NS[:, :0]
         self._has_NM = torch.stack(present, dim=1) if present else none_N0
@@ -147,7 +148,7 @@ class Recommender:
     @property
     def score_width(self) -> int:
         """V, the width of queries and targets."""
-        return self.tables.target_NV.shape[1]
+        return self.tables.target_NX.shape[1]
 
     @property
     def everyone(self) -> NDArray[np.int64]:
@@ -169,7 +170,7 @@ class Recommender:
         Raises:
             UsageError: faiss is asked for and not installed.
         """
-        if not wants_faiss(name, len(self.tables.target_NV), users, self.run.device):
+        if not wants_faiss(name, len(self.tables.target_NX), users, self.run.device):
             return None
         began = time.perf_counter()
         index = FaissIndex(self._target_NV, self._unknown_F)
@@ -189,7 +190,7 @@ class Recommender:
         query_UV, seen = self._asked(users)
         top = self.index.top_k(asking(query_UV, self._target_NV), k, seen)
         weight_UKS = modality_weights(
-            self.run.model, query_UV, self.tables, self._average_V, top.item_UK
+            self.run.model, query_UV, self.tables, self._average, top.item_UK
         )
         forward_UK = put_forward(weight_UKS, self._has_NM[top.item_UK])
         return Answers(
@@ -285,7 +286,8 @@ class Recommender:
         bound = torch.from_numpy(history.indptr).to(device)
         start_U, end_U = bound[:-1], bound[1:]
         query_UV = user_queries(self.run.model, self.tables, events, start_U, end_U)
-        return query_UV, seen_items(events, start_U, end_U) if self.exclude_seen else None
+        histories = Histories(events, self.exclude_seen, self.run.model.repeats)
+        return query_UV, histories.seen(start_U, end_U)
 
 
 def read_user_ids(file: Path) -> list[str]:

@@ -1,4 +1,4 @@
-"""What users have seen already, and how it is left out of a ranking.
+"""What users have seen already, and what that means for a ranking: left out, or biased.
 
 Axes: B users, N items, P pairs of a user and a seen item.
 """
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from cammsr_cli.core.repeats import RepeatBias
 from cammsr_cli.core.windows import Events
 
 
@@ -19,35 +20,82 @@ class Seen:
 
     Attributes:
         row_P: int64, rising: which of the users.
-        item_P: int64 item index; an item seen twice is there twice.
+        item_P: int64 item index.
+        bias_P: What is added to the scores, and then no pair is there twice; None where seen items
+            are left out of the ranking.
     """
 
     row_P: Tensor
     item_P: Tensor
+    bias_P: Tensor | None = None
 
     def rows(self, first: int, past: int) -> Seen:
         """The pairs of the users `first` to `past`, counted from `first`."""
         bounds = torch.tensor([first, past], device=self.row_P.device)
         low, high = torch.searchsorted(self.row_P, bounds).tolist()
-        return Seen(self.row_P[low:high] - first, self.item_P[low:high])
+        bias_P = None if self.bias_P is None else self.bias_P[low:high]
+        return Seen(self.row_P[low:high] - first, self.item_P[low:high], bias_P)
 
     def of(self, row_B: Tensor) -> Seen:
         """The pairs of the users `row_B`, which rise, counted by their place there."""
         kept_P = torch.isin(self.row_P, row_B)
-        return Seen(torch.searchsorted(row_B, self.row_P[kept_P]), self.item_P[kept_P])
+        bias_P = None if self.bias_P is None else self.bias_P[kept_P]
+        return Seen(torch.searchsorted(row_B, self.row_P[kept_P]), self.item_P[kept_P], bias_P)
+
+
+@dataclass(frozen=True)
+class Histories:
+    """Which items users have seen, and what is to become of them.
+
+    Attributes:
+        events: All events.
+        exclude: Whether seen items are left out.
+        repeats: The model's bias for items of the history, where they are kept.
+    """
+
+    events: Events
+    exclude: bool
+    repeats: RepeatBias | None = None
+
+    def seen(self, start_B: Tensor, end_B: Tensor) -> Seen | None:
+        """Of the whole histories `[start, end)`; None where seen items are as all others."""
+        if self.exclude:
+            return seen_items(self.events, start_B, end_B)
+        if self.repeats is None:
+            return None
+        return biased_items(self.events, start_B, end_B, self.repeats)
 
 
 def seen_items(events: Events, start_B: Tensor, end_B: Tensor) -> Seen:
     """All items of the whole histories `[start, end)`, not only those a model reads."""
+    row_P, at_P = _places(start_B, end_B)
+    return Seen(row_P, events.item_E[at_P].long())
+
+
+@torch.inference_mode()
+def biased_items(events: Events, start_B: Tensor, end_B: Tensor, repeats: RepeatBias) -> Seen:
+    """The items of the histories, each once, with the bias that its last occurrence gives it."""
+    row_P, at_P = _places(start_B, end_B)
+    item_P = events.item_E[at_P].long()
+    age_P = end_B[row_P] - at_P
+    items = int(item_P.max()) + 1 if len(item_P) else 1
+    pair_Q, which_P = torch.unique(row_P * items + item_P, return_inverse=True)
+    age_Q = torch.full_like(pair_Q, 2**62).scatter_reduce(0, which_P, age_P, "amin")
+    row_Q = torch.div(pair_Q, items, rounding_mode="floor")
+    return Seen(row_Q, pair_Q - row_Q * items, repeats(age_Q))
+
+
+def _places(start_B: Tensor, end_B: Tensor) -> tuple[Tensor, Tensor]:
+    """Row and index of every event of the ranges `[start, end)`."""
     length_B = end_B - start_B
     row_P = torch.repeat_interleave(length_B)
     first_B = length_B.cumsum(0) - length_B
     at_P = torch.arange(len(row_P), device=row_P.device) - first_B[row_P] + start_B[row_P]
-    return Seen(row_P, events.item_E[at_P].long())
+    return row_P, at_P
 
 
-def hide(score_BN: Tensor, seen: Seen, first_item: int = 0) -> None:
-    """Set the scores of seen items to minus infinity, in place.
+def mark(score_BN: Tensor, seen: Seen, first_item: int = 0) -> None:
+    """Set the scores of seen items to minus infinity, or add their bias, in place.
 
     Args:
         score_BN: Scores of the items from `first_item` on.
@@ -56,7 +104,11 @@ def hide(score_BN: Tensor, seen: Seen, first_item: int = 0) -> None:
     """
     at_P = seen.item_P - first_item
     here_P = (at_P >= 0) & (at_P < score_BN.shape[1])
-    score_BN[seen.row_P[here_P], at_P[here_P]] = float("-inf")
+    row_P, at_P = seen.row_P[here_P], at_P[here_P]
+    if seen.bias_P is None:
+        score_BN[row_P, at_P] = float("-inf")
+    else:
+        score_BN[row_P, at_P] += seen.bias_P[here_P].to(score_BN.dtype)
 
 
 def hide_items(score_BN: Tensor, item_F: Tensor | None, first_item: int = 0) -> None:

@@ -20,7 +20,7 @@ from torch import Tensor
 from cammsr_cli.core.limits import most_on
 from cammsr_cli.errors import UsageError
 from cammsr_cli.ranking.full_ranking import SCORES_AT_ONCE
-from cammsr_cli.ranking.seen import Seen, hide, hide_items
+from cammsr_cli.ranking.seen import Seen, hide_items, mark
 
 FAISS_FROM_ITEMS = 100_000
 FAISS_FROM_USERS = 10_000
@@ -92,7 +92,7 @@ class ExactIndex:
         for first in range(0, len(self.target_NV), CHUNK_ITEMS):
             score_BN = query_BV @ self.target_NV[first : first + CHUNK_ITEMS].T
             if seen is not None:
-                hide(score_BN, seen, first)
+                mark(score_BN, seen, first)
             hide_items(score_BN, self.hidden_H, first)
             score_BK, at_BK = score_BN.topk(min(k, score_BN.shape[1]))
             found = Top(at_BK + first, score_BK)
@@ -180,8 +180,12 @@ class FaissIndex:
         """The `k` best items of each user but for those `seen`, as far as the index finds them.
 
         More than `k` are fetched, as some may have been seen. Users for whom too few are left are
-        asked about again, and searched exactly in the end.
+        asked about again, and searched exactly in the end. Seen items that are to be ranked by a
+        bias of theirs are left out of the search, and scored one by one.
         """
+        if seen is not None and seen.bias_P is not None:
+            others = self.top_k(query_UV, k, Seen(seen.row_P, seen.item_P))
+            return _better(others, self._scored(query_UV, seen), k)
         most = 0 if seen is None else int(torch.bincount(seen.row_P, minlength=1).max())
         limit = min(k + most, len(self.target_NV))
         fetched = min(k + FETCHED_MORE, limit)
@@ -203,6 +207,22 @@ class FaissIndex:
         exact_UK = exact_UK.masked_fill(score_UK.isinf(), float("-inf"))
         score_UK, order_UK = exact_UK.sort(dim=1, descending=True)
         return Top(item_UK.gather(1, order_UK), score_UK)
+
+    def _scored(self, query_UV: Tensor, seen: Seen) -> Top:
+        """The seen items of each user with their scores, side by side; minus infinity elsewhere."""
+        assert seen.bias_P is not None
+        count_U = torch.bincount(seen.row_P, minlength=len(query_UV))
+        first_U = count_U.cumsum(0) - count_U
+        place_P = torch.arange(len(seen.row_P), device=query_UV.device) - first_U[seen.row_P]
+        item_UF = count_U.new_zeros(len(query_UV), max(1, int(count_U.max())))
+        score_UF = query_UV.new_full(item_UF.shape, float("-inf"))
+        at = seen.row_P, place_P
+        item_UF[at] = seen.item_P
+        score_UF[at] = (query_UV[seen.row_P] * self.target_NV[seen.item_P]).sum(1) + seen.bias_P
+        if self.exact.hidden_H is not None:
+            hidden_UF = torch.isin(item_UF, self.exact.hidden_H)
+            score_UF.masked_fill_(hidden_UF, float("-inf"))
+        return Top(item_UF, score_UF)
 
     def _search(
         self, query_UV: Tensor, row_B: Tensor, k: int, fetched: int, seen: Seen | None

@@ -22,7 +22,7 @@ from cammsr_cli.data.dataset import DataSet
 from cammsr_cli.data.splits import TRAIN, VALIDATION
 from cammsr_cli.distributed import World
 from cammsr_cli.errors import CammsrError, Terminated
-from cammsr_cli.ranking.full_ranking import item_tables, model_ranks, questions
+from cammsr_cli.ranking.full_ranking import model_ranks, questions
 from cammsr_cli.ranking.metrics import per_user
 from cammsr_cli.run_folder import RunFolder, load_weights, write_weights
 from cammsr_cli.training.checkpoints import (
@@ -42,9 +42,6 @@ from cammsr_cli.training.sharding import large_table, whole_weights
 from cammsr_cli.training.step import Stepper, diverged, optimizers_of
 from cammsr_cli.training.stopping import StopRequest, noticed_signals
 
-READER_WEIGHTS = (0.5, 0.75, 1.0, 1.5, 2.0, 3.0)
-"""What the ids' own reader may count in the score of a finished model."""
-
 STEPS_BETWEEN_TALKS = 10
 """Steps after which many processes ask each other whether to stop or to save."""
 
@@ -57,14 +54,12 @@ class EpochReport:
         epoch: Counted from 1.
         step: Steps so far.
         losses: Mean of each weighted part of the loss.
-        ndcg: Validation NDCG@10, full ranking, seen items excluded.
+        ndcg: Validation NDCG@10, full ranking; seen items excluded unless users repeat them.
         recall: Validation Recall@10.
         best_ndcg: Best validation NDCG@10 so far.
         best_epoch: The epoch it came from.
         events_per_second: Training targets a second, validation not counted.
         seconds: Wall time of the epoch with its validation.
-        expert_entropy: Mean entropy of the experts' gates over that of even use; 1 is even,
-            0 is collapsed; None without experts.
     """
 
     epoch: int
@@ -76,7 +71,6 @@ class EpochReport:
     best_epoch: int
     events_per_second: float
     seconds: float
-    expert_entropy: float | None
 
 
 @dataclass(frozen=True)
@@ -126,6 +120,7 @@ class Trainer:
         folder: Where checkpoints and metrics go; process 0 alone writes there.
         world: This process and those it works with.
         note: Told, in words, what a user should know beside the reports.
+        repeats: Whether users take items again, so that validation keeps those they have seen.
     """
 
     def __init__(
@@ -137,13 +132,15 @@ class Trainer:
         folder: RunFolder,
         world: World,
         note: Callable[[str], None],
+        repeats: bool,
     ) -> None:
         self.corpus = corpus
         self.config = config.training
         self.folder = folder
         self.world = world
         self.note = note
-        self.length = config.model.length
+        self.repeats = repeats
+        self.length = model.length
         self.state = TrainingState(
             model, averaged_copy(model), optimizers_of(model, config.training)
         )
@@ -214,7 +211,6 @@ class Trainer:
                     best_epoch=progress.best_epoch,
                     events_per_second=events_per_second,
                     seconds=time.perf_counter() - began,
-                    expert_entropy=self._expert_entropy(),
                 )
                 # First the log: what it says of epochs without a checkpoint is dropped on resuming.
                 if self.world.leads:
@@ -287,8 +283,20 @@ class Trainer:
         return means, events / elapsed
 
     def _validate(self) -> tuple[float, float]:
-        """NDCG@10 and Recall@10 of the averaged weights; takes note of the best."""
-        ndcg, recall = self._quality()
+        """NDCG@10 and Recall@10 of the averaged weights on validation; takes note of the best."""
+        mine = self.asked.take(slice(self.world.rank, None, self.world.size))
+        rank = model_ranks(
+            self.state.averaged,
+            self.corpus.catalogue,
+            self.corpus.events,
+            mine,
+            exclude_seen=not self.repeats,
+        )
+        sums = [per_user(rank, "NDCG", 10).sum(), per_user(rank, "Recall", 10).sum(), len(rank)]
+        total = self.world.sum(
+            torch.tensor(sums, dtype=torch.float64, device=self.world.device)
+        ).tolist()
+        ndcg, recall = total[0] / total[2], total[1] / total[2]
         progress = self.state.progress
         progress.epoch += 1
         if ndcg > progress.best:
@@ -298,29 +306,6 @@ class Trainer:
                 progress.step,
             )
         return ndcg, recall
-
-    def _quality(self) -> tuple[float, float]:
-        """NDCG@10 and Recall@10 of the averaged weights, on validation."""
-        mine = self.asked.take(slice(self.world.rank, None, self.world.size))
-        rank = model_ranks(self.state.averaged, self.corpus.catalogue, self.corpus.events, mine)
-        sums = [per_user(rank, "NDCG", 10).sum(), per_user(rank, "Recall", 10).sum(), len(rank)]
-        total = self.world.sum(
-            torch.tensor(sums, dtype=torch.float64, device=self.world.device)
-        ).tolist()
-        return total[0] / total[2], total[1] / total[2]
-
-    def _weigh_readers(self) -> float:
-        """Let the ids' own reader count as is best on validation; the NDCG@10 that gives."""
-        weight = self.state.averaged.id_weight
-        if weight is None:
-            return self.state.progress.best
-        found = {}
-        for value in READER_WEIGHTS:
-            weight.fill_(value)
-            found[value] = self._quality()[0]
-        best = max(found, key=found.__getitem__)
-        weight.fill_(best)
-        return found[best]
 
     def _agreed(self, ending: bool, due: bool) -> tuple[bool, bool]:
         """Whether any process was asked to end, and whether any finds a checkpoint due.
@@ -357,8 +342,7 @@ class Trainer:
         Raises:
             CammsrError: It is; the first epochs are given time to settle.
         """
-        readers = len(self.state.model.readers)
-        guessing = readers * math.log(len(self.corpus.catalogue.id_row_N))
+        guessing = math.log(len(self.corpus.catalogue.id_row_N))
         progress = self.state.progress
         if progress.epoch >= 2 and loss > 2 * guessing:
             raise diverged(
@@ -366,14 +350,6 @@ class Trainer:
                 f"{loss:.3g}, where guessing blindly gives {guessing:.3g}",
                 self.config,
             )
-
-    @torch.inference_mode()
-    def _expert_entropy(self) -> float | None:
-        gate_NSE = item_tables(self.state.averaged, self.corpus.catalogue).fused.gate_NSE
-        if gate_NSE is None or gate_NSE.shape[-1] < 2:
-            return None
-        entropy = -(gate_NSE * gate_NSE.clamp(min=1e-12).log()).sum(-1).mean()
-        return float(entropy) / math.log(gate_NSE.shape[-1])
 
     def _log(self, report: EpochReport, writer: Any) -> None:
         with self.folder.metrics.open("a", encoding="utf-8") as stream:
@@ -399,7 +375,7 @@ class Trainer:
         require_whole(best)
         load_weights(self.state.averaged, best / AVERAGED)
         outcome = Outcome(
-            best_ndcg=self._weigh_readers(),
+            best_ndcg=self.state.progress.best,
             best_epoch=self.state.progress.best_epoch,
             epochs=self.state.progress.epoch,
             parameters=sum(p.numel() for p in self.state.model.parameters()),
@@ -419,10 +395,10 @@ def averaged_copy(model: Cammsr) -> Cammsr:
     """
     shared = large_table(model)
     if shared is not None:
-        model.id_table = None  # set aside: a copy of it may not fit
+        model.items.id_table = None  # set aside: a copy of it may not fit
     copied = copy.deepcopy(model).eval().requires_grad_(False)
     if shared is not None:
-        model.id_table = copied.id_table = shared
+        model.items.id_table = copied.items.id_table = shared
     return copied
 
 

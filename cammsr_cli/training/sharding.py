@@ -25,14 +25,15 @@ from cammsr_cli.distributed import World
 
 def shard_id_table(model: Cammsr, world: World) -> None:
     """Put a sharded table with the same weights in the place of the model's id table, if any."""
-    if model.id_table is not None:
+    table = model.items.id_table
+    if table is not None:
         mesh = init_device_mesh(world.device.type, (world.size,))
-        model.id_table = RowShardedTable(model.id_table.weight, mesh)
+        model.items.id_table = RowShardedTable(table.weight, mesh)
 
 
 def large_table(model: Cammsr) -> nn.Embedding | None:
     """The id table, if it is one of a large catalogue: sharded, or with sparse gradients."""
-    table = model.id_table
+    table = model.items.id_table
     large = table is not None and (table.sparse or isinstance(table, RowShardedTable))
     return table if large else None
 

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from cammsr_cli.config import Config
-from cammsr_cli.core.model import MEASURED_ROWS, Catalogue
+from cammsr_cli.core.items import MEASURED_ROWS, Catalogue
 from cammsr_cli.data.dataset import DataSet
 from cammsr_cli.data.splits import TRAIN
 from cammsr_cli.distributed import World
@@ -31,6 +31,7 @@ from cammsr_cli.training.loop import EpochReport, Outcome, StepReport, Trainer, 
 from cammsr_cli.training.model_card import model_card
 from cammsr_cli.training.objective import Corpus
 from cammsr_cli.training.sharding import shard_id_table
+from cammsr_cli.training.sizing import fitted
 
 
 @dataclass(frozen=True)
@@ -106,10 +107,12 @@ def train(
             "or start anew: --force",
         )
     data = DataSet(data_path)
-    config = fitted(config, data, world.device)
+    config, reasons = fitted(config, data, world.device)
     spec = describe(data, config.model, preset)
     id_rows = [data.item_ids[item] for item in training_items(data)]
     trainer = make_trainer(folder, data, config, spec, id_rows, world, listener.note)
+    if reasons:
+        listener.note(f"chosen for this data: {', '.join(reasons)}")
     world.wait()  # until all have looked at what is there
     with _held(out, world):
         if world.leads:
@@ -146,7 +149,7 @@ def resume(
             f"Resume with that one: cammsr train {typed(spec.data_path)} --out {typed(out)} "
             "--resume",
         )
-    config = fitted(folder.config(), data, world.device)  # of an older version: not yet chosen
+    config, _ = fitted(folder.config(), data, world.device)  # of an older version: not yet chosen
     trainer = make_trainer(folder, data, config, spec, folder.item_ids(), world, listener.note)
     with _held(out, world):
         trainer.resume()
@@ -156,58 +159,6 @@ def resume(
 def _held(out: Path, world: World) -> AbstractContextManager[None]:
     """The run for this training alone, while it goes on; one process holds it for all."""
     return only_writer(out, folder=True) if world.leads else nullcontext()
-
-
-BATCH_SIZES = (512, 256, 128, 64, 32)
-"""Histories a step to choose from."""
-
-STEPS_AN_EPOCH = 40
-"""Fewest steps an epoch shall have, where the choice is ours."""
-
-POSITIONS_A_STEP = 6400
-"""Most positions a step shall have, where the choice is ours."""
-
-
-def fitted(config: Config, data: DataSet, device: torch.device) -> Config:
-    """The settings with those that are left to the data and the device, chosen by them."""
-    model = config.model
-    if len(data.item_ids) > config.training.lazy_above:
-        model = model.model_copy(update={"id_neighbours": 0})
-    chosen: dict[str, object] = {}
-    if not config.training.batch_size:
-        chosen["batch_size"] = _batch_size(data, config.model.length)
-    if config.training.precision == "auto":
-        chosen["precision"] = "bfloat16" if multiplies_bfloat16_fast(device) else "float32"
-    training = config.training.model_copy(update=chosen)
-    return config.model_copy(update={"model": model, "training": training})
-
-
-def _batch_size(data: DataSet, length: int) -> int:
-    """The most histories a step that leave enough steps an epoch (docs/model.md).
-
-    Short histories are taken more at a time and long ones fewer: with less than some thousand
-    positions most of a step's time goes into the tables of items, with more it learns too little.
-    """
-    start_U, end_U = training_bounds(data)
-    targets_U = (end_U - start_U - 1).clamp(min=0)
-    windows = int(((targets_U + length - 1) // length).sum())
-    positions = int(targets_U.sum()) / max(1, windows)
-    enough = [
-        size
-        for size in BATCH_SIZES
-        if windows >= size * STEPS_AN_EPOCH and size * positions <= POSITIONS_A_STEP
-    ]
-    return max(enough, default=min(BATCH_SIZES))
-
-
-def multiplies_bfloat16_fast(device: torch.device) -> bool:
-    """Whether a device is made for matrix products of bfloat16."""
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    if device.type != "cpu" or not hasattr(torch.cpu, "get_capabilities"):
-        return False
-    able = torch.cpu.get_capabilities()
-    return bool(able.get("amx_bf16") or able.get("avx512_bf16"))
 
 
 def make_trainer(
@@ -229,25 +180,22 @@ def make_trainer(
     if not large:  # those are read as needed, and what they hold shows then
         _require_numbers(data, catalogue)
     model = build_model(spec, config.model)
-    model.measure(catalogue)
-    catalogue = model.beside_neighbours(catalogue)
-    if model.id_table is not None:
-        model.id_table.sparse = large
+    model.items.measure(catalogue)
+    catalogue = model.items.beside_neighbours(catalogue)
+    if model.items.id_table is not None:
+        model.items.id_table.sparse = large
     if large and world.size > 1:
         shard_id_table(model, world)
-    labels = data.category_labels()
     corpus = Corpus(
         # A sample's features are gathered step by step: the rest may stay where it is.
         catalogue=catalogue.to(device, features=not large),
         events=read_events(data, device),
         ties=config.training.shuffle_ties and has_ties(data),
-        label_NC=torch.from_numpy(labels).to(device),
-        multi_label=bool((labels.sum(1) > 1).any()),
         share_N=torch.from_numpy(_target_shares(data)).to(device),
         sampled=sampled,
         large=large,
     )
-    trainer = Trainer(model.to(device), data, corpus, config, folder, world, note)
+    trainer = Trainer(model.to(device), data, corpus, config, folder, world, note, spec.repeats)
     if world.size > 1:  # the weights begin alike; what is dropped is each process's own
         torch.manual_seed(seed + world.rank)
     return trainer

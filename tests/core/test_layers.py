@@ -1,4 +1,4 @@
-"""Dynamic Tanh by its formula; the Transformer block against attention written out by hand."""
+"""Each stream's layers by their formulas; the Transformer against attention written out by hand."""
 
 from __future__ import annotations
 
@@ -8,153 +8,231 @@ import pytest
 import torch
 from torch.nn import functional
 
-from cammsr_cli.core.layers import Dropout, DynamicTanh, TransformerBlock, make_norm
+from cammsr_cli.core.layers import (
+    Dropout,
+    DynamicTanh,
+    StreamLayerNorm,
+    StreamLinear,
+    TransformerBlock,
+)
+
+S, WIDTH = 3, 8
+
+
+def _some_linear() -> StreamLinear:
+    torch.manual_seed(0)
+    linear = StreamLinear(S, 4, 6)
+    torch.nn.init.normal_(linear.weight_SIO)
+    torch.nn.init.normal_(linear.bias_SO)
+    return linear
+
+
+@pytest.mark.parametrize("shape", [(5,), (2, 5), (2, 3, 5)])
+def test_each_stream_has_a_linear_layer_of_its_own(shape) -> None:
+    linear, x = _some_linear(), torch.randn(S, *shape, 4)
+    out = linear(x)
+    assert out.shape == (S, *shape, 6)
+    for s in range(S):
+        expected = functional.linear(x[s], linear.weight_SIO[s].T, linear.bias_SO[s])
+        torch.testing.assert_close(out[s], expected)
+
+
+def test_some_outputs_of_a_linear_layer_are_those_among_all() -> None:
+    linear, x = _some_linear(), torch.randn(S, 2, 5, 4)
+    torch.testing.assert_close(linear.part(x, slice(2, 5)), linear(x)[..., 2:5])
+    torch.testing.assert_close(linear.part(x[[1, 0]], slice(2), [1, 0]), linear(x)[[1, 0], ..., :2])
+
+
+@pytest.mark.parametrize("of", [[0], [2, 0], [1, 2], [0, 1, 2]])
+def test_some_streams_go_through_the_layers_of_just_those(of: list[int]) -> None:
+    norm, tanh = StreamLayerNorm(S, 4), DynamicTanh(S)
+    with torch.no_grad():
+        norm.scale_SD.normal_()
+        norm.shift_SD.normal_()
+        tanh.alpha_S.copy_(torch.tensor([0.1, 0.5, 2.0]))
+    x = torch.randn(S, 2, 5, 4)
+    for layer in (_some_linear(), norm, tanh):
+        torch.testing.assert_close(layer(x[of], of), layer(x)[of])
+    block, x = _block(), torch.randn(S, 2, 4, WIDTH)
+    torch.testing.assert_close(block(x[of], of=of), block(x)[of])
+
+
+def test_layer_norm_is_that_of_torch_for_each_stream() -> None:
+    torch.manual_seed(0)
+    layer, x = StreamLayerNorm(S, 4), torch.randn(S, 2, 5, 4) * 3 + 1
+    torch.testing.assert_close(layer(x), functional.layer_norm(x, (4,)))
+    with torch.no_grad():
+        layer.scale_SD.normal_()
+        layer.shift_SD.normal_()
+    for y in (x, x[:, 0], x[:, 0, 0]):
+        expected = [
+            functional.layer_norm(y[s], (4,), layer.scale_SD[s], layer.shift_SD[s])
+            for s in range(S)
+        ]
+        torch.testing.assert_close(layer(y), torch.stack(expected))
 
 
 def test_dynamic_tanh_by_hand() -> None:
     layer = DynamicTanh(2)
     # alpha starts at 0.5: tanh(0.5 * 2) and tanh(0.5 * -4).
-    out = layer(torch.tensor([[2.0, -4.0]]))
-    torch.testing.assert_close(out, torch.tensor([[math.tanh(1.0), math.tanh(-2.0)]]))
+    out = layer(torch.tensor([[2.0], [-4.0]]))
+    torch.testing.assert_close(out, torch.tensor([[math.tanh(1.0)], [math.tanh(-2.0)]]))
 
 
-def test_dynamic_tanh_scales_and_shifts_each_channel() -> None:
-    layer = DynamicTanh(2, alpha=0.25)
-    with torch.no_grad():
-        layer.weight.copy_(torch.tensor([2.0, -3.0]))
-        layer.bias.copy_(torch.tensor([0.5, 1.0]))
-    out = layer(torch.tensor([4.0, 8.0]))
-    expected = torch.tensor([2 * math.tanh(1.0) + 0.5, -3 * math.tanh(2.0) + 1.0])
-    torch.testing.assert_close(out, expected)
-
-
-def test_dynamic_tanh_learns_one_scale_and_channelwise_weight_and_bias() -> None:
+def test_dynamic_tanh_learns_one_alpha_a_stream_and_nothing_else() -> None:
     shapes = {name: tuple(value.shape) for name, value in DynamicTanh(6).named_parameters()}
-    assert shapes == {"alpha": (1,), "weight": (6,), "bias": (6,)}
+    assert shapes == {"alpha_S": (6,)}
 
 
 @pytest.mark.parametrize("shape", [(3,), (5, 3), (2, 4, 3)])
 def test_gradients_of_dynamic_tanh_are_those_of_its_formula(shape: tuple[int, ...]) -> None:
     torch.manual_seed(0)
-    layer = DynamicTanh(3).double()
-    with torch.no_grad():
-        layer.weight.normal_()
-        layer.bias.normal_()
-    x = torch.randn(shape, dtype=torch.float64, requires_grad=True)
-    grad = torch.randn(shape, dtype=torch.float64)
-    asked = [x, layer.alpha, layer.weight, layer.bias]
+    layer = DynamicTanh(2).double()
+    torch.nn.init.normal_(layer.alpha_S)
+    x = torch.randn(2, *shape, dtype=torch.float64, requires_grad=True)
+    grad = torch.randn(2, *shape, dtype=torch.float64)
+    asked = [x, layer.alpha_S]
     ours = torch.autograd.grad(layer(x), asked, grad)
-    formula = layer.weight * torch.tanh(layer.alpha * x) + layer.bias
+    formula = torch.stack([torch.tanh(layer.alpha_S[s] * x[s]) for s in range(2)])
     for got, expected in zip(ours, torch.autograd.grad(formula, asked, grad), strict=True):
         torch.testing.assert_close(got, expected)
 
 
 def test_dynamic_tanh_computes_no_statistics() -> None:
-    layer = DynamicTanh(3)
-    row = torch.randn(1, 3)
-    with_others = layer(torch.cat([row, 100 * torch.randn(5, 3)]))
-    torch.testing.assert_close(with_others[:1], layer(row))
+    layer = DynamicTanh(1)
+    row = torch.randn(1, 1, 3)
+    with_others = layer(torch.cat([row, 100 * torch.randn(1, 5, 3)], dim=1))
+    torch.testing.assert_close(with_others[:, :1], layer(row))
 
 
-def test_make_norm_gives_what_is_asked() -> None:
-    assert isinstance(make_norm("dyt", 4), DynamicTanh)
-    assert isinstance(make_norm("layernorm", 4), torch.nn.LayerNorm)
-
-
-def _block(norm="dyt", dropout: float = 0.0, distances: int = 6) -> TransformerBlock:
-    """With random values where training starts from zero."""
+def _block(dropout: float = 0.0, distances: int = 6, streams: int = S) -> TransformerBlock:
+    """With random values, large enough for all to be plain to see."""
     torch.manual_seed(0)
-    block = TransformerBlock(8, 2, dropout, norm, distances)
-    if block.distance_bias_LA is not None:
-        torch.nn.init.normal_(block.distance_bias_LA)
+    block = TransformerBlock(streams, WIDTH, 2, dropout, distances)
+    for parameter in block.parameters():
+        torch.nn.init.normal_(parameter, std=0.4)
     return block
 
 
-def _attention_by_hand(block: TransformerBlock, x_BLD: torch.Tensor) -> torch.Tensor:
-    """The block's attention with loops over users, heads and positions."""
-    batch, length, width = x_BLD.shape
-    q, k, v = block.query_key_value(x_BLD).split(width, dim=-1)
+def _attention_by_hand(block: TransformerBlock, x_SBLD: torch.Tensor) -> torch.Tensor:
+    """The block's attention with loops over streams, users, heads and positions."""
+    streams, batch, length, width = x_SBLD.shape
+    q, k, v = block.query_key_value(x_SBLD).split(width, dim=-1)
     size = width // block.heads
-    mixed = torch.zeros_like(x_BLD)
-    for b in range(batch):
-        for head in range(block.heads):
-            part = slice(head * size, (head + 1) * size)
-            for t in range(length):
-                logits = torch.stack(
-                    [
-                        q[b, t, part] @ k[b, s, part] / size**0.5
-                        + (
-                            0
-                            if block.distance_bias_LA is None
-                            else block.distance_bias_LA[t - s, head]
-                        )
-                        for s in range(t + 1)
-                    ]
-                )
-                mixed[b, t, part] = logits.softmax(0) @ v[b, : t + 1, part]
+    mixed = torch.zeros_like(x_SBLD)
+    for s in range(streams):
+        for b in range(batch):
+            for head in range(block.heads):
+                part = slice(head * size, (head + 1) * size)
+                for t in range(length):
+                    logits = q[s, b, t, part] @ k[s, b, : t + 1, part].T / size**0.5
+                    if block.distance_bias_LX is not None:
+                        bias_L = block.distance_bias_LX[:, s * block.heads + head]
+                        logits = logits + bias_L[: t + 1].flip(0)  # the nearest is the last
+                    mixed[s, b, t, part] = logits.softmax(0) @ v[s, b, : t + 1, part]
     return block.attention_out(mixed)
 
 
 @pytest.mark.parametrize("training", [False, True], ids=["evaluation", "training"])
 @pytest.mark.parametrize("distances", [0, 4, 6])
-@pytest.mark.parametrize("norm", ["dyt", "layernorm"])
-def test_block_is_pre_norm_causal_attention_then_feed_forward(norm, distances, training) -> None:
-    block = _block(norm, dropout=0.0 if training else 0.5, distances=distances).train(training)
-    x = torch.randn(2, 4, 8)
-    attended = x + _attention_by_hand(block, block.attention_norm(x))
-    first, last = block.feed_forward[0], block.feed_forward[3]
-    expected = attended + last(functional.gelu(first(block.feed_forward_norm(attended))))
-    torch.testing.assert_close(block(x), expected)
+@pytest.mark.parametrize("streams", [1, 3])
+def test_block_is_pre_norm_causal_attention_then_feed_forward(streams, distances, training) -> None:
+    block = _block(0.0 if training else 0.5, distances, streams).train(training)
+    x = torch.randn(streams, 2, 4, WIDTH)
+    attended = x + _attention_by_hand(block, functional.layer_norm(x, (WIDTH,)))
+    normed = functional.layer_norm(attended, (WIDTH,))
+    hidden = functional.gelu(block.feed_forward_in(normed))
+    torch.testing.assert_close(block(x), attended + block.feed_forward_out(hidden))
+
+
+@pytest.mark.parametrize("training", [False, True], ids=["evaluation", "training"])
+def test_streams_do_not_see_each_other(training) -> None:
+    """Each of them is what a block of it alone would make."""
+    block, x = _block().train(training), torch.randn(S, 2, 4, WIDTH)
+    together = block(x)
+    for s in range(S):
+        alone = _block(streams=1).train(training)
+        own = {name: value[s : s + 1] for name, value in block.state_dict().items()}
+        own["distance_bias_LX"] = block.distance_bias_LX[:, 2 * s : 2 * (s + 1)]
+        alone.load_state_dict(own)
+        torch.testing.assert_close(alone(x[s : s + 1])[0], together[s])
+
+
+@pytest.mark.parametrize("training", [False, True], ids=["evaluation", "training"])
+@pytest.mark.parametrize("of", [None, [2, 0]])
+def test_a_mask_hides_what_it_is_far_below_nought_for(training, of) -> None:
+    block, x = _block().train(training), torch.randn(S, 2, 5, WIDTH)
+    x = x if of is None else x[of]
+    mask_BLL = torch.zeros(2, 5, 5)
+    mask_BLL[1, 3:, :3] = -1e30  # the second row holds two histories, of three and two events
+    together = block(x, mask_BLL, of)
+    torch.testing.assert_close(together[:, 0], block(x[:, :1], of=of)[:, 0])
+    torch.testing.assert_close(together[:, 1:, :3], block(x[:, 1:, :3], of=of))
+    torch.testing.assert_close(together[:, 1:, 3:], block(x[:, 1:, 3:], of=of))
 
 
 def test_an_untrained_block_weighs_no_distance() -> None:
     torch.manual_seed(0)
-    with_bias = TransformerBlock(8, 2, 0.0, "dyt", distances=6).eval()
-    without = TransformerBlock(8, 2, 0.0, "dyt").eval()
-    assert "distance_bias_LA" not in dict(without.named_parameters())
-    rest = {k: v for k, v in with_bias.state_dict().items() if k != "distance_bias_LA"}
+    with_bias = TransformerBlock(S, WIDTH, 2, 0.0, distances=6).eval()
+    without = TransformerBlock(S, WIDTH, 2, 0.0).eval()
+    assert "distance_bias_LX" not in dict(without.named_parameters())
+    rest = {k: v for k, v in with_bias.state_dict().items() if k != "distance_bias_LX"}
     without.load_state_dict(rest)
-    x = torch.randn(2, 4, 8)
+    x = torch.randn(S, 2, 4, WIDTH)
     torch.testing.assert_close(with_bias(x), without(x))
 
 
 def test_block_never_looks_ahead() -> None:
-    x = torch.randn(1, 6, 8)
+    x = torch.randn(S, 1, 6, WIDTH)
     changed = x.clone()
-    changed[0, 3] += 1
+    changed[:, 0, 3, 0] += 1  # of one channel: what is added to all is normalised away
     for training in (False, True):
         block = _block().train(training)
-        before, after = block(x)[0], block(changed)[0]
-        torch.testing.assert_close(after[:3], before[:3], rtol=0, atol=0)
-        assert ((after[3:] - before[3:]).abs().amax(-1) > 1e-4).all()
+        before, after = block(x)[:, 0], block(changed)[:, 0]
+        torch.testing.assert_close(after[:, :3], before[:, :3], rtol=0, atol=0)
+        assert ((after[:, 3:] - before[:, 3:]).abs().amax(-1) > 1e-4).all()
+
+
+@pytest.mark.parametrize("distances", [0, 6])
+def test_the_last_position_alone_is_that_among_all(distances) -> None:
+    block, x = _block(0.5, distances).eval(), torch.randn(S, 4, 6, WIDTH)
+    last_B = torch.tensor([5, 0, 3, 1])
+    expected = block(x)[:, torch.arange(4), last_B]
+    torch.testing.assert_close(block.last(x, last_B), expected)
 
 
 def test_training_drops_whole_attention_weights_and_scales_up_the_others() -> None:
     """All values 1: what comes out is the sum of the weights, a weight dropped for all channels."""
-    block = _block(dropout=0.5)
-    width = 8
+    block = TransformerBlock(1, WIDTH, 2, 0.5, 6)
+    torch.manual_seed(0)
+    torch.nn.init.normal_(block.query_key_value.weight_SIO, std=0.4)
     with torch.no_grad():
-        for layer in (block.query_key_value, block.attention_out):
-            layer.bias.zero_()
-        block.query_key_value.bias[2 * width :] = 1
-        block.query_key_value.weight[2 * width :] = 0
-        block.attention_out.weight.copy_(torch.eye(width))
-    x = torch.randn(1, 5, width).expand(3000, 5, width)
-    sums = block._attend(x, None).view(3000, 5, 2, 4)  # 2 heads of 4 channels
+        block.query_key_value.bias_SO[:, 2 * WIDTH :] = 1
+        block.query_key_value.weight_SIO[:, :, 2 * WIDTH :] = 0
+        block.attention_out.weight_SIO.copy_(torch.eye(WIDTH))
+    x = torch.randn(1, 1, 5, WIDTH).expand(1, 3000, 5, WIDTH)
+    sums = block._attend(x, None, None).view(3000, 5, 2, 4)  # 2 heads of 4 channels
     assert torch.allclose(sums, sums[..., :1].expand_as(sums))
     assert sums[:, 0].unique().tolist() == [0, 2]  # the first position has one weight
     torch.testing.assert_close(sums.mean(0), torch.ones(5, 2, 4), rtol=0, atol=0.1)
     assert len(sums[:, 4, 0, 0].unique()) > 20  # the fifth has five, each on its own: 2**5
-    torch.testing.assert_close(block.eval()._attend(x[:1], None), torch.ones(1, 5, width))
+    alone = block.eval()._attend(x[:, :1], None, None)
+    torch.testing.assert_close(alone, torch.ones(1, 1, 5, WIDTH))
 
 
 def test_block_drops_in_training_only() -> None:
-    torch.manual_seed(0)
-    block = TransformerBlock(8, heads=2, dropout=0.5, norm="dyt")
-    x = torch.randn(1, 4, 8)
+    block, x = _block(dropout=0.5), torch.randn(S, 1, 4, WIDTH)
     assert not torch.equal(block(x), block(x))
     block.eval()
     assert torch.equal(block(x), block(x))
+
+
+def test_every_parameter_gets_a_gradient() -> None:
+    block = _block(distances=4)
+    block(torch.randn(S, 2, 4, WIDTH)).square().sum().backward()
+    for name, parameter in block.named_parameters():
+        assert parameter.grad.isfinite().all(), name
+        assert parameter.grad.abs().max() > 0, name
 
 
 @pytest.mark.parametrize("share", [0.1, 0.4, 0.5, 0.9])

@@ -1,4 +1,4 @@
-"""The losses against their formulas: chunks, masks, missing labels, collapse."""
+"""The losses against their formulas: chunks, masks, missing labels and streams."""
 
 from __future__ import annotations
 
@@ -176,81 +176,73 @@ def test_cross_entropy_by_hand() -> None:
     assert loss.item() == pytest.approx(math.log(4))
 
 
-def test_category_loss_leaves_out_unlabelled_items() -> None:
-    torch.manual_seed(0)
-    logits = torch.randn(4, 3, requires_grad=True)
-    labels = torch.tensor([[1, 0, 0], [0, 0, 0], [0, 0, 1], [0, 0, 0]]).bool()
-    for multi_label in (False, True):
-        logits.grad = None
-        loss = losses.category_loss(logits, labels, multi_label)
-        torch.testing.assert_close(
-            loss, losses.category_loss(logits[[0, 2]], labels[[0, 2]], multi_label)
-        )
-        loss.backward()
-        assert (logits.grad[[1, 3]] == 0).all()
-        assert (logits.grad[[0, 2]] != 0).all()
-
-
 def test_category_loss_by_hand() -> None:
-    logits = torch.log(torch.tensor([[1.0, 3.0]]))
-    one = losses.category_loss(logits, torch.tensor([[False, True]]), multi_label=False)
-    assert one.item() == pytest.approx(-math.log(3 / 4))
-    many = losses.category_loss(logits, torch.tensor([[True, True]]), multi_label=True)
+    logits = torch.log(torch.tensor([[[1.0, 3.0]], [[1.0, 1.0]]]))  # two streams, one item
+    present = torch.ones(1, 2).bool()
     # sigmoid(log 1) = 1/2, sigmoid(log 3) = 3/4
-    assert many.item() == pytest.approx(-(math.log(1 / 2) + math.log(3 / 4)) / 2)
+    one = losses.category_loss(logits, torch.tensor([[False, True]]), present)
+    assert one.item() == pytest.approx(-math.log((1 / 2) ** 3 * 3 / 4) / 4)
+    many = losses.category_loss(logits, torch.tensor([[True, True]]), present)
+    assert many.item() == pytest.approx(one.item())
+    other = losses.category_loss(logits, torch.tensor([[True, False]]), present)
+    assert other.item() == pytest.approx(-math.log((1 / 2) ** 3 * 1 / 4) / 4)
 
 
-def test_category_loss_is_nought_without_labels_or_categories() -> None:
-    assert losses.category_loss(torch.randn(3, 2), torch.zeros(3, 2).bool(), True).item() == 0
-    assert losses.category_loss(torch.randn(3, 0), torch.zeros(3, 0).bool(), False).item() == 0
+def test_category_loss_leaves_out_unlabelled_items_and_missing_streams() -> None:
+    torch.manual_seed(0)
+    logits = torch.randn(2, 4, 3, requires_grad=True)
+    labels = torch.tensor([[1, 0, 0], [0, 0, 0], [0, 1, 1], [0, 0, 0]]).bool()
+    present = torch.tensor([[1, 1], [1, 1], [0, 1], [1, 0]]).bool()
+    loss = losses.category_loss(logits, labels, present)
+    each = functional.binary_cross_entropy_with_logits(
+        torch.stack([logits[0, 0], logits[1, 0], logits[1, 2]]), labels[[0, 0, 2]].float()
+    )
+    torch.testing.assert_close(loss, each)
+    loss.backward()
+    counted = (logits.grad != 0).all(-1)
+    assert torch.equal((logits.grad != 0).any(-1), counted)
+    assert counted.tolist() == [[True, False, False, False], [True, False, True, False]]
+
+
+def test_category_loss_is_nought_without_labels() -> None:
+    logits = torch.randn(2, 3, 4, requires_grad=True)
+    loss = losses.category_loss(logits, torch.zeros(3, 4).bool(), torch.ones(3, 2).bool())
+    loss.backward()
+    assert loss.item() == 0
+    assert not logits.grad.any()
 
 
 def test_swap_loss_by_hand() -> None:
     h = torch.tensor([[2.0, 0.0], [0.0, 3.0]])
-    # Cosines are 1 with one's own view, 0 with the other's; temperature 1/2 doubles them.
-    loss = losses.swap_loss(h, h, torch.tensor([1, 2]), temperature=0.5)
+    # Cosines are 1 with one's own state, 0 with the other's; temperature 1/2 doubles them.
+    loss = losses.swap_loss(h, h, temperature=0.5)
     assert loss.item() == pytest.approx(-math.log(math.exp(2) / (math.exp(2) + 1)))
 
 
-def test_swap_loss_is_info_nce_both_ways() -> None:
+@pytest.mark.parametrize("temperature", [0.2, 1.0])
+def test_swap_loss_is_info_nce_of_the_first_among_the_second(temperature) -> None:
     torch.manual_seed(0)
     a, b = torch.randn(5, 4), torch.randn(5, 4)
-    ours = losses.swap_loss(a, b, torch.arange(5), 0.2)
-    cosine = functional.cosine_similarity(a[:, None], b[None], dim=-1) / 0.2
-    expected = -(cosine.diag() - cosine.logsumexp(1) + cosine.diag() - cosine.logsumexp(0)).mean()
-    torch.testing.assert_close(ours, expected / 2)
+    ours = _value_and_gradients(lambda a, b: losses.swap_loss(a, b, temperature), a, b)
+
+    def plainly(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        cosine = functional.cosine_similarity(a[:, None], b[None], dim=-1) / temperature
+        return (cosine.logsumexp(1) - cosine.diag()).mean()
+
+    for found, expected in zip(ours, _value_and_gradients(plainly, a, b), strict=True):
+        torch.testing.assert_close(found, expected)
 
 
-def test_swap_loss_ignores_negatives_with_the_same_target() -> None:
+def test_swap_loss_does_not_ask_how_long_states_are() -> None:
     torch.manual_seed(0)
-    a, b = torch.randn(3, 4), torch.randn(3, 4)
-    same = torch.tensor([7, 7, 9])
-    a.requires_grad_()
-    loss = losses.swap_loss(a, b, same, 0.2)
-    cosine = functional.cosine_similarity(a[:, None], b[None], dim=-1) / 0.2
-    kept = torch.tensor([[1, 0, 1], [0, 1, 1], [1, 1, 1]]).bool()
-    cosine = cosine.masked_fill(~kept, -1e9)
-    expected = -(cosine.diag() - cosine.logsumexp(1) + cosine.diag() - cosine.logsumexp(0)).mean()
-    torch.testing.assert_close(loss, expected / 2)
-    loss.backward()
-    assert a.grad.isfinite().all()
+    a, b = torch.randn(5, 4), torch.randn(5, 4)
+    long = losses.swap_loss(100 * a, 0.01 * b, 0.2)
+    torch.testing.assert_close(long, losses.swap_loss(a, b, 0.2))
 
 
-def test_swap_loss_with_nothing_to_tell_apart_is_nought() -> None:
-    h = torch.randn(3, 4, requires_grad=True)
-    loss = losses.swap_loss(h, torch.randn(3, 4), torch.tensor([5, 5, 5]), 0.2)
+def test_swap_loss_of_a_single_history_is_nought() -> None:
+    h = torch.randn(1, 4, requires_grad=True)
+    loss = losses.swap_loss(h, torch.randn(1, 4), 0.2)
     loss.backward()
     assert loss.item() == 0
     assert h.grad.isfinite().all()
-    assert losses.swap_loss(h[:1], h[:1], torch.tensor([1]), 0.2).item() == 0
-
-
-def test_balance_loss_is_nought_when_even_and_e_minus_1_at_collapse() -> None:
-    even = torch.full((6, 2, 4), 0.25)
-    assert losses.balance_loss(even).item() == pytest.approx(0, abs=1e-6)
-    collapsed = torch.zeros(6, 2, 4)
-    collapsed[..., 1] = 1
-    assert losses.balance_loss(collapsed).item() == pytest.approx(3)
-    # Each item may choose sharply, as long as all together are even.
-    sharp = torch.eye(4).repeat(2, 1).unsqueeze(1)
-    assert losses.balance_loss(sharp).item() == pytest.approx(0, abs=1e-6)

@@ -1,107 +1,119 @@
-"""The sequence encoder: causal, blind to padding, told of positions and of time."""
+"""The user encoder: causal, blind to padding and to other histories; each stream for itself."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from cammsr_cli.core.layers import DynamicTanh, TransformerBlock
-from cammsr_cli.core.sequence import SequenceEncoder
+from cammsr_cli.core.sequence import UserEncoder, causal_mask, segment_mask
 from cammsr_cli.core.windows import Events, cut, pack
 
-WIDTH, LENGTH = 16, 8
+S, WIDTH, LENGTH = 2, 16, 8
 
 
-def _encoder(time: bool = True, norm="dyt", dropout: float = 0.0) -> SequenceEncoder:
+def _encoder(distances: bool = True, dropout: float = 0.0, layers: int = 2) -> UserEncoder:
+    """With random values, large enough for all to be plain to see."""
     torch.manual_seed(0)
-    encoder = SequenceEncoder(WIDTH, 2, 2, LENGTH, dropout, norm, time).eval()
-    with torch.no_grad():  # large enough that what is added is plain to see
-        encoder.position.weight.normal_()
-        if encoder.gap is not None:
-            encoder.gap.weight.normal_()
+    encoder = UserEncoder(S, WIDTH, layers, 2, LENGTH, dropout, distances).eval()
+    for parameter in encoder.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
     return encoder
 
 
-@pytest.mark.parametrize("norm", ["dyt", "layernorm"])
-def test_a_later_event_never_changes_an_earlier_state(norm) -> None:
-    encoder = _encoder(norm=norm)
-    x, gap = torch.randn(2, LENGTH, WIDTH), torch.randint(0, 40, (2, LENGTH))
-    before = encoder(x, gap)
+@pytest.mark.parametrize("distances", [True, False])
+def test_a_later_event_never_changes_an_earlier_state(distances) -> None:
+    encoder, x = _encoder(distances), torch.randn(S, 2, LENGTH, WIDTH)
+    before = encoder(x)
     for at in range(1, LENGTH):
-        other_x, other_gap = x.clone(), gap.clone()
-        other_x[:, at:] = torch.randn_like(x[:, at:])
-        other_gap[:, at:] = torch.randint(0, 40, gap[:, at:].shape)
-        after = encoder(other_x, other_gap)
-        torch.testing.assert_close(after[:, :at], before[:, :at], rtol=0, atol=0)
-        assert (after[:, at] - before[:, at]).abs().max() > 1e-3
+        other = x.clone()
+        other[:, :, at:] = torch.randn_like(x[:, :, at:])
+        after = encoder(other)
+        torch.testing.assert_close(after[:, :, :at], before[:, :, :at], rtol=0, atol=0)
+        assert (after[:, :, at] - before[:, :, at]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("changed", range(S))
+def test_a_stream_never_changes_another_s_states(changed) -> None:
+    encoder, x = _encoder(), torch.randn(S, 2, LENGTH, WIDTH)
+    other = x.clone()
+    other[changed] += torch.randn_like(x[changed])
+    differs = (encoder(other) - encoder(x)).abs().amax((1, 2, 3))
+    assert differs[changed] > 1e-3
+    assert differs[1 - changed] == 0
 
 
 def test_a_history_alone_or_in_a_padded_batch_gives_the_same_state() -> None:
     encoder = _encoder()
-    table = torch.randn(20, WIDTH)
+    table = torch.randn(S, 20, WIDTH)
     lengths = torch.tensor([1, 3, 8, 5])
     end = lengths.cumsum(0)
     start = end - lengths
-    events = Events(torch.randint(0, 20, (17,)), torch.randint(0, 9999, (17,)).sort().values)
-    window = cut(events, start, end)
-    together = encoder(table[window.item_BL], window.gap_BL)
+    events = Events(torch.randint(0, 20, (17,)), torch.arange(17))
+    together = encoder(table[:, cut(events, start, end).item_BL])
     for row in range(len(lengths)):
         own = cut(events, start[row : row + 1], end[row : row + 1])
-        alone = encoder(table[own.item_BL], own.gap_BL)[0]
-        torch.testing.assert_close(together[row, : lengths[row]], alone, rtol=1e-5, atol=1e-6)
+        alone = encoder(table[:, own.item_BL])[:, 0]
+        torch.testing.assert_close(together[:, row, : lengths[row]], alone, rtol=1e-5, atol=1e-6)
 
 
-def test_histories_in_one_row_do_not_see_each_other() -> None:
-    encoder = _encoder()
-    with torch.no_grad():
-        for block in encoder.blocks:
-            block.distance_bias_LA.normal_()
-    table = torch.randn(20, WIDTH)
+@pytest.mark.parametrize("training", [False, True], ids=["evaluation", "training"])
+def test_histories_in_one_row_do_not_see_each_other(training) -> None:
+    encoder = _encoder().train(training)
+    table = torch.randn(S, 20, WIDTH)
     end = torch.tensor([3, 5, 9, 18])
     start = torch.tensor([0, 3, 5, 9])
-    events = Events(torch.randint(0, 20, (18,)), torch.randint(0, 9999, (18,)).sort().values)
+    events = Events(torch.randint(0, 20, (18,)), torch.arange(18))
     packed = pack(cut(events, start, end), LENGTH)
     rows = packed.window
     assert len(rows.item_BL) == 2
-    together = encoder(table[rows.item_BL], rows.gap_BL, rows.within_BL)
+    together = encoder(table[:, rows.item_BL], segment_mask(rows.within_BL))
+    assert together.isfinite().all()
     for one, (row, last) in enumerate(zip(packed.row_W, packed.last_W, strict=True)):
         own = cut(events, start[one : one + 1], end[one : one + 1] - 1)
-        alone = encoder(table[own.item_BL], own.gap_BL)[0]
-        found = together[row, last + 1 - len(alone) : last + 1]
+        alone = encoder(table[:, own.item_BL])[:, 0]
+        found = together[:, row, last + 1 - alone.shape[1] : last + 1]
         torch.testing.assert_close(found, alone, rtol=1e-5, atol=1e-6)
 
 
-def test_time_counts_if_asked_for_and_only_then() -> None:
-    x = torch.randn(1, 4, WIDTH)
-    gap, other = torch.tensor([[0, 3, 1, 5]]), torch.tensor([[0, 3, 9, 5]])
-    timed, plain = _encoder(time=True), _encoder(time=False)
-    difference = (timed(x, gap) - timed(x, other)).abs().amax(-1)[0]
-    assert (difference[:2] == 0).all()
-    assert (difference[2:] > 1e-4).all()
-    assert torch.equal(plain(x, gap), plain(x, other))
-    assert not any("gap" in name for name, _ in plain.named_parameters())
+def test_segment_mask_by_hand() -> None:
+    # Two histories, of three and two events, and a place of padding.
+    mask = segment_mask(torch.tensor([[0, 1, 2, 0, 1, 0]]))[0]
+    assert (mask[0, 1:] == 0).all()  # what is ahead, another mask hides
+    seen = (mask == 0) & torch.ones(6, 6).tril().bool()
+    assert [row.nonzero().flatten().tolist() for row in seen] == [
+        [0], [0, 1], [0, 1, 2], [3], [3, 4], [5],
+    ]  # fmt: skip
+    assert (mask[mask != 0] <= -1e30).all()
 
 
-def test_positions_count() -> None:
-    x = torch.randn(1, 1, WIDTH).expand(1, 4, WIDTH)
-    states = _encoder()(x, torch.zeros(1, 4, dtype=torch.long))[0]
-    assert (states[0] - states[1]).abs().max() > 1e-3
+def test_causal_mask_by_hand() -> None:
+    far = float("-inf")
+    assert causal_mask(3, torch.device("cpu")).tolist() == [[0, far, far], [0, 0, far], [0, 0, 0]]
 
 
-def test_without_blocks_it_is_scaled_input_plus_position_plus_gap_normed() -> None:
-    encoder = SequenceEncoder(WIDTH, 0, 2, LENGTH, 0.0, "dyt", True).eval()
-    assert encoder.gap is not None
-    assert isinstance(encoder.final_norm, DynamicTanh)
-    x, gap = torch.randn(1, 3, WIDTH), torch.tensor([[0, 7, 39]])
-    summed = x * WIDTH**0.5 + encoder.position.weight[:3] + encoder.gap.weight[gap]
-    torch.testing.assert_close(encoder(x, gap), torch.tanh(0.5 * summed))
+def test_without_blocks_it_is_the_normalised_input() -> None:
+    encoder, x = _encoder(layers=0), torch.randn(S, 1, 3, WIDTH)
+    assert torch.equal(encoder(x), encoder.final_norm(x))
 
 
-def test_every_parameter_gets_a_gradient() -> None:
-    encoder = _encoder().train()
-    encoder(
-        torch.randn(2, LENGTH, WIDTH), torch.randint(0, 40, (2, LENGTH))
-    ).square().sum().backward()
+def test_states_of_some_streams_are_those_among_all() -> None:
+    encoder, x = _encoder(), torch.randn(S, 2, LENGTH, WIDTH)
+    every = encoder(x)
+    for of in ([0], [1], [0, 1], [1, 0]):
+        torch.testing.assert_close(encoder(x[of], of=of), every[of])
+    swapped = encoder(x.flip(0), of=[0, 1])  # each Transformer reads the other's stream
+    assert not torch.allclose(swapped, every.flip(0))
+
+
+def test_without_distances_there_is_no_bias_for_them() -> None:
+    assert any("distance" in name for name, _ in _encoder().named_parameters())
+    assert not any("distance" in name for name, _ in _encoder(False).named_parameters())
+
+
+@pytest.mark.parametrize("distances", [True, False])
+def test_every_parameter_gets_a_gradient(distances) -> None:
+    encoder = _encoder(distances).train()
+    encoder(torch.randn(S, 2, LENGTH, WIDTH)).square().sum().backward()
     for name, parameter in encoder.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all(), name
@@ -109,22 +121,16 @@ def test_every_parameter_gets_a_gradient() -> None:
 
 
 def test_dropout_works_in_training_only() -> None:
-    encoder = _encoder(dropout=0.5)
-    x, gap = torch.randn(1, 4, WIDTH), torch.zeros(1, 4, dtype=torch.long)
-    assert torch.equal(encoder(x, gap), encoder(x, gap))
+    encoder, x = _encoder(dropout=0.5), torch.randn(S, 1, 4, WIDTH)
+    assert torch.equal(encoder(x), encoder(x))
     encoder.train()
-    assert not torch.equal(encoder(x, gap), encoder(x, gap))
+    assert not torch.equal(encoder(x), encoder(x))
 
 
-@pytest.mark.parametrize("norm", ["dyt", "layernorm"])
-def test_the_last_state_alone_is_that_among_all(norm) -> None:
-    encoder = _encoder(norm=norm)
-    with torch.no_grad():
-        for block in encoder.blocks:
-            assert isinstance(block, TransformerBlock)
-            assert block.distance_bias_LA is not None
-            block.distance_bias_LA.normal_()
-    x, gap = torch.randn(4, LENGTH, WIDTH), torch.randint(0, 40, (4, LENGTH))
+@pytest.mark.parametrize("layers", [1, 3])
+@pytest.mark.parametrize("distances", [True, False])
+def test_the_last_state_alone_is_that_among_all(distances, layers) -> None:
+    encoder, x = _encoder(distances, layers=layers), torch.randn(S, 4, LENGTH, WIDTH)
     last = torch.tensor([LENGTH - 1, 0, 3, 5])
-    expected = encoder(x, gap)[torch.arange(4), last]
-    torch.testing.assert_close(encoder.last(x, gap, last), expected)
+    expected = encoder(x)[:, torch.arange(4), last]
+    torch.testing.assert_close(encoder.last(x, last), expected)

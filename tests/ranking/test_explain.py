@@ -9,40 +9,41 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cammsr_cli.core.camoe import Fused
-from cammsr_cli.core.model import Cammsr, Catalogue, ItemTables
-from cammsr_cli.ranking.explain import modality_weights, put_forward, stream_shares
+from cammsr_cli.core.items import Catalogue
+from cammsr_cli.core.model import Cammsr, ItemTables
+from cammsr_cli.ranking.explain import Average, modality_weights, put_forward
 from cammsr_cli.ranking.full_ranking import item_tables
 
-N = 20
+N, D = 20, 16
 
 
 def _model(**changed) -> Cammsr:
     torch.manual_seed(0)
-    return Cammsr(N, {"text": 4, "image": 6}, 2, **{"width": 16, **changed}).eval()
+    return Cammsr(N, {"text": 4, "image": 6}, 2, **{"width": D, **changed}).eval()
 
 
-def _tables(model: Cammsr) -> ItemTables:
+def _tables(model: Cammsr, has_image: torch.Tensor | None = None) -> ItemTables:
     torch.manual_seed(1)
     ones = torch.ones(N, dtype=torch.bool)
-    present = {"text": ones, "image": torch.rand(N) < 0.7}
+    present = {"text": ones, "image": torch.rand(N) < 0.7 if has_image is None else has_image}
     features = {"text": torch.randn(N, 4), "image": torch.randn(N, 6)}
     return item_tables(model, Catalogue(torch.arange(N), features, present))
 
 
-def _weights(model: Cammsr, query_V: torch.Tensor, tables: ItemTables, items: torch.Tensor):
+def _weights(model: Cammsr, query_X: torch.Tensor, tables: ItemTables, items: torch.Tensor):
     """Weights of one user, stream by stream."""
-    average_V = tables.target_NV.mean(0)
-    weight_UBS = modality_weights(model, query_V[None], tables, average_V, items[None])
+    weight_UBS = modality_weights(model, query_X[None], tables, Average.of(tables), items[None])
     assert weight_UBS.shape == (1, len(items), len(model.streams))
     return {name: weight_UBS[0, :, s] for s, name in enumerate(model.streams)}
 
 
-@pytest.mark.parametrize("changed", [{}, {"synergies": False}, {"use_id": False}])
+@pytest.mark.parametrize(
+    "changed", [{}, {"content_ids": True}, {"item_weights": False}, {"use_id": False}]
+)
 def test_weights_are_shares_that_sum_to_one(changed) -> None:
     model = _model(**changed)
     tables = _tables(model)
-    query = torch.randn(tables.target_NV.shape[1])
+    query = torch.randn(tables.target_NX.shape[1])
     weights = _weights(model, query, tables, torch.arange(N))
     assert list(weights) == list(model.streams)
     stacked = torch.stack(list(weights.values()))
@@ -51,12 +52,18 @@ def test_weights_are_shares_that_sum_to_one(changed) -> None:
     assert stacked.std(1).max() > 0.01  # and differ from item to item
 
 
-def test_a_constant_added_to_all_items_contributions_changes_nothing() -> None:
-    model = _model()
+@pytest.mark.parametrize("content_ids", [False, True])
+def test_a_constant_added_to_all_items_contributions_changes_nothing(content_ids: bool) -> None:
+    model = _model(content_ids=content_ids)
     tables = _tables(model)
-    target = tables.target_NV
+    target, ids = tables.target_NX, tables.id_target_NX
+    assert (ids is not None) == content_ids
     query, items = torch.randn(target.shape[1]), torch.tensor([3, 0, 11])
-    moved = dataclasses.replace(tables, target_NV=target + torch.randn(target.shape[1]))
+    moved = dataclasses.replace(
+        tables,
+        target_NX=target + torch.randn(target.shape[1]),
+        id_target_NX=None if ids is None else ids + torch.randn(target.shape[1]),
+    )
     before = _weights(model, query, tables, items)
     after = _weights(model, query, moved, items)
     for name in before:
@@ -65,115 +72,101 @@ def test_a_constant_added_to_all_items_contributions_changes_nothing() -> None:
 
 def test_a_modality_the_item_lacks_has_no_share_where_anything_lifts_it() -> None:
     model = _model()
-    has = torch.ones(N, dtype=torch.bool)
-    has[7] = False
-    torch.manual_seed(1)
-    features = {"text": torch.randn(N, 4), "image": torch.randn(N, 6)}
-    present = {"text": torch.ones(N, dtype=torch.bool), "image": has}
-    tables = item_tables(model, Catalogue(torch.arange(N), features, present))
+    tables = _tables(model, torch.arange(N) != 7)
     shares = []
     for _ in range(20):
-        query = torch.randn(tables.target_NV.shape[1])
+        query = torch.randn(tables.target_NX.shape[1])
         weights = _weights(model, query, tables, torch.tensor([7]))
         shares.append([w.item() for w in weights.values()])
-    explained = [share for share in shares if share != [pytest.approx(1 / 3)] * 3]
+    assert all(image == 0 for _, _, image in shares)
+    explained = [share for share in shares if share != [0.5, 0.5, 0.0]]
     assert len(explained) > 10
-    assert all(image == 0 for _, _, image in explained)
-
-
-def test_what_is_missing_counts_as_nought_though_lacking_it_lifts() -> None:
-    model = _model()
-    # id, text, image, id+text, id+image, text+image; the first item has no image.
-    target = _by_block(model, [[1, 3, 0, 0, 0, 0], [-1, -3, -8, 0, -4, -4]])
-    present = torch.tensor([[1, 1, 0, 1, 0, 0], [1, 1, 1, 1, 1, 1]]).bool()
-    query = torch.ones(target.shape[1])
-    there = _weights(model, query, _planted(model, target), torch.tensor([0]))
-    assert there["image"].item() > 0
-    weights = _weights(model, query, _planted(model, target, present), torch.tensor([0]))
-    assert [w.item() for w in weights.values()] == pytest.approx([1 / 4, 3 / 4, 0])
-
-
-def _by_block(model: Cammsr, contributions: list[list[float]]) -> torch.Tensor:
-    """Targets whose contributions [n, K] to a query of ones are those given."""
-    rows = []
-    for row in contributions:
-        first = []
-        for value, width in zip(row, model.block_widths, strict=True):
-            first += [value] + [0.0] * (width - 1)
-        rows.append(first + [0.0] * (model.readers[-1].stop - len(first)))
-    return torch.tensor(rows)
 
 
 def _planted(
-    model: Cammsr, target_NV: torch.Tensor, present_NK: torch.Tensor | None = None
+    contributions: list[list[float]],
+    present: list[list[int]] | None = None,
+    of_ids: list[list[float]] | None = None,
 ) -> ItemTables:
-    """Tables of items with these targets, which have all representations if not told."""
-    n, k, s = len(target_NV), len(model.representation_names), len(model.streams)
-    there = torch.ones(n, k, dtype=torch.bool) if present_NK is None else present_NK
-    fused = Fused(torch.zeros(n, k, 16), there, there.float(), torch.zeros(n, 2), None)
-    return ItemTables(torch.zeros(n, 16), target_NV, fused, there[:, :s])
+    """Items whose streams contribute this much to a query of ones; how much of it by ids."""
+    target = _spread(contributions)
+    n, s = len(contributions), len(contributions[0])
+    there = torch.ones(n, s, dtype=torch.bool) if present is None else torch.tensor(present).bool()
+    ids = None if of_ids is None else _spread(of_ids)
+    return ItemTables(target, target, ids, there / s, torch.zeros(s, n, 0), there)
+
+
+def _spread(value: list[list[float]]) -> torch.Tensor:
+    """Each stream's value as a vector with that sum, the streams side by side."""
+    first = torch.zeros(len(value), len(value[0]), D)
+    first[:, :, 3] = torch.tensor(value)
+    return first.flatten(1)
+
+
+ONES = torch.ones(3 * D)
 
 
 def test_weights_by_hand() -> None:
-    model = _model()
-    # id, text, image, id+text, id+image, text+image; the average of the two items is 0.
-    lift = [1.0, 2.0, 0.0, 4.0, 0.0, 2.0]
-    target = _by_block(model, [lift, [-value for value in lift]])
-    query = torch.ones(target.shape[1])
-    weights = _weights(model, query, _planted(model, target), torch.tensor([0, 1]))
-    # id 1 + 4/2 = 3, text 2 + 4/2 + 2/2 = 5, image 2/2 = 1, of 9.
-    assert [weights[name][0].item() for name in ("id", "text", "image")] == pytest.approx(
-        [3 / 9, 5 / 9, 1 / 9]
-    )
+    # id, text, image; the average of the two items is 0.
+    tables = _planted([[1.0, 2.0, 5.0], [-1.0, -2.0, -5.0]])
+    weights = _weights(_model(), ONES, tables, torch.tensor([0, 1]))
+    assert [w[0].item() for w in weights.values()] == pytest.approx([1 / 8, 2 / 8, 5 / 8])
     # Nothing lifts the second one: all alike.
-    assert [weights[name][1].item() for name in ("id", "text", "image")] == pytest.approx(
-        [1 / 3] * 3
+    assert [w[1].item() for w in weights.values()] == pytest.approx([1 / 3] * 3)
+
+
+def test_what_is_missing_counts_as_nought_though_lacking_it_lifts() -> None:
+    contributions = [[1.0, 3.0, 0.0], [-1.0, -3.0, -8.0]]
+    there = _weights(_model(), ONES, _planted(contributions), torch.tensor([0]))
+    assert there["image"].item() > 0
+    lacking = _planted(contributions, [[1, 1, 0], [1, 1, 1]])
+    weights = _weights(_model(), ONES, lacking, torch.tensor([0]))
+    assert [w.item() for w in weights.values()] == pytest.approx([1 / 4, 3 / 4, 0])
+
+
+def test_where_nothing_lifts_an_item_the_streams_it_has_are_alike() -> None:
+    lacking = _planted([[-1.0, -3.0, -4.0], [1.0, 3.0, 4.0]], [[1, 1, 0], [1, 1, 1]])
+    weights = _weights(_model(), ONES, lacking, torch.tensor([0]))
+    assert [w.item() for w in weights.values()] == pytest.approx([1 / 2, 1 / 2, 0])
+
+
+def test_what_content_streams_have_of_ids_is_the_id_s() -> None:
+    tables = _planted(
+        [[1.0, 6.0, 3.0], [-1.0, -6.0, -3.0]], of_ids=[[1.0, 4.0, 1.0], [-1.0, -4.0, -1.0]]
     )
-
-
-def test_what_both_readers_find_in_an_id_is_the_id_s() -> None:
-    model = _model(synergies=False)
-    target = _by_block(model, [[1.0, 2.0, 0.0], [-1.0, -2.0, 0.0]])
-    target[:, -1] = torch.tensor([3.0, -3.0])  # of the ids' own reader
-    query = torch.ones(target.shape[1])
-    weights = _weights(model, query, _planted(model, target), torch.tensor([0]))
-    assert [w.item() for w in weights.values()] == pytest.approx([4 / 6, 2 / 6, 0])
+    weights = _weights(_model(content_ids=True), ONES, tables, torch.tensor([0]))
+    assert [w.item() for w in weights.values()] == pytest.approx([6 / 10, 2 / 10, 2 / 10])
 
 
 def test_what_pulls_an_item_down_counts_as_nought() -> None:
-    model = _model(synergies=False)
-    target = _by_block(model, [[1.0, -5.0, 3.0], [-1.0, 5.0, -3.0]])
-    query = torch.ones(target.shape[1])
-    weights = _weights(model, query, _planted(model, target), torch.tensor([0]))
+    tables = _planted([[1.0, -5.0, 3.0], [-1.0, 5.0, -3.0]])
+    weights = _weights(_model(), ONES, tables, torch.tensor([0]))
     assert [w.item() for w in weights.values()] == pytest.approx([1 / 4, 0, 3 / 4])
 
 
 def test_items_all_alike_are_explained_evenly() -> None:
-    model = _model()
-    target = torch.ones(N, model.readers[-1].stop)
-    query = torch.ones(target.shape[1])
-    weights = _weights(model, query, _planted(model, target), torch.tensor([2]))
+    weights = _weights(_model(), ONES, _planted([[1.0, 2.0, 3.0]] * N), torch.tensor([2]))
     assert [w.item() for w in weights.values()] == pytest.approx([1 / 3] * 3)
 
 
-def test_each_share_is_given_away_whole() -> None:
-    shares = stream_shares(_model())
-    assert shares.tolist() == [
-        [1, 0, 0], [0, 1, 0], [0, 0, 1], [0.5, 0.5, 0], [0.5, 0, 0.5], [0, 0.5, 0.5],
-    ]  # fmt: skip
-    alone = Cammsr(N, {}, 0, width=16)
-    assert stream_shares(alone).tolist() == [[1]]
+def test_the_summands_make_the_score() -> None:
+    for content_ids in (False, True):
+        model = _model(content_ids=content_ids)
+        tables = _tables(model)
+        query = torch.randn(tables.target_NX.shape[1])
+        parts = model.contributions(query, tables.target_NX, tables.id_target_NX)
+        assert parts.shape == (N, 3)
+        torch.testing.assert_close(parts.sum(1), tables.target_NX @ query)
 
 
 def test_users_are_explained_each_by_their_own_query() -> None:
     model = _model()
     tables = _tables(model)
-    average_V = tables.target_NV.mean(0)
-    query_UV = torch.randn(3, tables.target_NV.shape[1])
+    query_UX = torch.randn(3, tables.target_NX.shape[1])
     items = torch.tensor([[1, 2], [2, 1], [5, 0]])
-    together = modality_weights(model, query_UV, tables, average_V, items)
+    together = modality_weights(model, query_UX, tables, Average.of(tables), items)
     for u in range(3):
-        alone = torch.stack(list(_weights(model, query_UV[u], tables, items[u]).values()), dim=1)
+        alone = torch.stack(list(_weights(model, query_UX[u], tables, items[u]).values()), dim=1)
         torch.testing.assert_close(together[u], alone)
 
 

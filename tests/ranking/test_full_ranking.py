@@ -8,33 +8,40 @@ import numpy as np
 import pytest
 import torch
 
-from cammsr_cli.core.model import Cammsr, Catalogue
+from cammsr_cli.core.items import Catalogue
+from cammsr_cli.core.model import Cammsr
+from cammsr_cli.core.repeats import RepeatBias
 from cammsr_cli.core.windows import Events
 from cammsr_cli.data.splits import TEST, VALIDATION
 from cammsr_cli.ranking import full_ranking
 from cammsr_cli.ranking.full_ranking import (
     Questions,
-    hide,
     item_tables,
     model_ranks,
     popularity_ranks,
     questions,
     ranks,
-    seen_items,
     user_queries,
 )
+from cammsr_cli.ranking.seen import Histories
 
 ITEMS = 15
 
 
-def _brute_force(scores, histories, targets, exclude_seen: bool) -> list[int]:
+def _brute_force(scores, histories, targets, exclude_seen: bool, repeats=None) -> list[int]:
+    """Histories are lists, the last event at their end; `repeats` biases what is in them."""
     found = []
     for score, history, target in zip(scores, histories, targets, strict=True):
+        biased = list(score)
+        if repeats is not None and not exclude_seen:
+            for item in set(history):
+                age = history[::-1].index(item) + 1
+                biased[item] += repeats(torch.tensor(age)).item()
         rank = 1
-        for item, value in enumerate(score):
+        for item, value in enumerate(biased):
             if item == target or (exclude_seen and item in history):
                 continue
-            if not value < score[target]:  # ties and what is not a number count against us
+            if not value < biased[target]:  # ties and what is not a number count against us
                 rank += 1
         found.append(rank)
     return found
@@ -79,23 +86,55 @@ def test_questions_ask_for_the_held_out_event_after_all_before_it() -> None:
     assert validation.item_U.tolist() == [7, 3]
 
 
-@pytest.mark.parametrize("exclude_seen", [True, False])
+def _histories(log: SimpleNamespace, asked: Questions) -> list[list[int]]:
+    return [log.event_item[s:e].tolist() for s, e in zip(asked.start_U, asked.end_U, strict=True)]
+
+
+def _repeats() -> RepeatBias:
+    """Biases that make many ties, and that may take an item to either end."""
+    repeats = RepeatBias(4)
+    with torch.no_grad():
+        repeats.weight_R.copy_(torch.tensor([0.1, -0.2, 0.4]))
+    return repeats
+
+
+@pytest.mark.parametrize("seen", ["hidden", "kept", "biased"])
 @pytest.mark.parametrize("seed", range(4))
-def test_ranks_are_those_of_brute_force(monkeypatch, seed: int, exclude_seen: bool) -> None:
+def test_ranks_are_those_of_brute_force(monkeypatch, seed: int, seen: str) -> None:
     monkeypatch.setattr(full_ranking, "ROWS_AT_LEAST", 7)  # several chunks, the last one short
     monkeypatch.setattr(full_ranking, "SCORES_AT_ONCE", {"cpu": 1})
     log = _log(seed)
     asked = questions(log, TEST)
     # Few different scores, so that there are many ties.
     table = torch.randint(0, 5, (len(asked.item_U), ITEMS), generator=_seeded(seed)).float()
-    ours = ranks(table, torch.eye(ITEMS), _events(log), asked, exclude_seen)
-    histories = [
-        set(log.event_item[s:e].tolist()) for s, e in zip(asked.start_U, asked.end_U, strict=True)
-    ]
+    exclude, repeats = seen == "hidden", _repeats() if seen == "biased" else None
+    ours = ranks(table, torch.eye(ITEMS), Histories(_events(log), exclude, repeats), asked)
+    histories = _histories(log, asked)
     assert ours.dtype == np.int64
-    expected = _brute_force(table.tolist(), histories, asked.item_U, exclude_seen)
+    expected = _brute_force(table.tolist(), histories, asked.item_U, exclude, repeats)
     assert ours.tolist() == expected
     assert any(t in h for t, h in zip(asked.item_U, histories, strict=True))  # repeats are there
+
+
+@pytest.mark.parametrize("seen", ["hidden", "kept", "biased"])
+def test_items_that_nothing_is_known_of_rank_last_whatever_their_bias(seen: str) -> None:
+    log = _log(2)
+    asked = questions(log, TEST)
+    unknown = torch.tensor([3, 4, 9])
+    table = torch.randn(len(asked.item_U), ITEMS, generator=_seeded(0))
+    table[:, unknown] += 50
+    repeats = _repeats() if seen == "biased" else None
+    history = Histories(_events(log), seen == "hidden", repeats)
+    ours = ranks(table, torch.eye(ITEMS), history, asked, unknown)
+    table[:, unknown] = float("-inf")
+    expected = np.array(
+        _brute_force(
+            table.tolist(), _histories(log, asked), asked.item_U, seen == "hidden", repeats
+        )
+    )
+    expected[np.isin(asked.item_U, unknown)] = ITEMS
+    assert ours.tolist() == expected.tolist()
+    assert 0 < (expected == ITEMS).sum() < len(expected)
 
 
 def _seeded(seed: int) -> torch.Generator:
@@ -108,8 +147,8 @@ def _one(scores: list[float], history: list[int], target: int, exclude_seen=True
         np.array([0]), np.array([0]), np.array([len(history)]), np.array([target], dtype=np.int64)
     )
     events = Events(items, torch.arange(len(items)))
-    target = torch.tensor(scores, dtype=torch.float32)[:, None]
-    return int(ranks(torch.ones(1, 1), target, events, asked, exclude_seen)[0])
+    target_NV = torch.tensor(scores, dtype=torch.float32)[:, None]
+    return int(ranks(torch.ones(1, 1), target_NV, Histories(events, exclude_seen), asked)[0])
 
 
 def test_ranks_by_hand() -> None:
@@ -128,34 +167,12 @@ def test_scores_that_are_not_numbers_rank_last() -> None:
     assert _one([nan, 2, 5, 0], history=[3], target=2) == 2
 
 
-def test_seen_is_the_whole_history_not_only_what_the_model_reads() -> None:
-    events = Events(torch.tensor([1, 2, 2, 5, 0]), torch.arange(5))
-    seen = seen_items(events, torch.tensor([0, 4]), torch.tensor([4, 4]))
-    score = torch.zeros(2, 6)
-    hide(score, seen)
-    assert torch.isinf(score).tolist() == [[False, True, True, False, False, True], [False] * 6]
-
-
-def test_seen_items_are_hidden_in_a_part_of_the_catalogue_and_of_the_users() -> None:
-    events = Events(torch.tensor([1, 2, 5, 0, 3, 4]), torch.arange(6))
-    seen = seen_items(events, torch.tensor([0, 3, 4]), torch.tensor([3, 4, 6]))
-    score = torch.zeros(2, 3)
-    hide(score, seen.rows(1, 3), first_item=3)  # the second and third user, items 3 to 5
-    assert torch.isinf(score).tolist() == [[False] * 3, [True, True, False]]
-    score = torch.zeros(2, 6)
-    hide(score, seen.of(torch.tensor([0, 2])))
-    hidden = torch.isinf(score).nonzero().tolist()
-    assert hidden == [[0, 1], [0, 2], [0, 5], [1, 3], [1, 4]]
-    whole = seen.rows(0, 99)
-    assert torch.equal(whole.row_P, seen.row_P)
-    assert torch.equal(whole.item_P, seen.item_P)
-
-
-def test_no_one_to_ask_gives_no_ranks() -> None:
+@pytest.mark.parametrize("exclude_seen", [True, False])
+def test_no_one_to_ask_gives_no_ranks(exclude_seen: bool) -> None:
     none = np.zeros(0, dtype=np.int64)
-    events = Events(torch.tensor([1]), torch.tensor([0]))
+    history = Histories(Events(torch.tensor([1]), torch.tensor([0])), exclude_seen, _repeats())
     asked = Questions(none, none, none, none)
-    assert ranks(torch.zeros(0, 2), torch.zeros(3, 2), events, asked, True).shape == (0,)
+    assert ranks(torch.zeros(0, 2), torch.zeros(3, 2), history, asked).shape == (0,)
 
 
 def test_popularity_counts_training_events_only() -> None:
@@ -175,6 +192,9 @@ def test_popularity_counts_training_events_only() -> None:
 def _model() -> tuple[Cammsr, Catalogue]:
     torch.manual_seed(0)
     model = Cammsr(ITEMS, {"text": 4}, 0, width=16, length=3, layers=1)
+    assert model.repeats is not None
+    with torch.no_grad():
+        model.repeats.weight_R.copy_(torch.tensor([-0.05, 0.05]))
     present = torch.ones(ITEMS, dtype=torch.bool)
     present[3] = False
     catalogue = Catalogue(torch.arange(ITEMS), {"text": torch.randn(ITEMS, 4)}, {"text": present})
@@ -187,16 +207,19 @@ def test_model_ranks_are_those_of_its_scores_one_user_at_a_time(exclude_seen: bo
     log = _log(0)
     asked, events = questions(log, TEST), _events(log)
     tables = item_tables(model, catalogue)
-    scores, histories = [], []
+    scores = []
     for start, end in zip(asked.start_U, asked.end_U, strict=True):
         query = user_queries(model, tables, events, torch.tensor([start]), torch.tensor([end]))
-        scores.append((query @ tables.target_NV.T)[0].tolist())
-        histories.append(set(log.event_item[start:end].tolist()))
+        scores.append((query @ tables.target_NX.T)[0].tolist())
     ours = model_ranks(model, catalogue, events, asked, exclude_seen)
-    expected = np.array(_brute_force(scores, histories, asked.item_U, exclude_seen))
+    histories = _histories(log, asked)
+    expected = np.array(_brute_force(scores, histories, asked.item_U, exclude_seen, model.repeats))
     # One user alone and many in a batch may round differently: the last digit of a score.
     assert (ours != expected).mean() < 0.1
     assert np.abs(ours - expected).max() <= 1
+    if not exclude_seen:  # the bias matters
+        plain = _brute_force(scores, histories, asked.item_U, exclude_seen)
+        assert (ours != plain).mean() > 0.3
 
 
 def test_users_with_short_and_long_histories_are_asked_right_in_one_batch() -> None:
@@ -230,23 +253,32 @@ def test_queries_do_not_depend_on_how_users_are_batched(monkeypatch, at_once: in
     torch.testing.assert_close(ours, torch.stack(expected))
 
 
+@pytest.mark.parametrize("content_ids", [False, True])
 @pytest.mark.parametrize("experts", [0, 2])
-def test_tables_made_part_by_part_are_those_made_at_once(monkeypatch, experts: int) -> None:
+def test_tables_made_part_by_part_are_those_made_at_once(
+    monkeypatch, experts: int, content_ids: bool
+) -> None:
     torch.manual_seed(0)
-    model = Cammsr(ITEMS, {"text": 4, "image": 3}, 2, width=16, experts=experts).eval()
+    model = Cammsr(
+        ITEMS, {"text": 4, "image": 3}, 2, width=16, experts=experts, content_ids=content_ids
+    ).eval()
     features = {"text": torch.randn(ITEMS, 4), "image": torch.randn(ITEMS, 3)}
     present = {name: torch.rand(ITEMS) < 0.7 for name in features}
-    catalogue = Catalogue(torch.arange(ITEMS) - 2, features, present)  # two items are new
+    labels = torch.rand(ITEMS, 2) < 0.5
+    known = torch.arange(ITEMS) - 2  # two items are new
+    catalogue = Catalogue(known.clamp(min=-1), features, present, labels)
+    model.items.measure(catalogue)
+    catalogue = model.items.beside_neighbours(catalogue)
     with torch.inference_mode():
-        whole = model.item_tables(*model.item_streams(catalogue))
+        whole = model.item_tables(catalogue)
     monkeypatch.setattr(full_ranking, "ITEMS_AT_ONCE", 4)
     ours = item_tables(model, catalogue)
     torch.testing.assert_close(ours.input_NX, whole.input_NX)
-    torch.testing.assert_close(ours.target_NV, whole.target_NV)
-    torch.testing.assert_close(ours.fused.weight_NK, whole.fused.weight_NK)
-    assert torch.equal(ours.fused.present_NK, whole.fused.present_NK)
+    torch.testing.assert_close(ours.target_NX, whole.target_NX)
+    torch.testing.assert_close(ours.guide_NS, whole.guide_NS)
     assert torch.equal(ours.present_NS, whole.present_NS)
-    assert (ours.fused.gate_NSE is None) == (experts == 0)
-    if whole.fused.gate_NSE is not None:
-        torch.testing.assert_close(ours.fused.gate_NSE, whole.fused.gate_NSE)
-    assert ours.fused.representation_NKD.numel() == 0  # they would fill memory
+    assert (ours.id_target_NX is None) == (not content_ids)
+    if content_ids:
+        torch.testing.assert_close(ours.id_target_NX, whole.id_target_NX)
+    assert whole.category_SNC.shape == (3, ITEMS, 2)
+    assert ours.category_SNC.shape == (3, ITEMS, 0)  # they would fill memory

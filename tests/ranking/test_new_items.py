@@ -7,7 +7,7 @@ import pytest
 import torch
 from toy_recommender import ITEMS, make_recommender
 
-from cammsr_cli.core.model import Catalogue, are_new
+from cammsr_cli.core.items import Catalogue, are_new
 from cammsr_cli.data.splits import TEST
 from cammsr_cli.ranking import new_items
 from cammsr_cli.ranking.full_ranking import Questions, model_ranks, questions
@@ -21,7 +21,7 @@ from cammsr_cli.ranking.new_items import (
     share_of_new,
 )
 from cammsr_cli.ranking.recommend import Recommender
-from cammsr_cli.ranking.seen import Seen, hide
+from cammsr_cli.ranking.seen import Seen, mark
 
 U, N, NEW, V = 50, 200, 30, 8
 
@@ -42,20 +42,22 @@ def _held(query, target, new, offset: float, seen: Seen | None = None) -> float:
     target = raised(target, new, offset)
     score = asking(query, target) @ target.T
     if seen is not None:
-        hide(score, seen)
+        mark(score, seen)
     return new[score.topk(PLACES, 1)[1]].float().mean().item()
 
 
 @pytest.mark.parametrize("share", [0.0, 0.02, NEW / N, 0.5, 0.9, 1.0])
-@pytest.mark.parametrize("hidden", [False, True])
+@pytest.mark.parametrize("had", ["kept", "hidden", "biased"])
 @pytest.mark.parametrize("at_once", [1, 7 * N, 10**9])
 def test_the_share_is_what_was_asked_for(
-    scored, monkeypatch, share: float, hidden: bool, at_once: int
+    scored, monkeypatch, share: float, had: str, at_once: int
 ) -> None:
     monkeypatch.setattr(new_items, "SCORES_AT_ONCE", at_once)
     query, target, new = scored
-    seen = Seen(torch.arange(U).repeat_interleave(9), torch.randint(N, (U * 9,)))
-    seen = seen if hidden else None
+    item_P = torch.cat([torch.randperm(N)[:9] for _ in range(U)])
+    bias_P = torch.randn(U * 9) if had == "biased" else None
+    seen = Seen(torch.arange(U).repeat_interleave(9), item_P, bias_P)
+    seen = None if had == "kept" else seen
     assert _held(query, target, new, 0.0, seen) < 0.01  # drowned, as they are
     offset = offset_of_new(query, target, new, share, seen)
     assert _held(query, target, new, offset, seen) == pytest.approx(share, abs=1e-6)
@@ -153,7 +155,7 @@ def test_explanations_leave_the_offset_out(recommender) -> None:
 def test_ranks_of_an_old_catalogue_are_what_they_were(recommender) -> None:
     run = recommender.run
     old = Catalogue(
-        torch.arange(ITEMS) % len(run.model.id_table.weight),
+        torch.arange(ITEMS) % len(run.model.items.id_table.weight),
         run.catalogue.features,
         run.catalogue.present,
     )

@@ -13,7 +13,7 @@ from cammsr_cli.config import resolve
 from cammsr_cli.data.dataset import DataSet
 from cammsr_cli.errors import CammsrError, UsageError
 from cammsr_cli.ranking import recommend, top_k
-from cammsr_cli.ranking.full_ranking import Questions, model_ranks
+from cammsr_cli.ranking.full_ranking import Questions, model_ranks, user_queries
 from cammsr_cli.ranking.recommend import Recommender, read_user_ids
 from cammsr_cli.ranking.top_k import ExactIndex, FaissIndex, faiss_is_installed
 from cammsr_cli.run_folder import RunFolder, load_run
@@ -54,14 +54,47 @@ def test_many_users_get_what_each_gets_alone(recommender: Recommender, exclude_s
         assert not seen or not exclude_seen
 
 
-def test_seen_items_are_there_if_they_are_kept(recommender: Recommender) -> None:
-    keeping = Recommender(recommender.run, exclude_seen=False)
-    answers = keeping.answers(recommender.everyone, 10)
-    found = [
-        set(_history(recommender, user)) & set(items.tolist())
-        for user, items in enumerate(answers.item_UK)
-    ]
-    assert sum(map(len, found)) > 0
+@pytest.mark.parametrize("again", [True, False])
+def test_whether_seen_items_stay_is_what_the_data_says_unless_told(
+    tmp_path: Path, again: bool
+) -> None:
+    run = make_recommender(tmp_path, again=again).run
+    assert (run.spec.repeat_share > 0.1) == again
+
+    def kept(recommender: Recommender) -> int:
+        """How many of all users' best items they have had."""
+        answers = recommender.answers(recommender.everyone, 10)
+        return sum(
+            len(set(_history(recommender, user)) & set(items.tolist()))
+            for user, items in enumerate(answers.item_UK)
+        )
+
+    assert (kept(Recommender(run)) > 0) == again
+    assert kept(Recommender(run, exclude_seen=False)) > 0
+    assert kept(Recommender(run, exclude_seen=True)) == 0
+
+
+@pytest.mark.parametrize("index", ["exact", pytest.param("faiss", marks=needs_faiss)])
+def test_kept_items_are_scored_with_the_bias_of_their_last_time(tmp_path: Path, index: str) -> None:
+    recommender = make_recommender(tmp_path, again=True)
+    recommender.choose_index(index, users=USERS, k=5)
+    run = recommender.run
+    answers = recommender.answers(recommender.everyone, 5)
+    bounds = torch.from_numpy(run.data.event_indptr)
+    query_UX = user_queries(run.model, recommender.tables, run.events, bounds[:-1], bounds[1:])
+    score_UN = query_UX @ recommender.tables.target_NX.T
+    assert run.model.repeats is not None
+    moved = 0
+    for user in range(USERS):
+        plain = score_UN[user].topk(5).indices.tolist()
+        latest = _history(recommender, user)[::-1]
+        for item in set(latest):
+            score_UN[user, item] += run.model.repeats(torch.tensor(latest.index(item) + 1)).item()
+        best = score_UN[user].topk(5)
+        assert answers.item_UK[user].tolist() == best.indices.tolist()
+        assert answers.score_UK[user] == pytest.approx(best.values.numpy(), abs=1e-5)
+        moved += best.indices.tolist() != plain
+    assert moved > USERS / 4
 
 
 def test_put_forward_is_the_heaviest_content_the_item_has(recommender: Recommender) -> None:
@@ -183,7 +216,7 @@ def test_nothing_is_recommended_of_which_nothing_is_known(
         has[unknown], has[5:7] = False, True  # 5 and 6 are new, but known by their content
     # Untaught, what stands for a missing stream may score anything: here, more than all others.
     with torch.no_grad():
-        run.model.missing_SD += 10
+        run.model.items.missing_SD += 10
     recommender = Recommender(run, new_share)
     recommender.choose_index(index, users=USERS, k=ITEMS)
     answers = recommender.answers(recommender.everyone, ITEMS)

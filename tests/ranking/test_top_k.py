@@ -46,12 +46,40 @@ def _seen(users: int, items: int, most: int) -> Seen:
     return Seen(row, item)
 
 
-def _brute_force(query: torch.Tensor, target: torch.Tensor, k: int, seen: Seen | None):
-    """Items and scores of each user, by sorting all of them."""
+def _biased(users: int, items: int, most: int, spread: float = 3.0) -> Seen:
+    """As `_seen`, each pair once, with a bias that may take it to either end."""
+    seen = _seen(users, items, most)
+    row, item = torch.unique(torch.stack([seen.row_P, seen.item_P]), dim=1).contiguous()
+    generator = torch.Generator().manual_seed(2)
+    return Seen(row, item, spread * torch.randn(len(row), generator=generator))
+
+
+KINDS = {"hides": _seen, "biases": _biased, "keeps": lambda *_, **__: None}
+
+
+def _scores(query: torch.Tensor, target: torch.Tensor, seen: Seen | None) -> torch.Tensor:
+    """Scores of all users and items; of what is hidden, minus infinity."""
+    score = query.double() @ target.double().T
+    if seen is not None:
+        for at, pair in enumerate(zip(seen.row_P.tolist(), seen.item_P.tolist(), strict=True)):
+            score[pair] += float("-inf") if seen.bias_P is None else seen.bias_P[at].item()
+    return score
+
+
+def _brute_force(
+    query: torch.Tensor,
+    target: torch.Tensor,
+    k: int,
+    seen: Seen | None,
+    hidden: torch.Tensor | None = None,
+) -> list[list[int]]:
+    """Items of each user, by sorting all of them."""
+    score_UN = _scores(query, target, seen)
+    if hidden is not None:
+        score_UN[:, hidden] = float("-inf")
     found = []
-    for row, scores in enumerate(query.double() @ target.double().T):
-        hidden = set() if seen is None else set(seen.item_P[seen.row_P == row].tolist())
-        left = [(-float(score), item) for item, score in enumerate(scores) if item not in hidden]
+    for scores in score_UN.tolist():
+        left = [(-score, item) for item, score in enumerate(scores) if score > float("-inf")]
         found.append([item for _, item in sorted(left)[:k]])
     return found
 
@@ -63,18 +91,20 @@ def _lists(top: Top) -> list[list[int]]:
     ]
 
 
-@pytest.mark.parametrize("hides", [True, False])
+@pytest.mark.parametrize("hidden", [None, torch.tensor([0, 5, 40, 100])], ids=["all", "some"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("scores", "items"), [(2**20, 2**14), (64, 16), (1, 7)])
 def test_exact_is_brute_force_however_it_is_cut(
-    monkeypatch, hides, scores: int, items: int
+    monkeypatch, kind: str, scores: int, items: int, hidden: torch.Tensor | None
 ) -> None:
     monkeypatch.setattr(top_k, "SCORES_AT_ONCE", {"cpu": scores})
     monkeypatch.setattr(top_k, "CHUNK_ITEMS", items)
     query, target = _vectors(23, 101)
-    seen = _seen(23, 101, most=30) if hides else None
-    top = ExactIndex(target).top_k(query, 10, seen)
-    assert _lists(top) == _brute_force(query, target, 10, seen)
-    torch.testing.assert_close(top.score_UK, (query @ target.T).gather(1, top.item_UK))
+    seen = KINDS[kind](23, 101, most=30)
+    top = ExactIndex(target, hidden).top_k(query, 10, seen)
+    assert _lists(top) == _brute_force(query, target, 10, seen, hidden)
+    expected = _scores(query, target, seen).gather(1, top.item_UK)
+    torch.testing.assert_close(top.score_UK, expected.float())
     assert (top.score_UK.diff(dim=1) <= 0).all()
 
 
@@ -104,10 +134,10 @@ def test_recall_by_hand() -> None:
 
 
 @needs_faiss
-@pytest.mark.parametrize("hides", [True, False])
-def test_faiss_reaches_the_recall_it_aims_for_and_tells_it(hides: bool) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_faiss_reaches_the_recall_it_aims_for_and_tells_it(kind: str) -> None:
     query, target = _vectors(200, 5000)
-    seen = _seen(200, 5000, most=40) if hides else None
+    seen = KINDS[kind](200, 5000, most=40)
     truth = ExactIndex(target).top_k(query, 10, seen)
     index = FaissIndex(target)
     assert index.lists > 20
@@ -117,12 +147,41 @@ def test_faiss_reaches_the_recall_it_aims_for_and_tells_it(hides: bool) -> None:
     assert recall(found, truth) == told
     assert found.item_UK.shape == truth.item_UK.shape
     assert (found.score_UK.diff(dim=1) <= 0).all()
-    # Scores are those of the targets, not of the half-precision copies.
-    torch.testing.assert_close(found.score_UK, (query @ target.T).gather(1, found.item_UK))
-    if seen is not None:
-        hidden = set((seen.row_P * 5000 + seen.item_P).tolist())
-        rows = torch.arange(200)[:, None]
-        assert not hidden & set((rows * 5000 + found.item_UK).flatten().tolist())
+    # Scores are those of the targets, not of the half-precision copies; and of no hidden item.
+    expected = _scores(query, target, seen).gather(1, found.item_UK)
+    torch.testing.assert_close(found.score_UK, expected.float())
+    assert all(len(set(items)) == 10 for items in _lists(found))
+
+
+@needs_faiss
+def test_faiss_finds_every_biased_item_that_belongs_to_the_best() -> None:
+    """Those are scored one by one, wherever the index would look."""
+    query, target = _vectors(50, 5000)
+    seen = _biased(50, 5000, most=20, spread=8.0)
+    index = FaissIndex(target)
+    index._index.nprobe = 1
+    found = _lists(index.top_k(query, 10, seen))
+    pairs = set(zip(seen.row_P.tolist(), seen.item_P.tolist(), strict=True))
+    best = _brute_force(query, target, 10, seen)
+    theirs = [{item for item in items if (row, item) in pairs} for row, items in enumerate(best)]
+    assert sum(map(len, theirs)) > 100
+    assert all(items <= set(ours) for items, ours in zip(theirs, found, strict=True))
+
+
+@needs_faiss
+@pytest.mark.parametrize("bias", [None, 50.0])
+def test_faiss_finds_no_hidden_item_though_it_was_seen(bias: float | None) -> None:
+    query, target = _vectors(30, 2000)
+    best = (query @ target.T).argmax(1)
+    seen = Seen(torch.arange(30), best, None if bias is None else torch.full((30,), bias))
+    hidden = best.unique()
+    index = FaissIndex(target, hidden)
+    truth = ExactIndex(target, hidden).top_k(query, 10, seen)
+    assert _lists(truth) == _brute_force(query, target, 10, seen, hidden)
+    assert index.aim(query, 10, seen, truth) >= RECALL_AIM
+    found = index.top_k(query, 10, seen)
+    assert found.score_UK.isfinite().all()
+    assert not torch.isin(found.item_UK, hidden).any()
 
 
 @needs_faiss
@@ -152,14 +211,26 @@ def test_faiss_visits_no_more_groups_than_it_must() -> None:
 
 
 @needs_faiss
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("items", [1, 5, 60])
-def test_faiss_is_exact_on_a_small_catalogue(items: int) -> None:
+def test_faiss_is_exact_on_a_small_catalogue(items: int, kind: str) -> None:
     query, target = _vectors(4, items)
-    seen = _seen(4, items, most=3)
+    seen = KINDS[kind](4, items, most=3)
     truth = ExactIndex(target).top_k(query, 10, seen)
     index = FaissIndex(target)
     assert index.aim(query, 10, seen, truth) == (1 if truth.score_UK.isfinite().any() else 0)
     assert _lists(index.top_k(query, 10, seen)) == _lists(truth)
+    assert _lists(truth) == _brute_force(query, target, 10, seen)
+
+
+@needs_faiss
+def test_faiss_has_a_user_who_has_seen_all_and_one_who_has_seen_nothing() -> None:
+    query, target = _vectors(3, 50)
+    seen = Seen(torch.tensor([1] * 50), torch.arange(50), torch.linspace(-4, 4, 50))
+    found = FaissIndex(target).top_k(query, 10, seen)
+    assert _lists(found) == _brute_force(query, target, 10, seen)
+    everything = FaissIndex(target).top_k(query, 99, seen)
+    assert _lists(everything) == _brute_force(query, target, 99, seen)
 
 
 def test_faiss_that_is_not_installed_is_asked_for_by_its_extra(monkeypatch) -> None:

@@ -18,18 +18,23 @@ from cammsr_cli.run_folder import (
     save_weights,
     training_items,
 )
+from cammsr_cli.training.sizing import fitted
 
 USERS, ITEMS = 60, 40
 
 SMALL = Config(model=ModelConfig(width=16, layers=1, length=8))
 
 
-def make_recommender(folder: Path, config: Config = SMALL) -> Recommender:
-    """Of the run `folder`/run, written for the purpose."""
-    data = DataSet(write_toy_data(folder / "toy.h5", USERS, ITEMS))
+def make_recommender(folder: Path, config: Config = SMALL, again: bool = False) -> Recommender:
+    """Of the run `folder`/run, written for the purpose; users take items again, or do not."""
+    data = DataSet(write_toy_data(folder / "toy.h5", USERS, ITEMS, again=again))
+    config, _ = fitted(config, data, torch.device("cpu"))
     run = RunFolder(folder / "run")
     spec = describe(data, config.model, "cammsr")
     run.begin(config, spec, [data.item_ids[item] for item in training_items(data)])
     torch.manual_seed(0)
-    save_weights(build_model(spec, config.model), run.weights)
+    model = build_model(spec, config.model)
+    if model.repeats is not None:  # about as much as items' scores differ
+        torch.nn.init.normal_(model.repeats.weight_R, std=0.01)
+    save_weights(model, run.weights)
     return Recommender(load_run(run, None, torch.device("cpu")))

@@ -29,8 +29,8 @@ def _training(seed: int = 0, width: int = 16, progress: Progress | None = None) 
     model, averaged = (
         Cammsr(6, {"text": 4}, 0, width=width, layers=1, length=4, dropout=0.3) for _ in range(2)
     )
-    assert model.id_table is not None
-    table = model.id_table.weight
+    assert model.items.id_table is not None
+    table = model.items.id_table.weight
     others = [parameter for parameter in model.parameters() if parameter is not table]
     optimizers = [torch.optim.AdamW(others, lr=0.01), torch.optim.SparseAdam([table], lr=0.01)]
     return TrainingState(model, averaged, optimizers, progress or Progress(step=1))
@@ -39,12 +39,12 @@ def _training(seed: int = 0, width: int = 16, progress: Progress | None = None) 
 def _step(state: TrainingState) -> float:
     """A step that depends on weights, the state of both optimisers and random numbers."""
     model = state.model
-    assert model.id_table is not None
+    assert model.items.id_table is not None
     rows = torch.nn.functional.embedding(
-        torch.randint(0, 6, (3,)), model.id_table.weight, sparse=True
+        torch.randint(0, 6, (3,)), model.items.id_table.weight, sparse=True
     )
     noisy = torch.nn.functional.dropout(rows, 0.5) + torch.randn(rows.shape)
-    loss = (noisy * model.missing_SD.sum(0).repeat(2)).square().sum()
+    loss = (noisy * model.items.missing_SD.sum(0)).square().sum()
     for optimizer in state.optimizers:
         optimizer.zero_grad()
     loss.backward()
@@ -75,12 +75,12 @@ def test_a_resumed_training_goes_on_as_if_it_had_never_stopped(tmp_path: Path) -
 
 def test_weights_travel_with_the_measured_columns(tmp_path: Path) -> None:
     state = _training()
-    state.model.projections[0].measure(torch.randn(30, 4) * 5 + 2, torch.ones(30).bool())
+    state.model.items.projections[0].measure(torch.randn(30, 4) * 5 + 2, torch.ones(30).bool())
     save_checkpoint(tmp_path, state)
     other = _training(seed=1)
     load_checkpoint(checkpoint_path(tmp_path, 1), other)
     for name in ("mean", "scale"):
-        theirs, ours = (getattr(s.model.projections[0], name) for s in (other, state))
+        theirs, ours = (getattr(s.model.items.projections[0], name) for s in (other, state))
         assert torch.equal(theirs, ours)
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import combinations, product
 from unittest.mock import patch
 
 import pytest
@@ -14,15 +15,16 @@ from torch.nn import functional
 
 from cammsr_cli.config import TrainingConfig
 from cammsr_cli.core import sampling
+from cammsr_cli.core.items import Catalogue
 from cammsr_cli.core.losses import swap_loss
-from cammsr_cli.core.model import Cammsr, Catalogue
+from cammsr_cli.core.model import Cammsr
 from cammsr_cli.core.windows import Events, cut
 from cammsr_cli.training.objective import Corpus, Objective
 
 N = 9
 ITEMS = [0, 1, 2, 3, 4, 5, 6, 7, 8, 0, 2]
 START, END = torch.tensor([0, 6]), torch.tensor([5, 10])  # of inputs: users own 0-5 and 6-10
-PARTS = ["recommendation", "category", "swap", "balance"]
+PARTS = ["recommendation", "category", "swap"]
 
 
 def _corpus(**changed) -> Corpus:
@@ -36,11 +38,10 @@ def _corpus(**changed) -> Corpus:
             torch.arange(N),
             {"text": torch.randn(N, 4), "image": torch.randn(N, 6)},
             {"text": torch.ones(N, dtype=torch.bool), "image": present},
+            labels,
         ),
         "events": Events(torch.tensor(ITEMS), torch.arange(len(ITEMS)) * 60),
         "ties": False,
-        "label_NC": labels,
-        "multi_label": False,
         "share_N": torch.bincount(torch.tensor(ITEMS), minlength=N) / len(ITEMS),
         "sampled": False,
         "large": False,
@@ -55,14 +56,7 @@ def _sampled(**changed) -> Corpus:
 
 
 def _config(**changed) -> TrainingConfig:
-    given = {
-        "balance_weight": 0.01,
-        "swap_weight": 0.05,
-        "swap_share": 0.5,
-        "fused_negatives": 0,
-        **changed,
-    }
-    return TrainingConfig(**given)
+    return TrainingConfig(**{"swap_weight": 0.05, **changed})
 
 
 def _model(**changed) -> Cammsr:
@@ -106,7 +100,7 @@ def test_all_parts_are_there_finite_and_reach_every_parameter() -> None:
 
 def test_each_part_is_scaled_by_its_weight() -> None:
     model = _model()
-    weights = ("category_weight", "swap_weight", "balance_weight")
+    weights = ("category_weight", "swap_weight")
     once = _losses(model, config=_config(**dict.fromkeys(weights, 1.0)))
     for weight in weights:
         scaled = _losses(model, config=_config(**{**dict.fromkeys(weights, 1.0), weight: 2.5}))
@@ -116,17 +110,20 @@ def test_each_part_is_scaled_by_its_weight() -> None:
 
 
 def test_a_part_of_weight_nought_is_not_computed() -> None:
-    none = _config(category_weight=0.0, swap_weight=0.0, balance_weight=0.0)
+    none = _config(category_weight=0.0, swap_weight=0.0)
     assert list(_losses(_model(), config=none)) == ["recommendation"]
 
 
 @pytest.mark.parametrize(
     ("changed", "absent"),
     [
-        ({"guidance": False}, {"category"}),
-        ({"experts": 0}, {"balance"}),
-        ({"modalities": {"text": 4}}, {"swap"}),
-        ({"modalities": {}}, {"category", "swap", "balance"}),
+        ({"guidance": "equal"}, set()),  # categories weigh items still
+        ({"item_weights": False}, set()),  # or guide the experts still
+        ({"guidance": "equal", "item_weights": False}, {"category"}),
+        ({"experts": 0, "item_weights": False}, {"category"}),
+        ({"modalities": {"text": 4}}, set()),
+        ({"modalities": {}}, {"category", "swap"}),
+        ({"modalities": {}, "experts": 0}, {"category", "swap"}),
     ],
 )
 def test_parts_the_model_lacks_are_left_out(changed, absent) -> None:
@@ -134,55 +131,159 @@ def test_parts_the_model_lacks_are_left_out(changed, absent) -> None:
         assert set(_losses(_model(**changed), corpus)) == set(PARTS) - absent
 
 
-def test_recommendation_is_cross_entropy_of_each_next_event_for_each_reader() -> None:
-    model, corpus = _model(), _corpus()
-    tables = model.item_tables(*model.item_streams(corpus.catalogue))
+def _states(model: Cammsr, corpus: Corpus, start: int, end: int) -> torch.Tensor:
+    """The states after each event of one history, alone: [L, X]."""
+    tables = model.item_tables(corpus.catalogue)
+    window = cut(corpus.events, torch.tensor([start]), torch.tensor([end]))
+    return model.user_states(tables, window)[0]
+
+
+def test_recommendation_is_cross_entropy_of_each_next_event() -> None:
+    model, corpus = _model(repeats=False), _corpus()
+    target_NX = model.item_tables(corpus.catalogue).target_NX
     expected = []
     for start, end in zip(START.tolist(), END.tolist(), strict=True):
         for at in range(start, end):  # from the history up to `at`, alone, the item at + 1
-            window = cut(corpus.events, torch.tensor([start]), torch.tensor([at + 1]))
-            state = model.user_states(tables, window)[0, -1]
-            query, target = model.queries(state), torch.tensor(ITEMS[at + 1])
-            each = [query[one] @ tables.target_NV[:, one].T for one in model.readers]
-            expected.append(sum(functional.cross_entropy(score, target) for score in each))
+            score = _states(model, corpus, start, at + 1)[-1] @ target_NX.T
+            expected.append(functional.cross_entropy(score, torch.tensor(ITEMS[at + 1])))
     ours = _losses(model)["recommendation"]
     torch.testing.assert_close(ours, torch.stack(expected).mean())
 
 
-def test_the_guide_is_the_prediction_never_the_label() -> None:
+# Two histories with repeats; of each position, the items before it and how long ago they were.
+REPEATED = Events(torch.tensor([3, 1, 3, 3, 5, 1, 7, 7, 0, 7]), torch.arange(10) * 60)
+REPEATED_START, REPEATED_END = torch.tensor([0, 6]), torch.tensor([5, 9])
+AGES = [
+    {3: 1},
+    {1: 1, 3: 2},
+    {3: 1, 1: 2},
+    {3: 1, 1: 3},
+    {5: 1, 3: 2, 1: 4},
+    {7: 1},
+    {7: 1},
+    {0: 1, 7: 2},
+]
+NEXT = [1, 3, 3, 5, 1, 7, 0, 7]
+BUCKET = {1: 0, 2: 1, 3: 1, 4: 2}
+
+
+@pytest.mark.parametrize("sampled", [False, True], ids=["full", "sampled"])
+@pytest.mark.parametrize("new", [False, True], ids=["all known", "some new"])
+def test_the_items_of_each_position_s_own_history_have_their_bias(sampled: bool, new: bool) -> None:
+    known, rivals = torch.arange(N), list(range(N))
+    if new:  # item 2 is then no rival, and the places of those after it are others
+        known[2] = -1
+        rivals.remove(2)
+    catalogue = dataclasses.replace(_corpus().catalogue, id_row_N=known)
+    corpus = _corpus(catalogue=catalogue, events=REPEATED, sampled=sampled)
+    model = _model()
+    assert model.repeats is not None
+    with torch.no_grad():
+        model.repeats.weight_R.copy_(torch.tensor([-0.2, 0.3, 0.1]))
+    objective = Objective(model, corpus, _config(negatives=200 * N))  # a sample has all of them
+    ours = objective(REPEATED_START, REPEATED_END)["recommendation"]
+
+    target_NX = model.item_tables(catalogue).target_NX
+    states = torch.cat([_states(model, corpus, 0, 5), _states(model, corpus, 6, 9)])
+    weight_R = model.repeats.weight_R.detach().clone().requires_grad_()
+    each = []
+    for state, ages, target in zip(states, AGES, NEXT, strict=True):
+        score = list(target_NX @ state)
+        for item, age in ages.items():
+            score[item] = score[item] + 10 * weight_R[BUCKET[age]]
+        told = torch.stack([score[item] for item in rivals])
+        each.append(functional.cross_entropy(told, torch.tensor(rivals.index(target))))
+    theirs = torch.stack(each).mean()
+    torch.testing.assert_close(ours, theirs)
+    (our_gradient,) = torch.autograd.grad(ours, [model.repeats.weight_R])
+    (their_gradient,) = torch.autograd.grad(theirs, [weight_R])
+    torch.testing.assert_close(our_gradient, their_gradient, rtol=1e-4, atol=1e-6)
+
+
+def test_labels_move_the_category_loss_and_the_guide_of_what_histories_hold() -> None:
+    """Never the items that are scored: their weights are of predicted categories."""
     model, corpus = _model(), _corpus()
-    other = dataclasses.replace(corpus, label_NC=corpus.label_NC.roll(1, dims=1))
-    ours, theirs = _losses(model), _losses(model, other)
-    for name in ("recommendation", "swap", "balance"):
+    held = [0, 1, 2, 3, 4, 6, 7, 8]
+    labels = corpus.catalogue.label_NC
+    assert labels is not None
+
+    def relabelled(items: list[int]) -> Corpus:
+        changed = labels.clone()
+        changed[items] = labels[items].roll(1, dims=1)
+        return _corpus(catalogue=dataclasses.replace(corpus.catalogue, label_NC=changed))
+
+    ours = _losses(model, corpus)
+    theirs = _losses(model, relabelled([item for item in range(N) if item not in held]))
+    for name in ("recommendation", "swap"):
         assert torch.equal(ours[name], theirs[name])
     assert not torch.allclose(ours["category"], theirs["category"])
+    for name, value in _losses(model, relabelled(held)).items():
+        assert not torch.equal(value, ours[name]), name
 
 
-def test_swapping_nothing_aligns_each_state_with_itself() -> None:
-    """With share 0 both views are one; only other users' states keep the loss from nought."""
-    model = _model()
-    same, mixed = (
-        _losses(model, config=_config(swap_share=share, swap_temperature=0.01))["swap"].item()
-        for share in (0.0, 1.0)
-    )
-    assert same <= mixed
-    assert same < 0.05 * 0.7
+# --- the swap of modalities ---------------------------------------------------------------------
 
 
+def _swapped_states(
+    model: Cammsr, corpus: Corpus, pair: tuple[int, int], rate: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """States of two streams after the last event of each window, alone; all traded or none."""
+    tables = model.item_tables(corpus.catalogue)
+    found = []
+    for start, end in zip(START, END, strict=True):
+        window = cut(corpus.events, start[None], end[None])
+        e_SBLD, mask = model.history(tables, window)
+        given = e_SBLD[list(pair)[::-1] if rate else list(pair)]
+        found.append(model.encode(given, mask, list(pair))[:, 0, -1])
+    one, other = torch.stack(found, dim=1)
+    return one, other
+
+
+@pytest.mark.parametrize("rate", [0, 1])
 @pytest.mark.parametrize("corpus", [_corpus(), _sampled()], ids=["full", "sampled"])
-def test_swap_compares_the_states_after_each_window_s_last_event(corpus: Corpus) -> None:
-    model, config = _model(), _config(swap_share=1.0, swap_weight=1.0)
-    plain = model.item_streams(corpus.catalogue)
-    views = []
-    for streams in (plain, model.swapped(plain, 1)):  # two modalities: one other seat
-        tables = model.item_tables(*streams)
-        alone = [cut(corpus.events, START[u : u + 1], END[u : u + 1]) for u in range(len(START))]
-        views.append(
-            torch.stack([model.user_states(tables, w)[0, -1, : model.width] for w in alone])
-        )
-    target = corpus.events.item_E[END]
-    expected = swap_loss(*views, target, config.swap_temperature)
+def test_swap_compares_the_streams_after_each_window_s_last_event(corpus, rate: int) -> None:
+    """Equation 18, of each pair of streams: traded everywhere, or plain."""
+    model = _model()
+    config = _config(swap_rate=float(rate), swap_weight=1.0, swap_temperature=0.3)
+    expected = sum(
+        swap_loss(*_swapped_states(model, corpus, pair, rate), config.swap_temperature)
+        for pair in combinations(range(3), 2)
+    )
     torch.testing.assert_close(_losses(model, corpus, config)["swap"], expected)
+
+
+def test_without_trading_it_is_infonce_of_the_plain_states() -> None:
+    model, corpus = _model(), _corpus()
+    last = torch.stack(
+        [
+            _states(model, corpus, start, end)[-1]
+            for start, end in zip(START.tolist(), END.tolist(), strict=True)
+        ]
+    )
+    state_SBD = last.view(2, 3, 16).transpose(0, 1)
+    expected = sum(
+        swap_loss(state_SBD[one], state_SBD[other], 1.0) for one, other in ((0, 1), (0, 2), (1, 2))
+    )
+    config = _config(swap_rate=0.0, swap_weight=1.0)
+    torch.testing.assert_close(_losses(model, corpus, config)["swap"], expected)
+
+
+def test_each_position_trades_places_by_itself() -> None:
+    """Two histories of one event, two streams: four ways to trade, all of them drawn."""
+    model, corpus = _model(modalities={"text": 4}), _corpus()
+    tables = model.item_tables(corpus.catalogue)
+    start, end = torch.tensor([0, 6]), torch.tensor([1, 7])
+    e_SBLD, _ = model.history(tables, cut(corpus.events, start, end))
+    expected = []
+    for traded in product([False, True], repeat=2):
+        given = torch.where(torch.tensor(traded)[:, None, None], e_SBLD.flip(0), e_SBLD)
+        one, other = model.encode(given, None)[:, :, -1]
+        expected.append(swap_loss(one, other, 1.0).item())
+    objective = Objective(model, corpus, _config(swap_weight=1.0))
+    torch.manual_seed(0)
+    found = {round(objective(start, end)["swap"].item(), 4) for _ in range(60)}
+    assert found == {round(value, 4) for value in expected}
+    assert len(found) == 4
 
 
 @pytest.mark.parametrize("corpus", [_corpus(), _sampled()], ids=["full", "sampled"])
@@ -214,7 +315,7 @@ def test_the_step_needs_no_event_beyond_the_last_target(corpus: Corpus, ties: bo
 
 def test_tied_events_are_dealt_anew_inputs_and_target_together() -> None:
     """Three events at one time: any of them may be the target of any other."""
-    model, config = _model(), _config(category_weight=0, swap_weight=0, balance_weight=0)
+    model, config = _model(), _config(category_weight=0, swap_weight=0)
     events = Events(torch.tensor([3, 1, 4]), torch.zeros(3).long())
     start, end = torch.tensor([0]), torch.tensor([2])
 
@@ -236,7 +337,7 @@ def test_tied_events_are_dealt_anew_inputs_and_target_together() -> None:
 def test_a_sample_of_everything_gives_the_loss_of_everything() -> None:
     model, config = _model(), _config(negatives=50 * N)
     full, sampled = _losses(model, _corpus(), config), _losses(model, _sampled(), config)
-    for name in ("recommendation", "category", "balance"):
+    for name in ("recommendation", "category"):
         torch.testing.assert_close(sampled[name], full[name], msg=name)
 
 
@@ -251,36 +352,15 @@ def test_a_sample_of_everything_gives_the_gradient_of_everything() -> None:
         torch.testing.assert_close(gradients[1][name], gradient, msg=name, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("corpus", [_corpus(), _sampled()], ids=["full", "sampled"])
-def test_the_fused_items_reader_has_a_sample_of_its_own(corpus: Corpus) -> None:
-    """Of everything it gives the loss of everything; of less, the ids' reader keeps its own."""
-    model = _model()
-    full, same, less = (
-        _losses(model, corpus, _config(negatives=50 * N, fused_negatives=few))
-        for few in (0, 50 * N, 2)
-    )
-    torch.testing.assert_close(same["recommendation"], full["recommendation"])
-    assert less["recommendation"] != full["recommendation"]
-    gradients = []
-    for few in (0, 2):
-        model = _model(id_dropout=0.0)
-        config = _config(negatives=50 * N, fused_negatives=few, swap_weight=0)
-        _losses(model, corpus, config)["recommendation"].backward()
-        assert model.id_sequence is not None
-        gradients.append([p.grad for p in model.id_sequence.parameters()])
-    for one, other in zip(*gradients, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
-
-
 @pytest.mark.parametrize("sparse", [False, True])
 def test_a_sample_reaches_every_parameter(sparse: bool) -> None:
-    model = _model(id_neighbours=0).train()
-    assert model.id_table is not None
-    model.id_table.sparse = sparse
+    model = _model(neighbours=0).train()
+    assert model.items.id_table is not None
+    model.items.id_table.sparse = sparse
     parts = _losses(model, _sampled(), _config(negatives=3))
     assert list(parts) == PARTS
     _require_gradients(model, parts)
-    assert model.id_table.weight.grad.is_sparse == sparse
+    assert model.items.id_table.weight.grad.is_sparse == sparse
 
 
 @contextmanager
@@ -297,19 +377,20 @@ def test_the_loss_of_a_sample_by_hand() -> None:
         parts = Objective(model, corpus, _config(negatives=8, swap_weight=0))(START[1:], END[1:])
     targets = [7, 8, 0, 2]
     candidates = [0, 2, 7, 8]  # what follows the events 6-9, and what was drawn
-    tables = model.item_tables(*model.item_streams(corpus.catalogue))
-    states = model.user_states(tables, cut(corpus.events, START[1:], END[1:]))[0]
+    target_NX = model.item_tables(corpus.catalogue).target_NX
+    assert model.repeats is not None
     each = []
-    for state, target in zip(states, targets, strict=True):
-        for reader in model.readers:
-            score = tables.target_NV[:, reader] @ model.queries(state)[reader]
-            mass = sum(
-                score[item].exp()
-                / (1 - math.exp(-4 * corpus.share_N[item] - 4 / N) if item != target else 1)
-                for item in candidates
-            )
-            each.append(mass.log() - score[target])
-    torch.testing.assert_close(parts["recommendation"], torch.stack(each).sum() / len(targets))
+    for at, (state, target) in enumerate(zip(_states(model, corpus, 6, 10), targets, strict=True)):
+        score = target_NX @ state
+        history = [6, 7, 8, 0][: at + 1]
+        score[history] += model.repeats(torch.arange(at + 1, 0, -1))
+        mass = sum(
+            score[item].exp()
+            / (1 - math.exp(-4 * corpus.share_N[item] - 4 / N) if item != target else 1)
+            for item in candidates
+        )
+        each.append(mass.log() - score[target])
+    torch.testing.assert_close(parts["recommendation"], torch.stack(each).mean())
 
 
 def _without_items(corpus: Corpus, unneeded: list[int]) -> Corpus:
@@ -342,14 +423,14 @@ def test_a_sample_reads_only_the_features_of_items_it_needs() -> None:
 
 
 def test_a_sample_s_item_drawn_by_nobody_gets_no_gradient() -> None:
-    model, corpus = _model(id_neighbours=0), _sampled()
-    assert model.id_table is not None
-    model.id_table.sparse = True
+    model, corpus = _model(neighbours=0), _sampled()
+    assert model.items.id_table is not None
+    model.items.id_table.sparse = True
     with _drawing(3, 3, 3, 3):
         config = _config(negatives=8, swap_weight=0)
         parts = Objective(model, corpus, config)(START[1:], END[1:])
     torch.stack(list(parts.values())).sum().backward()
-    met = model.id_table.weight.grad.coalesce().indices()[0].tolist()
+    met = model.items.id_table.weight.grad.coalesce().indices()[0].tolist()
     assert met == [0, 2, 3, 6, 7, 8]
 
 
@@ -359,12 +440,21 @@ def test_categories_are_learnt_of_the_items_in_the_sample() -> None:
     with _drawing(3, 3, 3, 3):
         ours = Objective(model, corpus, _config(**weights))(START[1:], END[1:])["category"]
     needed = torch.tensor([0, 2, 3, 6, 7, 8])
-    logits = model.item_tables(*model.item_streams(corpus.catalogue)).fused.category_NC[needed]
-    labels = corpus.label_NC[needed]
-    kept = labels.any(1)  # 7 and 8 have none
+    catalogue = corpus.catalogue.take(needed)
+    tables = model.item_tables(catalogue)
+    assert catalogue.label_NC is not None
+    kept = catalogue.label_NC.any(1)  # 7 and 8 have none
     assert kept.tolist() == [True, True, True, True, False, False]
-    expected = functional.cross_entropy(logits[kept], labels[kept].float())
-    torch.testing.assert_close(ours, expected)
+    each = [
+        functional.binary_cross_entropy_with_logits(
+            tables.category_SNC[stream, item], catalogue.label_NC[item].float()
+        )
+        for item in kept.nonzero().squeeze(1).tolist()
+        for stream in range(3)
+        if tables.present_NS[item, stream]
+    ]
+    assert len(each) == 11  # item 2 has no image
+    torch.testing.assert_close(ours, torch.stack(each).mean())
 
 
 def test_features_may_lie_in_memory_of_half_precision() -> None:
@@ -390,7 +480,7 @@ def test_an_item_that_training_never_met_is_no_rival_if_its_content_is_known(
     corpus = _corpus(
         sampled=sampled,
         large=True,  # features as they are, so that what moves them can be asked
-        catalogue=Catalogue(id_row, features, {"text": here, "image": here}),
+        catalogue=Catalogue(id_row, features, {"text": here, "image": here}, known.label_NC),
         events=Events(torch.tensor([0, 1, 2, 3, 4, 5, 6, 7, 3, 0, 2]), torch.arange(11) * 60),
     )
     model = _model(use_id=False)
@@ -398,7 +488,7 @@ def test_an_item_that_training_never_met_is_no_rival_if_its_content_is_known(
         one.requires_grad_()
     config = _config(negatives=4096)  # the sample, too, holds every item
     loss = _losses(model, corpus, config)["recommendation"]
-    moved = torch.autograd.grad(loss, [*features.values(), model.missing_SD])
+    moved = torch.autograd.grad(loss, [*features.values(), model.items.missing_SD])
     assert not moved[0][8].any()
     assert not moved[1][8].any()
     assert moved[2].any() == (not content)  # an item without content is described by these

@@ -43,7 +43,7 @@ from cammsr_cli.training.sharding import (
 from cammsr_cli.training.train import make_trainer
 
 CPU = torch.device("cpu")
-TABLE = "id_table.weight"
+TABLE = "items.id_table.weight"
 SAMPLED = [
     "--set",
     "training.sampled_above=0",
@@ -145,18 +145,17 @@ def _trainer(data: DataSet, world: World, **training: object) -> Trainer:
             "model": {
                 "dropout": 0.0,
                 "id_dropout": 0.0,
-                "id_neighbours": 0,
+                "neighbours": 0,
                 "width": 16,
+                "heads": 2,
                 "length": 12,
             },
             "training": {
                 "sampled_above": 0,
                 "lazy_above": 0,
                 "negatives": 4000,
-                "fused_negatives": 0,
                 "batch_size": 128,
                 "shuffle_ties": False,
-                "balance_weight": 0.1,
                 **training,
             },
         }
@@ -183,9 +182,9 @@ def _step(rank: int, data_path: Path, _: Path) -> None:
     ):
         alone = _trainer(data, World(0, 1, CPU), clip=clip)
         shared = _trainer(data, World(rank, 2, CPU), clip=clip, micro_batch=micro_batch)
-        table = shared.state.model.id_table
+        table = shared.state.model.items.id_table
         assert isinstance(table, RowShardedTable)
-        assert shared.state.averaged.id_table is table
+        assert shared.state.averaged.items.id_table is table
         start_W, end_W = (bound[:windows] for bound in _windows(alone))
         _require_close(shared.step(start_W, end_W), alone.step(start_W, end_W))
         expected = {n: w.grad.to_dense() for n, w in alone.state.model.named_parameters()}
@@ -268,7 +267,7 @@ def test_one_process_uses_what_two_have_trained(toy_data: Path, tmp_path: Path, 
     assert "on cpu x 2" in err
     assert "sampled softmax" in err
     weights = load_file(run / "model.safetensors")
-    assert weights[TABLE].shape == (len(RunFolder(run).item_ids()), 2 * 64)
+    assert weights[TABLE].shape == (len(RunFolder(run).item_ids()), 64)
     answer = cammsr("evaluate", run, "--json")
     assert answer.code == 0, answer.err
 

@@ -1,10 +1,9 @@
-"""From a data set to a run folder: settings that are left to the data."""
+"""From a data set to a run folder."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -13,67 +12,14 @@ import torch
 import yaml
 from toy_data import write_toy_data
 
-from cammsr_cli.config import Config, validated
+from cammsr_cli.config import validated
 from cammsr_cli.data.dataset import DataSet
-from cammsr_cli.data.splits import leave_one_out
 from cammsr_cli.distributed import World
 from cammsr_cli.run_folder import RunFolder, describe, training_items
-from cammsr_cli.training.train import fitted, make_trainer, multiplies_bfloat16_fast
-
-
-def _log(*lengths: int) -> SimpleNamespace:
-    """The events of users with histories this long."""
-    indptr = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    part = leave_one_out(indptr)
-    return SimpleNamespace(event_indptr=indptr, event_part=part, item_ids=["a", "b", "c"])
-
+from cammsr_cli.training.sizing import fitted
+from cammsr_cli.training.train import make_trainer
 
 CPU = torch.device("cpu")
-
-
-def _batch_size(config: Config, *lengths: int) -> int:
-    return fitted(config, _log(*lengths), CPU).training.batch_size
-
-
-@pytest.mark.parametrize(
-    ("windows", "batch_size"),
-    [(1, 32), (2559, 32), (2560, 64), (5119, 64), (5120, 128), (10_240, 256), (20_480, 512)],
-)
-def test_batches_are_as_large_as_leaves_forty_steps_an_epoch(windows, batch_size) -> None:
-    # Of 4 events 2 are for training: one input and its target.
-    assert _batch_size(Config(), *[4] * windows) == batch_size
-
-
-@pytest.mark.parametrize(
-    ("targets", "batch_size"),
-    [(12, 512), (13, 256), (25, 256), (26, 128), (50, 128), (51, 64), (90, 64), (180, 64)],
-)
-def test_long_histories_are_taken_fewer_at_a_time(targets, batch_size) -> None:
-    assert _batch_size(Config(), *[targets + 3] * 21_000) == batch_size
-
-
-def test_users_without_a_target_make_no_window_and_long_histories_several() -> None:
-    config = validated({"model": {"length": 2}})
-    short = [1, 2, 3] * 5000  # none has two training events
-    assert _batch_size(config, *short) == 32
-    # 8 events: 6 for training, 5 targets, 3 windows of at most 2; 854 x 3 is 2562.
-    assert _batch_size(config, *short, *[8] * 853) == 32
-    assert _batch_size(config, *short, *[8] * 854) == 64
-
-
-def test_what_is_given_is_kept_and_nothing_else_is_changed() -> None:
-    given = validated({"training": {"batch_size": 7, "precision": "float32", "seed": 3}})
-    assert fitted(given, _log(4), CPU) == given
-    left = validated({"model": {"width": 32}, "training": {"seed": 3}})
-    precision = "bfloat16" if multiplies_bfloat16_fast(CPU) else "float32"
-    expected = left.training.model_copy(update={"batch_size": 32, "precision": precision})
-    assert fitted(left, _log(4), CPU) == left.model_copy(update={"training": expected})
-
-
-def test_neighbours_are_not_looked_for_in_a_catalogue_too_large_for_it() -> None:
-    for above, neighbours in ((2, 0), (3, 5)):
-        given = {"model": {"id_neighbours": 5}, "training": {"lazy_above": above}}
-        assert fitted(validated(given), _log(4), CPU).model.id_neighbours == neighbours
 
 
 @pytest.mark.parametrize(("sampled_above", "large"), [(0, True), (10**6, False)])
@@ -82,22 +28,13 @@ def test_features_are_read_by_the_step_only_where_a_step_sees_a_sample(
 ) -> None:
     data = DataSet(toy_data)
     above = {"sampled_above": sampled_above, "lazy_above": 0, "batch_size": 8}
-    config = fitted(validated({"training": above}), data, CPU)
+    config, _ = fitted(validated({"training": above}), data, CPU)
     spec = describe(data, config.model, "cammsr")
     ids = [data.item_ids[item] for item in training_items(data)]
     world = World(0, 1, CPU)
     trainer = make_trainer(RunFolder(Path()), data, config, spec, ids, world, print)
     assert (trainer.corpus.sampled, trainer.corpus.large) == (large, large)
-    assert trainer.state.model.id_table.sparse == large
-
-
-@pytest.mark.parametrize("able", [True, False])
-def test_bfloat16_is_chosen_where_the_cpu_is_made_for_it(monkeypatch, able) -> None:
-    # What this CPU says of itself, and its contrary.
-    said = {**torch.cpu.get_capabilities(), "avx512_bf16": able, "amx_bf16": False}
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: said)
-    chosen = fitted(Config(), _log(4), CPU).training.precision
-    assert chosen == ("bfloat16" if able else "float32")
+    assert trainer.state.model.items.id_table.sparse == large
 
 
 def test_what_was_chosen_is_written_down(toy_data: Path, tmp_path: Path, cammsr: Callable) -> None:
@@ -105,6 +42,10 @@ def test_what_was_chosen_is_written_down(toy_data: Path, tmp_path: Path, cammsr:
     assert answer.code == 0, answer.err
     written = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
     assert written["training"]["batch_size"] == 32
+    assert None not in [value for name, value in written["model"].items() if name != "modalities"]
+    (told,) = [line for line in answer.err.splitlines() if "chosen for this data" in line]
+    for name in ("length", "dropout", "width"):
+        assert f"{name} {written['model'][name]}" in told
 
 
 def test_vectors_that_are_not_numbers_are_refused_before_anything_is_written(

@@ -179,7 +179,7 @@ def test_values_are_read_as_settings_are() -> None:
     assert Range.parse("training.learning_rate=1e-4..1e-2") == Range(
         "training.learning_rate", 1e-4, 1e-2
     )
-    assert Range.parse("model.norm=dyt,layernorm").choices == ("dyt", "layernorm")
+    assert Range.parse("model.input_norm=dyt,layernorm").choices == ("dyt", "layernorm")
     assert Range.parse("model.time=true,false").choices == (True, False)
     assert Range.parse("model.width=32,64").choices == (32, 64)
     assert Range.parse("model.modalities=[a,b],[a]").choices == ("[a, b]", "[a]")
@@ -203,7 +203,7 @@ def test_wrong_usage_is_told_and_nothing_is_lost(
     )
     assert answer.code == 2
     assert "model.dropout" in answer.err
-    answer = cammsr("tune", toy_data, "--out", tmp_path / "new", "--search", "model.width=16,17,32")
+    answer = cammsr("tune", toy_data, "--out", tmp_path / "new", "--search", "model.width=7,16,32")
     assert answer.code == 2
     assert "model.width" in answer.err
     assert not (tmp_path / "new").exists()

@@ -1,0 +1,138 @@
+"""Settings that are left to the data and the device: how large a model, and how it is trained.
+
+The rules were found on validation NDCG@10 of the data sets of docs/benchmarks.md; a setting that is
+named wins over them.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from cammsr_cli.config import Config
+from cammsr_cli.data.dataset import DataSet
+from cammsr_cli.data.splits import TRAIN
+
+BATCH_SIZES = (512, 256, 128, 64, 32)
+"""Histories a step to choose from."""
+
+STEPS_AN_EPOCH = 40
+"""Fewest steps an epoch shall have, where the choice is ours."""
+
+POSITIONS_A_STEP = 6400
+"""Most positions a step shall have, where the choice is ours."""
+
+LENGTHS = (50, 100, 200)
+"""Longest histories to choose from."""
+
+SMALL, LARGE = 64, 128
+"""Widths to choose from."""
+
+EVENTS_OF_LARGE = 50_000
+"""Training events from which on the larger width pays."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What the rules look at.
+
+    Attributes:
+        items: Size of the catalogue.
+        events: Training events.
+        targets_U: Targets of each user: its training events after the first.
+    """
+
+    items: int
+    events: int
+    targets_U: np.ndarray[tuple[int], np.dtype[np.int64]]
+
+    @staticmethod
+    def of(data: DataSet) -> Sizes:
+        """Those of a data set."""
+        trained = np.concatenate([[0], np.cumsum(data.event_part == TRAIN)])
+        events_U = np.diff(trained[data.event_indptr])
+        return Sizes(len(data.item_ids), int(trained[-1]), (events_U - 1).clip(min=0))
+
+    @property
+    def mean_history(self) -> float:
+        """Mean number of training events of the users that have two or more."""
+        learnt_U = self.targets_U[self.targets_U > 0]
+        return float(learnt_U.mean()) + 1 if len(learnt_U) else 0.0
+
+    @property
+    def events_an_item(self) -> float:
+        """Mean number of training events of an item."""
+        return self.events / max(1, self.items)
+
+
+def fitted(config: Config, data: DataSet, device: torch.device) -> tuple[Config, list[str]]:
+    """The settings with those that are left open chosen, and what was chosen, and why, in words."""
+    sizes = Sizes.of(data)
+    model = config.model
+    chosen: dict[str, object] = {}
+    reasons = []
+    if model.length is None:
+        chosen["length"] = length = _length(sizes)
+        reasons.append(f"length {length} (histories of {sizes.mean_history:.0f} events on average)")
+    if model.dropout is None:
+        chosen["dropout"] = dropout = _dropout(sizes)
+        reasons.append(f"dropout {dropout:g} ({sizes.events_an_item:.0f} training events an item)")
+    width = model.width
+    if width is None:
+        chosen["width"] = width = LARGE if sizes.events >= EVENTS_OF_LARGE else SMALL
+        reasons.append(f"width {width} ({sizes.events:,} training events)")
+    if model.heads is None:
+        chosen["heads"] = 1 if width % 2 else 2
+    if sizes.items > config.training.lazy_above:
+        chosen["neighbours"] = 0
+    model = model.model_copy(update=chosen)
+    chosen = {}
+    if not config.training.batch_size:
+        assert model.length is not None  # chosen above
+        chosen["batch_size"] = size = _batch_size(sizes, model.length)
+        reasons.append(f"{size} histories a step")
+    if config.training.precision == "auto":
+        chosen["precision"] = "bfloat16" if multiplies_bfloat16_fast(device) else "float32"
+    training = config.training.model_copy(update=chosen)
+    return config.model_copy(update={"model": model, "training": training}), reasons
+
+
+def _length(sizes: Sizes) -> int:
+    """The least length that is about that of a mean history."""
+    enough = [length for length in LENGTHS if length >= 0.9 * sizes.mean_history]
+    return min(enough, default=max(LENGTHS))
+
+
+def _dropout(sizes: Sizes) -> float:
+    """The fewer events an item has, the more dropout: .5 at 12, .2 at 290."""
+    doublings = math.log2(max(1.0, sizes.events_an_item) / 12)
+    return min(max(round((0.5 - 0.065 * doublings) * 20) / 20, 0.1), 0.5)
+
+
+def _batch_size(sizes: Sizes, length: int) -> int:
+    """The most histories a step that leave enough steps an epoch.
+
+    Short histories are taken more at a time and long ones fewer: with less than some thousand
+    positions most of a step's time goes into the tables of items, with more it learns too little.
+    """
+    windows = int(((sizes.targets_U + length - 1) // length).sum())
+    positions = int(sizes.targets_U.sum()) / max(1, windows)
+    enough = [
+        size
+        for size in BATCH_SIZES
+        if windows >= size * STEPS_AN_EPOCH and size * positions <= POSITIONS_A_STEP
+    ]
+    return max(enough, default=min(BATCH_SIZES))
+
+
+def multiplies_bfloat16_fast(device: torch.device) -> bool:
+    """Whether a device is made for matrix products of bfloat16."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device.type != "cpu" or not hasattr(torch.cpu, "get_capabilities"):
+        return False
+    able = torch.cpu.get_capabilities()
+    return bool(able.get("amx_bf16") or able.get("avx512_bf16"))
