@@ -85,7 +85,7 @@ class ModelConfig(_Settings):
     distances: bool = Field(
         True, description="Let attention learn a bias for each distance back in the history."
     )
-    experts: int = Field(4, ge=0, description="Experts a stream; 0 for none.")
+    experts: int = Field(0, ge=0, description="Experts a stream; 0 for none.")
     expert_hidden: float = Field(
         0.5, gt=0, le=16, description="Hidden values of an expert, as a multiple of the width."
     )
@@ -233,6 +233,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "input_norm": "dyt",
             "time": False,
             "distances": False,
+            "experts": 4,
             "expert_hidden": 4.0,
             "item_weights": False,
             "repeats": False,
@@ -245,7 +246,6 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "time": False,
             "distances": False,
             "id_dropout": 0.0,
-            "experts": 0,
             "item_weights": False,
             "repeats": False,
         },

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from cammsr_cli.core.model import Catalogue
+from cammsr_cli.core.items import Catalogue
 from cammsr_cli.data.splits import TEST
 from cammsr_cli.ranking.full_ranking import model_ranks, questions
 from cammsr_cli.ranking.metrics import per_user
@@ -83,9 +84,7 @@ def _shuffled(catalogue: Catalogue, modality: str, generator: torch.Generator) -
     has = torch.where(catalogue.present[modality])[0]
     values = catalogue.features[modality].clone()
     values[has] = values[has[torch.randperm(len(has), generator=generator)]]
-    return Catalogue(
-        catalogue.id_row_N, {**catalogue.features, modality: values}, catalogue.present
-    )
+    return replace(catalogue, features={**catalogue.features, modality: values})
 
 
 def test_evaluate_beats_popularity(shop, cammsr: Callable) -> None:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 EXAMPLES = [
     "cammsr train shop.h5 --out run",
     "cammsr train shop.h5 --out baseline --preset sasrec --set training.epochs=5",
-    "cammsr train shop.h5 --out wide --set model.width=128 --set training.swap_weight=0.05",
+    "cammsr train shop.h5 --out published --preset paper --set model.router=linear",
     "cammsr train --list-settings",
 ]
 HELP_EPILOG = epilog(EXAMPLES)
@@ -36,8 +36,8 @@ def command(
     preset: Annotated[
         str,
         typer.Option(
-            help="Where settings start: cammsr; small or large, the same in other sizes; or sasrec "
-            "(ids alone, the baseline)."
+            help="Where settings start: cammsr, the best that is known; paper, the model as "
+            "published; or sasrec (ids alone, the baseline)."
         ),
     ] = "cammsr",
     config: Annotated[

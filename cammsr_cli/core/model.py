@@ -109,7 +109,7 @@ class Cammsr(nn.Module):
         input_norm: InputNorm = "none",
         time: bool = True,
         distances: bool = True,
-        experts: int = 4,
+        experts: int = 0,
         expert_hidden: float = 0.5,
         expert_inputs: ExpertInputs = "all",
         router: RouterKind = "attention",

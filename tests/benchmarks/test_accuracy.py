@@ -8,6 +8,11 @@ import numpy as np
 import pytest
 
 from benchmarks.accuracy import (
+    ADDED,
+    PAPER,
+    PAPER_PARTS,
+    PARTS,
+    SETTINGS,
     Outcome,
     beside_earlier,
     plot,
@@ -19,6 +24,7 @@ from benchmarks.accuracy import (
 )
 from benchmarks.baselines import item_knn, popularity
 from benchmarks.peers.split import TEST, VALIDATION, Split
+from cammsr_cli.config import resolve
 from cammsr_cli.data.splits import leave_one_out
 
 
@@ -80,6 +86,10 @@ def test_each_row_stands_beside_sasrec_and_the_peer_best_on_validation() -> None
         "sasrec": [_outcome([3])],
         "cammsr": [_outcome([2])],
         "cammsr without time": [_outcome([4])],
+        "cammsr with swap": [_outcome([4])],
+        "paper": [_outcome([4])],
+        "paper without swap": [_outcome([4])],
+        "sasrec with repeat bias": [_outcome([4])],
     }
     rows = rows_of(outcomes)
     references = ["sasrec", "RecBole GRU4Rec"]
@@ -90,6 +100,10 @@ def test_each_row_stands_beside_sasrec_and_the_peer_best_on_validation() -> None
         "sasrec": ["RecBole GRU4Rec"],
         "cammsr": references,
         "cammsr without time": [*references, "cammsr"],
+        "cammsr with swap": [*references, "cammsr"],
+        "paper": references,
+        "paper without swap": [*references, "paper"],
+        "sasrec with repeat bias": references,
     }
     lines = table(rows).splitlines()
     assert len(lines) == 2 + len(rows)
@@ -133,6 +147,22 @@ def test_the_plot_has_a_bar_for_each_whole_model(tmp_path: Path) -> None:
     assert [word in drawn for word in ("ml1m", "ml100k", "sasrec", "cammsr")] == [True] * 4
     assert "without time" not in drawn
     assert "amazon-beauty" not in drawn
+
+
+@pytest.mark.parametrize(
+    ("preset", "named"), [("cammsr", PARTS), ("cammsr", ADDED), ("paper", PAPER_PARTS)]
+)
+def test_a_part_taken_away_or_added_is_there_to_be(preset: str, named) -> None:
+    """Each names settings that there are, at values that the preset does not have."""
+    own = PAPER if preset == "paper" else ()
+    whole = resolve(preset, None, own, {})
+    for part, assignments in named.items():
+        assert resolve(preset, None, [*own, *assignments], {}) != whole, part
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_settings_of_a_data_set_are_some(name: str) -> None:
+    assert resolve("cammsr", None, SETTINGS[name][1], {})
 
 
 def test_a_row_has_a_file_name() -> None:

@@ -156,7 +156,9 @@ def test_items_that_a_model_without_content_cannot_know_are_not_recommended(
     out, epoch = tmp_path / "run", "training.epochs=1"
     toy = run.parent / "toy.h5"
     assert cammsr("train", toy, "--out", out, "--preset", "sasrec", "--set", epoch).code == 0
-    answer = cammsr("recommend", out, "--data", newer, "--user", "u1", "-k", 80, "--json")
+    answer = cammsr(
+        "recommend", out, "--data", newer, "--user", "u1", "-k", 80, "--exclude-seen", "--json"
+    )
     assert answer.code == 0, answer.err
     assert "40 of 80 items have neither training events nor any content" in answer.err
     assert "judged" not in answer.err
