@@ -232,7 +232,7 @@ def test_every_setting_is_described_with_its_default() -> None:
         *(f"training.{name}" for name in TrainingConfig.model_fields),
     }
     assert all(text.endswith(".") for _, text in found.values())
-    assert found["model.experts"][0] == "4"
+    assert found["model.experts"][0] == "0"
 
 
 def test_settings_do_not_change_once_made() -> None:

@@ -33,6 +33,28 @@ def test_figures_of_changed_data_are_told_to_be_too_good_perhaps(
     assert "has changed since" in cammsr("recommend", run, "--user", "u1").err
 
 
+@pytest.mark.parametrize("again", [True, False])
+def test_seen_items_are_ranked_where_the_data_repeats_them_and_a_flag_wins(
+    tmp_path: Path, cammsr: Callable, again: bool
+) -> None:
+    data, run = write_toy_data(tmp_path / "toy.h5", again=again), tmp_path / "run"
+    assert cammsr("train", data, "--out", run, *ONE_EPOCH).code == 0
+    chosen, kept, hidden = (
+        json.loads(cammsr("evaluate", run, "--json", *flag).out)
+        for flag in ((), ("--keep-seen",), ("--exclude-seen",))
+    )
+    assert (kept["seen_excluded"], hidden["seen_excluded"]) == (False, True)
+    assert chosen == (kept if again else hidden)
+    for whose in ("model", "popularity"):
+        assert kept[whose] != hidden[whose]
+    told = f"seen items {'kept' if again else 'excluded'}"
+    assert told in cammsr("evaluate", run).out
+    # Whatever the data says, two runs are compared alike.
+    against = json.loads(cammsr("evaluate", run, "--against", run, "--json").out)
+    assert against["seen_excluded"] != again
+    assert all(one["mean"] == 0 for one in against["against"].values())
+
+
 def test_runs_trained_on_two_states_of_a_file_are_not_compared(
     run: Path, tmp_path: Path, cammsr: Callable
 ) -> None:

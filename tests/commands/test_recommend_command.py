@@ -167,6 +167,24 @@ def test_items_that_a_model_without_content_cannot_know_are_not_recommended(
     assert not any(item["new"] for item in one["recommendations"])
 
 
+def test_seen_items_stay_where_the_data_repeats_them_and_a_flag_wins(
+    run: Path, tmp_path: Path, cammsr: Callable
+) -> None:
+    never = write_toy_data(tmp_path / "never.h5", USERS, again=False)
+    other = tmp_path / "run"
+    assert cammsr("train", never, "--out", other, "--set", "training.epochs=1").code == 0
+    asked = ("--user", "u1", "-k", 40, "--json")
+    for trained, kept in ((run, True), (other, False)):
+        found = {
+            flag: len(
+                json.loads(cammsr("recommend", trained, *asked, *flag).out)[0]["recommendations"]
+            )
+            for flag in ((), ("--keep-seen",), ("--exclude-seen",))
+        }
+        assert found[("--keep-seen",)] == 40 > found[("--exclude-seen",)]
+        assert (found[()] == 40) == kept
+
+
 def test_a_share_is_no_more_than_all(run: Path, cammsr: Callable) -> None:
     for command in (["recommend", run, "--user", "u1"], ["evaluate", run]):
         answer = cammsr(*command, "--new-share", "20")

@@ -25,8 +25,10 @@ def _model(**changed) -> Cammsr:
     torch.manual_seed(0)
     modalities = changed.pop("modalities", ("text", "image"))
     categories = changed.pop("categories", C)
-    sizes = {"width": 16, "layers": 1, "heads": 2, "length": LENGTH, "dropout": 0.0, **changed}
-    model = Cammsr(N, {m: DIMS[m] for m in modalities}, categories, **sizes)
+    parts = {"experts": 4, "input_norm": "dyt"}  # off unless asked for
+    sizes = {"width": 16, "layers": 1, "heads": 2, "length": LENGTH, "dropout": 0.0}
+    given = {**parts, **sizes, **changed}
+    model = Cammsr(N, {m: DIMS[m] for m in modalities}, categories, **given)
     with_values(model)
     return model.eval()
 

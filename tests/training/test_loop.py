@@ -66,7 +66,7 @@ def _nothing(_: StepReport) -> None:
 def _train(
     data: Path, out: Path, on_step: Callable[[StepReport], None] = _nothing, **training: Any
 ) -> tuple[Outcome, Heard]:
-    sizes = {"width": 16, "layers": 1, "length": 8, "dropout": 0.4}
+    sizes = {"width": 16, "layers": 1, "length": 8, "dropout": 0.4, "experts": 2}
     given = {
         "epochs": EPOCHS,
         "precision": "float32",

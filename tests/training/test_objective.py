@@ -62,7 +62,8 @@ def _config(**changed) -> TrainingConfig:
 def _model(**changed) -> Cammsr:
     torch.manual_seed(0)
     modalities = changed.pop("modalities", {"text": 4, "image": 6})
-    sizes = {"width": 16, "layers": 1, "length": 6, "dropout": 0.0, **changed}
+    parts = {"experts": 4, "input_norm": "dyt"}  # off unless asked for
+    sizes = {"width": 16, "layers": 1, "length": 6, "dropout": 0.0, **parts, **changed}
     model = Cammsr(N, modalities, 3, **sizes).eval()
     with torch.no_grad():
         for parameter in model.parameters():

@@ -56,7 +56,7 @@ def _corpus(sampled: bool = False) -> Corpus:
 
 def _stepper(sampled: bool = False, sparse: bool | None = None, **changed) -> Stepper:
     torch.manual_seed(0)
-    sizes = {"width": 16, "layers": 1, "length": 8, "dropout": 0, "id_dropout": 0}
+    sizes = {"width": 16, "layers": 1, "length": 8, "dropout": 0, "id_dropout": 0, "experts": 4}
     model = Cammsr(ITEMS, {"text": 5, "image": 3}, 4, neighbours=0, **sizes)
     with torch.no_grad():
         for parameter in model.parameters():
