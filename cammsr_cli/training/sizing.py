@@ -82,7 +82,8 @@ def fitted(config: Config, data: DataSet, device: torch.device) -> tuple[Config,
         reasons.append(f"dropout {dropout:g} ({sizes.events_an_item:.0f} training events an item)")
     width = model.width
     if width is None:
-        chosen["width"] = width = LARGE if sizes.events >= EVENTS_OF_LARGE else SMALL
+        width = LARGE if sizes.events >= EVENTS_OF_LARGE else SMALL
+        chosen["width"] = width = width + -width % (model.heads or 1)
         reasons.append(f"width {width} ({sizes.events:,} training events)")
     if model.heads is None:
         chosen["heads"] = 1 if width % 2 else 2

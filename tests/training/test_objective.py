@@ -201,6 +201,37 @@ def test_the_items_of_each_position_s_own_history_have_their_bias(sampled: bool,
     torch.testing.assert_close(our_gradient, their_gradient, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("share", [0.3, 1.0])
+@pytest.mark.parametrize("sampled", [False, True], ids=["full", "sampled"])
+def test_a_share_of_the_loss_is_each_stream_s_by_its_score_alone(
+    sampled: bool, share: float
+) -> None:
+    corpus = _corpus(events=REPEATED, sampled=sampled)
+    model, config = _model(), _config(negatives=200 * N, branch_share=share)
+    assert model.repeats is not None
+    target_NX = model.item_tables(corpus.catalogue).target_NX
+    states = torch.cat([_states(model, corpus, 0, 5), _states(model, corpus, 6, 9)])
+    each = []
+    for state, ages, target in zip(states, AGES, NEXT, strict=True):
+        part_NS = (target_NX * state).view(N, 3, 16).sum(-1)
+        bias_N = torch.zeros(N)
+        for item, age in ages.items():
+            bias_N[item] = model.repeats(torch.tensor(age))
+        losses = [
+            functional.cross_entropy(score + bias_N, torch.tensor(target))
+            for score in (part_NS.sum(1), *part_NS.T)
+        ]
+        each.append((1 - share) * losses[0] + share * sum(losses[1:]))
+    ours = Objective(model, corpus, config)(REPEATED_START, REPEATED_END)["recommendation"]
+    torch.testing.assert_close(ours, torch.stack(each).mean())
+
+
+def test_one_stream_has_no_loss_beside_that_of_the_score() -> None:
+    model = _model(modalities={})
+    ours, theirs = (_losses(model, config=_config(branch_share=share)) for share in (0.0, 0.7))
+    assert torch.equal(ours["recommendation"], theirs["recommendation"])
+
+
 def test_labels_move_the_category_loss_and_the_guide_of_what_histories_hold() -> None:
     """Never the items that are scored: their weights are of predicted categories."""
     model, corpus = _model(), _corpus()

@@ -115,3 +115,12 @@ def test_bfloat16_is_chosen_where_the_cpu_is_made_for_it(monkeypatch, able) -> N
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: said)
     chosen = _fitted(Config(), 4).training.precision
     assert chosen == ("bfloat16" if able else "float32")
+
+
+@pytest.mark.parametrize("heads", [1, 2, 3, 5, 7])
+def test_a_chosen_width_is_a_multiple_of_the_heads_that_are_given(heads: int) -> None:
+    model = _fitted(validated({"model": {"heads": heads}}), *[4] * 100).model
+    assert model.heads == heads
+    assert model.width is not None
+    assert 64 <= model.width < 64 + heads
+    assert model.width % heads == 0
