@@ -24,6 +24,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from cammsr_cli.config import resolve
+from cammsr_cli.core.items import ItemEncoder
 from cammsr_cli.core.model import Cammsr
 from cammsr_cli.core.windows import shuffled_batches, training_windows
 from cammsr_cli.data.dataset import DataSet
@@ -100,11 +101,12 @@ class _Nothing:
 WATCHED: list[tuple[Any, str, str]] = [
     (objective, "cut", "cut windows"),
     (objective, "deal_ties", "cut windows"),
-    (Cammsr, "item_streams", "project features"),
-    (Cammsr, "item_tables", "CAMoE"),
-    (Cammsr, "user_states", "sequence encoder"),
-    (Cammsr, "queries", "queries"),
-    (objective, "_loss", "loss, with its gradients"),
+    (ItemEncoder, "forward", "streams of items"),
+    (Cammsr, "item_tables", "categories and weights of items"),
+    (Cammsr, "history", "positions and experts"),
+    (Cammsr, "encode", "Transformers"),
+    (objective, "seen_before", "repeats"),
+    (objective, "sampled_cross_entropy", "loss, with its gradients"),
     (objective, "category_loss", "category loss"),
     (torch.Tensor, "backward", "backward of all else"),
     (step.Stepper, "_clip", "clip"),
