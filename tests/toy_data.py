@@ -14,29 +14,19 @@ CATEGORIES = 4
 
 
 def write_toy_data(
-    path: Path,
-    users: int = 60,
-    items: int = 40,
-    seed: int = 0,
-    again: bool = True,
-    histories: list[np.ndarray] | None = None,
+    path: Path, users: int = 60, items: int = 40, seed: int = 0, again: bool = True
 ) -> Path:
     """Users who mostly stay with one category; some ties in time, some items lack a modality.
 
-    They take many items again, unless told that they never do. With `histories`, those are the
-    users' items.
+    They take many items again, unless told that they never do.
     """
     generator = np.random.default_rng(seed)
     category = np.arange(items) % CATEGORIES
     lengths = generator.integers(3, 16, users)
-    if histories is not None:
-        lengths = np.array([len(history) for history in histories])
     item, time = [], []
     for user, length in enumerate(lengths.tolist()):
         liked = np.flatnonzero(category == user % CATEGORIES)
-        if histories is not None:
-            item.append(histories[user])
-        elif again:
+        if again:
             strays = generator.random(length) < 0.2
             any_item = generator.integers(0, items, length)
             item.append(np.where(strays, any_item, generator.choice(liked, length)))
