@@ -196,9 +196,9 @@ class Cammsr(nn.Module):
             target_SND = x_SND * weight_SN1
             id_target_SND = None if id_SND is None else id_SND * weight_SN1
         return ItemTables(
-            _beside(x_SND),
-            _beside(target_SND),
-            None if id_target_SND is None else _beside(id_target_SND),
+            beside(x_SND),
+            beside(target_SND),
+            None if id_target_SND is None else beside(id_target_SND),
             guide_NS,
             category_SNC,
             present_NS,
@@ -266,7 +266,7 @@ class Cammsr(nn.Module):
 
         The score of an item is the inner product of that with its target (equation 15).
         """
-        return _beside(self.encode(*self.history(tables, window)))
+        return beside(self.encode(*self.history(tables, window)))
 
     def last_user_states(self, tables: ItemTables, window: Window) -> Tensor:
         """What is known of each user after the last event of their window: [B, X].
@@ -277,7 +277,7 @@ class Cammsr(nn.Module):
             raise ValueError("of rows that hold several histories, ask for all states")
         e_SBLD, _ = self.history(tables, window)
         last_B = (window.length_B - 1).clamp(min=0)
-        return _beside(self.encoder.last(self._read(e_SBLD), last_B))
+        return beside(self.encoder.last(self._read(e_SBLD), last_B))
 
     def contributions(
         self, state: Tensor, target: Tensor, id_target: Tensor | None = None
@@ -297,7 +297,7 @@ class Cammsr(nn.Module):
         return product.view(*product.shape[:-1], len(self.streams), self.width).sum(-1)
 
 
-def _beside(x: Tensor) -> Tensor:
+def beside(x: Tensor) -> Tensor:
     """Streams side by side: [S, ..., D] to [..., X]."""
     return x.movedim(0, -2).flatten(-2)
 

@@ -22,7 +22,7 @@ from cammsr_cli.core.losses import (
     sampled_cross_entropy,
     swap_loss,
 )
-from cammsr_cli.core.model import Cammsr
+from cammsr_cli.core.model import Cammsr, beside
 from cammsr_cli.core.repeats import seen_before
 from cammsr_cli.core.sampling import Candidates, all_candidates, draw_candidates
 from cammsr_cli.core.windows import Events, Packed, cut, deal_ties, pack
@@ -102,7 +102,7 @@ class Objective(nn.Module):
         tables = model.item_tables(step.catalogue)
         e_SBLD, mask_BLL = model.history(tables, step.packed.window)
         h_SBLD = model.encode(e_SBLD, mask_BLL)
-        query_MX = h_SBLD.movedim(0, -2).flatten(-2)[step.packed.window.valid_BL]
+        query_MX = beside(h_SBLD)[step.packed.window.valid_BL]
         parts = {"recommendation": self._recommendation(step, query_MX, tables.target_NX)}
         if config.category_weight and model.guide is not None:
             label_NC = step.catalogue.label_NC
@@ -191,7 +191,7 @@ class Objective(nn.Module):
 
     def _candidates(self, target_M: Tensor) -> Candidates | None:
         """What a step's targets are told from; None for all items."""
-        if self.config.negatives and self.corpus.sampled:
+        if self.corpus.sampled:
             return self._drawn(target_M, self.config.negatives)
         if self.rival_R is not None:
             return all_candidates(target_M, self.rival_R)

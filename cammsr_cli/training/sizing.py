@@ -14,7 +14,7 @@ import torch
 
 from cammsr_cli.config import Config
 from cammsr_cli.data.dataset import DataSet
-from cammsr_cli.data.splits import TRAIN
+from cammsr_cli.training.loop import training_bounds
 
 BATCH_SIZES = (512, 256, 128, 64, 32)
 """Histories a step to choose from."""
@@ -52,9 +52,9 @@ class Sizes:
     @staticmethod
     def of(data: DataSet) -> Sizes:
         """Those of a data set."""
-        trained = np.concatenate([[0], np.cumsum(data.event_part == TRAIN)])
-        events_U = np.diff(trained[data.event_indptr])
-        return Sizes(len(data.item_ids), int(trained[-1]), (events_U - 1).clip(min=0))
+        start_U, end_U = training_bounds(data)
+        events_U = (end_U - start_U).numpy()
+        return Sizes(len(data.item_ids), int(events_U.sum()), (events_U - 1).clip(min=0))
 
     @property
     def mean_history(self) -> float:
