@@ -90,8 +90,8 @@ ADDED: dict[str, tuple[str, ...]] = {
     "experts": ("model.experts=4",),
     "DyT": ("model.input_norm=dyt",),
     "swap": ("training.swap_weight=0.25",),
-    "ids of the content streams": ("model.content_ids=true",),
-    "a loss for each stream": ("training.branch_share=0.5",),
+    "each stream a branch": ("model.fused=false",),
+    "one loss of the summed score": ("training.branch_share=0",),
 }
 """What `cammsr` could have beside what it has."""
 

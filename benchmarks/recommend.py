@@ -112,11 +112,11 @@ def _print_all(recommender: Recommender) -> None:
 
 
 def _print_faiss(recommender: Recommender, items: int) -> None:
-    target_NX, query_UV = _made_up(recommender, items)
-    exact = ExactIndex(target_NX)
+    target_NV, query_UV = _made_up(recommender, items)
+    exact = ExactIndex(target_NV)
     truth = exact.top_k(query_UV, K, None)
     began = time.perf_counter()
-    index = FaissIndex(target_NX)
+    index = FaissIndex(target_NV)
     built = time.perf_counter() - began
     # What is told to a user comes from other users than those it is judged by here.
     index.aim(query_UV[::4], K, None, exact.top_k(query_UV[::4], K, None))
@@ -134,7 +134,7 @@ def _print_faiss(recommender: Recommender, items: int) -> None:
 def _made_up(recommender: Recommender, items: int) -> tuple[Tensor, Tensor]:
     """Targets and queries spread as the run's own: mixtures of two of them, and some noise."""
     generator = torch.Generator().manual_seed(0)
-    own_NV = recommender.tables.target_NX
+    own_NV = recommender.tables.target_NV
     users = recommender.everyone[:SEARCHED_USERS]
     bounds = torch.from_numpy(recommender.run.data.event_indptr)
     own_UV = user_queries(

@@ -44,9 +44,10 @@ class ModelConfig(_Settings):
         description="Items of like content whose ids' mean is added to each id; 0 for none, as "
         "above training.lazy_above.",
     )
-    content_ids: bool = Field(
-        False,
-        description="Give each content stream an id embedding of its own, too.",
+    fused: bool = Field(
+        True,
+        description="Have two branches, each with its Transformer: the ids, and the sum of all "
+        "streams; otherwise each stream is a branch.",
     )
     modalities: list[str] | None = Field(
         None, description="Modalities to use, as [text,image]; all that there are, if not given."
@@ -54,7 +55,7 @@ class ModelConfig(_Settings):
     width: int | None = Field(
         None, ge=8, description="Width of all vectors; by the number of events, if not given."
     )
-    layers: int = Field(2, ge=1, description="Transformer blocks a stream.")
+    layers: int = Field(2, ge=1, description="Transformer blocks a branch.")
     heads: int | None = Field(
         None, ge=1, description="Attention heads a block; must divide width; 2, if not given."
     )
@@ -191,14 +192,17 @@ class TrainingConfig(_Settings):
         0.1, ge=0, allow_inf_nan=False, description="Weight of the category loss."
     )
     branch_share: float = Field(
-        0.0,
+        1.0,
         ge=0,
         le=1,
-        description="Share of the loss that is each stream's cross-entropy by its score alone; the "
-        "rest is that of the summed score.",
+        description="Share of the loss that is the branches' mean cross-entropy, each by its score "
+        "alone; the rest is that of the summed score.",
     )
     swap_weight: float = Field(
         0.0, ge=0, allow_inf_nan=False, description="Weight of the modality-swap loss."
+    )
+    swap_pairs: list[str] | None = Field(
+        None, description="Streams that trade places, as [text-image]; every two, if not given."
     )
     swap_rate: float = Field(
         0.5,
@@ -224,6 +228,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "cammsr": {},
     "paper": {
         "model": {
+            "fused": False,
             "content_init": False,
             "neighbours": 0,
             "width": 64,
@@ -238,7 +243,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "item_weights": False,
             "repeats": False,
         },
-        "training": {"swap_weight": 0.25},
+        "training": {"branch_share": 0.0, "swap_weight": 0.25},
     },
     "sasrec": {
         "model": {

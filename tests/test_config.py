@@ -79,11 +79,12 @@ def test_paper_is_the_model_as_published() -> None:
     """Without what is ours, and with all three of its losses."""
     config = resolve("paper", environment={})
     model, training = config.model, config.training
-    ours = (model.content_init, model.content_ids, model.time, model.distances)
+    ours = (model.content_init, model.fused, model.time, model.distances)
     assert not any((*ours, model.item_weights, model.repeats, model.embedding_scale))
     assert model.neighbours == model.id_dropout == 0
     assert (model.input_norm, model.router, model.expert_inputs) == ("dyt", "attention", "all")
     assert (model.experts, model.expert_hidden, model.width, model.length) == (4, 4, 64, 50)
+    assert training.branch_share == 0
     assert training.swap_weight > 0
     assert training.category_weight > 0
     assert training.swap_rate == 0.5

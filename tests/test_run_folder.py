@@ -169,8 +169,8 @@ def test_a_loaded_run_is_the_model_that_was_saved(run: RunFolder, data: DataSet)
     assert loaded.catalogue.id_row_N.tolist() == [0, 1, 2, 3, -1]
     assert loaded.events.item_E.dtype == torch.int32
     assert loaded.events.item_E.tolist() == data.event_item.tolist()
-    ours = item_tables(loaded.model, loaded.catalogue).target_NX
-    assert torch.equal(ours, item_tables(model, loaded.catalogue).target_NX)
+    ours = item_tables(loaded.model, loaded.catalogue).target_NV
+    assert torch.equal(ours, item_tables(model, loaded.catalogue).target_NV)
 
 
 def test_sasrec_runs_come_back_too(tmp_path: Path, data: DataSet) -> None:
@@ -198,7 +198,7 @@ def test_a_newer_data_set_with_more_items_is_welcome(tmp_path, run: RunFolder) -
     newer = _data(tmp_path / "newer.h5", items="abcdefgh")
     loaded = load_run(run, newer.path, CPU)
     assert loaded.new_items == 4
-    assert item_tables(loaded.model, loaded.catalogue).target_NX.shape[0] == 8
+    assert item_tables(loaded.model, loaded.catalogue).target_NV.shape[0] == 8
 
 
 def test_an_unfinished_run_is_refused_with_the_command_that_goes_on(run: RunFolder) -> None:

@@ -1,7 +1,8 @@
 """What the model knows of items: their streams, one for the id and one for each modality.
 
-Axes: N items, S streams, D width, B some of the items, K items with an id and content, J
-neighbours of an item, R rows of the id table, P parts of such a row, X = P D, C categories.
+Axes: N items, S streams, P parts (of a stream in a branch), D width, B some of the items, K items
+with an id and content, J neighbours of an item, R rows of the id table, I id parts, X = I D,
+C categories.
 """
 
 from __future__ import annotations
@@ -69,18 +70,27 @@ class Catalogue:
         )
 
 
-class ItemStreams(NamedTuple):
-    """The streams of N items.
+class Part(NamedTuple):
+    """A stream as one branch has it.
 
     Attributes:
-        x_SND: What each stream says of each item; where it says nothing, its learnt vector.
-        id_SND: What of that comes from ids: all of the id stream, and of the others their own ids;
-            None where content streams have none.
+        branch: Index of the branch.
+        stream: Index of the stream.
+    """
+
+    branch: int
+    stream: int
+
+
+class ItemParts(NamedTuple):
+    """The streams of N items, in each branch that has them.
+
+    Attributes:
+        x_PND: What each part says of each item; where it says nothing, its learnt vector.
         present_NS: Which streams each item has; all, for an item that has none.
     """
 
-    x_SND: Tensor
-    id_SND: Tensor | None
+    x_PND: Tensor
     present_NS: Tensor
 
 
@@ -171,8 +181,11 @@ class ItemEncoder(nn.Module):
     """Items to their streams.
 
     A modality's frozen features are standardised and projected (equation 4 of the paper). What
-    concerns ids beyond one embedding an item is ours: neighbours, content initialisation, ids of
-    the content streams' own, hidden ids; docs/model.md has the equations.
+    concerns ids beyond one embedding an item is ours: neighbours, content initialisation, a second
+    embedding for the fused branch, hidden ids; docs/model.md has the equations.
+
+    A branch is what one Transformer reads: a single stream, as published, or a sum of several. With
+    `fused`, the ids are a branch, and all streams together are another, with ids of its own.
 
     Args:
         num_ids: Rows of the id table (items seen in training).
@@ -181,7 +194,8 @@ class ItemEncoder(nn.Module):
         width: D.
         content_init: Whether ids begin at the main directions of the content.
         neighbours: Items of like content whose ids' mean is added to each id; 0 for none.
-        content_ids: Whether each content stream has an id embedding of its own beside its features.
+        fused: Whether there are two branches, the ids and the sum of all streams; otherwise each
+            stream is a branch.
         id_dropout: Share of items whose id is hidden in a training step, so that content learns.
     """
 
@@ -194,7 +208,7 @@ class ItemEncoder(nn.Module):
         width: int,
         content_init: bool,
         neighbours: int,
-        content_ids: bool,
+        fused: bool,
         id_dropout: float,
     ) -> None:
         super().__init__()
@@ -204,8 +218,9 @@ class ItemEncoder(nn.Module):
         self.streams = ((ID,) if use_id else ()) + self.modalities
         self.width, self.id_dropout = width, id_dropout
         both = use_id and bool(self.modalities)
-        self.id_parts = len(self.streams) if both and content_ids else int(use_id)
-        self.id_table = nn.Embedding(max(num_ids, 1), self.id_parts * width) if use_id else None
+        self.parts = _parts(len(self.streams), fused, both)
+        id_parts = 2 if both and fused else 1
+        self.id_table = nn.Embedding(max(num_ids, 1), id_parts * width) if use_id else None
         if self.id_table is not None:
             nn.init.normal_(self.id_table.weight, std=0.02)
         self.projections = nn.ModuleList(
@@ -278,18 +293,22 @@ class ItemEncoder(nn.Module):
             )
         return replace(catalogue, features=features, standardised=True)
 
-    def forward(self, catalogue: Catalogue) -> ItemStreams:
-        """The streams of N items.
+    @property
+    def branches(self) -> int:
+        """Number of branches."""
+        return self.parts[-1].branch + 1
+
+    def forward(self, catalogue: Catalogue) -> ItemParts:
+        """The streams of N items, in the order of `parts`.
 
         A missing stream holds its learnt vector; an item with no stream at all is described by the
         learnt vectors alone. An id stands beside its neighbours'. Where an item has no id, or it is
         hidden, what stands in its place is where it would have begun, and its neighbours are seen.
         """
-        values, present = [], []
-        id_PND: list[Tensor] = []
+        values: list[Tensor] = []
+        present: list[Tensor] = []
         if self.id_table is not None:
-            id_PND, has_id_N = self._ids(catalogue)
-            values.append(id_PND[0])
+            values, has_id_N = self._ids(catalogue)
             present.append(has_id_N)
         for name, projection in self._projections():
             there_N = catalogue.present[name]
@@ -297,20 +316,13 @@ class ItemEncoder(nn.Module):
             if not catalogue.standardised:  # what is stored for a missing vector may be odd
                 features = features.where(there_N[:, None], 0.0)
             x_ND = projection(features, catalogue.standardised)
-            x_ND = torch.where(there_N[:, None], x_ND, self.missing_SD[len(values)])
-            if self.id_parts > 1:
-                x_ND = x_ND + id_PND[len(values)]
-            values.append(x_ND)
+            values.append(torch.where(there_N[:, None], x_ND, self.missing_SD[len(present)]))
             present.append(there_N)
         present_NS = torch.stack(present, dim=1)
-        return ItemStreams(
-            torch.stack(values),
-            torch.stack(id_PND) if self.id_parts > 1 else None,
-            present_NS | ~present_NS.any(1, keepdim=True),
-        )
+        return ItemParts(torch.stack(values), present_NS | ~present_NS.any(1, keepdim=True))
 
     def _ids(self, catalogue: Catalogue) -> tuple[list[Tensor], Tensor]:
-        """What ids say in each part [N, D], and of which items they say anything."""
+        """What ids say in each of their parts [N, D], and of which items they say anything."""
         own_NX, near_NX, known_N = self._rows_and_neighbours(catalogue)
         shown_N = catalogue.id_row_N >= 0
         content_N = has_content(catalogue)
@@ -400,6 +412,14 @@ class ItemEncoder(nn.Module):
             for name, projection in zip(self.modalities, self.projections, strict=True)
             if isinstance(projection, FeatureProjection)
         ]
+
+
+def _parts(streams: int, fused: bool, both: bool) -> tuple[Part, ...]:
+    """The parts, branch by branch; `both`: there are ids and content."""
+    if not fused:
+        return tuple(Part(stream, stream) for stream in range(streams))
+    together = tuple(Part(int(both), stream) for stream in range(streams))
+    return (Part(0, 0), *together) if both else together
 
 
 def _known(catalogue: Catalogue) -> Tensor:

@@ -1,7 +1,8 @@
 """The CAMMSR model: items to tables, histories to user states, both to scores.
 
-Axes: N items, S streams, D width, X = S D (the streams side by side), B users, L positions,
-C categories, P pairs of a user and an item.
+Axes: N items, S streams, T branches (one Transformer each), P parts (a stream in a branch),
+D width, X = T D (the branches side by side), V = P D (the parts side by side), B users,
+L positions, C categories.
 
 Method: Xu et al., "CAMMSR: Category-Guided Attentive Mixture of Experts for Multimodal
 Sequential Recommendation", ICDE 2026, arXiv 2603.04320. docs/model.md says equation by equation
@@ -41,20 +42,20 @@ class ItemTables:
     """What a step needs of N items, computed once.
 
     Attributes:
-        input_NX: The streams as histories show them.
-        target_NX: What a user's state is multiplied with.
-        id_target_NX: The part of that which comes from ids; None where each stream is its own.
-        guide_NS: Weight of each stream's experts (equation 10).
-        category_SNC: Category logits of each stream; C is 0 without a guide.
+        input_NX: The branches as histories show them.
+        target_NV: What a user's query is multiplied with.
+        guide_NT: Weight of each branch's experts (equation 10).
+        category_TNC: Category logits of each branch; C is 0 without a guide.
         present_NS: Which streams each item has; all, for an item that has none.
+        present_NT: Likewise the branches.
     """
 
     input_NX: Tensor
-    target_NX: Tensor
-    id_target_NX: Tensor | None
-    guide_NS: Tensor
-    category_SNC: Tensor
+    target_NV: Tensor
+    guide_NT: Tensor
+    category_TNC: Tensor
     present_NS: Tensor
+    present_NT: Tensor
 
 
 class Cammsr(nn.Module):
@@ -67,7 +68,8 @@ class Cammsr(nn.Module):
         use_id: Whether items have an id stream.
         content_init: Whether ids begin at the main directions of the content.
         neighbours: Items of like content whose ids' mean is added to each id.
-        content_ids: Whether each content stream has an id embedding of its own.
+        fused: Whether there are two branches, the ids and the sum of all streams; otherwise each
+            stream is a branch, as published.
         width: D.
         layers: Transformer blocks.
         heads: Attention heads a block.
@@ -98,7 +100,7 @@ class Cammsr(nn.Module):
         use_id: bool = True,
         content_init: bool = True,
         neighbours: int = 10,
-        content_ids: bool = False,
+        fused: bool = True,
         width: int = 64,
         layers: int = 2,
         heads: int = 2,
@@ -126,24 +128,27 @@ class Cammsr(nn.Module):
             width=width,
             content_init=content_init,
             neighbours=neighbours,
-            content_ids=content_ids,
+            fused=fused,
             id_dropout=id_dropout,
         )
-        streams = len(self.streams)
+        streams, branches = len(self.streams), self.items.branches
         self.width, self.length = width, length
-        guides = guidance != "equal" and experts > 0 and streams > 1
+        guides = guidance != "equal" and experts > 0 and branches > 1
         item_weights = item_weights and streams > 1 and num_categories > 0
         self.guide = (
-            CategoryGuide(streams, width, num_categories, guidance)
+            CategoryGuide(branches, width, num_categories, guidance)
             if num_categories and (guides or item_weights)
             else None
         )
         self.item_weight_CS = (
             nn.Parameter(torch.zeros(num_categories, streams)) if item_weights else None
         )
-        self.input_scale_S = (
-            nn.Parameter(torch.full((streams,), width**0.5)) if embedding_scale else None
+        self.input_scale_T = (
+            nn.Parameter(torch.full((branches,), width**0.5)) if embedding_scale else None
         )
+        self.query = nn.Linear(width, streams * width, bias=False) if self._sums else None
+        if self.query is not None:  # begins as if it were not there
+            self.query.weight.data.copy_(torch.eye(width).repeat(streams, 1))
         self.position = nn.Embedding(length, width)
         self.gap = nn.Embedding(TIME_BUCKETS, width) if time else None
         for table in (self.position, self.gap):
@@ -151,7 +156,7 @@ class Cammsr(nn.Module):
                 nn.init.normal_(table.weight, std=0.02)
         self.camoe = (
             Camoe(
-                streams,
+                branches,
                 width,
                 experts,
                 max(1, round(expert_hidden * width)),
@@ -166,9 +171,9 @@ class Cammsr(nn.Module):
         self.input_norm: DynamicTanh | StreamLayerNorm | None = None
         if input_norm != "none":
             dyt = input_norm == "dyt"
-            self.input_norm = DynamicTanh(streams) if dyt else StreamLayerNorm(streams, width)
+            self.input_norm = DynamicTanh(branches) if dyt else StreamLayerNorm(branches, width)
         self.drop = Dropout(dropout)
-        self.encoder = UserEncoder(streams, width, layers, heads, length, dropout, distances)
+        self.encoder = UserEncoder(branches, width, layers, heads, length, dropout, distances)
         self.repeats = RepeatBias(length) if repeats else None
 
     @property
@@ -181,124 +186,170 @@ class Cammsr(nn.Module):
         """Names of the S streams: the id, if there is one, then the modalities."""
         return self.items.streams
 
+    @property
+    def branch_names(self) -> tuple[str, ...]:
+        """Names of the T branches: their streams', and "all" of one that is their sum."""
+        if not self._sums:
+            return self.streams
+        return (*self.streams[: self._alone], "all")
+
+    @property
+    def branches(self) -> int:
+        """T, the number of Transformers."""
+        return self.items.branches
+
     def item_tables(self, catalogue: Catalogue) -> ItemTables:
         """Everything a step needs of the items of a catalogue."""
-        x_SND, id_SND, present_NS = self.items(catalogue)
-        items = len(present_NS)
+        x_PND, present_NS = self.items(catalogue)
+        input_TND = self._summed(x_PND)
+        present_NT = torch.stack(
+            [
+                present_NS[:, [p.stream for p in self.items.parts if p.branch == branch]].any(1)
+                for branch in range(self.branches)
+            ],
+            dim=1,
+        )
         if self.guide is None:
-            guide_NS = equal_weights(present_NS)
-            category_SNC = x_SND.new_zeros(len(x_SND), items, 0)
+            guide_NT = equal_weights(present_NT)
+            category_TNC = input_TND.new_zeros(*input_TND.shape[:2], 0)
         else:
-            category_SNC, guide_NS = self.guide(x_SND, present_NS, catalogue.label_NC)
-        target_SND, id_target_SND = x_SND, id_SND
+            category_TNC, guide_NT = self.guide(input_TND, present_NT, catalogue.label_NC)
+        target_PND = x_PND
         if self.item_weight_CS is not None:
-            weight_SN1 = self._item_weights(category_SNC, present_NS).T.unsqueeze(-1)
-            target_SND = x_SND * weight_SN1
-            id_target_SND = None if id_SND is None else id_SND * weight_SN1
+            weight_SN1 = self._item_weights(category_TNC, present_NS, present_NT).T.unsqueeze(-1)
+            # A branch that is one stream beside one of all streams is not weighed against those.
+            alone = self._alone
+            target_PND = torch.cat([x_PND[:alone], x_PND[alone:] * weight_SN1])
         return ItemTables(
-            beside(x_SND),
-            beside(target_SND),
-            None if id_target_SND is None else beside(id_target_SND),
-            guide_NS,
-            category_SNC,
+            beside(input_TND),
+            beside(target_PND),
+            guide_NT,
+            category_TNC,
             present_NS,
+            present_NT,
         )
 
-    def _item_weights(self, category_SNC: Tensor, present_NS: Tensor) -> Tensor:
+    @property
+    def _sums(self) -> bool:
+        """Whether the last branch is a sum of all streams."""
+        return self.branches < len(self.items.parts)
+
+    @property
+    def _alone(self) -> int:
+        """How many parts come before those of all streams: that of a branch of ids."""
+        return len(self.items.parts) - len(self.streams)
+
+    def _summed(self, x_PND: Tensor) -> Tensor:
+        """The parts of each branch added up: [P, N, D] to [T, N, D]."""
+        if not self._sums:
+            return x_PND
+        alone = self._alone
+        return torch.cat([x_PND[:alone], x_PND[alone:].sum(0, keepdim=True)])
+
+    def _item_weights(self, category_TNC: Tensor, present_NS: Tensor, present_NT: Tensor) -> Tensor:
         """Weights of the streams in an item's score, [N, S]: on average 1 over those it has.
 
         A softmax over the streams, told by the predicted categories; a missing stream, whose learnt
         vector is the same for all items, has no part in it and weighs 1.
         """
         assert self.item_weight_CS is not None
-        there_SN1 = present_NS.T.unsqueeze(-1).to(category_SNC.dtype)
-        mean_NC = (category_SNC * there_SN1).sum(0) / there_SN1.sum(0)
+        there_TN1 = present_NT.T.unsqueeze(-1).to(category_TNC.dtype)
+        mean_NC = (category_TNC * there_TN1).sum(0) / there_TN1.sum(0)
         logits_NS = mean_NC.float().softmax(-1) @ self.item_weight_CS
         weight_NS = logits_NS.masked_fill(~present_NS, float("-inf")).softmax(-1)
         return torch.where(present_NS, weight_NS * present_NS.sum(1, keepdim=True), 1.0)
 
     def history(self, tables: ItemTables, window: Window) -> tuple[Tensor, Tensor | None]:
-        """What the Transformers read of each history, before normalisation: [S, B, L, D].
+        """What the Transformers read of each history, before normalisation: [T, B, L, D].
 
-        Each item's streams with their positions, and what the experts add (equations 5 to 11); and
+        Each item's branches with their positions, and what the experts add (equations 5 to 11); and
         what keeps histories in one row apart, [B, L, L], where there are several.
         """
         batch, length = window.item_BL.shape
-        streams = len(self.streams)
         x_BLX = _rows(tables.input_NX, window.item_BL)
-        x_SBLD = x_BLX.view(batch, length, streams, self.width).permute(2, 0, 1, 3)
-        if self.input_scale_S is not None:
-            x_SBLD = x_SBLD * self.input_scale_S.view(-1, 1, 1, 1)
+        x_TBLD = x_BLX.view(batch, length, self.branches, self.width).permute(2, 0, 1, 3)
+        if self.input_scale_T is not None:
+            x_TBLD = x_TBLD * self.input_scale_T.view(-1, 1, 1, 1)
         if window.within_BL is None:
             place = self.position.weight[:length]
         else:
             place = self.position(window.within_BL)
         if self.gap is not None:
             place = place + self.gap(window.gap_BL)
-        e_SBLD = x_SBLD + place
+        e_TBLD = x_TBLD + place
         mask_BLL = None if window.within_BL is None else segment_mask(window.within_BL)
         if self.camoe is None:
-            return e_SBLD, mask_BLL
-        guide_SBL = _rows(tables.guide_NS, window.item_BL).permute(2, 0, 1)
-        seen = causal_mask(length, e_SBLD.device)
+            return e_TBLD, mask_BLL
+        guide_TBL = _rows(tables.guide_NT, window.item_BL).permute(2, 0, 1)
+        seen = causal_mask(length, e_TBLD.device)
         if mask_BLL is not None:
             seen = seen + mask_BLL
-        enriched_SBLD: Tensor = self.camoe(e_SBLD, guide_SBL, seen)
-        return enriched_SBLD, mask_BLL
+        enriched_TBLD: Tensor = self.camoe(e_TBLD, guide_TBL, seen)
+        return enriched_TBLD, mask_BLL
 
     def encode(
-        self, e_SBLD: Tensor, mask_BLL: Tensor | None, of: list[int] | None = None
+        self, e_TBLD: Tensor, mask_BLL: Tensor | None, of: list[int] | None = None
     ) -> Tensor:
-        """User states of histories as `history` gives them: [S, B, L, D].
+        """User states of histories as `history` gives them: [T, B, L, D].
 
-        With `of`, `e_SBLD` holds those streams alone.
+        With `of`, `e_TBLD` holds those branches alone.
         """
-        h_SBLD: Tensor = self.encoder(self._read(e_SBLD, of), mask_BLL, of)
-        return h_SBLD
+        h_TBLD: Tensor = self.encoder(self._read(e_TBLD, of), mask_BLL, of)
+        return h_TBLD
 
-    def _read(self, e_SBLD: Tensor, of: list[int] | None = None) -> Tensor:
-        normed = e_SBLD if self.input_norm is None else self.input_norm(e_SBLD, of)
+    def _read(self, e_TBLD: Tensor, of: list[int] | None = None) -> Tensor:
+        normed = e_TBLD if self.input_norm is None else self.input_norm(e_TBLD, of)
         read: Tensor = self.drop(normed)
         return read
 
-    def user_states(self, tables: ItemTables, window: Window) -> Tensor:
-        """What is known of each user after each event of the windows: [B, L, X].
+    def queries(self, tables: ItemTables, window: Window) -> Tensor:
+        """What each user asks for after each event of the windows: [B, L, V].
 
         The score of an item is the inner product of that with its target (equation 15).
         """
-        return beside(self.encode(*self.history(tables, window)))
+        return self.queries_of(self.encode(*self.history(tables, window)))
 
-    def last_user_states(self, tables: ItemTables, window: Window) -> Tensor:
-        """What is known of each user after the last event of their window: [B, X].
+    def last_queries(self, tables: ItemTables, window: Window) -> Tensor:
+        """What each user asks for after the last event of their window: [B, V].
 
-        Half the work of `user_states`. Of an empty window it is the padding's state.
+        Half the work of `queries`. Of an empty window it is the padding's.
         """
         if window.within_BL is not None:
-            raise ValueError("of rows that hold several histories, ask for all states")
-        e_SBLD, _ = self.history(tables, window)
+            raise ValueError("of rows that hold several histories, ask for all queries")
+        e_TBLD, _ = self.history(tables, window)
         last_B = (window.length_B - 1).clamp(min=0)
-        return beside(self.encoder.last(self._read(e_SBLD), last_B))
+        return self.queries_of(self.encoder.last(self._read(e_TBLD), last_B))
 
-    def contributions(
-        self, state: Tensor, target: Tensor, id_target: Tensor | None = None
-    ) -> Tensor:
-        """The summand of each stream in the score <state, target>: [..., X] to [..., S].
+    def queries_of(self, h: Tensor) -> Tensor:
+        """User states [T, ..., D] to what the items' targets are multiplied with, [..., V].
 
-        What content streams have of ids (`id_target`) counts as the id's.
+        A branch that is a sum of streams has a linear map for each of them, so that a user can ask
+        for one thing of the text and for another of the picture.
         """
-        parts = self._by_stream(state * target)
-        if id_target is None:
-            return parts
-        ids = self._by_stream(state * id_target)
-        own = parts - ids
-        return torch.cat([own[..., :1] + ids.sum(-1, keepdim=True), own[..., 1:]], dim=-1)
+        if self.query is None:
+            return beside(h)
+        return torch.cat([*h[:-1], self.query(h[-1])], dim=-1)
 
-    def _by_stream(self, product: Tensor) -> Tensor:
-        return product.view(*product.shape[:-1], len(self.streams), self.width).sum(-1)
+    @property
+    def score_widths(self) -> list[int]:
+        """How many of the V values are each branch's."""
+        together = len(self.streams) if self._sums else 1
+        return [self.width] * (self.branches - 1) + [self.width * together]
+
+    def contributions(self, query: Tensor, target: Tensor) -> Tensor:
+        """The summand of each stream in the score <query, target>: [..., V] to [..., S].
+
+        All that comes of ids is the id's.
+        """
+        product = query * target
+        summand = product.view(*product.shape[:-1], len(self.items.parts), self.width).sum(-1)
+        alone, streams = summand[..., : self._alone], summand[..., self._alone :]
+        ids = streams[..., :1] + alone.sum(-1, keepdim=True)
+        return torch.cat([ids, streams[..., 1:]], dim=-1)
 
 
 def beside(x: Tensor) -> Tensor:
-    """Streams side by side: [S, ..., D] to [..., X]."""
+    """Branches side by side: [T, ..., D] to [..., X]."""
     return x.movedim(0, -2).flatten(-2)
 
 

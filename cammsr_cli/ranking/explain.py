@@ -4,12 +4,10 @@ The score is a sum over the streams. A softmax over the catalogue does not chang
 added for a user, so a summand by itself says nothing; what counts is how far it lifts this item
 above the user's average item.
 
-Axes: U users, B recommendations of each, N items, S streams, M modalities, X score width.
+Axes: U users, B recommendations of each, N items, S streams, M modalities, V score width.
 """
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -17,28 +15,9 @@ from torch import Tensor
 from cammsr_cli.core.model import Cammsr, ItemTables
 
 
-@dataclass(frozen=True)
-class Average:
-    """The average item of a catalogue.
-
-    Attributes:
-        target_X: Mean of the items' targets.
-        id_target_X: Mean of what comes from ids; None where each stream is its own.
-    """
-
-    target_X: Tensor
-    id_target_X: Tensor | None
-
-    @staticmethod
-    def of(tables: ItemTables) -> Average:
-        """That of the items of `tables`."""
-        ids = tables.id_target_NX
-        return Average(tables.target_NX.mean(0), None if ids is None else ids.mean(0))
-
-
 @torch.inference_mode()
 def modality_weights(
-    model: Cammsr, query_UX: Tensor, tables: ItemTables, average: Average, item_UB: Tensor
+    model: Cammsr, query_UV: Tensor, tables: ItemTables, average_V: Tensor, item_UB: Tensor
 ) -> Tensor:
     """Share of each stream in what lifts each item above its user's average item.
 
@@ -47,20 +26,17 @@ def modality_weights(
 
     Args:
         model: The model.
-        query_UX: The users' states.
+        query_UV: The users' queries.
         tables: Tables of all items.
-        average: Of those items.
+        average_V: Mean of their targets.
         item_UB: int64 items to explain.
 
     Returns:
         float [U, B, S]; the item's streams alike where nothing lifts it.
     """
-    offset_UBX = tables.target_NX[item_UB] - average.target_X
-    id_offset_UBX = None
-    if tables.id_target_NX is not None and average.id_target_X is not None:
-        id_offset_UBX = tables.id_target_NX[item_UB] - average.id_target_X
-    present_UBS = tables.present_NS[item_UB].to(offset_UBX)
-    lift_UBS = model.contributions(query_UX[:, None], offset_UBX, id_offset_UBX)
+    offset_UBV = tables.target_NV[item_UB] - average_V
+    present_UBS = tables.present_NS[item_UB].to(offset_UBV)
+    lift_UBS = model.contributions(query_UV[:, None], offset_UBV)
     lift_UBS = (lift_UBS * present_UBS).clamp(min=0)
     total_UB1 = lift_UBS.sum(-1, keepdim=True)
     even_UBS = present_UBS / present_UBS.sum(-1, keepdim=True)

@@ -84,19 +84,18 @@ def item_tables(model: Cammsr, catalogue: Catalogue) -> ItemTables:
     parts = []
     for item_B in torch.split(every_N, ITEMS_AT_ONCE):
         part = model.item_tables(catalogue.take(item_B))
-        parts.append(replace(part, category_SNC=part.category_SNC[:, :, :0].clone()))
+        parts.append(replace(part, category_TNC=part.category_TNC[:, :, :0].clone()))
     return parts[0] if len(parts) == 1 else _joined(parts)
 
 
 def _joined(parts: list[ItemTables]) -> ItemTables:
-    id_targets = [part.id_target_NX for part in parts if part.id_target_NX is not None]
     return ItemTables(
         input_NX=torch.cat([part.input_NX for part in parts]),
-        target_NX=torch.cat([part.target_NX for part in parts]),
-        id_target_NX=torch.cat(id_targets) if id_targets else None,
-        guide_NS=torch.cat([part.guide_NS for part in parts]),
-        category_SNC=torch.cat([part.category_SNC for part in parts], dim=1),
+        target_NV=torch.cat([part.target_NV for part in parts]),
+        guide_NT=torch.cat([part.guide_NT for part in parts]),
+        category_TNC=torch.cat([part.category_TNC for part in parts], dim=1),
         present_NS=torch.cat([part.present_NS for part in parts]),
+        present_NT=torch.cat([part.present_NT for part in parts]),
     )
 
 
@@ -112,13 +111,13 @@ def user_queries(
     order_U = torch.argsort(end_U - start_U, descending=True)
     at_once = most_on(start_U.device, POSITIONS_AT_ONCE)
     length_U = (end_U - start_U)[order_U].clamp(min=1).tolist()
-    query_UV = tables.target_NX.new_empty(len(start_U), tables.target_NX.shape[1])
+    query_UV = tables.target_NV.new_empty(len(start_U), tables.target_NV.shape[1])
     first = 0
     while first < len(length_U):
         past = first + max(1, at_once // length_U[first])  # none of the others is longer
         user_B = order_U[first:past]
         window = cut(events, start_U[user_B], end_U[user_B])
-        query_UV[user_B] = model.last_user_states(tables, window)
+        query_UV[user_B] = model.last_queries(tables, window)
         first = past
     return query_UV
 
@@ -140,7 +139,7 @@ def model_ranks(
     device = events.item_E.device
     start_U, end_U = (torch.from_numpy(at_U).to(device) for at_U in (asked.start_U, asked.end_U))
     query_UV = user_queries(model, tables, events, start_U, end_U)
-    target_NV = tables.target_NX
+    target_NV = tables.target_NV
     unknown_F = unknown_items(catalogue)
     history = Histories(events, exclude_seen, model.repeats)
     if new_share is not None:

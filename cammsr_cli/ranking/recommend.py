@@ -21,7 +21,7 @@ from torch import Tensor
 from cammsr_cli.core.items import are_new, unknown_items
 from cammsr_cli.core.windows import Events
 from cammsr_cli.errors import CammsrError, UsageError, first_line
-from cammsr_cli.ranking.explain import Average, modality_weights, put_forward
+from cammsr_cli.ranking.explain import modality_weights, put_forward
 from cammsr_cli.ranking.full_ranking import item_tables, user_queries
 from cammsr_cli.ranking.new_items import asking, evenly, share_of_new, with_places
 from cammsr_cli.ranking.seen import Histories, Seen
@@ -132,7 +132,7 @@ class Recommender:
         self.tables = item_tables(run.model, run.catalogue)
         new_N, self._unknown_F = are_new(run.catalogue), unknown_items(run.catalogue)
         self._target_NV = with_places(
-            self.tables.target_NX,
+            self.tables.target_NV,
             new_N,
             share_of_new(new_N, new_share),
             len(self.everyone),
@@ -140,7 +140,7 @@ class Recommender:
             self._unknown_F,
         )
         self.index: Index = ExactIndex(self._target_NV, self._unknown_F)
-        self._average = Average.of(self.tables)
+        self._average_V = self.tables.target_NV.mean(0)
         present = [run.catalogue.present[name] for name in run.model.modalities]
         none_N0 = self.tables.present_NS[:, :0]
         self._has_NM = torch.stack(present, dim=1) if present else none_N0
@@ -148,7 +148,7 @@ class Recommender:
     @property
     def score_width(self) -> int:
         """V, the width of queries and targets."""
-        return self.tables.target_NX.shape[1]
+        return self.tables.target_NV.shape[1]
 
     @property
     def everyone(self) -> NDArray[np.int64]:
@@ -170,7 +170,7 @@ class Recommender:
         Raises:
             UsageError: faiss is asked for and not installed.
         """
-        if not wants_faiss(name, len(self.tables.target_NX), users, self.run.device):
+        if not wants_faiss(name, len(self.tables.target_NV), users, self.run.device):
             return None
         began = time.perf_counter()
         index = FaissIndex(self._target_NV, self._unknown_F)
@@ -190,7 +190,7 @@ class Recommender:
         query_UV, seen = self._asked(users)
         top = self.index.top_k(asking(query_UV, self._target_NV), k, seen)
         weight_UKS = modality_weights(
-            self.run.model, query_UV, self.tables, self._average, top.item_UK
+            self.run.model, query_UV, self.tables, self._average_V, top.item_UK
         )
         forward_UK = put_forward(weight_UKS, self._has_NM[top.item_UK])
         return Answers(

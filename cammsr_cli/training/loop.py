@@ -342,11 +342,7 @@ class Trainer:
         Raises:
             CammsrError: It is; the first epochs are given time to settle.
         """
-        # Each stream with a loss of its own guesses, too, and so does their sum.
-        model, share = self.state.model, self.config.branch_share
-        streams = len(model.streams)
-        guesses = 1 - share + share * streams if streams > 1 else 1
-        guessing = guesses * math.log(len(self.corpus.catalogue.id_row_N))
+        guessing = math.log(len(self.corpus.catalogue.id_row_N))
         progress = self.state.progress
         if progress.epoch >= 2 and loss > 2 * guessing:
             raise diverged(

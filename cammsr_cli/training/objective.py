@@ -1,11 +1,12 @@
 """One training step's loss: L = L_rec + l_cat L_cat + l_swap L_swap.
 
-Axes: B windows, L positions, M positions with a target, N items, C candidates, S streams, D width,
-X = S D, P pairs of a position and an item of its history.
+Axes: B windows, L positions, M positions with a target, N items, C candidates, T branches, D width,
+V score width, P pairs of a position and an item of its history.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 
@@ -22,10 +23,11 @@ from cammsr_cli.core.losses import (
     sampled_cross_entropy,
     swap_loss,
 )
-from cammsr_cli.core.model import Cammsr, beside
+from cammsr_cli.core.model import Cammsr
 from cammsr_cli.core.repeats import seen_before
 from cammsr_cli.core.sampling import Candidates, all_candidates, draw_candidates
 from cammsr_cli.core.windows import Events, Packed, cut, deal_ties, pack
+from cammsr_cli.errors import UsageError
 
 EVEN_ROWS = 4
 """Rows of a step are a multiple of it, so that few shapes of tensors occur."""
@@ -86,6 +88,7 @@ class Objective(nn.Module):
         self.config = config
         self.catalogue = corpus.catalogue
         self.rival_R = rivals(corpus.catalogue)
+        self.swapped = _swapped_pairs(model.branch_names, config.swap_pairs)
         if not corpus.large:  # once, not at each step; in the products' own type
             bfloat16 = config.precision == "bfloat16"
             self.catalogue = model.items.standardised(
@@ -100,42 +103,45 @@ class Objective(nn.Module):
         model, config = self.model, self.config
         step = self._step(start_B, end_B)
         tables = model.item_tables(step.catalogue)
-        e_SBLD, mask_BLL = model.history(tables, step.packed.window)
-        h_SBLD = model.encode(e_SBLD, mask_BLL)
-        query_MX = beside(h_SBLD)[step.packed.window.valid_BL]
-        parts = {"recommendation": self._recommendation(step, query_MX, tables.target_NX)}
+        e_TBLD, mask_BLL = model.history(tables, step.packed.window)
+        h_TBLD = model.encode(e_TBLD, mask_BLL)
+        query_MV = model.queries_of(h_TBLD)[step.packed.window.valid_BL]
+        parts = {"recommendation": self._recommendation(step, query_MV, tables.target_NV)}
         if config.category_weight and model.guide is not None:
             label_NC = step.catalogue.label_NC
             assert label_NC is not None  # there is a guide where there are categories
             parts["category"] = config.category_weight * category_loss(
-                tables.category_SNC[:, : step.items],
+                tables.category_TNC[:, : step.items],
                 label_NC[: step.items],
-                tables.present_NS[: step.items],
+                tables.present_NT[: step.items],
             )
-        if config.swap_weight and len(model.streams) > 1:
-            parts["swap"] = config.swap_weight * self._swap(step.packed, e_SBLD, mask_BLL)
+        if config.swap_weight and self.swapped:
+            parts["swap"] = config.swap_weight * self._swap(step.packed, e_TBLD, mask_BLL)
         return parts
 
-    def _recommendation(self, step: _Step, query_MX: Tensor, target_NX: Tensor) -> Tensor:
+    def _recommendation(self, step: _Step, query_MV: Tensor, target_NV: Tensor) -> Tensor:
         """Cross-entropy of the next item against the whole catalogue, or the candidates."""
         candidates = step.candidates
         if candidates is None:
-            told_CX, own_M, correction_C = target_NX, step.target_M, None
+            told_CV, own_M, correction_C = target_NV, step.target_M, None
         else:
-            told_CX = functional.embedding(candidates.item_C, target_NX)
+            told_CV = functional.embedding(candidates.item_C, target_NV)
             own_M, correction_C = candidates.own_M, candidates.correction_C
-        own_MX = functional.embedding(step.target_M, target_NX)
+        own_MV = functional.embedding(step.target_M, target_NV)
         bias, own_bias_M = self._repeats(step)
 
         def loss(query: Tensor, own: Tensor, told: Tensor) -> Tensor:
             return sampled_cross_entropy(query, own, told, own_M, correction_C, bias, own_bias_M)
 
-        share = self.config.branch_share if len(self.model.streams) > 1 else 0.0
-        losses = [] if share == 1 else [(1 - share) * loss(query_MX, own_MX, told_CX)]
+        branches = self.model.branches
+        share = self.config.branch_share if branches > 1 else 0.0
+        losses = [] if share == 1 else [(1 - share) * loss(query_MV, own_MV, told_CV)]
         if share:
             # Split, not sliced: the gradient of a slice is as wide as what it was cut from.
-            each = (torch.split(x, self.model.width, dim=1) for x in (query_MX, own_MX, told_CX))
-            losses += [share * loss(*parts) for parts in zip(*each, strict=True)]
+            each = (
+                torch.split(x, self.model.score_widths, dim=1) for x in (query_MV, own_MV, told_CV)
+            )
+            losses += [share / branches * loss(*parts) for parts in zip(*each, strict=True)]
         return torch.stack(losses).sum()
 
     def _repeats(self, step: _Step) -> tuple[Bias | None, Tensor | None]:
@@ -208,28 +214,51 @@ class Objective(nn.Module):
             correction_C=functional.pad(drawn.correction_C, (0, lacking), value=NOWHERE),
         )
 
-    def _swap(self, packed: Packed, e_SBLD: Tensor, mask_BLL: Tensor | None) -> Tensor:
+    def _swap(self, packed: Packed, e_TBLD: Tensor, mask_BLL: Tensor | None) -> Tensor:
         """Modality swap (equations 16 to 18), summed over the pairs of streams.
 
         At each position, with the probability `swap_rate`, the two streams of a pair trade places;
         each of the two sequences goes through the Transformer of its own stream.
         """
         losses = []
-        for pair in combinations(range(len(e_SBLD)), 2):
+        for pair in self.swapped:
             traded_BL1 = (
-                torch.rand(e_SBLD.shape[1:3], device=e_SBLD.device) < self.config.swap_rate
+                torch.rand(e_TBLD.shape[1:3], device=e_TBLD.device) < self.config.swap_rate
             ).unsqueeze(-1)
-            one_BLD, other_BLD = e_SBLD[pair[0]], e_SBLD[pair[1]]
-            swapped_SBLD = torch.stack(
+            one_BLD, other_BLD = e_TBLD[pair[0]], e_TBLD[pair[1]]
+            swapped_TBLD = torch.stack(
                 [
                     torch.where(traded_BL1, other_BLD, one_BLD),
                     torch.where(traded_BL1, one_BLD, other_BLD),
                 ]
             )
-            h_SBLD = self.model.encode(swapped_SBLD, mask_BLL, list(pair))
-            one_WD, other_WD = h_SBLD[:, packed.row_W, packed.last_W]
+            h_TBLD = self.model.encode(swapped_TBLD, mask_BLL, list(pair))
+            one_WD, other_WD = h_TBLD[:, packed.row_W, packed.last_W]
             losses.append(swap_loss(one_WD, other_WD, self.config.swap_temperature))
         return torch.stack(losses).sum()
+
+
+def _swapped_pairs(branches: Sequence[str], pairs: Sequence[str] | None) -> list[tuple[int, int]]:
+    """The branches that the swap loss compares, by index; `pairs` as in the settings.
+
+    Raises:
+        UsageError: A pair that there is not.
+    """
+    every = list(combinations(range(len(branches)), 2))
+    if pairs is None:
+        return every
+    named = {
+        f"{branches[one]}-{branches[other]}": pair
+        for pair in every
+        for one, other in (pair, pair[::-1])
+    }
+    unknown = [name for name in pairs if name not in named]
+    if unknown:
+        raise UsageError(
+            f"training.swap_pairs: no pair {', '.join(unknown)}; there are: "
+            + (", ".join(f"{branches[m]}-{branches[n]}" for m, n in every) or "none")
+        )
+    return sorted({named[name] for name in pairs})
 
 
 def rivals(catalogue: Catalogue) -> Tensor | None:

@@ -14,7 +14,8 @@ from cammsr_cli.core.items import (
     Catalogue,
     FeatureProjection,
     ItemEncoder,
-    ItemStreams,
+    ItemParts,
+    Part,
     are_new,
     has_content,
     unknown_items,
@@ -26,20 +27,20 @@ ALL = torch.ones(N, dtype=torch.bool)
 def _bare(num_ids: int, dims: dict[str, int], **changed: Any) -> ItemEncoder:
     """Ids of width 8 alone, without neighbours or beginnings, unless something else is asked."""
     settings = {"use_id": True, "width": 8, "content_init": False, "neighbours": 0} | changed
-    settings = {"content_ids": False, "id_dropout": 0.0} | settings
+    settings = {"fused": False, "id_dropout": 0.0} | settings
     return ItemEncoder(num_ids, dims, **settings).eval()
 
 
 def _encoder(modalities=("text", "image"), **changed: Any) -> ItemEncoder:
     """All parts, of random values."""
     torch.manual_seed(0)
-    settings = {"width": 16, "content_init": True, "neighbours": 3, "content_ids": True} | changed
+    settings = {"width": 16, "content_init": True, "neighbours": 3, "fused": True} | changed
     encoder = _bare(N, {m: DIMS[m] for m in modalities}, **settings)
     with_values(encoder)
     return encoder
 
 
-def _same(one: ItemStreams, other: ItemStreams) -> None:
+def _same(one: ItemParts, other: ItemParts) -> None:
     for a, b in zip(one, other, strict=True):
         assert torch.equal(a, b)
 
@@ -47,7 +48,7 @@ def _same(one: ItemStreams, other: ItemStreams) -> None:
 ENCODERS = {
     "whole": {},
     "no id": {"use_id": False},
-    "no ids of content": {"content_ids": False},
+    "each stream a branch": {"fused": False},
     "no neighbours": {"neighbours": 0},
     "no content start": {"content_init": False},
     "three modalities": {"modalities": ("text", "image", "video")},
@@ -63,11 +64,10 @@ def test_an_encoder_gives_one_stream_for_the_id_and_one_for_each_modality(change
     encoder = _encoder(**changed)
     catalogue = small_catalogue(encoder.modalities)
     encoder.measure(catalogue)
-    x_SND, id_SND, present_NS = encoder(catalogue)
+    x_PND, present_NS = encoder(catalogue)
     assert encoder.streams == (*(["id"] if encoder.id_table else []), *encoder.modalities)
-    assert x_SND.shape == (len(encoder.streams), N, 16)
+    assert x_PND.shape == (len(encoder.parts), N, 16)
     assert present_NS.shape == (N, len(encoder.streams))
-    assert (id_SND is not None) == (encoder.id_parts > 1)
     assert present_NS[8].all()  # it has nothing at all
     for name, present_N in catalogue.present.items():
         some = present_NS[:, encoder.streams.index(name)]
@@ -86,11 +86,10 @@ def test_any_name_of_a_modality_will_do(name: str) -> None:
 
 def test_the_id_stream_is_the_embedding_and_nothing_else_where_nothing_is_asked() -> None:
     encoder = _bare(N, {"text": 5})
-    x_SND, id_SND, present_NS = encoder(small_catalogue(("text",)))
+    x_PND, present_NS = encoder(small_catalogue(("text",)))
     there = torch.tensor([0, 1, 2, 3, 4, 5, 9, 10, 11])
-    assert torch.equal(x_SND[0, there], encoder.id_table.weight[there])
-    assert torch.equal(x_SND[0, 6:9], encoder.missing_SD[0].expand(3, -1))
-    assert id_SND is None
+    assert torch.equal(x_PND[0, there], encoder.id_table.weight[there])
+    assert torch.equal(x_PND[0, 6:9], encoder.missing_SD[0].expand(3, -1))
     assert present_NS[:, 0].tolist() == [True] * 6 + [False, False, True] + [True] * 3
 
 
@@ -119,7 +118,7 @@ def test_what_is_stored_for_a_missing_modality_never_matters(changed) -> None:
 def test_what_is_stored_for_a_missing_modality_never_reaches_a_gradient(changed) -> None:
     def gradients(catalogue: Catalogue) -> dict[str, torch.Tensor]:
         encoder = _encoder(**changed)
-        encoder(catalogue).x_SND.square().sum().backward()
+        encoder(catalogue).x_PND.square().sum().backward()
         return {name: p.grad for name, p in encoder.named_parameters() if p.grad is not None}
 
     modalities = _encoder(**changed).modalities
@@ -133,11 +132,11 @@ def test_what_is_stored_for_a_missing_modality_never_reaches_a_gradient(changed)
 
 
 def test_an_item_with_no_stream_at_all_is_its_learnt_vectors() -> None:
-    encoder = _encoder(content_ids=False).train()
-    x_SND, _, present_NS = encoder(small_catalogue())
-    assert torch.equal(x_SND[:, 8], encoder.missing_SD)
+    encoder = _encoder(fused=False).train()
+    x_PND, present_NS = encoder(small_catalogue())
+    assert torch.equal(x_PND[:, 8], encoder.missing_SD)
     assert present_NS[8].all()
-    x_SND[:, 8].sum().backward()
+    x_PND[:, 8].sum().backward()
     assert all(p.grad is None or p.grad.isfinite().all() for p in encoder.parameters())
     assert (encoder.missing_SD.grad == 1).all()
 
@@ -145,17 +144,18 @@ def test_an_item_with_no_stream_at_all_is_its_learnt_vectors() -> None:
 def test_an_item_without_id_row_is_told_by_its_content_alone() -> None:
     encoder, catalogue = _encoder(), small_catalogue()
     encoder.measure(catalogue)
-    before = encoder(catalogue).x_SND
+    before = encoder(catalogue).x_PND
     with torch.no_grad():
         encoder.id_table.weight.normal_()
-    after = encoder(catalogue).x_SND
+    after = encoder(catalogue).x_PND
     assert torch.equal(before[:, 6:9], after[:, 6:9])
     assert not torch.allclose(before[:, 0], after[:, 0])
     other = small_catalogue()
     other.features["text"][6] += torch.randn(5)
-    changed = encoder(other).x_SND
-    assert (changed[:2, 6] != after[:2, 6]).any(1).all()  # where it begins, and its text
-    assert torch.equal(changed[2], after[2])
+    changed = encoder(other).x_PND
+    where_it_begins_and_its_text, others = [0, 2], [1, 3]
+    assert (changed[:, 6] != after[:, 6]).any(1)[where_it_begins_and_its_text].all()
+    assert torch.equal(changed[others], after[others])
 
 
 def test_items_take_the_id_row_they_are_given() -> None:
@@ -163,7 +163,7 @@ def test_items_take_the_id_row_they_are_given() -> None:
     encoder.measure(catalogue)
     rows = catalogue.id_row_N.clone()
     rows[[0, 1]] = torch.tensor([1, 0])
-    x, y = encoder(catalogue).x_SND, encoder(replace(catalogue, id_row_N=rows)).x_SND
+    x, y = encoder(catalogue).x_PND, encoder(replace(catalogue, id_row_N=rows)).x_PND
     assert torch.equal(x[0, [0, 1]], y[0, [1, 0]])
     assert torch.equal(x[:, 2:], y[:, 2:])
 
@@ -176,8 +176,7 @@ def test_items_do_not_know_of_each_other() -> None:
     together = encoder(catalogue)
     for n in range(N):
         alone = encoder(catalogue.take(torch.tensor([n])))
-        torch.testing.assert_close(alone.x_SND[:, 0], together.x_SND[:, n])
-        torch.testing.assert_close(alone.id_SND[:, 0], together.id_SND[:, n])
+        torch.testing.assert_close(alone.x_PND[:, 0], together.x_PND[:, n])
         assert torch.equal(alone.present_NS[0], together.present_NS[n])
 
 
@@ -189,8 +188,7 @@ def test_items_taken_from_the_catalogue_are_the_ones_asked_for() -> None:
     assert torch.equal(taken.label_NC, catalogue.label_NC[chosen])
     assert torch.equal(taken.near_NJ, catalogue.near_NJ[chosen])
     some, whole = encoder(taken), encoder(catalogue)
-    torch.testing.assert_close(some.x_SND, whole.x_SND[:, chosen])
-    torch.testing.assert_close(some.id_SND, whole.id_SND[:, chosen])
+    torch.testing.assert_close(some.x_PND, whole.x_PND[:, chosen])
     assert torch.equal(some.present_NS, whole.present_NS[chosen])
 
 
@@ -230,11 +228,11 @@ def test_id_dropout_hides_the_asked_share_in_training_only() -> None:
         torch.arange(2000), {"text": torch.randn(2000, 5)}, {"text": torch.ones(2000).bool()}
     )
     torch.manual_seed(0)
-    x_SND, _, present_NS = encoder(catalogue)
+    x_PND, present_NS = encoder(catalogue)
     hidden = ~present_NS[:, 0]
     assert 0.26 < hidden.float().mean() < 0.34
-    assert torch.equal(x_SND[0, hidden], encoder.missing_SD[0].expand_as(x_SND[0, hidden]))
-    assert torch.equal(x_SND[0, ~hidden], encoder.id_table.weight[~hidden])
+    assert torch.equal(x_PND[0, hidden], encoder.missing_SD[0].expand_as(x_PND[0, hidden]))
+    assert torch.equal(x_PND[0, ~hidden], encoder.id_table.weight[~hidden])
     assert encoder.eval()(catalogue).present_NS.all()
 
 
@@ -243,7 +241,7 @@ def test_id_dropout_spares_items_that_have_nothing_else() -> None:
     catalogue = Catalogue(
         torch.arange(200), {"text": torch.randn(200, 4)}, {"text": torch.zeros(200).bool()}
     )
-    assert torch.equal(encoder(catalogue).x_SND[0], encoder.id_table.weight)
+    assert torch.equal(encoder(catalogue).x_PND[0], encoder.id_table.weight)
 
 
 def test_id_dropout_spares_only_those() -> None:
@@ -259,47 +257,56 @@ def test_id_dropout_spares_only_those() -> None:
 def test_without_content_no_id_is_ever_hidden() -> None:
     encoder = _bare(50, {}, id_dropout=0.9).train()
     assert torch.equal(
-        encoder(Catalogue(torch.arange(50), {}, {})).x_SND[0], encoder.id_table.weight
+        encoder(Catalogue(torch.arange(50), {}, {})).x_PND[0], encoder.id_table.weight
     )
 
 
 def test_a_hidden_id_stands_where_it_would_have_begun() -> None:
-    encoder = _encoder(id_dropout=0.999, neighbours=0, content_ids=False)
+    encoder = _encoder(id_dropout=0.999, neighbours=0, fused=False)
     catalogue = replace(small_catalogue(), id_row_N=torch.arange(N))
     encoder.measure(catalogue)
     begun = encoder(replace(catalogue, id_row_N=torch.full((N,), -1)))
     hidden = encoder.train()(catalogue)
     with_content = has_content(catalogue)
-    assert torch.equal(hidden.x_SND[0, with_content], begun.x_SND[0, with_content])
-    assert torch.equal(hidden.x_SND[0, 8], encoder.id_table.weight[8])  # it has nothing else
+    assert torch.equal(hidden.x_PND[0, with_content], begun.x_PND[0, with_content])
+    assert torch.equal(hidden.x_PND[0, 8], encoder.id_table.weight[8])  # it has nothing else
     assert hidden.present_NS[:, 0].all()
 
 
-def test_content_streams_have_ids_of_their_own_beside_their_features() -> None:
+def test_parts_are_the_ids_branch_and_that_of_all_streams() -> None:
+    together = (Part(0, 0), Part(1, 0), Part(1, 1), Part(1, 2))
+    each = (Part(0, 0), Part(1, 1), Part(2, 2))
+    assert (_encoder().parts, _encoder().branches) == (together, 2)
+    assert (_encoder(fused=False).parts, _encoder(fused=False).branches) == (each, 3)
+    for fused in (False, True):
+        assert _encoder(modalities=(), fused=fused).parts == (Part(0, 0),)
+    no_id = _encoder(use_id=False)
+    assert (no_id.parts, no_id.branches) == ((Part(0, 0), Part(0, 1)), 1)
+
+
+def test_the_fused_branch_has_ids_of_its_own_beside_the_same_content() -> None:
     catalogue = small_catalogue()
-    both, none = _encoder(content_ids=True), _encoder(content_ids=False)
-    assert both.id_table.weight.shape == (N, 3 * 16)
+    both, none = _encoder(fused=True), _encoder(fused=False)
+    assert both.id_table.weight.shape == (N, 2 * 16)
     assert none.id_table.weight.shape == (N, 16)
     for encoder in (both, none):
         encoder.load_state_dict(both.state_dict() | {"id_table.weight": encoder.id_table.weight})
         encoder.measure(catalogue)
-    x_SND, id_SND, present_NS = both(catalogue)
-    features_SND, nothing, there_NS = none(catalogue)
-    assert nothing is None
+    x_PND, present_NS = both(catalogue)
+    features_PND, there_NS = none(catalogue)
     assert torch.equal(present_NS, there_NS)
-    torch.testing.assert_close(x_SND[1:] - id_SND[1:], features_SND[1:])
-    assert torch.equal(x_SND[0], id_SND[0])
-    own = both.id_table.weight.view(N, 3, 16)
+    torch.testing.assert_close(x_PND[2:], features_PND[1:])
+    own = both.id_table.weight.view(N, 2, 16)
     for n in (0, 5, 11):
         near = both.near_RJ[n]
-        torch.testing.assert_close(id_SND[:, n], own[n] + own[near].mean(0))
-    assert (id_SND[1:, 6:9] == 0).all()  # new items have none
+        torch.testing.assert_close(x_PND[:2, n], own[n] + own[near].mean(0))
+    assert (x_PND[1, 6:9] == 0).all()  # new items have none
 
 
-def test_content_ids_of_a_hidden_id_are_hidden_with_it() -> None:
+def test_a_hidden_id_is_hidden_in_both_branches() -> None:
     encoder = _encoder(id_dropout=0.999, neighbours=0).train()
-    id_SND = encoder(small_catalogue()).id_SND
-    assert (id_SND[1:, :8] == 0).all()
+    x_PND, _ = encoder(small_catalogue())
+    assert (x_PND[1, :8] == 0).all()
 
 
 def test_ids_begin_where_their_content_is() -> None:
@@ -313,7 +320,7 @@ def test_ids_begin_where_their_content_is() -> None:
     with torch.no_grad():
         encoder.id_table.weight.zero_()
     encoder.measure(catalogue)
-    begun, _, present = encoder(catalogue)
+    begun, present = encoder(catalogue)
     assert torch.equal(begun[0, 20:], encoder.id_table.weight)
     assert present[:, 0].all()
     torch.testing.assert_close(begun[0, 20:].std(0).mean(), torch.tensor(0.02), rtol=0.2, atol=0)
@@ -324,18 +331,18 @@ def test_ids_begin_where_their_content_is() -> None:
     before = plain.id_table.weight.clone()
     plain.measure(catalogue)
     assert torch.equal(plain.id_table.weight, before)
-    x_SND, _, present = plain(catalogue)
-    assert torch.equal(x_SND[0, :20], plain.missing_SD[0].expand(20, -1))
+    x_PND, present = plain(catalogue)
+    assert torch.equal(x_PND[0, :20], plain.missing_SD[0].expand(20, -1))
     assert not present[:20, 0].any()
 
 
 def test_the_beginning_is_added_to_the_ids_own_stream_alone() -> None:
-    encoder = _bare(N, {"text": 5}, content_init=True, content_ids=True)
+    encoder = _bare(N, {"text": 5}, content_init=True, fused=True)
     catalogue = small_catalogue(("text",))
     before = encoder.id_table.weight.clone()
     encoder.measure(catalogue)
     added = encoder.id_table.weight - before
-    begun = encoder(replace(catalogue, id_row_N=torch.full((N,), -1))).x_SND[0]
+    begun = encoder(replace(catalogue, id_row_N=torch.full((N,), -1))).x_PND[0]
     known = torch.tensor([0, 1, 2, 3, 5, 9, 10, 11])  # with an id and a text
     torch.testing.assert_close(added[known, :8], begun[known])
     assert begun[known].any(1).all()
@@ -351,7 +358,7 @@ def test_ids_begin_somewhere_however_few_items_there_are(items: int) -> None:
     encoder.measure(catalogue)
     assert encoder.id_table.weight.isfinite().all()
     assert encoder.id_table.weight.abs().max() < 1
-    assert encoder(catalogue).x_SND.isfinite().all()
+    assert encoder(catalogue).x_PND.isfinite().all()
 
 
 def _on_a_line(*places: float) -> Catalogue:
@@ -382,7 +389,7 @@ def test_neighbours_are_the_items_whose_content_has_the_largest_cosine(
     ids = encoder.id_table.weight
     expected = torch.stack([ids[i] + ids[near].mean(0) for i, near in enumerate(encoder.near_RJ)])
     expected[5] = ids[5]
-    torch.testing.assert_close(encoder(catalogue).x_SND[0], expected)
+    torch.testing.assert_close(encoder(catalogue).x_PND[0], expected)
 
 
 def test_a_hidden_id_and_a_new_one_still_stand_beside_their_neighbours() -> None:
@@ -391,15 +398,15 @@ def test_a_hidden_id_and_a_new_one_still_stand_beside_their_neighbours() -> None
     encoder = _neighbours(catalogue, 1, ids=3, id_dropout=0.999)
     ids, unknown = encoder.id_table.weight, encoder.missing_SD[0]
     near = encoder.beside_neighbours(catalogue)
-    x_SND, _, present_NS = encoder(near)
+    x_PND, present_NS = encoder(near)
     expected = [ids[0] + ids[1], ids[1] + ids[0], unknown + ids[1], ids[2]]
-    torch.testing.assert_close(x_SND[0], torch.stack(expected))
+    torch.testing.assert_close(x_PND[0], torch.stack(expected))
     assert present_NS[:, 0].tolist() == [True, True, True, True]
     # A new item whose neighbours are not known has no id, and an id that is hidden is as if new.
     assert encoder(catalogue).present_NS[:, 0].tolist() == [True, True, False, True]
-    x_SND, _, present_NS = encoder.train()(near)
+    x_PND, present_NS = encoder.train()(near)
     expected = [unknown + ids[1], unknown + ids[0], unknown + ids[1], ids[2]]
-    torch.testing.assert_close(x_SND[0], torch.stack(expected))
+    torch.testing.assert_close(x_PND[0], torch.stack(expected))
     assert present_NS[:, 0].all()
 
 
@@ -409,7 +416,7 @@ def test_where_there_are_too_few_neighbours_the_mean_is_of_those() -> None:
     assert encoder.near_RJ.tolist() == [[1, -1, -1], [0, -1, -1], [-1, -1, -1]]
     ids = encoder.id_table.weight
     expected = torch.stack([ids[0] + ids[1], ids[0] + ids[1], ids[2]])
-    torch.testing.assert_close(encoder(catalogue).x_SND[0], expected)
+    torch.testing.assert_close(encoder(catalogue).x_PND[0], expected)
 
 
 def test_an_encoder_of_ids_alone_has_nothing_to_measure_and_no_neighbours() -> None:
@@ -427,8 +434,8 @@ def test_a_new_item_is_where_its_neighbours_are_and_is_nobody_s_neighbour() -> N
     catalogue = replace(catalogue, id_row_N=torch.tensor([0, 1, -1, 2, 3]))
     encoder = _neighbours(catalogue, 2, ids=4)
     assert encoder.near_RJ.tolist() == [[2, 1], [3, 2], [0, 1], [1, 2]]
-    alone = encoder(catalogue).x_SND[0]
-    seen = encoder(encoder.beside_neighbours(catalogue)).x_SND[0]
+    alone = encoder(catalogue).x_PND[0]
+    seen = encoder(encoder.beside_neighbours(catalogue)).x_PND[0]
     ids = encoder.id_table.weight
     torch.testing.assert_close(seen[2], encoder.missing_SD[0] + (ids[0] + ids[2]) / 2)
     others = torch.tensor([0, 1, 3, 4])
@@ -450,11 +457,11 @@ def test_projection_standardises_columns_and_lets_scale_not_matter() -> None:
     ids = encoder.id_table.weight.clone()
     torch.manual_seed(1)  # the ids' beginnings are turned at random
     encoder.measure(catalogue)
-    before = encoder(catalogue).x_SND
+    before = encoder(catalogue).x_PND
     encoder.id_table.weight.data.copy_(ids)
     torch.manual_seed(1)
     encoder.measure(scaled)
-    torch.testing.assert_close(encoder(scaled).x_SND, before, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(encoder(scaled).x_PND, before, rtol=1e-3, atol=1e-4)
     assert [p.mean.shape for p in encoder.projections] == [(5,), (7,)]  # text, image
     assert {"projections.0.mean", "projections.1.scale"} <= set(encoder.state_dict())
 
@@ -526,11 +533,11 @@ def test_too_few_items_to_measure_change_nothing(items: int) -> None:
 def test_half_precision_features_are_welcome() -> None:
     encoder, catalogue = _encoder(), small_catalogue()
     half = replace(catalogue, features={m: f.half() for m, f in catalogue.features.items()})
-    found = encoder(half).x_SND
+    found = encoder(half).x_PND
     assert found.dtype == torch.float32
-    torch.testing.assert_close(found, encoder(catalogue).x_SND, rtol=0.05, atol=0.05)
+    torch.testing.assert_close(found, encoder(catalogue).x_PND, rtol=0.05, atol=0.05)
     encoder.measure(half)
-    assert encoder(half).x_SND.isfinite().all()
+    assert encoder(half).x_PND.isfinite().all()
 
 
 def test_features_standardised_beforehand_give_the_same_streams(monkeypatch) -> None:
@@ -548,8 +555,8 @@ def test_features_standardised_beforehand_give_the_same_streams(monkeypatch) -> 
     halved = encoder.standardised(catalogue, torch.bfloat16)
     assert halved.features["image"].dtype == torch.bfloat16
     with torch.autocast("cpu", torch.bfloat16):
-        rough = encoder(halved).x_SND
-    torch.testing.assert_close(rough, encoder(catalogue).x_SND, rtol=0.02, atol=0.01)
+        rough = encoder(halved).x_PND
+    torch.testing.assert_close(rough, encoder(catalogue).x_PND, rtol=0.02, atol=0.01)
 
 
 def _only_text(features: torch.Tensor) -> Catalogue:
@@ -562,7 +569,7 @@ def test_a_feature_of_one_column_tells_items_apart() -> None:
     encoder = _bare(0, {"text": 1}, use_id=False)
     catalogue = _only_text(torch.randn(8, 1))
     encoder.measure(catalogue)
-    assert len(encoder(catalogue).x_SND[0].unique(dim=0)) == 8
+    assert len(encoder(catalogue).x_PND[0].unique(dim=0)) == 8
 
 
 def test_a_column_constant_in_training_does_not_drown_a_new_item() -> None:
@@ -573,7 +580,7 @@ def test_a_column_constant_in_training_does_not_drown_a_new_item() -> None:
     encoder.measure(_only_text(seen))
     new = torch.randn(2, 16)
     new[:, 0] = 0.1
-    x = encoder(_only_text(new)).x_SND[0]
+    x = encoder(_only_text(new)).x_PND[0]
     assert torch.cosine_similarity(x[0], x[1], dim=0).item() < 0.99
 
 
@@ -582,7 +589,7 @@ def test_every_parameter_gets_a_gradient(changed) -> None:
     encoder = _encoder(**changed).train()
     catalogue = small_catalogue(encoder.modalities)
     encoder.measure(catalogue)
-    encoder(catalogue).x_SND.square().sum().backward()
+    encoder(catalogue).x_PND.square().sum().backward()
     for name, parameter in encoder.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all(), name

@@ -25,7 +25,7 @@ def _model(**changed) -> Cammsr:
     torch.manual_seed(0)
     modalities = changed.pop("modalities", ("text", "image"))
     categories = changed.pop("categories", C)
-    parts = {"experts": 4, "input_norm": "dyt"}  # off unless asked for
+    parts = {"fused": False, "experts": 4, "input_norm": "dyt"}
     sizes = {"width": 16, "layers": 1, "heads": 2, "length": LENGTH, "dropout": 0.0}
     given = {**parts, **sizes, **changed}
     model = Cammsr(N, {m: DIMS[m] for m in modalities}, categories, **given)
@@ -48,7 +48,7 @@ def _window() -> Window:
 def _scores(model: Cammsr, tables: ItemTables, window: Window | None = None) -> torch.Tensor:
     """All items' scores after each event, [M, N], with the bias of those that were there before."""
     window = _window() if window is None else window
-    score_MN = model.user_states(tables, window)[window.valid_BL] @ tables.target_NX.T
+    score_MN = model.queries(tables, window)[window.valid_BL] @ tables.target_NV.T
     if model.repeats is None:
         return score_MN
     position_P, item_P, age_P = seen_before(window)
@@ -61,7 +61,12 @@ PARTS = {
     "no id": {"use_id": False},
     "no content start": {"content_init": False},
     "no neighbours": {"neighbours": 0},
-    "content ids": {"content_ids": True},
+    "fused": {"fused": True},
+    "fused, no experts": {"fused": True, "experts": 0},
+    "fused, no id": {"fused": True, "use_id": False},
+    "fused, one modality": {"fused": True, "modalities": ("image",)},
+    "fused, three modalities": {"fused": True, "modalities": ("text", "image", "video")},
+    "fused, no item weights": {"fused": True, "item_weights": False},
     "guidance as printed": {"guidance": "difference"},
     "no guidance": {"guidance": "equal"},
     "no guidance, no item weights": {"guidance": "equal", "item_weights": False},
@@ -98,7 +103,7 @@ def test_each_part_comes_off_and_every_parameter_left_learns(changed) -> None:
     loss = score.logsumexp(-1).sum() + score.square().sum()
     if model.guide is not None:
         assert catalogue.label_NC is not None
-        loss = loss + category_loss(tables.category_SNC, catalogue.label_NC, tables.present_NS)
+        loss = loss + category_loss(tables.category_TNC, catalogue.label_NC, tables.present_NT)
     assert loss.isfinite()
     loss.backward()
     for name, parameter in model.named_parameters():
@@ -194,7 +199,7 @@ def test_what_is_stored_for_a_missing_modality_never_reaches_a_gradient() -> Non
 def test_experts_of_missing_streams_weigh_nothing(guidance) -> None:
     # Without neighbours and beginnings, an item that has no id row has no id.
     model = _model(guidance=guidance, content_init=False, neighbours=0)
-    weight = model.item_tables(small_catalogue()).guide_NS
+    weight = model.item_tables(small_catalogue()).guide_NT
     torch.testing.assert_close(weight.sum(1), torch.ones(N))
     missing = {4: [1], 5: [2], 6: [0], 7: [0, 2]}
     for n in range(N):
@@ -202,36 +207,66 @@ def test_experts_of_missing_streams_weigh_nothing(guidance) -> None:
 
 
 def test_without_item_weights_a_score_asks_the_plain_streams() -> None:
-    model, catalogue = _model(item_weights=False, content_ids=True), small_catalogue()
+    model, catalogue = _model(item_weights=False), small_catalogue()
     tables = model.item_tables(catalogue)
-    x_SND, id_SND, present_NS = model.items(catalogue)
-    side_by_side = torch.cat(list(x_SND), dim=1)
+    x_PND, present_NS = model.items(catalogue)
+    side_by_side = torch.cat(list(x_PND), dim=1)
     assert torch.equal(tables.input_NX, side_by_side)
-    assert torch.equal(tables.target_NX, side_by_side)
-    assert torch.equal(tables.id_target_NX, torch.cat(list(id_SND), dim=1))
+    assert torch.equal(tables.target_NV, side_by_side)
     assert torch.equal(tables.present_NS, present_NS)
+    assert torch.equal(tables.present_NT, present_NS)
 
 
-def test_item_weights_are_a_softmax_told_by_the_predicted_categories() -> None:
-    model, catalogue = _model(content_ids=True), small_catalogue()
+def test_the_fused_branch_reads_the_sum_of_the_streams_and_scores_each() -> None:
+    model, catalogue = _model(fused=True, item_weights=False), small_catalogue()
     tables = model.item_tables(catalogue)
-    x_SND, id_SND, _ = model.items(catalogue)
-    assert torch.equal(tables.input_NX, torch.cat(list(x_SND), dim=1))  # not weighed in histories
+    x_PND, present_NS = model.items(catalogue)
+    ids, together = x_PND[0], x_PND[1:].sum(0)
+    torch.testing.assert_close(tables.input_NX, torch.cat([ids, together], dim=1))
+    assert torch.equal(tables.target_NV, torch.cat(list(x_PND), dim=1))
+    assert torch.equal(tables.present_NT, torch.stack([present_NS[:, 0], present_NS.any(1)], 1))
+    h_TBD = torch.randn(2, 5, 16)
+    query_BV = model.queries_of(h_TBD)
+    assert torch.equal(query_BV[:, :16], h_TBD[0])
+    expected = torch.cat([h_TBD[1] @ map_DD.T for map_DD in model.query.weight.split(16)], dim=1)
+    torch.testing.assert_close(query_BV[:, 16:], expected)
+    assert model.score_widths == [16, 48]
+
+
+def test_an_untrained_fused_branch_scores_by_the_sum_of_the_streams() -> None:
+    torch.manual_seed(0)
+    model = Cammsr(N, {m: DIMS[m] for m in ("text", "image")}, 0, width=16).eval()
+    h_TBD = torch.randn(2, 5, 16)
+    tables = model.item_tables(small_catalogue(categories=0))
+    x_PND, _ = model.items(small_catalogue(categories=0))
+    expected = h_TBD[0] @ x_PND[0].T + h_TBD[1] @ x_PND[1:].sum(0).T
+    torch.testing.assert_close(model.queries_of(h_TBD) @ tables.target_NV.T, expected)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_item_weights_are_a_softmax_told_by_the_predicted_categories(fused: bool) -> None:
+    model, catalogue = _model(fused=fused), small_catalogue()
+    tables = model.item_tables(catalogue)
+    plain_PND, _ = model.items(catalogue)
+    if not fused:  # not weighed in histories
+        assert torch.equal(tables.input_NX, torch.cat(list(plain_PND), dim=1))
     for n in range(N):
         at = tables.present_NS[n].nonzero().squeeze(1)
-        predicted = tables.category_SNC[at, n].mean(0).softmax(0)
+        read = tables.present_NT[n].nonzero().squeeze(1)
+        predicted = tables.category_TNC[read, n].mean(0).softmax(0)
         weight = torch.ones(3)
         weight[at] = (predicted @ model.item_weight_CS)[at].softmax(0) * len(at)
         assert weight[at].mean().item() == pytest.approx(1)
-        for found, plain in ((tables.target_NX, x_SND), (tables.id_target_NX, id_SND)):
-            expected = weight[:, None] * plain[:, n]
-            torch.testing.assert_close(found[n], expected.flatten())
+        if fused:  # the ids' branch is not weighed
+            weight = torch.cat([torch.ones(1), weight])
+        expected = weight[:, None] * plain_PND[:, n]
+        torch.testing.assert_close(tables.target_NV[n], expected.flatten())
 
 
 def test_untrained_item_weights_weigh_all_streams_alike() -> None:
-    model = Cammsr(N, {m: DIMS[m] for m in ("text", "image")}, C, width=16)
+    model = Cammsr(N, {m: DIMS[m] for m in ("text", "image")}, C, width=16, fused=False)
     tables = model.item_tables(small_catalogue())
-    torch.testing.assert_close(tables.target_NX, tables.input_NX)
+    torch.testing.assert_close(tables.target_NV, tables.input_NX)
 
 
 def test_an_item_weight_that_rounds_to_nought_still_counts_as_a_stream() -> None:
@@ -239,7 +274,7 @@ def test_an_item_weight_that_rounds_to_nought_still_counts_as_a_stream() -> None
     with torch.no_grad():
         model.item_weight_CS.copy_(torch.tensor([200.0, 0.0, -200.0]))
     tables = model.item_tables(small_catalogue())
-    share = (tables.target_NX / tables.input_NX).view(N, 3, 16)[..., 0]
+    share = (tables.target_NV / tables.input_NX).view(N, 3, 16)[..., 0]
     torch.testing.assert_close(share[0], torch.tensor([3.0, 0.0, 0.0]))
     torch.testing.assert_close(share[4], torch.tensor([2.0, 1.0, 0.0]))  # no text: it weighs 1
     torch.testing.assert_close(share[6], torch.tensor([1.0, 2.0, 0.0]))
@@ -248,9 +283,9 @@ def test_an_item_weight_that_rounds_to_nought_still_counts_as_a_stream() -> None
 def test_an_item_with_no_stream_at_all_gives_finite_numbers() -> None:
     model = _model().train()
     tables = model.item_tables(small_catalogue())
-    for value in (tables.input_NX, tables.target_NX, tables.guide_NS):
+    for value in (tables.input_NX, tables.target_NV, tables.guide_NT):
         assert value[8].isfinite().all()
-    tables.target_NX[8].sum().backward()
+    tables.target_NV[8].sum().backward()
     assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
     missing_SD = model.items.missing_SD
     assert missing_SD.grad is not None
@@ -259,27 +294,27 @@ def test_an_item_with_no_stream_at_all_gives_finite_numbers() -> None:
 
 def test_an_item_without_id_row_is_scored_by_its_content_alone() -> None:
     model, catalogue = _model(), small_catalogue()
-    before = model.item_tables(catalogue).target_NX
+    before = model.item_tables(catalogue).target_NV
     with torch.no_grad():
         model.items.id_table.weight.normal_()
-    after = model.item_tables(catalogue).target_NX
+    after = model.item_tables(catalogue).target_NV
     assert torch.equal(before[[6, 7, 8]], after[[6, 7, 8]])
     assert not torch.allclose(before[0], after[0])
     other = small_catalogue()
     other.features["text"][6] += torch.randn(5)
-    assert not torch.allclose(model.item_tables(other).target_NX[6], after[6])
+    assert not torch.allclose(model.item_tables(other).target_NV[6], after[6])
 
 
 def test_items_do_not_know_of_each_other() -> None:
     """New items can be scored beside the old ones: an item's vector is its own."""
-    model, catalogue = _model(content_ids=True), small_catalogue()
+    model, catalogue = _model(fused=True), small_catalogue()
     together = model.item_tables(catalogue)
     for n in range(N):
         alone = model.item_tables(catalogue.take(torch.tensor([n])))
         for name, value in vars(together).items():
-            one = value[:, n] if name == "category_SNC" else value[n]
+            one = value[:, n] if name == "category_TNC" else value[n]
             found = vars(alone)[name]
-            torch.testing.assert_close(found[:, 0] if name == "category_SNC" else found[0], one)
+            torch.testing.assert_close(found[:, 0] if name == "category_TNC" else found[0], one)
 
 
 def test_labels_count_for_the_experts_weights_and_for_nothing_else() -> None:
@@ -288,24 +323,20 @@ def test_labels_count_for_the_experts_weights_and_for_nothing_else() -> None:
         model.item_tables(one) for one in (catalogue, replace(catalogue, label_NC=None))
     )
     for name, value in vars(told).items():
-        assert (
-            value is vars(untold)[name] is None
-            or name == "guide_NS"
-            or torch.equal(value, vars(untold)[name])
-        )
-    weight = untold.guide_NS * untold.present_NS.sum(1, keepdim=True)
+        assert name == "guide_NT" or torch.equal(value, vars(untold)[name])
+    weight = untold.guide_NT * untold.present_NS.sum(1, keepdim=True)
     torch.testing.assert_close(weight, untold.present_NS.float())
     labelled = catalogue.label_NC.any(1) & (untold.present_NS.sum(1) > 1)
-    assert torch.equal((told.guide_NS != untold.guide_NS).any(1), labelled)
+    assert torch.equal((told.guide_NT != untold.guide_NT).any(1), labelled)
 
 
 def test_half_precision_features_are_welcome() -> None:
     model, catalogue = _model(), small_catalogue()
     half = replace(catalogue, features={m: f.half() for m, f in catalogue.features.items()})
     tables = model.item_tables(half)
-    assert tables.target_NX.dtype == torch.float32
+    assert tables.target_NV.dtype == torch.float32
     torch.testing.assert_close(
-        tables.target_NX, model.item_tables(catalogue).target_NX, rtol=0.05, atol=0.05
+        tables.target_NV, model.item_tables(catalogue).target_NV, rtol=0.05, atol=0.05
     )
 
 
@@ -315,7 +346,7 @@ def test_features_standardised_beforehand_give_the_same_tables() -> None:
     before = model.items.standardised(catalogue, torch.float32)
     expected, found = model.item_tables(catalogue), model.item_tables(before)
     for name, value in vars(expected).items():
-        assert value is vars(found)[name] is None or torch.equal(value, vars(found)[name]), name
+        assert torch.equal(value, vars(found)[name]), name
 
 
 def test_the_gradient_of_an_item_is_the_sum_over_where_it_was_seen() -> None:
@@ -351,7 +382,7 @@ def test_experts_are_told_of_positions_weights_and_who_sees_whom() -> None:
     tables = model.item_tables(small_catalogue())
     plain.load_state_dict(model.state_dict(), strict=False)
     e_SBLD, _ = plain.history(tables, window)
-    guide_SBL = tables.guide_NS[window.item_BL].permute(2, 0, 1)
+    guide_SBL = tables.guide_NT[window.item_BL].permute(2, 0, 1)
     causal = torch.full((5, 5), float("-inf")).triu(1)
     torch.testing.assert_close(
         model.history(tables, window)[0], model.camoe(e_SBLD, guide_SBL, causal)
@@ -364,7 +395,7 @@ def test_time_counts_if_asked_for_and_only_then() -> None:
     for time in (True, False):
         model = _model(time=time)
         tables = model.item_tables(small_catalogue())
-        differs = (model.user_states(tables, window) - model.user_states(tables, other)).abs()
+        differs = (model.queries(tables, window) - model.queries(tables, other)).abs()
         assert (differs[:, :2] == 0).all()
         assert (differs[:, 2:].amax(-1) > 1e-5).all() == time
         assert (differs > 0).any() == time
@@ -375,7 +406,7 @@ def test_positions_count() -> None:
     window = cut(
         Events(torch.zeros(4).long(), torch.arange(4)), torch.tensor([0]), torch.tensor([4])
     )
-    states = model.user_states(model.item_tables(small_catalogue()), window)[0]
+    states = model.queries(model.item_tables(small_catalogue()), window)[0]
     assert (states[0] - states[1]).abs().max() > 1e-3
 
 
@@ -386,7 +417,7 @@ def test_a_later_event_never_changes_an_earlier_state(changed) -> None:
     times = torch.tensor([0, 5, 9, 100])
     items, other = torch.tensor([0, 1, 2, 3]), torch.tensor([0, 1, 2, 7])
     one, two = (cut(Events(i, times), torch.tensor([0]), torch.tensor([4])) for i in (items, other))
-    a, b = (model.user_states(tables, w)[0] for w in (one, two))
+    a, b = (model.queries(tables, w)[0] for w in (one, two))
     torch.testing.assert_close(a[:3], b[:3], rtol=0, atol=0)
     assert not torch.allclose(a[3], b[3])
 
@@ -403,11 +434,11 @@ def test_a_history_alone_or_in_a_padded_batch_gives_the_same_states(changed) -> 
     model = _model(**changed)
     tables = model.item_tables(_catalogue(model))
     events, start, end = _four_histories()
-    together = model.user_states(tables, cut(events, start, end))
-    assert together.shape == (4, 6, len(model.streams) * 16)
+    together = model.queries(tables, cut(events, start, end))
+    assert together.shape == (4, 6, sum(model.score_widths))
     for row in range(4):
         own = cut(events, start[row : row + 1], end[row : row + 1])
-        alone = model.user_states(tables, own)[0]
+        alone = model.queries(tables, own)[0]
         torch.testing.assert_close(together[row, : len(alone)], alone, rtol=1e-4, atol=1e-5)
 
 
@@ -418,11 +449,11 @@ def test_histories_in_one_row_do_not_see_each_other(changed) -> None:
     events, start, end = _four_histories()
     packed = pack(cut(events, start, end), LENGTH)
     assert len(packed.window.item_BL) == 2
-    together = model.user_states(tables, packed.window)
+    together = model.queries(tables, packed.window)
     assert together.isfinite().all()
     for one, (row, last) in enumerate(zip(packed.row_W, packed.last_W, strict=True)):
         own = cut(events, start[one : one + 1], end[one : one + 1] - 1)
-        alone = model.user_states(tables, own)[0]
+        alone = model.queries(tables, own)[0]
         found = together[row, last + 1 - len(alone) : last + 1]
         torch.testing.assert_close(found, alone, rtol=1e-4, atol=1e-5)
 
@@ -433,8 +464,8 @@ def test_the_last_state_alone_is_that_among_all(changed) -> None:
     tables = model.item_tables(_catalogue(model))
     events, start, end = _four_histories()
     window = cut(events, start, end)
-    every = model.user_states(tables, window)[torch.arange(4), end - start - 1]
-    torch.testing.assert_close(model.last_user_states(tables, window), every, rtol=1e-4, atol=1e-5)
+    every = model.queries(tables, window)[torch.arange(4), end - start - 1]
+    torch.testing.assert_close(model.last_queries(tables, window), every, rtol=1e-4, atol=1e-5)
 
 
 def test_the_last_state_of_an_empty_history_is_that_of_the_padding() -> None:
@@ -442,10 +473,10 @@ def test_the_last_state_of_an_empty_history_is_that_of_the_padding() -> None:
     tables = model.item_tables(small_catalogue())
     events, start, _ = _four_histories()
     window = cut(events, start, torch.tensor([3, 3, 9, 15]))
-    last = model.last_user_states(tables, window)
-    torch.testing.assert_close(last[1], model.user_states(tables, window)[1, 0])
+    last = model.last_queries(tables, window)
+    torch.testing.assert_close(last[1], model.queries(tables, window)[1, 0])
     empty = cut(events, start[:1], start[:1])
-    assert model.last_user_states(tables, empty).shape == (1, 48)
+    assert model.last_queries(tables, empty).shape == (1, 48)
 
 
 def test_some_streams_transformers_read_what_they_are_given() -> None:
@@ -466,9 +497,9 @@ def test_some_streams_transformers_read_what_they_are_given() -> None:
 def test_dropout_works_in_training_only() -> None:
     model = _model(dropout=0.5)
     tables = model.item_tables(small_catalogue())
-    assert torch.equal(model.user_states(tables, _window()), model.user_states(tables, _window()))
+    assert torch.equal(model.queries(tables, _window()), model.queries(tables, _window()))
     model.train()
-    once, again = (model.user_states(tables, _window()) for _ in range(2))
+    once, again = (model.queries(tables, _window()) for _ in range(2))
     assert not torch.equal(once, again)
 
 
@@ -503,44 +534,37 @@ def test_sasrec_scores_by_the_inner_product_of_state_and_id_embedding() -> None:
     window, ids = _window(), model.items.id_table.weight
     e_BLD = ids[window.item_BL] * 4 + model.position.weight[:5]
     state = model.encoder(e_BLD.unsqueeze(0))[0]
-    ours = model.user_states(tables, window) @ tables.target_NX.T
+    ours = model.queries(tables, window) @ tables.target_NV.T
     torch.testing.assert_close(ours, state @ ids.T)
     assert model.streams == ("id",)
     parts = {name.split(".")[0] for name, _ in model.named_parameters()}
-    assert parts == {"items", "position", "encoder", "input_scale_S"}
+    assert parts == {"items", "position", "encoder", "input_scale_T"}
 
 
 @each_part
 def test_contributions_sum_to_the_score(changed) -> None:
     model = _model(**changed)
     tables = model.item_tables(_catalogue(model))
-    state = model.user_states(tables, _window())[0, :1].expand(N, -1)
-    for id_target in {None, tables.id_target_NX}:
-        parts = model.contributions(state, tables.target_NX, id_target)
-        assert parts.shape == (N, len(model.streams))
-        torch.testing.assert_close(parts.sum(1), (state * tables.target_NX).sum(1))
+    state = model.queries(tables, _window())[0, :1].expand(N, -1)
+    parts = model.contributions(state, tables.target_NV)
+    assert parts.shape == (N, len(model.streams))
+    torch.testing.assert_close(parts.sum(1), (state * tables.target_NV).sum(1))
 
 
 def test_a_contribution_is_the_inner_product_of_one_stream() -> None:
     model = _model()
     tables = model.item_tables(small_catalogue())
-    state = model.user_states(tables, _window())[1, 3]
-    parts = model.contributions(state.expand(N, -1), tables.target_NX)
+    state = model.queries(tables, _window())[1, 3]
+    parts = model.contributions(state.expand(N, -1), tables.target_NV)
     for s in range(3):
         at = slice(16 * s, 16 * (s + 1))
-        torch.testing.assert_close(parts[:, s], tables.target_NX[:, at] @ state[at])
+        torch.testing.assert_close(parts[:, s], tables.target_NV[:, at] @ state[at])
 
 
-def test_what_content_streams_have_of_ids_counts_as_the_id_s() -> None:
-    model = _model(content_ids=True)
+def test_what_both_branches_have_of_ids_is_the_id_s() -> None:
+    model = _model(fused=True)
     tables = model.item_tables(small_catalogue())
-    state = model.user_states(tables, _window())[1, 3].expand(N, -1)
-    parts = model.contributions(state, tables.target_NX, tables.id_target_NX)
-    torch.testing.assert_close(parts[:, 0], (state * tables.id_target_NX).sum(1))
-    content = tables.target_NX - tables.id_target_NX
-    assert (content[:, :16] == 0).all()  # the id stream is all id
-    for s in (1, 2):
-        at = slice(16 * s, 16 * (s + 1))
-        torch.testing.assert_close(parts[:, s], (state * content)[:, at].sum(1))
-    new = model.contributions(state, tables.target_NX)[6]
-    torch.testing.assert_close(parts[6], new)  # content streams of a new item have no ids
+    query = model.queries(tables, _window())[1, 3].expand(N, -1)
+    parts = model.contributions(query, tables.target_NV)
+    each = (query * tables.target_NV).view(N, 4, 16).sum(-1)
+    torch.testing.assert_close(parts, torch.stack([each[:, :2].sum(1), *each.T[2:]], dim=1))

@@ -413,7 +413,7 @@ VARIANTS = {
 
 
 def test_the_preset_is_as_published() -> None:
-    assert PRESETS["paper"]["training"] == {"swap_weight": 0.25}
+    assert PRESETS["paper"]["training"] == {"branch_share": 0.0, "swap_weight": 0.25}
     given = PRESETS["paper"]["model"] | {"heads": HEADS, "dropout": 0.1}
     config = ModelConfig(**given).model_dump(exclude={"modalities"})
     sizes = {"width": 64, "length": 50, "layers": 2, "experts": 4, "expert_hidden": 4.0}
@@ -442,8 +442,8 @@ def test_equation_15_scores_of_the_whole_model(changed, streams) -> None:
             score_LN[at, n] = sum(state_SLD[s][at] @ x_SND[s, n] for s in range(len(streams)))
     tables: ItemTables = model.item_tables(_catalogue(streams))
     window = _window(HISTORY)
-    _close(model.user_states(tables, window)[0] @ tables.target_NX.T, score_LN)
-    _close(model.last_user_states(tables, window)[0] @ tables.target_NX.T, score_LN[-1])
+    _close(model.queries(tables, window)[0] @ tables.target_NV.T, score_LN)
+    _close(model.last_queries(tables, window)[0] @ tables.target_NV.T, score_LN[-1])
 
 
 @each_streams

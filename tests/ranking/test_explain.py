@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from cammsr_cli.core.items import Catalogue
 from cammsr_cli.core.model import Cammsr, ItemTables
-from cammsr_cli.ranking.explain import Average, modality_weights, put_forward
+from cammsr_cli.ranking.explain import modality_weights, put_forward
 from cammsr_cli.ranking.full_ranking import item_tables
 
 N, D = 20, 16
@@ -19,7 +19,7 @@ N, D = 20, 16
 
 def _model(**changed) -> Cammsr:
     torch.manual_seed(0)
-    return Cammsr(N, {"text": 4, "image": 6}, 2, **{"width": D, **changed}).eval()
+    return Cammsr(N, {"text": 4, "image": 6}, 2, **{"width": D, "fused": False, **changed}).eval()
 
 
 def _tables(model: Cammsr, has_image: torch.Tensor | None = None) -> ItemTables:
@@ -32,18 +32,20 @@ def _tables(model: Cammsr, has_image: torch.Tensor | None = None) -> ItemTables:
 
 def _weights(model: Cammsr, query_X: torch.Tensor, tables: ItemTables, items: torch.Tensor):
     """Weights of one user, stream by stream."""
-    weight_UBS = modality_weights(model, query_X[None], tables, Average.of(tables), items[None])
+    weight_UBS = modality_weights(
+        model, query_X[None], tables, tables.target_NV.mean(0), items[None]
+    )
     assert weight_UBS.shape == (1, len(items), len(model.streams))
     return {name: weight_UBS[0, :, s] for s, name in enumerate(model.streams)}
 
 
 @pytest.mark.parametrize(
-    "changed", [{}, {"content_ids": True}, {"item_weights": False}, {"use_id": False}]
+    "changed", [{}, {"fused": True}, {"item_weights": False}, {"use_id": False}]
 )
 def test_weights_are_shares_that_sum_to_one(changed) -> None:
     model = _model(**changed)
     tables = _tables(model)
-    query = torch.randn(tables.target_NX.shape[1])
+    query = torch.randn(tables.target_NV.shape[1])
     weights = _weights(model, query, tables, torch.arange(N))
     assert list(weights) == list(model.streams)
     stacked = torch.stack(list(weights.values()))
@@ -52,18 +54,13 @@ def test_weights_are_shares_that_sum_to_one(changed) -> None:
     assert stacked.std(1).max() > 0.01  # and differ from item to item
 
 
-@pytest.mark.parametrize("content_ids", [False, True])
-def test_a_constant_added_to_all_items_contributions_changes_nothing(content_ids: bool) -> None:
-    model = _model(content_ids=content_ids)
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_constant_added_to_all_items_contributions_changes_nothing(fused: bool) -> None:
+    model = _model(fused=fused)
     tables = _tables(model)
-    target, ids = tables.target_NX, tables.id_target_NX
-    assert (ids is not None) == content_ids
+    target = tables.target_NV
     query, items = torch.randn(target.shape[1]), torch.tensor([3, 0, 11])
-    moved = dataclasses.replace(
-        tables,
-        target_NX=target + torch.randn(target.shape[1]),
-        id_target_NX=None if ids is None else ids + torch.randn(target.shape[1]),
-    )
+    moved = dataclasses.replace(tables, target_NV=target + torch.randn(target.shape[1]))
     before = _weights(model, query, tables, items)
     after = _weights(model, query, moved, items)
     for name in before:
@@ -75,7 +72,7 @@ def test_a_modality_the_item_lacks_has_no_share_where_anything_lifts_it() -> Non
     tables = _tables(model, torch.arange(N) != 7)
     shares = []
     for _ in range(20):
-        query = torch.randn(tables.target_NX.shape[1])
+        query = torch.randn(tables.target_NV.shape[1])
         weights = _weights(model, query, tables, torch.tensor([7]))
         shares.append([w.item() for w in weights.values()])
     assert all(image == 0 for _, _, image in shares)
@@ -84,16 +81,13 @@ def test_a_modality_the_item_lacks_has_no_share_where_anything_lifts_it() -> Non
 
 
 def _planted(
-    contributions: list[list[float]],
-    present: list[list[int]] | None = None,
-    of_ids: list[list[float]] | None = None,
+    contributions: list[list[float]], present: list[list[int]] | None = None
 ) -> ItemTables:
-    """Items whose streams contribute this much to a query of ones; how much of it by ids."""
+    """Items whose streams contribute this much to a query of ones."""
     target = _spread(contributions)
     n, s = len(contributions), len(contributions[0])
     there = torch.ones(n, s, dtype=torch.bool) if present is None else torch.tensor(present).bool()
-    ids = None if of_ids is None else _spread(of_ids)
-    return ItemTables(target, target, ids, there / s, torch.zeros(s, n, 0), there)
+    return ItemTables(target, target, there / s, torch.zeros(s, n, 0), there, there)
 
 
 def _spread(value: list[list[float]]) -> torch.Tensor:
@@ -130,11 +124,11 @@ def test_where_nothing_lifts_an_item_the_streams_it_has_are_alike() -> None:
     assert [w.item() for w in weights.values()] == pytest.approx([1 / 2, 1 / 2, 0])
 
 
-def test_what_content_streams_have_of_ids_is_the_id_s() -> None:
-    tables = _planted(
-        [[1.0, 6.0, 3.0], [-1.0, -6.0, -3.0]], of_ids=[[1.0, 4.0, 1.0], [-1.0, -4.0, -1.0]]
-    )
-    weights = _weights(_model(content_ids=True), ONES, tables, torch.tensor([0]))
+def test_what_both_branches_have_of_ids_is_the_id_s() -> None:
+    # id alone; id, text and image together.
+    parts = _spread([[1.0, 5.0, 2.0, 2.0], [-1.0, -5.0, -2.0, -2.0]])
+    tables = dataclasses.replace(_planted([[0.0] * 3] * 2), target_NV=parts)
+    weights = _weights(_model(fused=True), torch.ones(4 * D), tables, torch.tensor([0]))
     assert [w.item() for w in weights.values()] == pytest.approx([6 / 10, 2 / 10, 2 / 10])
 
 
@@ -150,21 +144,21 @@ def test_items_all_alike_are_explained_evenly() -> None:
 
 
 def test_the_summands_make_the_score() -> None:
-    for content_ids in (False, True):
-        model = _model(content_ids=content_ids)
+    for fused in (False, True):
+        model = _model(fused=fused)
         tables = _tables(model)
-        query = torch.randn(tables.target_NX.shape[1])
-        parts = model.contributions(query, tables.target_NX, tables.id_target_NX)
+        query = torch.randn(tables.target_NV.shape[1])
+        parts = model.contributions(query, tables.target_NV)
         assert parts.shape == (N, 3)
-        torch.testing.assert_close(parts.sum(1), tables.target_NX @ query)
+        torch.testing.assert_close(parts.sum(1), tables.target_NV @ query)
 
 
 def test_users_are_explained_each_by_their_own_query() -> None:
     model = _model()
     tables = _tables(model)
-    query_UX = torch.randn(3, tables.target_NX.shape[1])
+    query_UX = torch.randn(3, tables.target_NV.shape[1])
     items = torch.tensor([[1, 2], [2, 1], [5, 0]])
-    together = modality_weights(model, query_UX, tables, Average.of(tables), items)
+    together = modality_weights(model, query_UX, tables, tables.target_NV.mean(0), items)
     for u in range(3):
         alone = torch.stack(list(_weights(model, query_UX[u], tables, items[u]).values()), dim=1)
         torch.testing.assert_close(together[u], alone)

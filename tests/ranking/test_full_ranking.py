@@ -210,7 +210,7 @@ def test_model_ranks_are_those_of_its_scores_one_user_at_a_time(exclude_seen: bo
     scores = []
     for start, end in zip(asked.start_U, asked.end_U, strict=True):
         query = user_queries(model, tables, events, torch.tensor([start]), torch.tensor([end]))
-        scores.append((query @ tables.target_NX.T)[0].tolist())
+        scores.append((query @ tables.target_NV.T)[0].tolist())
     ours = model_ranks(model, catalogue, events, asked, exclude_seen)
     histories = _histories(log, asked)
     expected = np.array(_brute_force(scores, histories, asked.item_U, exclude_seen, model.repeats))
@@ -253,15 +253,13 @@ def test_queries_do_not_depend_on_how_users_are_batched(monkeypatch, at_once: in
     torch.testing.assert_close(ours, torch.stack(expected))
 
 
-@pytest.mark.parametrize("content_ids", [False, True])
+@pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("experts", [0, 2])
 def test_tables_made_part_by_part_are_those_made_at_once(
-    monkeypatch, experts: int, content_ids: bool
+    monkeypatch, experts: int, fused: bool
 ) -> None:
     torch.manual_seed(0)
-    model = Cammsr(
-        ITEMS, {"text": 4, "image": 3}, 2, width=16, experts=experts, content_ids=content_ids
-    ).eval()
+    model = Cammsr(ITEMS, {"text": 4, "image": 3}, 2, width=16, experts=experts, fused=fused).eval()
     features = {"text": torch.randn(ITEMS, 4), "image": torch.randn(ITEMS, 3)}
     present = {name: torch.rand(ITEMS) < 0.7 for name in features}
     labels = torch.rand(ITEMS, 2) < 0.5
@@ -274,11 +272,9 @@ def test_tables_made_part_by_part_are_those_made_at_once(
     monkeypatch.setattr(full_ranking, "ITEMS_AT_ONCE", 4)
     ours = item_tables(model, catalogue)
     torch.testing.assert_close(ours.input_NX, whole.input_NX)
-    torch.testing.assert_close(ours.target_NX, whole.target_NX)
-    torch.testing.assert_close(ours.guide_NS, whole.guide_NS)
+    torch.testing.assert_close(ours.target_NV, whole.target_NV)
+    torch.testing.assert_close(ours.guide_NT, whole.guide_NT)
     assert torch.equal(ours.present_NS, whole.present_NS)
-    assert (ours.id_target_NX is None) == (not content_ids)
-    if content_ids:
-        torch.testing.assert_close(ours.id_target_NX, whole.id_target_NX)
-    assert whole.category_SNC.shape == (3, ITEMS, 2)
-    assert ours.category_SNC.shape == (3, ITEMS, 0)  # they would fill memory
+    assert torch.equal(ours.present_NT, whole.present_NT)
+    assert whole.category_TNC.shape == (2 if fused else 3, ITEMS, 2)
+    assert ours.category_TNC.shape == (2 if fused else 3, ITEMS, 0)  # they would fill memory

@@ -19,6 +19,7 @@ from cammsr_cli.core.items import Catalogue
 from cammsr_cli.core.losses import swap_loss
 from cammsr_cli.core.model import Cammsr
 from cammsr_cli.core.windows import Events, cut
+from cammsr_cli.errors import UsageError
 from cammsr_cli.training.objective import Corpus, Objective
 
 N = 9
@@ -56,13 +57,13 @@ def _sampled(**changed) -> Corpus:
 
 
 def _config(**changed) -> TrainingConfig:
-    return TrainingConfig(**{"swap_weight": 0.05, **changed})
+    return TrainingConfig(**{"swap_weight": 0.05, "branch_share": 0.0, **changed})
 
 
 def _model(**changed) -> Cammsr:
     torch.manual_seed(0)
     modalities = changed.pop("modalities", {"text": 4, "image": 6})
-    parts = {"experts": 4, "input_norm": "dyt"}  # off unless asked for
+    parts = {"fused": False, "experts": 4, "input_norm": "dyt"}
     sizes = {"width": 16, "layers": 1, "length": 6, "dropout": 0.0, **parts, **changed}
     model = Cammsr(N, modalities, 3, **sizes).eval()
     with torch.no_grad():
@@ -136,16 +137,16 @@ def _states(model: Cammsr, corpus: Corpus, start: int, end: int) -> torch.Tensor
     """The states after each event of one history, alone: [L, X]."""
     tables = model.item_tables(corpus.catalogue)
     window = cut(corpus.events, torch.tensor([start]), torch.tensor([end]))
-    return model.user_states(tables, window)[0]
+    return model.queries(tables, window)[0]
 
 
 def test_recommendation_is_cross_entropy_of_each_next_event() -> None:
     model, corpus = _model(repeats=False), _corpus()
-    target_NX = model.item_tables(corpus.catalogue).target_NX
+    target_NV = model.item_tables(corpus.catalogue).target_NV
     expected = []
     for start, end in zip(START.tolist(), END.tolist(), strict=True):
         for at in range(start, end):  # from the history up to `at`, alone, the item at + 1
-            score = _states(model, corpus, start, at + 1)[-1] @ target_NX.T
+            score = _states(model, corpus, start, at + 1)[-1] @ target_NV.T
             expected.append(functional.cross_entropy(score, torch.tensor(ITEMS[at + 1])))
     ours = _losses(model)["recommendation"]
     torch.testing.assert_close(ours, torch.stack(expected).mean())
@@ -184,12 +185,12 @@ def test_the_items_of_each_position_s_own_history_have_their_bias(sampled: bool,
     objective = Objective(model, corpus, _config(negatives=200 * N))  # a sample has all of them
     ours = objective(REPEATED_START, REPEATED_END)["recommendation"]
 
-    target_NX = model.item_tables(catalogue).target_NX
+    target_NV = model.item_tables(catalogue).target_NV
     states = torch.cat([_states(model, corpus, 0, 5), _states(model, corpus, 6, 9)])
     weight_R = model.repeats.weight_R.detach().clone().requires_grad_()
     each = []
     for state, ages, target in zip(states, AGES, NEXT, strict=True):
-        score = list(target_NX @ state)
+        score = list(target_NV @ state)
         for item, age in ages.items():
             score[item] = score[item] + 10 * weight_R[BUCKET[age]]
         told = torch.stack([score[item] for item in rivals])
@@ -203,25 +204,27 @@ def test_the_items_of_each_position_s_own_history_have_their_bias(sampled: bool,
 
 @pytest.mark.parametrize("share", [0.3, 1.0])
 @pytest.mark.parametrize("sampled", [False, True], ids=["full", "sampled"])
-def test_a_share_of_the_loss_is_each_stream_s_by_its_score_alone(
-    sampled: bool, share: float
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_share_of_the_loss_is_the_branches_mean_each_by_its_score_alone(
+    fused: bool, sampled: bool, share: float
 ) -> None:
     corpus = _corpus(events=REPEATED, sampled=sampled)
-    model, config = _model(), _config(negatives=200 * N, branch_share=share)
+    model, config = _model(fused=fused), _config(negatives=200 * N, branch_share=share)
     assert model.repeats is not None
-    target_NX = model.item_tables(corpus.catalogue).target_NX
+    target_NV = model.item_tables(corpus.catalogue).target_NV
     states = torch.cat([_states(model, corpus, 0, 5), _states(model, corpus, 6, 9)])
     each = []
     for state, ages, target in zip(states, AGES, NEXT, strict=True):
-        part_NS = (target_NX * state).view(N, 3, 16).sum(-1)
+        parts = torch.split(target_NV * state, [16, 48] if fused else [16, 16, 16], dim=1)
+        branches = [part.sum(1) for part in parts]
         bias_N = torch.zeros(N)
         for item, age in ages.items():
             bias_N[item] = model.repeats(torch.tensor(age))
         losses = [
             functional.cross_entropy(score + bias_N, torch.tensor(target))
-            for score in (part_NS.sum(1), *part_NS.T)
+            for score in (sum(branches), *branches)
         ]
-        each.append((1 - share) * losses[0] + share * sum(losses[1:]))
+        each.append((1 - share) * losses[0] + share * sum(losses[1:]) / len(branches))
     ours = Objective(model, corpus, config)(REPEATED_START, REPEATED_END)["recommendation"]
     torch.testing.assert_close(ours, torch.stack(each).mean())
 
@@ -282,6 +285,26 @@ def test_swap_compares_the_streams_after_each_window_s_last_event(corpus, rate: 
         for pair in combinations(range(3), 2)
     )
     torch.testing.assert_close(_losses(model, corpus, config)["swap"], expected)
+
+
+@pytest.mark.parametrize("name", ["text-image", "image-text"])
+def test_swap_can_be_of_some_pairs_alone(name: str) -> None:
+    """The paper's ablation: each pair of swaps by itself."""
+    model, corpus = _model(), _corpus()
+    config = _config(swap_rate=1.0, swap_weight=1.0, swap_pairs=[name])
+    expected = swap_loss(*_swapped_states(model, corpus, (1, 2), 1), config.swap_temperature)
+    torch.testing.assert_close(_losses(model, corpus, config)["swap"], expected)
+    none = _losses(model, corpus, _config(swap_weight=1.0, swap_pairs=[]))
+    assert "swap" not in none
+
+
+@pytest.mark.parametrize(
+    ("fused", "there"), [(False, "id-text, id-image, text-image"), (True, "id-all")]
+)
+def test_a_pair_to_swap_that_there_is_not_is_refused_with_those_there_are(fused, there) -> None:
+    config = _config(swap_pairs=["text-video", "id-id"])
+    with pytest.raises(UsageError, match=f"no pair text-video, id-id; there are: {there}$"):
+        Objective(_model(fused=fused), _corpus(), config)
 
 
 def test_without_trading_it_is_infonce_of_the_plain_states() -> None:
@@ -409,11 +432,11 @@ def test_the_loss_of_a_sample_by_hand() -> None:
         parts = Objective(model, corpus, _config(negatives=8, swap_weight=0))(START[1:], END[1:])
     targets = [7, 8, 0, 2]
     candidates = [0, 2, 7, 8]  # what follows the events 6-9, and what was drawn
-    target_NX = model.item_tables(corpus.catalogue).target_NX
+    target_NV = model.item_tables(corpus.catalogue).target_NV
     assert model.repeats is not None
     each = []
     for at, (state, target) in enumerate(zip(_states(model, corpus, 6, 10), targets, strict=True)):
-        score = target_NX @ state
+        score = target_NV @ state
         history = [6, 7, 8, 0][: at + 1]
         score[history] += model.repeats(torch.arange(at + 1, 0, -1))
         mass = sum(
@@ -479,11 +502,11 @@ def test_categories_are_learnt_of_the_items_in_the_sample() -> None:
     assert kept.tolist() == [True, True, True, True, False, False]
     each = [
         functional.binary_cross_entropy_with_logits(
-            tables.category_SNC[stream, item], catalogue.label_NC[item].float()
+            tables.category_TNC[stream, item], catalogue.label_NC[item].float()
         )
         for item in kept.nonzero().squeeze(1).tolist()
         for stream in range(3)
-        if tables.present_NS[item, stream]
+        if tables.present_NT[item, stream]
     ]
     assert len(each) == 11  # item 2 has no image
     torch.testing.assert_close(ours, torch.stack(each).mean())
