@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.baselines import item_knn, popularity
-from benchmarks.data_sets import ENCODERS, Prepared, prepared
+from benchmarks.data_sets import ENCODERS, FEATURES, Prepared, prepared
 from benchmarks.options import absolute, parser_of
 from benchmarks.peers import split as peer_split
 from benchmarks.peers.scoring import Score, target_ranks
@@ -253,7 +253,7 @@ def models(name: str, environments: Path) -> dict[str, Any]:
         f"paper without {part}": ours("paper", *PAPER, *off) for part, off in PAPER_PARTS.items()
     }
     rows["sasrec with repeat bias"] = ours("sasrec", "model.repeats=true")
-    modalities = ENCODERS[name]
+    modalities = (*ENCODERS[name], *FEATURES.get(name, ()))
     for left_out in modalities:
         others = [one for one in modalities if one != left_out]
         if others:

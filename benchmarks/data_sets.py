@@ -23,6 +23,9 @@ ENCODERS = {
 }
 """Data set to the encoders for what its items have; the name is that of its folder."""
 
+FEATURES = {"ml1m": {"video": "trailer_features.csv"}}
+"""Data set to the modalities that come as vectors, and their files in its folder."""
+
 
 @dataclass(frozen=True)
 class Prepared:
@@ -50,7 +53,12 @@ def prepared(name: str, raw: Path, work: Path) -> Prepared:
         if not (raw / name).is_dir():
             sys.exit(f"no {raw / name}: give the folder that holds {name} with --data")
         encoders = [word for encoder in ENCODERS[name] for word in ("--encoder", encoder)]
-        cammsr("prepare", str(raw / name), "--out", str(data), *encoders)
+        features = [
+            word
+            for modality, file in FEATURES.get(name, {}).items()
+            for word in ("--features", f"{modality}={raw / name / file}")
+        ]
+        cammsr("prepare", str(raw / name), "--out", str(data), *encoders, *features)
     split = split_of(DataSet(data))
     split.save(folder)
     return Prepared(data, folder, split.training_targets())
