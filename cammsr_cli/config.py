@@ -72,7 +72,11 @@ class ModelConfig(_Settings):
         description="Dropout rate of Transformers and experts; by the events an item, if not set.",
     )
     id_dropout: float = Field(
-        0.1, ge=0, lt=1, description="Share of items whose id is hidden in a training step."
+        0.1,
+        ge=0,
+        lt=1,
+        description="Share of items whose id is hidden in a training step; from the "
+        "branch of all streams alone, if fused.",
     )
     embedding_scale: bool = Field(
         True,
@@ -82,7 +86,14 @@ class ModelConfig(_Settings):
     input_norm: Literal["dyt", "layernorm", "none"] = Field(
         "none", description="Normalisation before the Transformers."
     )
-    time: bool = Field(True, description="Use the time between events.")
+    fused_norm: Literal["dyt", "layernorm"] = Field(
+        "dyt",
+        description="Normalisation within the Transformer of all streams; the ids' has LayerNorm.",
+    )
+    time: bool = Field(
+        True,
+        description="Use the time between events; in the branch of all streams alone, if fused.",
+    )
     distances: bool = Field(
         True, description="Let attention learn a bias for each distance back in the history."
     )

@@ -196,7 +196,8 @@ class ItemEncoder(nn.Module):
         neighbours: Items of like content whose ids' mean is added to each id; 0 for none.
         fused: Whether there are two branches, the ids and the sum of all streams; otherwise each
             stream is a branch.
-        id_dropout: Share of items whose id is hidden in a training step, so that content learns.
+        id_dropout: Share of items whose id is hidden in a training step, so that content learns;
+            with `fused`, from the branch of all streams alone.
     """
 
     def __init__(
@@ -324,21 +325,24 @@ class ItemEncoder(nn.Module):
     def _ids(self, catalogue: Catalogue) -> tuple[list[Tensor], Tensor]:
         """What ids say in each of their parts [N, D], and of which items they say anything."""
         own_NX, near_NX, known_N = self._rows_and_neighbours(catalogue)
-        shown_N = catalogue.id_row_N >= 0
+        has_id_N = catalogue.id_row_N >= 0
         content_N = has_content(catalogue)
+        shown_N = has_id_N
         if self.training and self.id_dropout and self.modalities:
-            kept_N = torch.rand(len(shown_N), device=shown_N.device) >= self.id_dropout
-            shown_N = shown_N & (kept_N | ~content_N)
+            kept_N = torch.rand(len(has_id_N), device=has_id_N.device) >= self.id_dropout
+            shown_N = has_id_N & (kept_N | ~content_N)
         own_ND, *others = torch.split(own_NX, self.width, dim=1)
-        own_ND = torch.where(shown_N[:, None], own_ND, self.missing_SD[0])
+        if not others:  # of several branches, only that of all streams is hidden ids
+            has_id_N = shown_N
+        own_ND = torch.where(has_id_N[:, None], own_ND, self.missing_SD[0])
         if self.content_init is not None:
-            item_B = (~shown_N & content_N).nonzero().squeeze(1)
+            item_B = (~has_id_N & content_N).nonzero().squeeze(1)
             begun_BD = self.content_init(self._content(catalogue, item_B)).to(own_ND)
             own_ND = own_ND.index_copy(0, item_B, begun_BD)
             known_N = known_N | content_N
         parts = [own_ND, *(torch.where(shown_N[:, None], other, 0.0) for other in others)]
         near = torch.split(near_NX, self.width, dim=1)
-        return [part + mean for part, mean in zip(parts, near, strict=True)], shown_N | known_N
+        return [part + mean for part, mean in zip(parts, near, strict=True)], has_id_N | known_N
 
     def _rows_and_neighbours(self, catalogue: Catalogue) -> tuple[Tensor, Tensor, Tensor]:
         """The items' rows of the id table, the mean of their neighbours', and who has any."""

@@ -5,6 +5,8 @@ Axes: S streams, B users, L positions, D width, A heads, I inputs, O outputs.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -40,41 +42,54 @@ class StreamLinear(nn.Module):
         return out.view(*x.shape[:-1], out.shape[-1])
 
 
-class StreamLayerNorm(nn.Module):
-    """LayerNorm (Ba et al., arXiv 1607.06450) with scale and shift of each stream's own."""
+class StreamNorm(nn.Module):
+    """Normalisation of the last axis, a stream: LayerNorm or, in its place, DyT.
 
-    def __init__(self, streams: int, width: int) -> None:
-        super().__init__()
-        self.scale_SD = nn.Parameter(torch.ones(streams, width))
-        self.shift_SD = nn.Parameter(torch.zeros(streams, width))
-
-    def forward(self, x_SXD: Tensor, of: list[int] | None = None) -> Tensor:
-        """Normalise `x` [S, ..., D], same shape out."""
-        chosen = slice(None) if of is None else of
-        scale_SD, shift_SD = self.scale_SD[chosen], self.shift_SD[chosen]
-        shape = (len(scale_SD), *(1 for _ in x_SXD.shape[1:-1]), x_SXD.shape[-1])
-        return torch.addcmul(shift_SD.view(shape), _normalised(x_SXD), scale_SD.view(shape))
-
-
-class DynamicTanh(nn.Module):
-    """DyT(x) = tanh(alpha x), element by element, without any statistics.
-
-    Takes the place of LayerNorm (Zhu et al., arXiv 2503.10622), here without their scale and
-    shift, as in CAMMSR's equation 13.
+    LayerNorm: Ba et al., arXiv 1607.06450. DyT(x) = tanh(alpha x), element by element, without any
+    statistics (Zhu et al., arXiv 2503.10622), with one learnt alpha a stream.
 
     Args:
-        streams: S; each has one learnt alpha.
-        alpha: Its start; 0.5 as in Zhu et al.
+        dyt: Of each of the S streams, whether it has DyT.
+        width: D, to have a learnt scale and shift of each stream after it; 0 for neither.
     """
 
-    def __init__(self, streams: int, alpha: float = 0.5) -> None:
-        super().__init__()
-        self.alpha_S = nn.Parameter(torch.full((streams,), alpha))
+    ALPHA = 0.5
+    """Where alpha begins, as in Zhu et al."""
 
-    def forward(self, x: Tensor, of: list[int] | None = None) -> Tensor:
-        """Squash `x` [S, ..., D], same shape out."""
-        alpha_S = self.alpha_S if of is None else self.alpha_S[of]
-        return torch.tanh(x * alpha_S.view(-1, *(1 for _ in x.shape[1:])))
+    def __init__(self, dyt: Sequence[bool], width: int = 0) -> None:
+        super().__init__()
+        self.dyt = tuple(dyt)
+        self.alpha_S = (
+            nn.Parameter(torch.full((sum(self.dyt),), self.ALPHA)) if any(self.dyt) else None
+        )
+        self.scale_SD = nn.Parameter(torch.ones(len(self.dyt), width)) if width else None
+        self.shift_SD = nn.Parameter(torch.zeros(len(self.dyt), width)) if width else None
+
+    def forward(self, x_SXD: Tensor, of: list[int] | None = None) -> Tensor:
+        """Normalise `x` [S, ..., D], same shape out; of the streams `of` alone, if given."""
+        streams = list(range(len(self.dyt))) if of is None else of
+        normed_SXD = self._normed(x_SXD, streams)
+        if self.scale_SD is None or self.shift_SD is None:
+            return normed_SXD
+        scale_SD, shift_SD = self.scale_SD[streams], self.shift_SD[streams]
+        shape = (len(streams), *(1 for _ in x_SXD.shape[1:-1]), x_SXD.shape[-1])
+        return torch.addcmul(shift_SD.view(shape), normed_SXD, scale_SD.view(shape))
+
+    def _normed(self, x_SXD: Tensor, streams: list[int]) -> Tensor:
+        if self.alpha_S is None or not any(self.dyt[stream] for stream in streams):
+            return functional.layer_norm(x_SXD, x_SXD.shape[-1:])
+        if all(self.dyt):
+            alpha_S = self.alpha_S[streams]
+            return torch.tanh(x_SXD * alpha_S.view(-1, *(1 for _ in x_SXD.shape[1:])))
+        at = [sum(self.dyt[:stream]) for stream in streams]
+        return torch.stack(
+            [
+                torch.tanh(x_XD * self.alpha_S[place])
+                if self.dyt[stream]
+                else functional.layer_norm(x_XD, x_XD.shape[-1:])
+                for x_XD, stream, place in zip(x_SXD, streams, at, strict=True)
+            ]
+        )
 
 
 class Dropout(nn.Module):
@@ -110,7 +125,7 @@ class TransformerBlock(nn.Module):
     Normalisation has no scale and shift here: the linear layer that follows has them.
 
     Args:
-        streams: S.
+        dyt: Of each of the S streams, whether it has DyT in place of LayerNorm.
         width: D; a multiple of `heads`.
         heads: A.
         dropout: Rate of dropout of attention weights and of what each layer gives.
@@ -119,10 +134,12 @@ class TransformerBlock(nn.Module):
     """
 
     def __init__(
-        self, streams: int, width: int, heads: int, dropout: float, distances: int = 0
+        self, dyt: Sequence[bool], width: int, heads: int, dropout: float, distances: int = 0
     ) -> None:
         super().__init__()
+        streams = len(dyt)
         self.streams, self.heads = streams, heads
+        self.attention_norm, self.feed_forward_norm = StreamNorm(dyt), StreamNorm(dyt)
         self.drop = Dropout(dropout)
         self.distance_bias_LX = (
             nn.Parameter(torch.zeros(distances, streams * heads)) if distances else None
@@ -143,7 +160,7 @@ class TransformerBlock(nn.Module):
                 shall not see the other. What is ahead is hidden without it.
             of: Which streams `x_SBLD` holds, if not all.
         """
-        x_SBLD = x_SBLD + self.drop(self._attend(_normalised(x_SBLD), mask_BLL, of))
+        x_SBLD = x_SBLD + self.drop(self._attend(self.attention_norm(x_SBLD, of), mask_BLL, of))
         out: Tensor = x_SBLD + self.drop(self._feed_forward(x_SBLD, of))
         return out
 
@@ -154,7 +171,7 @@ class TransformerBlock(nn.Module):
         """
         streams, batch, length, width = x_SBLD.shape
         row_B = torch.arange(batch, device=x_SBLD.device)
-        normed_SBLD = _normalised(x_SBLD)
+        normed_SBLD = self.attention_norm(x_SBLD)
         heads = (self.heads, width // self.heads)
         q_SBD = self.query_key_value.part(normed_SBLD[:, row_B, last_B], slice(width))
         q_SBA1d = q_SBD.view(streams, batch, self.heads, 1, -1)
@@ -171,7 +188,7 @@ class TransformerBlock(nn.Module):
         return out
 
     def _feed_forward(self, x_SXD: Tensor, of: list[int] | None = None) -> Tensor:
-        hidden = functional.gelu(self.feed_forward_in(_normalised(x_SXD), of))
+        hidden = functional.gelu(self.feed_forward_in(self.feed_forward_norm(x_SXD, of), of))
         out: Tensor = self.feed_forward_out(self.drop(hidden), of)
         return out
 
@@ -216,7 +233,3 @@ class TransformerBlock(nn.Module):
         bias_LLX = bias_LLX.masked_fill(distance_LL[:, :, None] < 0, float("-inf"))
         # What is added to it takes its layout.
         return bias_LLX.permute(2, 0, 1).contiguous().view(self.streams, self.heads, length, length)
-
-
-def _normalised(x: Tensor) -> Tensor:
-    return functional.layer_norm(x, x.shape[-1:])

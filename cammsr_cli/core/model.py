@@ -29,11 +29,12 @@ from cammsr_cli.core.camoe import (
     equal_weights,
 )
 from cammsr_cli.core.items import Catalogue, ItemEncoder
-from cammsr_cli.core.layers import Dropout, DynamicTanh, StreamLayerNorm
+from cammsr_cli.core.layers import Dropout, StreamNorm
 from cammsr_cli.core.repeats import RepeatBias
 from cammsr_cli.core.sequence import UserEncoder, causal_mask, segment_mask
 from cammsr_cli.core.windows import TIME_BUCKETS, Window
 
+Norm = Literal["dyt", "layernorm"]
 InputNorm = Literal["dyt", "layernorm", "none"]
 
 
@@ -75,11 +76,15 @@ class Cammsr(nn.Module):
         heads: Attention heads a block.
         length: Longest history.
         dropout: Rate of dropout, in Transformers and experts.
-        id_dropout: Share of items whose id is hidden in a training step, so that content learns.
+        id_dropout: Share of items whose id is hidden in a training step, so that content learns;
+            with `fused`, from the branch of all streams alone.
         embedding_scale: Whether histories show items times a learnt factor that begins at sqrt(D)
             (Vaswani et al., 2017, section 3.4), one a stream.
         input_norm: What stands before the Transformers: "dyt", "layernorm" or "none".
-        time: Whether the gap to the event before is added to each position.
+        fused_norm: What normalises within the Transformer of all streams: "dyt" or "layernorm";
+            every other has LayerNorm.
+        time: Whether the gap to the event before is added to each position; with `fused`, in the
+            branch of all streams alone.
         distances: Whether attention has a learnt bias for each distance back.
         experts: Experts a stream; 0 for none.
         expert_hidden: An expert's hidden values, as a multiple of the width.
@@ -109,6 +114,7 @@ class Cammsr(nn.Module):
         id_dropout: float = 0.1,
         embedding_scale: bool = True,
         input_norm: InputNorm = "none",
+        fused_norm: Norm = "dyt",
         time: bool = True,
         distances: bool = True,
         experts: int = 0,
@@ -168,12 +174,13 @@ class Cammsr(nn.Module):
             if experts
             else None
         )
-        self.input_norm: DynamicTanh | StreamLayerNorm | None = None
+        self.input_norm: StreamNorm | None = None
         if input_norm != "none":
             dyt = input_norm == "dyt"
-            self.input_norm = DynamicTanh(branches) if dyt else StreamLayerNorm(branches, width)
+            self.input_norm = StreamNorm([dyt] * branches, 0 if dyt else width)
         self.drop = Dropout(dropout)
-        self.encoder = UserEncoder(branches, width, layers, heads, length, dropout, distances)
+        within = [False] * (branches - 1) + [self._sums and fused_norm == "dyt"]
+        self.encoder = UserEncoder(within, width, layers, heads, length, dropout, distances)
         self.repeats = RepeatBias(length) if repeats else None
 
     @property
@@ -275,7 +282,8 @@ class Cammsr(nn.Module):
         else:
             place = self.position(window.within_BL)
         if self.gap is not None:
-            place = place + self.gap(window.gap_BL)
+            gap_BLD = self.gap(window.gap_BL)
+            place = place + gap_BLD if not self._sums else self._late(place, gap_BLD)
         e_TBLD = x_TBLD + place
         mask_BLL = None if window.within_BL is None else segment_mask(window.within_BL)
         if self.camoe is None:
@@ -286,6 +294,10 @@ class Cammsr(nn.Module):
             seen = seen + mask_BLL
         enriched_TBLD: Tensor = self.camoe(e_TBLD, guide_TBL, seen)
         return enriched_TBLD, mask_BLL
+
+    def _late(self, place: Tensor, gap_BLD: Tensor) -> Tensor:
+        """Positions, [T, B, L, D], with time gaps in the last branch alone."""
+        return torch.stack([*[place.expand_as(gap_BLD)] * self._alone, place + gap_BLD])
 
     def encode(
         self, e_TBLD: Tensor, mask_BLL: Tensor | None, of: list[int] | None = None

@@ -5,17 +5,19 @@ Axes: S streams, B users, L positions, D width.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
-from cammsr_cli.core.layers import StreamLayerNorm, TransformerBlock
+from cammsr_cli.core.layers import StreamNorm, TransformerBlock
 
 
 class UserEncoder(nn.Module):
     """S causal Transformers side by side, one a stream (equations 12 and 14 of the paper).
 
     Args:
-        streams: S.
+        dyt: Of each of the S streams, whether its Transformer has DyT in place of LayerNorm.
         width: D.
         layers: Number of Transformer blocks.
         heads: Attention heads a block; must divide `width`.
@@ -26,7 +28,7 @@ class UserEncoder(nn.Module):
 
     def __init__(
         self,
-        streams: int,
+        dyt: Sequence[bool],
         width: int,
         layers: int,
         heads: int,
@@ -36,10 +38,10 @@ class UserEncoder(nn.Module):
     ) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(
-            TransformerBlock(streams, width, heads, dropout, length if distances else 0)
+            TransformerBlock(dyt, width, heads, dropout, length if distances else 0)
             for _ in range(layers)
         )
-        self.final_norm = StreamLayerNorm(streams, width)
+        self.final_norm = StreamNorm(dyt, width)
 
     def forward(
         self, x_SBLD: Tensor, mask_BLL: Tensor | None = None, of: list[int] | None = None

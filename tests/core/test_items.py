@@ -303,10 +303,14 @@ def test_the_fused_branch_has_ids_of_its_own_beside_the_same_content() -> None:
     assert (x_PND[1, 6:9] == 0).all()  # new items have none
 
 
-def test_a_hidden_id_is_hidden_in_both_branches() -> None:
-    encoder = _encoder(id_dropout=0.999, neighbours=0).train()
-    x_PND, _ = encoder(small_catalogue())
-    assert (x_PND[1, :8] == 0).all()
+def test_ids_are_hidden_from_the_branch_of_all_streams_alone() -> None:
+    encoder, catalogue = _encoder(id_dropout=0.999, neighbours=0), small_catalogue()
+    shown, _ = encoder(catalogue)
+    hidden, present_NS = encoder.train()(catalogue)
+    assert torch.equal(hidden[[0, 2, 3]], shown[[0, 2, 3]])
+    assert (hidden[1, :8] == 0).all()
+    assert shown[1, :6].any(1).all()
+    assert present_NS[:6, 0].all()
 
 
 def test_ids_begin_where_their_content_is() -> None:

@@ -8,13 +8,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from cammsr_cli.core.layers import (
-    Dropout,
-    DynamicTanh,
-    StreamLayerNorm,
-    StreamLinear,
-    TransformerBlock,
-)
+from cammsr_cli.core.layers import Dropout, StreamLinear, StreamNorm, TransformerBlock
 
 S, WIDTH = 3, 8
 
@@ -45,13 +39,16 @@ def test_some_outputs_of_a_linear_layer_are_those_among_all() -> None:
 
 @pytest.mark.parametrize("of", [[0], [2, 0], [1, 2], [0, 1, 2]])
 def test_some_streams_go_through_the_layers_of_just_those(of: list[int]) -> None:
-    norm, tanh = StreamLayerNorm(S, 4), DynamicTanh(S)
+    norm, tanh = StreamNorm([False] * S, 4), StreamNorm([True] * S)
+    mixed = StreamNorm([True, False, True], 4)
     with torch.no_grad():
         norm.scale_SD.normal_()
         norm.shift_SD.normal_()
         tanh.alpha_S.copy_(torch.tensor([0.1, 0.5, 2.0]))
+        mixed.alpha_S.copy_(torch.tensor([0.1, 2.0]))
+        mixed.scale_SD.normal_()
     x = torch.randn(S, 2, 5, 4)
-    for layer in (_some_linear(), norm, tanh):
+    for layer in (_some_linear(), norm, tanh, mixed):
         torch.testing.assert_close(layer(x[of], of), layer(x)[of])
     block, x = _block(), torch.randn(S, 2, 4, WIDTH)
     torch.testing.assert_close(block(x[of], of=of), block(x)[of])
@@ -59,7 +56,7 @@ def test_some_streams_go_through_the_layers_of_just_those(of: list[int]) -> None
 
 def test_layer_norm_is_that_of_torch_for_each_stream() -> None:
     torch.manual_seed(0)
-    layer, x = StreamLayerNorm(S, 4), torch.randn(S, 2, 5, 4) * 3 + 1
+    layer, x = StreamNorm([False] * S, 4), torch.randn(S, 2, 5, 4) * 3 + 1
     torch.testing.assert_close(layer(x), functional.layer_norm(x, (4,)))
     with torch.no_grad():
         layer.scale_SD.normal_()
@@ -73,21 +70,21 @@ def test_layer_norm_is_that_of_torch_for_each_stream() -> None:
 
 
 def test_dynamic_tanh_by_hand() -> None:
-    layer = DynamicTanh(2)
+    layer = StreamNorm([True] * 2)
     # alpha starts at 0.5: tanh(0.5 * 2) and tanh(0.5 * -4).
     out = layer(torch.tensor([[2.0], [-4.0]]))
     torch.testing.assert_close(out, torch.tensor([[math.tanh(1.0)], [math.tanh(-2.0)]]))
 
 
 def test_dynamic_tanh_learns_one_alpha_a_stream_and_nothing_else() -> None:
-    shapes = {name: tuple(value.shape) for name, value in DynamicTanh(6).named_parameters()}
+    shapes = {name: tuple(value.shape) for name, value in StreamNorm([True] * 6).named_parameters()}
     assert shapes == {"alpha_S": (6,)}
 
 
 @pytest.mark.parametrize("shape", [(3,), (5, 3), (2, 4, 3)])
 def test_gradients_of_dynamic_tanh_are_those_of_its_formula(shape: tuple[int, ...]) -> None:
     torch.manual_seed(0)
-    layer = DynamicTanh(2).double()
+    layer = StreamNorm([True] * 2).double()
     torch.nn.init.normal_(layer.alpha_S)
     x = torch.randn(2, *shape, dtype=torch.float64, requires_grad=True)
     grad = torch.randn(2, *shape, dtype=torch.float64)
@@ -98,17 +95,34 @@ def test_gradients_of_dynamic_tanh_are_those_of_its_formula(shape: tuple[int, ..
         torch.testing.assert_close(got, expected)
 
 
+def test_streams_may_be_normalised_each_in_its_way() -> None:
+    layer = StreamNorm([True, False, True], 4)
+    with torch.no_grad():
+        layer.alpha_S.copy_(torch.tensor([0.3, 2.0]))
+        layer.scale_SD.normal_()
+        layer.shift_SD.normal_()
+    x = torch.randn(S, 2, 5, 4) * 3
+    normed = [torch.tanh(0.3 * x[0]), functional.layer_norm(x[1], (4,)), torch.tanh(2 * x[2])]
+    for s in range(S):
+        torch.testing.assert_close(layer(x)[s], normed[s] * layer.scale_SD[s] + layer.shift_SD[s])
+    plain = StreamNorm([False] * S)
+    assert not list(plain.parameters())
+    torch.testing.assert_close(plain(x), functional.layer_norm(x, (4,)))
+
+
 def test_dynamic_tanh_computes_no_statistics() -> None:
-    layer = DynamicTanh(1)
+    layer = StreamNorm([True])
     row = torch.randn(1, 1, 3)
     with_others = layer(torch.cat([row, 100 * torch.randn(1, 5, 3)], dim=1))
     torch.testing.assert_close(with_others[:, :1], layer(row))
 
 
-def _block(dropout: float = 0.0, distances: int = 6, streams: int = S) -> TransformerBlock:
+def _block(
+    dropout: float = 0.0, distances: int = 6, dyt: list[bool] | None = None
+) -> TransformerBlock:
     """With random values, large enough for all to be plain to see."""
     torch.manual_seed(0)
-    block = TransformerBlock(streams, WIDTH, 2, dropout, distances)
+    block = TransformerBlock(dyt or [False] * S, WIDTH, 2, dropout, distances)
     for parameter in block.parameters():
         torch.nn.init.normal_(parameter, std=0.4)
     return block
@@ -135,13 +149,16 @@ def _attention_by_hand(block: TransformerBlock, x_SBLD: torch.Tensor) -> torch.T
 
 @pytest.mark.parametrize("training", [False, True], ids=["evaluation", "training"])
 @pytest.mark.parametrize("distances", [0, 4, 6])
-@pytest.mark.parametrize("streams", [1, 3])
-def test_block_is_pre_norm_causal_attention_then_feed_forward(streams, distances, training) -> None:
-    block = _block(0.0 if training else 0.5, distances, streams).train(training)
-    x = torch.randn(streams, 2, 4, WIDTH)
-    attended = x + _attention_by_hand(block, functional.layer_norm(x, (WIDTH,)))
-    normed = functional.layer_norm(attended, (WIDTH,))
-    hidden = functional.gelu(block.feed_forward_in(normed))
+@pytest.mark.parametrize("dyt", [[False], [False] * 3, [False, True, False]])
+def test_block_is_pre_norm_causal_attention_then_feed_forward(dyt, distances, training) -> None:
+    block = _block(0.0 if training else 0.5, distances, dyt).train(training)
+    x = torch.randn(len(dyt), 2, 4, WIDTH)
+    attended = x + _attention_by_hand(block, block.attention_norm(x))
+    hidden = functional.gelu(block.feed_forward_in(block.feed_forward_norm(attended)))
+    for s, is_dyt in enumerate(dyt):
+        if not is_dyt:
+            expected = functional.layer_norm(x[s], (WIDTH,))
+            torch.testing.assert_close(block.attention_norm(x)[s], expected)
     torch.testing.assert_close(block(x), attended + block.feed_forward_out(hidden))
 
 
@@ -151,7 +168,7 @@ def test_streams_do_not_see_each_other(training) -> None:
     block, x = _block().train(training), torch.randn(S, 2, 4, WIDTH)
     together = block(x)
     for s in range(S):
-        alone = _block(streams=1).train(training)
+        alone = _block(dyt=[False]).train(training)
         own = {name: value[s : s + 1] for name, value in block.state_dict().items()}
         own["distance_bias_LX"] = block.distance_bias_LX[:, 2 * s : 2 * (s + 1)]
         alone.load_state_dict(own)
@@ -173,8 +190,8 @@ def test_a_mask_hides_what_it_is_far_below_nought_for(training, of) -> None:
 
 def test_an_untrained_block_weighs_no_distance() -> None:
     torch.manual_seed(0)
-    with_bias = TransformerBlock(S, WIDTH, 2, 0.0, distances=6).eval()
-    without = TransformerBlock(S, WIDTH, 2, 0.0).eval()
+    with_bias = TransformerBlock([False] * S, WIDTH, 2, 0.0, distances=6).eval()
+    without = TransformerBlock([False] * S, WIDTH, 2, 0.0).eval()
     assert "distance_bias_LX" not in dict(without.named_parameters())
     rest = {k: v for k, v in with_bias.state_dict().items() if k != "distance_bias_LX"}
     without.load_state_dict(rest)
@@ -193,9 +210,10 @@ def test_block_never_looks_ahead() -> None:
         assert ((after[:, 3:] - before[:, 3:]).abs().amax(-1) > 1e-4).all()
 
 
+@pytest.mark.parametrize("dyt", [[False, False, False], [False, True, False]])
 @pytest.mark.parametrize("distances", [0, 6])
-def test_the_last_position_alone_is_that_among_all(distances) -> None:
-    block, x = _block(0.5, distances).eval(), torch.randn(S, 4, 6, WIDTH)
+def test_the_last_position_alone_is_that_among_all(distances, dyt) -> None:
+    block, x = _block(0.5, distances, dyt).eval(), torch.randn(S, 4, 6, WIDTH)
     last_B = torch.tensor([5, 0, 3, 1])
     expected = block(x)[:, torch.arange(4), last_B]
     torch.testing.assert_close(block.last(x, last_B), expected)
@@ -203,7 +221,7 @@ def test_the_last_position_alone_is_that_among_all(distances) -> None:
 
 def test_training_drops_whole_attention_weights_and_scales_up_the_others() -> None:
     """All values 1: what comes out is the sum of the weights, a weight dropped for all channels."""
-    block = TransformerBlock(1, WIDTH, 2, 0.5, 6)
+    block = TransformerBlock([False], WIDTH, 2, 0.5, 6)
     torch.manual_seed(0)
     torch.nn.init.normal_(block.query_key_value.weight_SIO, std=0.4)
     with torch.no_grad():

@@ -66,6 +66,8 @@ PARTS = {
     "fused, no id": {"fused": True, "use_id": False},
     "fused, one modality": {"fused": True, "modalities": ("image",)},
     "fused, three modalities": {"fused": True, "modalities": ("text", "image", "video")},
+    "fused, layernorm": {"fused": True, "fused_norm": "layernorm"},
+    "fused, no time": {"fused": True, "time": False},
     "fused, no item weights": {"fused": True, "item_weights": False},
     "guidance as printed": {"guidance": "difference"},
     "no guidance": {"guidance": "equal"},

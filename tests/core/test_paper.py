@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from cammsr_cli.config import PRESETS, ModelConfig
 from cammsr_cli.core.camoe import Camoe, CategoryGuide, Router, equal_weights
 from cammsr_cli.core.items import Catalogue
-from cammsr_cli.core.layers import DynamicTanh, StreamLayerNorm
+from cammsr_cli.core.layers import StreamNorm
 from cammsr_cli.core.losses import catalogue_cross_entropy, swap_loss
 from cammsr_cli.core.model import Cammsr, ItemTables
 from cammsr_cli.core.sequence import UserEncoder, causal_mask
@@ -248,7 +248,7 @@ def test_equations_8_to_10_guidance(guidance, number) -> None:
 
 @each_number
 def test_equation_13_dynamic_tanh(number) -> None:
-    layer = DynamicTanh(number)
+    layer = StreamNorm([True] * number)
     p, x = _values(layer), _random(number, 2, L, D)
     for s in range(number):
         _close(layer(x)[s], np.tanh(p["alpha_S"][s] * x[s].numpy()))
@@ -256,7 +256,7 @@ def test_equation_13_dynamic_tanh(number) -> None:
 
 @each_number
 def test_the_layer_norm_in_its_place(number) -> None:
-    layer = StreamLayerNorm(number, D)
+    layer = StreamNorm([False] * number, D)
     p, x = _values(layer), _random(number, 2, L, D)
     for s in range(number):
         _close(layer(x)[s], normalised(x[s].numpy()) * p["scale_SD"][s] + p["shift_SD"][s])
@@ -265,7 +265,7 @@ def test_the_layer_norm_in_its_place(number) -> None:
 @each_number
 @pytest.mark.parametrize("distances", [False, True], ids=["as published", "distances"])
 def test_equations_12_and_14_a_transformer_a_stream(distances, number) -> None:
-    layer = UserEncoder(number, D, LAYERS, HEADS, L, 0.0, distances)
+    layer = UserEncoder([False] * number, D, LAYERS, HEADS, L, 0.0, distances)
     p, x = _values(layer), _random(number, 2, L, D)
     states = layer(x)
     for s in range(number):

@@ -14,7 +14,7 @@ S, WIDTH, LENGTH = 2, 16, 8
 def _encoder(distances: bool = True, dropout: float = 0.0, layers: int = 2) -> UserEncoder:
     """With random values, large enough for all to be plain to see."""
     torch.manual_seed(0)
-    encoder = UserEncoder(S, WIDTH, layers, 2, LENGTH, dropout, distances).eval()
+    encoder = UserEncoder([False, True], WIDTH, layers, 2, LENGTH, dropout, distances).eval()
     for parameter in encoder.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     return encoder
