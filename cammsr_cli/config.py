@@ -245,7 +245,6 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "width": 64,
             "length": 50,
             "id_dropout": 0.0,
-            "embedding_scale": False,
             "input_norm": "dyt",
             "time": False,
             "distances": False,

@@ -80,7 +80,7 @@ def test_paper_is_the_model_as_published() -> None:
     config = resolve("paper", environment={})
     model, training = config.model, config.training
     ours = (model.content_init, model.fused, model.time, model.distances)
-    assert not any((*ours, model.item_weights, model.repeats, model.embedding_scale))
+    assert not any((*ours, model.item_weights, model.repeats))
     assert model.neighbours == model.id_dropout == 0
     assert (model.input_norm, model.router, model.expert_inputs) == ("dyt", "attention", "all")
     assert (model.experts, model.expert_hidden, model.width, model.length) == (4, 4, 64, 50)

@@ -353,9 +353,15 @@ def paper_histories(
     config: dict[str, Any],
 ) -> Array:
     """Equations 4 to 11: what the Transformers are given, [S, L, D]."""
+    scale_S = p.get("input_scale_T", np.ones(len(streams)))
     e_SLD = np.stack(
         [
-            np.stack([x_SND[s, n] + p["position.weight"][at] for at, n in enumerate(history)])
+            np.stack(
+                [
+                    scale_S[s] * x_SND[s, n] + p["position.weight"][at]
+                    for at, n in enumerate(history)
+                ]
+            )
             for s in range(len(streams))
         ]
     )
@@ -400,6 +406,7 @@ AS_PUBLISHED = {
     "normalise_gates": False,
     "expert_inputs": "all",
     "input_norm": "dyt",
+    "embedding_scale": True,
 }
 VARIANTS = {
     "as published": {},
@@ -409,6 +416,7 @@ VARIANTS = {
     "gates of one": {"normalise_gates": True},
     "own inputs": {"expert_inputs": "own"},
     "layernorm": {"input_norm": "layernorm"},
+    "no scale": {"embedding_scale": False},
 }
 
 
@@ -421,7 +429,7 @@ def test_the_preset_is_as_published() -> None:
         assert config[name] == value, name
     model = Cammsr(N, DIMS, C, **config)
     ours = {name.split(".")[0] for name, _ in model.named_parameters()}
-    assert ours == {"items", "guide", "position", "camoe", "input_norm", "encoder"}
+    assert ours == {"items", "guide", "position", "input_scale_T", "camoe", "input_norm", "encoder"}
     assert {name for name, _ in model.items.named_buffers()} == {
         f"projections.{m}.{name}" for m in range(3) for name in ("mean", "scale")
     }
@@ -453,7 +461,8 @@ def test_equations_2_to_4_streams_and_positions(streams) -> None:
     e_SBLD, _ = model.history(model.item_tables(_catalogue(streams)), _window(HISTORY))
     for s in range(len(streams)):
         for at, n in enumerate(HISTORY):
-            _close(e_SBLD[s, 0, at], x_SND[s, n] + p["position.weight"][at])
+            item_D = p["input_scale_T"][s] * x_SND[s, n]
+            _close(e_SBLD[s, 0, at], item_D + p["position.weight"][at])
 
 
 @pytest.mark.parametrize("pair", [(0, 1), (0, 2), (1, 2)])
