@@ -165,6 +165,15 @@ def command(
         int, typer.Option(min=0, help="Drop users and items with fewer events, repeatedly.")
     ] = 0,
     order: Annotated[OrderName, typer.Option(help="Order of a user's events.")] = OrderName.TIME,
+    time_format: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FORMAT",
+            help="How times are written, where it cannot be told: a strptime pattern such as "
+            "'%d/%m/%Y %H:%M', day-first, month-first, year-first, seconds, milliseconds, "
+            "microseconds, nanoseconds or excel.",
+        ),
+    ] = None,
     duplicates: Annotated[
         DuplicatesName,
         typer.Option(
@@ -273,6 +282,7 @@ def command(
             format=format_.value if format_ else None,
             encoding=encoding,
             category_level=_level(category_level),
+            time_format=time_format,
         ),
         out=out if part.count == 1 else part_path(out, part),
         encoders=[EncoderSpec.parse(text) for text in encoder or []],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import Literal
@@ -32,6 +32,7 @@ from cammsr_cli.data.interactions import (
 from cammsr_cli.data.splits import TRAIN, leave_one_out
 from cammsr_cli.data.tables import SourceTables, Table, counted
 from cammsr_cli.data.texts import Texts
+from cammsr_cli.data.timestamps import checked_time_format, finer_column
 from cammsr_cli.errors import CammsrError
 from cammsr_cli.files import sha256_of
 
@@ -58,6 +59,8 @@ class SourceOptions:
             MovieLens releases).
         category_level: The level of the category hierarchy that guides the model, 1 the coarsest,
             or "all"; None chooses. A level makes lists of categories paths of a hierarchy.
+        time_format: How times are written: a strptime pattern or a name, see
+            `timestamps.checked_time_format`; None finds out.
     """
 
     interactions: Path
@@ -72,6 +75,7 @@ class SourceOptions:
     format: FormatName | None = None
     encoding: str | None = None
     category_level: Level | None = None
+    time_format: str | None = None
 
 
 @dataclass(frozen=True)
@@ -124,12 +128,20 @@ def read_corpus(options: SourceOptions) -> Corpus:
         UsageError: The options do not fit the files: folder, files or columns are not found.
         CammsrError: A file is broken or a value in it cannot be read, or nothing is left.
     """
+    filters = Filters(
+        options.min_rating,
+        options.duplicates,
+        options.k_core,
+        options.order,
+        None if options.time_format is None else checked_time_format(options.time_format),
+    )
     tables = open_sources(options.interactions, options.items, options.format, options.encoding)
     columns = _match(tables, options)
-    filters = Filters(options.min_rating, options.duplicates, options.k_core, options.order)
+    choices = _choices(tables, columns, options)
+    columns, finer = _with_finest_times(tables.interactions, columns, options)
     log = read_interactions(tables.interactions, columns.interactions, filters)
     listed = _listed(tables, columns, options)
-    notes = [*tables.notes, *_choices(tables, columns, options), *log.notes, *listed.notes]
+    notes = [*tables.notes, *choices, *finer, *log.notes, *listed.notes]
 
     positions = _kept_positions(listed, log, options.catalogue, notes)
     unlisted = _unlisted(listed, log, tables.items, notes)
@@ -188,6 +200,32 @@ def _match(tables: SourceTables, options: SourceOptions) -> MatchedColumns:
         required.append("rating")
     items = _header(tables.items) if tables.items else None
     return match_columns(_header(tables.interactions), items, options.columns, required)
+
+
+def _with_finest_times(
+    table: Table, columns: MatchedColumns, options: SourceOptions
+) -> tuple[MatchedColumns, list[str]]:
+    """The columns, with times of the finest column that tells them; one that was chosen stays."""
+    chosen = columns.interactions.get("timestamp")
+    if chosen is None or options.time_format is not None:
+        return columns, []
+    others = [name for name in table.frame.columns if name not in columns.interactions.values()]
+    finer = finer_column(table, chosen, others)
+    if finer is None:
+        return columns, []
+    if {"timestamp", "interactions.timestamp"} & {key.lower() for key in options.columns}:
+        choose = shlex.quote(f"timestamp={finer}")
+        return columns, [
+            f"column {finer!r} of {table.path.name} tells times more finely than "
+            f"{chosen!r} (to take it: --map {choose})"
+        ]
+    choose = shlex.quote(f"timestamp={chosen}")
+    note = (
+        f"timestamp read from column {finer!r} of {table.path.name}, which is finer than "
+        f"{chosen!r} (to choose: --map {choose})"
+    )
+    interactions = {**columns.interactions, "timestamp": finer}
+    return replace(columns, interactions=interactions), [note]
 
 
 def _choices(tables: SourceTables, columns: MatchedColumns, options: SourceOptions) -> list[str]:
