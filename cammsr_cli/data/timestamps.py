@@ -6,6 +6,7 @@ is asked. Everything is told in words, so that a wrong guess is seen.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -56,13 +57,13 @@ _DIGITS = {
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 _CLOCK = (
     r"(?<hour>[0-9]{1,2}):?(?<minute>[0-9]{2})(?::?(?<second>[0-9]{2})(?:[.,](?<fraction>[0-9]+))?)?"
-    r"(?:\s*(?<half>[AaPp])\.?[Mm]\.?)?"
+    r"(?:\s*(?<half>[AaPp]\.?[Mm]\.?))?"
 )
 _ZONE = (
     r"(?:[Zz]|UTC|GMT|(?:UTC|GMT)?(?<sign>[+-])(?<zone_hour>[0-9]{1,2}):?(?<zone_minute>[0-9]{2})?)"
 )
 _TAIL = rf"(?:(?:[Tt]|,?\s+){_CLOCK}(?:\s*{_ZONE}(?:\s*\([^()]*\))?)?)?$"
-_WEEKDAY = r"^(?:[A-Za-z]{2,9}\.?,?\s+)?"
+_WEEKDAY = r"^(?:(?<weekday>[A-Za-z]{2,9})\.?,?\s+)?"
 _MONTH_NAME = (
     r"(?<month>(?i:jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?|"
     r"sept?(?:ember)?|oct(?:ober)?|nov(?:ember)?|dec(?:ember)?))\.?"
@@ -80,6 +81,10 @@ _SHAPES = {
     "year, month": rf"^{_YEAR}[-\s./]{_MONTH_NAME}[-\s./]{_DAY_NUMBER}{_TAIL}",
     "clock, year": rf"{_WEEKDAY}{_MONTH_NAME}\s+{_DAY_NUMBER},?\s+{_CLOCK}"
     rf"(?:\s+{_ZONE})?\s+{_YEAR}$",
+}
+_TOKENS = {
+    **{"weekday": "%A", "day": "%d", "month": "%B", "year": "%Y", "hour": "%H", "minute": "%M"},
+    **{"second": "%S", "fraction": "%.f", "half": "%p", "sign": "%z"},
 }
 # The places of day, month and year among the three numbers of a date.
 _ORDERS = {"day-first": "abc", "month-first": "bac", "year-first": "cba"}
@@ -218,7 +223,7 @@ def _moments(values: pl.Series) -> NDArray[np.float64] | None:
     second = reading.times["second"]
     if not len(second) or second.null_count() or reading.readings:
         return None
-    if second.is_between(_YEAR_1980, _YEAR_2100).mean() < _MOST:  # type: ignore[operator]
+    if int(second.is_between(_YEAR_1980, _YEAR_2100).sum()) < _MOST * len(second):
         return None
     return (second + reading.times["fraction"] / _TICKS["nanoseconds"]).to_numpy()
 
@@ -302,14 +307,12 @@ def _from_numbers(numbers: pl.Series) -> Reading:
     known = numbers.drop_nulls()
     if known.dtype.is_integer() and (digits := _digits_of(known)):
         pattern, written = _DIGITS[digits]
-        texts = numbers.cast(pl.String)
-        # A pattern of hours needs minutes.
-        texts = texts + "00" if digits == 10 else texts
-        texts = texts.to_frame("t").select(
-            pl.when(pl.col("t").str.len_bytes() == digits + 2 * (digits == 10)).then("t")
-        )
-        return Reading(_from_pattern(texts.to_series(), pattern), f"numbers written {written}")
-    if len(known) and known.is_between(*_EXCEL_DAYS, closed="left").mean() >= _MOST:
+        text = pl.col("number").cast(pl.String)
+        fitting = pl.when(text.str.len_bytes() == digits).then(text)
+        texts = numbers.to_frame("number").select(fitting).to_series() + _minutes(digits)
+        return Reading(_from_pattern(texts, pattern), f"numbers written {written}")
+    days = int(known.is_between(*_EXCEL_DAYS, closed="left").sum())
+    if len(known) and days >= _MOST * len(known):
         return Reading(_from_excel(numbers), "days since 1899-12-30, as Excel counts them")
     return _of_units(numbers, known)
 
@@ -323,11 +326,16 @@ def _digits_of(known: pl.Series) -> int | None:
         dated = known.filter(known.is_between(1900 * scale, 2101 * scale, closed="left"))
         if len(dated) < _MOST * len(known):
             continue
-        texts = dated.cast(pl.String) + ("00" if digits == 10 else "")
+        texts = dated.cast(pl.String) + _minutes(digits)
         read = texts.str.to_datetime(pattern, time_unit="ms", strict=False)
         if len(read) - read.null_count() >= _MOST * len(known):
             return digits
     return None
+
+
+def _minutes(digits: int) -> str:
+    """What is put after a date of so many digits: strptime takes no hours without minutes."""
+    return "00" if digits == 10 else ""
 
 
 def _from_excel(days: pl.Series) -> pl.DataFrame:
@@ -380,7 +388,101 @@ def _split(values: pl.Series, ticks: int) -> pl.DataFrame:
 
 
 def _from_dates(texts: pl.Series, kind: str, order: str | None) -> Reading:
-    """Dates of one shape; without a zone they are UTC. The fraction is nanoseconds."""
+    """Dates of one shape; without a zone they are UTC."""
+    return _alike(texts, kind, order) or _taken_apart(texts, kind, order)
+
+
+def _alike(texts: pl.Series, kind: str, order: str | None) -> Reading | None:
+    """Dates that are all written just like the first, which polars reads fastest; else None."""
+    example = str(texts.drop_nulls()[0])
+    made = _patterns_of(example, kind)
+    if made is None or not texts.str.contains(made[0]).fill_null(False).all():
+        return None
+    patterns = made[1] if order not in made[1] else {order: made[1][order]}
+    read = {name: _from_pattern(texts, pattern) for name, pattern in patterns.items()}
+    whole = [name for name, times in read.items() if not times["second"].null_count()]
+    if not whole:
+        return None
+    first = whole[0]
+    others = [name for name in whole[1:] if not read[first].equals(read[name])]
+    told = f"dates such as {example!r}" + (f", {first.replace('-', ' ')}" if first else "")
+    return Reading(read[first], told, (first, *others) if others else ())
+
+
+def _patterns_of(example: str, kind: str) -> tuple[str, dict[str, str]] | None:
+    """What a date looks like as a regular expression, and by its possible orders for strptime.
+
+    None where strptime would not read it, or not exactly.
+    """
+    match = re.match(_SHAPES[kind].replace("(?<", "(?P<"), example)
+    if match is None:
+        return None
+    found = {name: text for name, text in match.groupdict().items() if text is not None}
+    orders: dict[str, dict[str, str]] = {"": {}}
+    if kind == _NUMBERED:
+        four = next((at for at in "ac" if len(found[at]) == 4), None)
+        if four is None:
+            return None
+        orders = {
+            name: dict(
+                zip(_ORDERS[name], ("%d", "%m", "%y" if four is None else "%Y"), strict=True)
+            )
+            for name in _possible_orders(four, found["mark"] == ".")
+        }
+    tokens = dict(_TOKENS)
+    if "half" in found:
+        tokens["hour"] = "%I"
+    if kind in ("compact", "month"):
+        tokens["month"] = "%m"
+    expression, patterns, done = "^", dict.fromkeys(orders, ""), 0
+    for name in sorted(found, key=match.start):
+        if name in ("mark", "other", "zone_hour", "zone_minute"):
+            continue
+        start, end = match.span(name)
+        if name == "sign":
+            if "zone_minute" not in found:
+                return None
+            end = match.end("zone_minute")
+        if name == "fraction":
+            start -= 1
+        if example[start] == "," or (name == "half" and len(found[name]) > 2):
+            return None
+        between = example[done:start]
+        expression += re.escape(between) + _looks_like(name, found[name], kind == "compact")
+        for order, own in orders.items():
+            patterns[order] += between.replace("%", "%%") + (own.get(name) or tokens[name])
+        done = end
+    expression += re.escape(example[done:]) + "$"
+    rest = example[done:].replace("%", "%%")
+    return expression, {order: text + rest for order, text in patterns.items()}
+
+
+def _looks_like(name: str, text: str, fixed: bool) -> str:
+    """A part of a date as a regular expression: strptime alone takes the year 24 for 24."""
+    if name == "sign":
+        return "[+-][0-9]{2}:?[0-9]{2}"
+    if name == "fraction":
+        return r"(?:\.[0-9]{1,6})?"
+    if text.isalpha():
+        return "[A-Za-z]+"
+    if len(text) == 4:
+        return "[0-9]{4}"
+    return "[0-9]{2}" if fixed or name in ("minute", "second") else "[0-9]{1,2}"
+
+
+def _possible_orders(four: str | None, dotted: bool) -> list[str]:
+    """The orders of three numbers, by the place of a year of four digits.
+
+    With dots the day comes first: no country writes otherwise.
+    """
+    if four == "a":
+        return ["year-first"]
+    possible = ["day-first"] if dotted else ["day-first", "month-first"]
+    return possible if four == "c" else [*possible, "year-first"]
+
+
+def _taken_apart(texts: pl.Series, kind: str, order: str | None) -> Reading:
+    """Dates of one shape, however else they differ from one another."""
     parts = texts.str.extract_groups(_SHAPES[kind]).struct.unnest()
     example = f"dates such as {texts.drop_nulls()[0]!r}"
     if kind == _NUMBERED:
@@ -400,18 +502,11 @@ def _from_dates(texts: pl.Series, kind: str, order: str | None) -> Reading:
 
 
 def _orders(parts: pl.DataFrame) -> tuple[list[str], str | None]:
-    """The orders that most rows of three numbers allow, and where the year of four digits stands.
-
-    With dots the day comes first: no country writes otherwise.
-    """
+    """The orders that most rows of three numbers allow, and where the year of four digits is."""
     wide = {at: int((parts[at].str.len_bytes() == 4).sum()) for at in "ac"}
     four = max(wide, key=lambda at: wide[at]) if any(wide.values()) else None
-    if four == "a":
-        return ["year-first"], four
-    dotted = (parts["mark"] == ".").mean() or 0.0
-    possible = ["day-first"] if float(dotted) > 0.5 else ["day-first", "month-first"]  # type: ignore[arg-type]
-    if four is None:
-        possible.append("year-first")
+    dotted = int((parts["mark"] == ".").sum()) * 2 > parts.height
+    possible = _possible_orders(four, dotted)
     if len(possible) == 1:
         return possible, four
     known = parts.drop_nulls("a")
@@ -430,7 +525,7 @@ def _orders(parts: pl.DataFrame) -> tuple[list[str], str | None]:
 
 def _ordered(parts: pl.DataFrame, order: str, four: str | None) -> pl.DataFrame:
     """The three numbers of dates as day, month and year; null where marks or the year differ."""
-    day, month, year = _ORDERS["year-first" if four == "a" else order]
+    day, month, year = tuple(_ORDERS["year-first" if four == "a" else order])
     digits = 2 if four is None else 4
     fits = (pl.col("mark") == pl.col("other")) & (pl.col(year).str.len_bytes() == digits)
     return parts.with_columns(
@@ -454,7 +549,7 @@ def _assembled(parts: pl.DataFrame) -> pl.DataFrame:
 
     short = number("year") + pl.when(number("year") < 69).then(2000).otherwise(1900)
     year = pl.when(pl.col("year").str.len_bytes() == 2).then(short).otherwise(number("year"))
-    hour, half = number("hour"), pl.col("half").str.to_lowercase()
+    hour, half = number("hour"), pl.col("half").str.slice(0, 1).str.to_lowercase()
     afternoon = pl.when(half == "p").then(12).otherwise(0)
     hour = (
         pl.when(half.is_null())
