@@ -99,6 +99,8 @@ class Corpus:
         sources: File name (no folders) to SHA-256.
         notes: Counts for people, e.g. "12 events below rating 4 dropped".
         columns: By file, "interactions" and "items", each field's column.
+        event_tied: bool [E], whether nothing tells the event's order and that of the user's one
+            before; None where times alone tell.
     """
 
     user_ids: list[str]
@@ -116,6 +118,7 @@ class Corpus:
     sources: dict[str, str]
     notes: list[str]
     columns: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    event_tied: NDArray[np.bool_] | None = None
 
 
 def read_corpus(options: SourceOptions) -> Corpus:
@@ -179,6 +182,7 @@ def read_corpus(options: SourceOptions) -> Corpus:
         sources=_sources(tables),
         notes=notes,
         columns={"interactions": columns.interactions, "items": columns.items},
+        event_tied=log.tied,
     )
 
 

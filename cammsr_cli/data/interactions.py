@@ -57,6 +57,8 @@ class Interactions:
         time: int64 [E], seconds since 1970 UTC; the position in the sequence if the file has no
             timestamps.
         row: int64 [E], 0-based row of the table.
+        tied: bool [E], whether nothing tells the event's order and that of the user's one before:
+            their times are the same, fractions of a second too, and the file is in no order.
         rank: int64 [E], place of the event among all events of all users, oldest first.
         dropped_items: Items which the k-core dropped.
         notes: Counts for people.
@@ -69,6 +71,7 @@ class Interactions:
     time: NDArray[np.int64]
     row: NDArray[np.int64]
     rank: NDArray[np.int64]
+    tied: NDArray[np.bool_]
     dropped_items: frozenset[str] = frozenset()
     notes: list[str] = field(default_factory=list)
 
@@ -110,7 +113,8 @@ def read_interactions(table: Table, columns: dict[str, str], filters: Filters) -
         _note_times(events, table, columns["timestamp"], told, filters.order, notes)
     if filters.order == "file" and timed:
         _note_backward_steps(events, notes)
-    return _sequences(events, before, user_ids, item_ids, timed, notes)
+    tied = _tied(events) if timed and filters.order == "time" else np.zeros(events.height, np.bool_)
+    return _sequences(events, tied, before, user_ids, item_ids, timed, notes)
 
 
 def clean_ids(table: Table, column: str) -> pl.Series:
@@ -329,8 +333,15 @@ def k_core(user: NDArray[np.int64], item: NDArray[np.int64], k: int) -> NDArray[
 # --- sequences ----------------------------------------------------------------------------------
 
 
+def _tied(events: pl.DataFrame) -> NDArray[np.bool_]:
+    """Whether an event's time is that of the event before it, among those of its user."""
+    same = [pl.col(name).diff().over("user") == 0 for name in ("second", "fraction")]
+    return events.select(pl.all_horizontal(same).fill_null(False)).to_series().to_numpy()
+
+
 def _sequences(
     events: pl.DataFrame,
+    tied: NDArray[np.bool_],
     before_core: pl.DataFrame,
     user_ids: list[str],
     item_ids: list[str],
@@ -356,6 +367,7 @@ def _sequences(
         time=time.astype(np.int64),
         row=events["row"].to_numpy()[by_user].astype(np.int64),
         rank=by_user.astype(np.int64),
+        tied=tied[by_user],
         dropped_items=frozenset(item_ids[index] for index in dropped),
         notes=notes,
     )

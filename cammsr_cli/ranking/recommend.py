@@ -282,6 +282,7 @@ class Recommender:
         events = Events(
             torch.from_numpy(history.item).to(device),
             torch.from_numpy(history.time).to(device),
+            torch.from_numpy(history.tied).to(device),
         )
         bound = torch.from_numpy(history.indptr).to(device)
         start_U, end_U = bound[:-1], bound[1:]

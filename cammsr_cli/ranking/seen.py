@@ -113,7 +113,16 @@ def mark(score_BN: Tensor, seen: Seen, first_item: int = 0) -> None:
 
 def hide_items(score_BN: Tensor, item_F: Tensor | None, first_item: int = 0) -> None:
     """Set the scores of some items to minus infinity for all users, in place; None if of none."""
+    _fill(score_BN, item_F, float("-inf"), first_item)
+
+
+def put_last(score_BN: Tensor, item_F: Tensor | None) -> None:
+    """Set the scores of some items below all others, but above those left out, in place."""
+    _fill(score_BN, item_F, torch.finfo(score_BN.dtype).min)
+
+
+def _fill(score_BN: Tensor, item_F: Tensor | None, score: float, first_item: int = 0) -> None:
     if item_F is None:
         return
     at_F = item_F - first_item
-    score_BN.index_fill_(1, at_F[(at_F >= 0) & (at_F < score_BN.shape[1])], float("-inf"))
+    score_BN.index_fill_(1, at_F[(at_F >= 0) & (at_F < score_BN.shape[1])], score)
