@@ -21,6 +21,7 @@ from cammsr_cli.data.catalogue import (
 )
 from cammsr_cli.data.categories import Labels, Level, labels_of
 from cammsr_cli.data.columns import Header, MatchedColumns, match_columns
+from cammsr_cli.data.conditions import Condition, chosen_rows, told_kinds
 from cammsr_cli.data.formats import FormatName, open_sources
 from cammsr_cli.data.interactions import (
     Duplicates,
@@ -59,6 +60,7 @@ class SourceOptions:
             MovieLens releases).
         category_level: The level of the category hierarchy that guides the model, 1 the coarsest,
             or "all"; None chooses. A level makes lists of categories paths of a hierarchy.
+        where: What rows of the interactions fulfil; others are left out.
         time_format: How times are written: a strptime pattern or a name, see
             `timestamps.checked_time_format`; None finds out.
     """
@@ -76,6 +78,7 @@ class SourceOptions:
     encoding: str | None = None
     category_level: Level | None = None
     time_format: str | None = None
+    where: tuple[Condition, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -142,7 +145,12 @@ def read_corpus(options: SourceOptions) -> Corpus:
     columns = _match(tables, options)
     choices = _choices(tables, columns, options)
     columns, finer = _with_finest_times(tables.interactions, columns, options)
-    log = read_interactions(tables.interactions, columns.interactions, filters)
+    chosen = None
+    if options.where:
+        chosen = chosen_rows(tables.interactions, columns.interactions, options.where, choices)
+    if "event" in columns.interactions:
+        choices += told_kinds(tables.interactions, columns.interactions["event"], chosen)
+    log = read_interactions(tables.interactions, columns.interactions, filters, chosen)
     listed = _listed(tables, columns, options)
     notes = [*tables.notes, *choices, *finer, *log.notes, *listed.notes]
 

@@ -76,7 +76,9 @@ class Interactions:
     notes: list[str] = field(default_factory=list)
 
 
-def read_interactions(table: Table, columns: dict[str, str], filters: Filters) -> Interactions:
+def read_interactions(
+    table: Table, columns: dict[str, str], filters: Filters, chosen: pl.Series | None = None
+) -> Interactions:
     """Clean, filter and order the rows of an interactions table.
 
     In this order: rows without a user or an item id are dropped, then events below the least
@@ -87,12 +89,19 @@ def read_interactions(table: Table, columns: dict[str, str], filters: Filters) -
         columns: Field to column: `user`, `item`, and `timestamp` unless `filters.order` is
             "file", and `rating` if there is a least one.
         filters: What to keep.
+        chosen: Whether a row counts at all, for each; None where all do.
 
     Raises:
         CammsrError: A timestamp or a rating cannot be read, or nothing is left.
     """
     notes = list(table.notes)
     events, user_ids, item_ids = _identified(table, columns, notes)
+    if chosen is not None:
+        events = events.filter(chosen.gather(events["row"]))
+        if events.is_empty():
+            raise CammsrError(
+                f"{table.path}: no chosen row has both a user and an item id", "Choose others."
+            )
     if filters.min_rating is not None:
         events = _rated(events, table, columns["rating"], filters.min_rating, notes)
     timed = "timestamp" in columns
