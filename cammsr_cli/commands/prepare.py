@@ -160,7 +160,10 @@ def command(
         ),
     ] = None,
     min_rating: Annotated[
-        float | None, typer.Option(help="Drop events with a lower rating.")
+        float | None,
+        typer.Option(
+            help="Drop events with a lower rating; what a user rated so is not recommended to them."
+        ),
     ] = None,
     where: Annotated[
         list[str] | None,

@@ -104,6 +104,8 @@ class Corpus:
         columns: By file, "interactions" and "items", each field's column.
         event_tied: bool [E], whether nothing tells the event's order and that of the user's one
             before; None where times alone tell.
+        rejected: Users and items, int64 each, rising by user: what a user rated too low, or has
+            otherwise said no to, and is not to be shown; None for nothing.
     """
 
     user_ids: list[str]
@@ -122,6 +124,7 @@ class Corpus:
     notes: list[str]
     columns: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     event_tied: NDArray[np.bool_] | None = None
+    rejected: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None
 
 
 def read_corpus(options: SourceOptions) -> Corpus:
@@ -191,6 +194,7 @@ def read_corpus(options: SourceOptions) -> Corpus:
         notes=notes,
         columns={"interactions": columns.interactions, "items": columns.items},
         event_tied=log.tied,
+        rejected=_rejected(log, index),
     )
 
 
@@ -317,6 +321,16 @@ def _unlisted(
             note += ", which is all of them: check that both files use the same item ids"
         notes.append(f"{note}; kept without content")
     return unlisted
+
+
+def _rejected(
+    log: Interactions, index: Mapping[str, int]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
+    """What users rejected and is in the catalogue."""
+    user, item = log.rejected["user"], log.rejected["item"]
+    place = np.array([index.get(one, -1) for one in item], dtype=np.int64)
+    known = place >= 0
+    return (user.to_numpy()[known], place[known]) if known.any() else None
 
 
 def _note_level(labels: Labels, notes: list[str]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -45,6 +45,10 @@ class Filters:
     time_format: str | None = None
 
 
+def _nothing_rejected() -> pl.DataFrame:
+    return pl.DataFrame(schema={"user": pl.Int64, "item": pl.String})
+
+
 @dataclass(frozen=True)
 class Interactions:
     """Each user's events in sequence order (CSR by user); ids in order of first appearance.
@@ -61,6 +65,8 @@ class Interactions:
             their times are the same, fractions of a second too, and the file is in no order.
         rank: int64 [E], place of the event among all events of all users, oldest first.
         dropped_items: Items which the k-core dropped.
+        rejected: Column `user`, index into `user_ids`, and `item`, an id: what users rated too low
+            and of which no event is left; sorted by user, no pair is there twice.
         notes: Counts for people.
     """
 
@@ -73,6 +79,7 @@ class Interactions:
     rank: NDArray[np.int64]
     tied: NDArray[np.bool_]
     dropped_items: frozenset[str] = frozenset()
+    rejected: pl.DataFrame = field(default_factory=_nothing_rejected)
     notes: list[str] = field(default_factory=list)
 
 
@@ -102,8 +109,11 @@ def read_interactions(
             raise CammsrError(
                 f"{table.path}: no chosen row has both a user and an item id", "Choose others."
             )
+    low: pl.DataFrame | None = None
     if filters.min_rating is not None:
+        every = events
         events = _rated(events, table, columns["rating"], filters.min_rating, notes)
+        low = every.join(events, on="row", how="anti")
     timed = "timestamp" in columns
     told = ""
     if timed:
@@ -123,7 +133,10 @@ def read_interactions(
     if filters.order == "file" and timed:
         _note_backward_steps(events, notes)
     tied = _tied(events) if timed and filters.order == "time" else np.zeros(events.height, np.bool_)
-    return _sequences(events, tied, before, user_ids, item_ids, timed, notes)
+    log = _sequences(events, tied, before, user_ids, item_ids, timed, notes)
+    if low is None or low.is_empty():
+        return log
+    return replace(log, rejected=_rejected(low, events, item_ids))
 
 
 def clean_ids(table: Table, column: str) -> pl.Series:
@@ -340,6 +353,19 @@ def k_core(user: NDArray[np.int64], item: NDArray[np.int64], k: int) -> NDArray[
 
 
 # --- sequences ----------------------------------------------------------------------------------
+
+
+def _rejected(low: pl.DataFrame, events: pl.DataFrame, item_ids: list[str]) -> pl.DataFrame:
+    """The pairs of users that are left and items that they rated too low and never otherwise."""
+    users = np.unique(events["user"].to_numpy())
+    pairs = low.select("user", "item").unique().filter(pl.col("user").is_in(users.tolist()))
+    pairs = pairs.join(events, on=["user", "item"], how="anti").sort("user", "item")
+    return pl.DataFrame(
+        {
+            "user": np.searchsorted(users, pairs["user"].to_numpy()).astype(np.int64),
+            "item": pl.Series([item_ids[item] for item in pairs["item"]], dtype=pl.String),
+        }
+    )
 
 
 def _tied(events: pl.DataFrame) -> NDArray[np.bool_]:

@@ -135,6 +135,21 @@ def test_ties_are_stored_where_times_do_not_tell_them(tmp_path: Path, written: P
         assert (DataSet(path).content == DataSet(written).content) == (not stored)
 
 
+def test_what_users_rejected_is_found_again(tmp_path: Path, written: Path) -> None:
+    path = tmp_path / "other.h5"
+    rejected = np.array([0, 0, 1]), np.array([3, 0, 2])
+    write_dataset(path, _corpus(rejected=rejected), _modalities())
+    data = DataSet(path)
+    for users, expected in (
+        ([0, 1, 2], [(0, 3), (0, 0), (1, 2)]),
+        ([2, 1, 0], [(1, 2), (2, 3), (2, 0)]),
+        ([2], []),
+    ):
+        place, item = data.rejected(np.array(users))
+        assert list(zip(place.tolist(), item.tolist(), strict=True)) == expected
+    assert not len(DataSet(written).rejected(np.array([0]))[0])
+
+
 def test_vectors_round_trip_with_their_type_and_origin(written: Path) -> None:
     data = DataSet(written)
     assert set(data.modalities) == {"text", "image"}

@@ -265,6 +265,15 @@ def test_least_rating(tmp_path: Path) -> None:
     assert log.notes[0] == "2 events below rating 4 dropped"
 
 
+def test_what_was_rated_too_low_is_kept_apart(tmp_path: Path) -> None:
+    text = "user,item,time,rating\na,x,1,1\nb,x,1,5\na,y,2,5\nb,y,3,2\nb,y,4,5\na,z,5,2\na,z,6,1\n"
+    log = from_csv(tmp_path, f"{text}c,x,1,1\n", Filters(min_rating=4))
+    # b has taken to y since; nothing of c is left.
+    assert (log.user_ids, log.item_ids) == (["a", "b"], ["x", "y"])
+    assert log.rejected.rows() == [(0, "x"), (0, "z")]
+    assert from_csv(tmp_path, text).rejected.is_empty()
+
+
 @pytest.mark.parametrize("value", ["good", "", "nan", "inf"])
 def test_what_is_no_rating_is_shown_where_ratings_matter(tmp_path: Path, value: str) -> None:
     text = f"user,item,time,rating\na,x,1,4\na,y,2,{value}\n"
