@@ -28,7 +28,7 @@ EXAMPLES = [
     "--encoder image=,size=96 --dry-run",
     "cammsr prepare shop --out core.h5 --k-core 5 --min-rating 4 --encoder text",
     "cammsr prepare shop --out fine.h5 --format plain --encoding utf-8 --category-level 1",
-    "cammsr prepare log.csv --out bought.h5 --where event=purchase --time-format '%d/%m/%Y %H:%M'",
+    "cammsr prepare shop --out liked.h5 --where 'rating>=4' --time-format seconds",
 ]
 HELP_EPILOG = epilog(EXAMPLES)
 
