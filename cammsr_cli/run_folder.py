@@ -279,6 +279,7 @@ def read_events(data: DataSet, device: torch.device) -> Events:
     return Events(
         torch.from_numpy(data.event_item).to(device),
         torch.from_numpy(data.event_time).to(device),
+        torch.from_numpy(data.event_tied).to(device),
     )
 
 

@@ -28,6 +28,7 @@ EXAMPLES = [
     "--encoder image=,size=96 --dry-run",
     "cammsr prepare shop --out core.h5 --k-core 5 --min-rating 4 --encoder text",
     "cammsr prepare shop --out fine.h5 --format plain --encoding utf-8 --category-level 1",
+    "cammsr prepare shop --out liked.h5 --where 'rating>=4' --time-format seconds",
 ]
 HELP_EPILOG = epilog(EXAMPLES)
 
@@ -159,12 +160,32 @@ def command(
         ),
     ] = None,
     min_rating: Annotated[
-        float | None, typer.Option(help="Drop events with a lower rating.")
+        float | None,
+        typer.Option(
+            help="Drop events with a lower rating; what a user rated so is not recommended to them."
+        ),
+    ] = None,
+    where: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="CONDITION",
+            help="Take only rows of which it is so: event=purchase, price>=10, event!=view, "
+            "'event in cart,purchase'; repeatable, and then all must be so.",
+        ),
     ] = None,
     k_core: Annotated[
         int, typer.Option(min=0, help="Drop users and items with fewer events, repeatedly.")
     ] = 0,
     order: Annotated[OrderName, typer.Option(help="Order of a user's events.")] = OrderName.TIME,
+    time_format: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FORMAT",
+            help="How times are written, where it cannot be told: a strptime pattern such as "
+            "'%d/%m/%Y %H:%M', day-first, month-first, year-first, seconds, milliseconds, "
+            "microseconds, nanoseconds or excel.",
+        ),
+    ] = None,
     duplicates: Annotated[
         DuplicatesName,
         typer.Option(
@@ -242,6 +263,7 @@ def command(
     from dataclasses import asdict, replace
 
     from cammsr_cli.cache_folder import cache_folder
+    from cammsr_cli.data.conditions import Condition
     from cammsr_cli.data.corpus import SourceOptions
     from cammsr_cli.features.download import DownloadOptions, any_address
     from cammsr_cli.features.parts import part_path
@@ -273,6 +295,8 @@ def command(
             format=format_.value if format_ else None,
             encoding=encoding,
             category_level=_level(category_level),
+            time_format=time_format,
+            where=tuple(Condition.parse(text) for text in where or []),
         ),
         out=out if part.count == 1 else part_path(out, part),
         encoders=[EncoderSpec.parse(text) for text in encoder or []],

@@ -27,10 +27,13 @@ class Events:
     Attributes:
         item_E: int32 or int64 item index.
         time_E: int64 seconds.
+        tied_E: bool, whether nothing tells an event's order and that of the user's one before;
+            None where those are tied that share their second.
     """
 
     item_E: Tensor
     time_E: Tensor
+    tied_E: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ class Window:
 
     Attributes:
         item_BL: int64 item index; 0 in the padding.
-        gap_BL: int64 bucket of the time since the event before; 0 for the first.
+        gap_BL: int64 bucket of the time since the event before; 0 for the first and for ties.
         valid_BL: bool, False in the padding.
         length_B: int64 number of real positions.
         within_BL: int64 place of each position in its own stretch, 0 in the padding, where a row
@@ -85,6 +88,9 @@ def cut(events: Events, start_B: Tensor, end_B: Tensor) -> Window:
     at_BL = torch.where(valid_BL, start_B[:, None] + offset_L, 0)
     before_BL = torch.where(valid_BL & (offset_L > 0), at_BL - 1, at_BL)
     gap_BL = (events.time_E[at_BL] - events.time_E[before_BL]).clamp(min=0)
+    if events.tied_E is not None:  # what is told apart within a second has a gap of one
+        apart_BL = valid_BL & (offset_L > 0) & ~events.tied_E[at_BL]
+        gap_BL = torch.where(apart_BL, gap_BL.clamp(min=1), 0)
     bucket_BL = torch.log2(gap_BL.double() + 1).ceil().long().clamp(max=TIME_BUCKETS - 1)
     item_BL = torch.where(valid_BL, events.item_E[at_BL].long(), 0)
     return Window(item_BL, bucket_BL, valid_BL, length_B)

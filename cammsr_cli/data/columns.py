@@ -30,6 +30,10 @@ CANDIDATES: dict[FileKind, dict[str, tuple[str, ...]]] = {
         ),
         "rating": ("rating", "overall", "stars", "score", "starrating"),
         "review": ("review", "reviewtext", "text", "reviewbody"),
+        "event": (
+            *("event", "eventtype", "action", "actiontype", "behavior", "behaviour"),
+            *("behaviortype", "interactiontype", "activity"),
+        ),
     },
     "items": {
         "item": (

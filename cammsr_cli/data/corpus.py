@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import Literal
@@ -21,6 +21,7 @@ from cammsr_cli.data.catalogue import (
 )
 from cammsr_cli.data.categories import Labels, Level, labels_of
 from cammsr_cli.data.columns import Header, MatchedColumns, match_columns
+from cammsr_cli.data.conditions import Condition, chosen_rows, told_kinds
 from cammsr_cli.data.formats import FormatName, open_sources
 from cammsr_cli.data.interactions import (
     Duplicates,
@@ -32,6 +33,7 @@ from cammsr_cli.data.interactions import (
 from cammsr_cli.data.splits import TRAIN, leave_one_out
 from cammsr_cli.data.tables import SourceTables, Table, counted
 from cammsr_cli.data.texts import Texts
+from cammsr_cli.data.timestamps import checked_time_format, finer_column
 from cammsr_cli.errors import CammsrError
 from cammsr_cli.files import sha256_of
 
@@ -58,6 +60,9 @@ class SourceOptions:
             MovieLens releases).
         category_level: The level of the category hierarchy that guides the model, 1 the coarsest,
             or "all"; None chooses. A level makes lists of categories paths of a hierarchy.
+        where: What rows of the interactions fulfil; others are left out.
+        time_format: How times are written: a strptime pattern or a name, see
+            `timestamps.checked_time_format`; None finds out.
     """
 
     interactions: Path
@@ -72,6 +77,8 @@ class SourceOptions:
     format: FormatName | None = None
     encoding: str | None = None
     category_level: Level | None = None
+    time_format: str | None = None
+    where: tuple[Condition, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -95,6 +102,10 @@ class Corpus:
         sources: File name (no folders) to SHA-256.
         notes: Counts for people, e.g. "12 events below rating 4 dropped".
         columns: By file, "interactions" and "items", each field's column.
+        event_tied: bool [E], whether nothing tells the event's order and that of the user's one
+            before; None where times alone tell.
+        rejected: Users and items, int64 each, rising by user: what a user rated too low, or has
+            otherwise said no to, and is not to be shown; None for nothing.
     """
 
     user_ids: list[str]
@@ -112,6 +123,8 @@ class Corpus:
     sources: dict[str, str]
     notes: list[str]
     columns: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    event_tied: NDArray[np.bool_] | None = None
+    rejected: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None
 
 
 def read_corpus(options: SourceOptions) -> Corpus:
@@ -124,12 +137,25 @@ def read_corpus(options: SourceOptions) -> Corpus:
         UsageError: The options do not fit the files: folder, files or columns are not found.
         CammsrError: A file is broken or a value in it cannot be read, or nothing is left.
     """
+    filters = Filters(
+        options.min_rating,
+        options.duplicates,
+        options.k_core,
+        options.order,
+        None if options.time_format is None else checked_time_format(options.time_format),
+    )
     tables = open_sources(options.interactions, options.items, options.format, options.encoding)
     columns = _match(tables, options)
-    filters = Filters(options.min_rating, options.duplicates, options.k_core, options.order)
-    log = read_interactions(tables.interactions, columns.interactions, filters)
+    choices = _choices(tables, columns, options)
+    columns, finer = _with_finest_times(tables.interactions, columns, options)
+    chosen = None
+    if options.where:
+        chosen = chosen_rows(tables.interactions, columns.interactions, options.where, choices)
+    if "event" in columns.interactions:
+        choices += told_kinds(tables.interactions, columns.interactions["event"], chosen)
+    log = read_interactions(tables.interactions, columns.interactions, filters, chosen)
     listed = _listed(tables, columns, options)
-    notes = [*tables.notes, *_choices(tables, columns, options), *log.notes, *listed.notes]
+    notes = [*tables.notes, *choices, *finer, *log.notes, *listed.notes]
 
     positions = _kept_positions(listed, log, options.catalogue, notes)
     unlisted = _unlisted(listed, log, tables.items, notes)
@@ -167,6 +193,8 @@ def read_corpus(options: SourceOptions) -> Corpus:
         sources=_sources(tables),
         notes=notes,
         columns={"interactions": columns.interactions, "items": columns.items},
+        event_tied=log.tied,
+        rejected=_rejected(log, index),
     )
 
 
@@ -188,6 +216,32 @@ def _match(tables: SourceTables, options: SourceOptions) -> MatchedColumns:
         required.append("rating")
     items = _header(tables.items) if tables.items else None
     return match_columns(_header(tables.interactions), items, options.columns, required)
+
+
+def _with_finest_times(
+    table: Table, columns: MatchedColumns, options: SourceOptions
+) -> tuple[MatchedColumns, list[str]]:
+    """The columns, with times of the finest column that tells them; one that was chosen stays."""
+    chosen = columns.interactions.get("timestamp")
+    if chosen is None or options.time_format is not None:
+        return columns, []
+    others = [name for name in table.frame.columns if name not in columns.interactions.values()]
+    finer = finer_column(table, chosen, others)
+    if finer is None:
+        return columns, []
+    if {"timestamp", "interactions.timestamp"} & {key.lower() for key in options.columns}:
+        choose = shlex.quote(f"timestamp={finer}")
+        return columns, [
+            f"column {finer!r} of {table.path.name} tells times more finely than "
+            f"{chosen!r} (to take it: --map {choose})"
+        ]
+    choose = shlex.quote(f"timestamp={chosen}")
+    note = (
+        f"timestamp read from column {finer!r} of {table.path.name}, which is finer than "
+        f"{chosen!r} (to choose: --map {choose})"
+    )
+    interactions = {**columns.interactions, "timestamp": finer}
+    return replace(columns, interactions=interactions), [note]
 
 
 def _choices(tables: SourceTables, columns: MatchedColumns, options: SourceOptions) -> list[str]:
@@ -267,6 +321,16 @@ def _unlisted(
             note += ", which is all of them: check that both files use the same item ids"
         notes.append(f"{note}; kept without content")
     return unlisted
+
+
+def _rejected(
+    log: Interactions, index: Mapping[str, int]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
+    """What users rejected and is in the catalogue."""
+    user, item = log.rejected["user"], log.rejected["item"]
+    place = np.array([index.get(one, -1) for one in item], dtype=np.int64)
+    known = place >= 0
+    return (user.to_numpy()[known], place[known]) if known.any() else None
 
 
 def _note_level(labels: Labels, notes: list[str]) -> None:

@@ -8,7 +8,11 @@ Layout (schema 1), U users, N items, E events, C categories:
     /items/fields/<name>    [N] str, empty where missing: title, description, image, video, ...
     /items/categories       names [C] str, indptr [N+1] int64, index int32 (CSR, multi-label)
     /events                 indptr [U+1] int64 (CSR by user), item [E] int32, time [E] int64
-                            (seconds), in time order, ties broken by file order
+                            (seconds), in time order, ties broken by file order; tied [E] bool,
+                            whether nothing tells an event's order and that of the user's one
+                            before, where seconds do not say so;
+                            rejected_indptr [U+1] int64 and rejected_item int32 (CSR by user), the
+                            items that users rated too low, if there are any
     /splits/leave_one_out   [E] uint8: 0 train, 1 validation, 2 test
     /features/<modality>    values [N, dim] float16 or float32, present [N] bool;
                             inputs [N, 32] uint8, SHA-256 of what was encoded, if it is known;
@@ -132,11 +136,13 @@ class Histories:
         indptr: int64 [U + 1]; the u-th of these users has events `indptr[u]` to `indptr[u + 1]`.
         item: int32 item index of each event.
         time: int64 time of each event in seconds.
+        tied: bool, whether nothing tells an event's order and that of the user's one before.
     """
 
     indptr: NDArray[np.int64]
     item: NDArray[np.int32]
     time: NDArray[np.int64]
+    tied: NDArray[np.bool_]
 
 
 def write_dataset(
@@ -166,6 +172,14 @@ def write_dataset(
         file["events/indptr"] = corpus.event_indptr
         file["events/item"] = corpus.event_item
         file["events/time"] = corpus.event_time
+        same_second = same_times(corpus.event_indptr, corpus.event_time)
+        if corpus.event_tied is not None and (corpus.event_tied != same_second).any():
+            file["events/tied"] = corpus.event_tied
+        if corpus.rejected is not None:
+            user, item = corpus.rejected
+            counts = np.bincount(user, minlength=len(corpus.user_ids))
+            file["events/rejected_indptr"] = np.append(0, np.cumsum(counts))
+            file["events/rejected_item"] = item.astype(np.int32)
         file["splits/leave_one_out"] = corpus.event_part
         if part is not None:
             file.attrs["corpus"] = digest(file)
@@ -214,6 +228,22 @@ def pieces(length: int, row_bytes: int) -> Iterator[slice]:
     """An array's rows in slices of about 16 MB."""
     step = max(1, _PIECE_BYTES // max(1, row_bytes))
     return (slice(start, min(start + step, length)) for start in range(0, length, step))
+
+
+def _runs(indptr: NDArray[np.int64], users: NDArray[np.int64]) -> list[tuple[int, int]]:
+    """Where the users' entries begin and end, [U + 1] by user; users in a row are one piece."""
+    start_U, end_U = indptr[users], indptr[users + 1]
+    apart = np.flatnonzero(start_U[1:] != end_U[:-1])
+    first, past = start_U[np.append(0, apart + 1)], end_U[np.append(apart, -1)]
+    return list(zip(first.tolist(), past.tolist(), strict=True))
+
+
+def same_times(indptr: NDArray[np.int64], time: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Whether an event's time is that of the user's event before, [E]; `indptr` is CSR by user."""
+    same = np.zeros(len(time), dtype=np.bool_)
+    same[1:] = time[1:] == time[:-1]
+    same[indptr[:-1][np.diff(indptr) > 0]] = False
+    return same
 
 
 class DataSet:
@@ -269,6 +299,15 @@ class DataSet:
         return self._array("events/time").astype(np.int64, copy=False)
 
     @cached_property
+    def event_tied(self) -> NDArray[np.bool_]:
+        """Whether nothing tells an event's order and that of the user's one before, [E]."""
+        with self._open() as file:
+            if "events/tied" in file:
+                tied: NDArray[np.bool_] = file["events/tied"][()].astype(np.bool_)
+                return tied
+        return same_times(self.event_indptr, self.event_time)
+
+    @cached_property
     def event_part(self) -> NDArray[np.uint8]:
         """TRAIN, VALIDATION or TEST for each event, [E]."""
         return self._array("splits/leave_one_out").astype(np.uint8, copy=False)
@@ -303,18 +342,34 @@ class DataSet:
         Args:
             users: At least one user index. Users in a row are read in one piece.
         """
-        start_U, end_U = self.event_indptr[users], self.event_indptr[users + 1]
-        apart = np.flatnonzero(start_U[1:] != end_U[:-1])
-        pieces = list(
-            zip(start_U[np.append(0, apart + 1)], end_U[np.append(apart, -1)], strict=True)
-        )
+        pieces = _runs(self.event_indptr, users)
+        indptr = np.append(0, np.cumsum(self.event_indptr[users + 1] - self.event_indptr[users]))
         with self._open() as file:
-            item, time = (
-                np.concatenate([file[name][first:past] for first, past in pieces])
-                for name in ("events/item", "events/time")
-            )
-        indptr = np.append(0, np.cumsum(end_U - start_U))
-        return Histories(indptr, item.astype(np.int32), time.astype(np.int64))
+
+            def read(name: str) -> NDArray[Any]:
+                return np.concatenate([file[name][first:past] for first, past in pieces])
+
+            item, time = read("events/item"), read("events/time").astype(np.int64)
+            tied = read("events/tied") if "events/tied" in file else same_times(indptr, time)
+        return Histories(indptr, item.astype(np.int32), time, tied.astype(np.bool_))
+
+    def rejected(self, users: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """What some users rejected: place among `users`, rising, and item index of each pair."""
+        indptr = self._rejected_indptr
+        if indptr is None:
+            return np.zeros(0, np.int64), np.zeros(0, np.int64)
+        place = np.repeat(np.arange(len(users)), indptr[users + 1] - indptr[users])
+        with self._open() as file:
+            pieces = [file["events/rejected_item"][a:b] for a, b in _runs(indptr, users)]
+        return place, np.concatenate(pieces).astype(np.int64)
+
+    @cached_property
+    def _rejected_indptr(self) -> NDArray[np.int64] | None:
+        with self._open() as file:
+            if "events/rejected_indptr" not in file:
+                return None
+            indptr: NDArray[np.int64] = file["events/rejected_indptr"][()].astype(np.int64)
+            return indptr
 
     def vectors(self, modality: str) -> tuple[NDArray[np.floating], NDArray[np.bool_]]:
         """Values [N, dim] and present [N] of one modality; values are read from the file as used.

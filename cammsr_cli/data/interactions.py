@@ -2,36 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal, NoReturn
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from cammsr_cli.data.faults import fail_at
 from cammsr_cli.data.tables import Table, counted, values_of
+from cammsr_cli.data.timestamps import read_times
 from cammsr_cli.errors import CammsrError
 
 Order = Literal["time", "file"]
 Duplicates = Literal["exact", "keep", "first", "last"]
 
-# Upper bound of the median magnitude, ticks a second, name: seconds reach the year 5138.
-_UNITS = (
-    (1e11, 1, "seconds"),
-    (1e14, 1_000, "milliseconds"),
-    (1e17, 1_000_000, "microseconds"),
-    (float("inf"), 1_000_000_000, "nanoseconds"),
-)
-_TICKS = {"ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
-_YEAR_2200 = 7_258_118_400  # seconds since 1970
-_LARGEST_SECOND = 9e15  # beyond it a float64 no longer tells two seconds apart
+_YEAR_1990, _YEAR_2100, _YEAR_2200 = 631_152_000, 4_102_444_800, 7_258_118_400  # since 1970
+_YEAR_1980 = 315_532_800
+_DAY = 86_400  # seconds
 _EXACT_FLOAT = 2**53  # from here on a float no longer holds every whole number
-_LONGEST_SHOWN = 80  # characters of a bad value in a message
-_ISO_8601 = (
-    r"^(?<date>\d{4}-\d{2}-\d{2}|\d{8})"
-    r"(?:[Tt ](?<hour>\d{2}):?(?<minute>\d{2})(?::?(?<second>\d{2})(?:[.,](?<fraction>\d+))?)?"
-    r"\s*(?:[Zz]|UTC|(?<sign>[+-])(?<zone_hour>\d{2}):?(?<zone_minute>\d{2})?)?)?$"
-)
 
 
 @dataclass(frozen=True)
@@ -45,12 +34,19 @@ class Filters:
             one in sequence order.
         k_core: Users and items with fewer events are dropped, repeated until none is left to drop.
         order: "time", or "file" for rows that already stand in the order they happened.
+        time_format: How times are written, as `timestamps.checked_time_format` gives it; None
+            finds out.
     """
 
     min_rating: float | None = None
     duplicates: Duplicates = "exact"
     k_core: int = 0
     order: Order = "time"
+    time_format: str | None = None
+
+
+def _nothing_rejected() -> pl.DataFrame:
+    return pl.DataFrame(schema={"user": pl.Int64, "item": pl.String})
 
 
 @dataclass(frozen=True)
@@ -65,8 +61,12 @@ class Interactions:
         time: int64 [E], seconds since 1970 UTC; the position in the sequence if the file has no
             timestamps.
         row: int64 [E], 0-based row of the table.
+        tied: bool [E], whether nothing tells the event's order and that of the user's one before:
+            their times are the same, fractions of a second too, and the file is in no order.
         rank: int64 [E], place of the event among all events of all users, oldest first.
         dropped_items: Items which the k-core dropped.
+        rejected: Column `user`, index into `user_ids`, and `item`, an id: what users rated too low
+            and of which no event is left; sorted by user, no pair is there twice.
         notes: Counts for people.
     """
 
@@ -77,11 +77,15 @@ class Interactions:
     time: NDArray[np.int64]
     row: NDArray[np.int64]
     rank: NDArray[np.int64]
+    tied: NDArray[np.bool_]
     dropped_items: frozenset[str] = frozenset()
+    rejected: pl.DataFrame = field(default_factory=_nothing_rejected)
     notes: list[str] = field(default_factory=list)
 
 
-def read_interactions(table: Table, columns: dict[str, str], filters: Filters) -> Interactions:
+def read_interactions(
+    table: Table, columns: dict[str, str], filters: Filters, chosen: pl.Series | None = None
+) -> Interactions:
     """Clean, filter and order the rows of an interactions table.
 
     In this order: rows without a user or an item id are dropped, then events below the least
@@ -92,28 +96,47 @@ def read_interactions(table: Table, columns: dict[str, str], filters: Filters) -
         columns: Field to column: `user`, `item`, and `timestamp` unless `filters.order` is
             "file", and `rating` if there is a least one.
         filters: What to keep.
+        chosen: Whether a row counts at all, for each; None where all do.
 
     Raises:
         CammsrError: A timestamp or a rating cannot be read, or nothing is left.
     """
     notes = list(table.notes)
     events, user_ids, item_ids = _identified(table, columns, notes)
+    if chosen is not None:
+        events = events.filter(chosen.gather(events["row"]))
+        if events.is_empty():
+            raise CammsrError(
+                f"{table.path}: no chosen row has both a user and an item id", "Choose others."
+            )
+    low: pl.DataFrame | None = None
     if filters.min_rating is not None:
+        every = events
         events = _rated(events, table, columns["rating"], filters.min_rating, notes)
+        low = every.join(events, on="row", how="anti")
     timed = "timestamp" in columns
+    told = ""
     if timed:
-        events = _timed(events, table, columns["timestamp"], notes)
+        column = columns["timestamp"]
+        times, told = read_times(table, column, events["row"], filters.time_format)
+        events = events.hstack(times)
         if filters.order == "time":
-            _note_far_future(events, table, columns["timestamp"], notes)
+            _note_far_off(events, table, column, notes)
     order = ["row"] if filters.order == "file" else ["second", "fraction", "row"]
     events = events.sort(order)
     events = _without_duplicates(events, filters.duplicates, timed, notes)
     before = events
     if filters.k_core > 1:
         events = _core(events, filters.k_core, notes)
+    if timed:
+        _note_times(events, table, columns["timestamp"], told, filters.order, notes)
     if filters.order == "file" and timed:
         _note_backward_steps(events, notes)
-    return _sequences(events, before, user_ids, item_ids, timed, notes)
+    tied = _tied(events) if timed and filters.order == "time" else np.zeros(events.height, np.bool_)
+    log = _sequences(events, tied, before, user_ids, item_ids, timed, notes)
+    if low is None or low.is_empty():
+        return log
+    return replace(log, rejected=_rejected(low, events, item_ids))
 
 
 def clean_ids(table: Table, column: str) -> pl.Series:
@@ -184,14 +207,6 @@ def _encode(ids: pl.Series) -> tuple[pl.Series, list[str]]:
     return ids.cast(pl.Enum(distinct)).to_physical().cast(pl.Int64), distinct.to_list()
 
 
-def _fail(table: Table, row: int, column: str, what: str, hint: str) -> NoReturn:
-    [value] = values_of(table, column, [row])
-    said = repr(value)
-    said = said if len(said) <= _LONGEST_SHOWN else f"{said[:_LONGEST_SHOWN]}…"
-    shown = "is empty" if value is None or value == "" else f"is {said}"
-    raise CammsrError(f"{table.place(row)}: {column} {shown}, {what}", hint)
-
-
 # --- ratings ------------------------------------------------------------------------------------
 
 
@@ -208,7 +223,7 @@ def _rated(
     bad = (~values.is_finite().fill_null(False)).arg_true()
     if len(bad):
         row = int(events["row"][int(bad[0])])
-        _fail(table, row, column, "not a number", "Mend that row, or leave out --min-rating.")
+        fail_at(table, row, column, "not a number", "Mend that row, or leave out --min-rating.")
     kept = events.filter(values >= least)
     if kept.is_empty():
         raise CammsrError(
@@ -225,138 +240,49 @@ def _rated(
 # --- timestamps ---------------------------------------------------------------------------------
 
 
-def _timed(events: pl.DataFrame, table: Table, column: str, notes: list[str]) -> pl.DataFrame:
-    """Add `second` (int64) and `fraction`, what the second leaves over, to tell ties apart."""
-    values = table.frame[column].gather(events["row"])
-    if values.dtype == pl.String:
-        times = _from_strings(values.str.strip_chars(), table, column, events, notes)
-    elif isinstance(values.dtype, pl.Datetime):
-        ticks = values.to_physical()
-        times = _split(ticks, _TICKS[values.dtype.time_unit])
-    elif values.dtype == pl.Date:
-        times = _split(values.to_physical().cast(pl.Int64) * 86_400, 1)
-    elif values.dtype.is_numeric():
-        times = _from_numbers(values, table, notes)
-    else:
-        times = _split(pl.Series([None] * len(values), dtype=pl.Int64), 1)
-    unread = times["second"].is_null().arg_true()
-    if len(unread):
-        _fail_time(table, int(events["row"][int(unread[0])]), column)
-    return events.hstack(times)
-
-
-def _fail_time(table: Table, row: int, column: str) -> NoReturn:
-    _fail(
-        table,
-        row,
-        column,
-        "not a timestamp (a number of s, ms, µs or ns, or an ISO 8601 date)",
-        "Mend that row, or map another column: --map timestamp=COLUMN",
-    )
-
-
-def _from_strings(
-    values: pl.Series, table: Table, column: str, events: pl.DataFrame, notes: list[str]
-) -> pl.DataFrame:
-    """All numbers, or all ISO 8601; a value of the rarer kind is a fault."""
-    numbers = values.cast(pl.Int64, strict=False)
-    if numbers.null_count():
-        numbers = values.cast(pl.Float64, strict=False)
-    if not numbers.null_count():
-        return _from_days(numbers) if _are_days(numbers) else _from_numbers(numbers, table, notes)
-    dates = _from_iso(values)
-    date_count = len(values) - dates["second"].null_count()
-    number_count = len(values) - numbers.null_count()
-    minority = numbers if number_count < date_count else dates["second"]
-    if number_count and date_count:
-        odd = int(minority.is_not_null().arg_true()[0])
-        _fail_time(table, int(events["row"][odd]), column)
-    return _from_numbers(numbers, table, notes) if number_count else dates
-
-
-def _from_numbers(values: pl.Series, table: Table, notes: list[str]) -> pl.DataFrame:
-    if values.dtype.is_integer():
-        values = values.cast(pl.Int64, strict=False)
-    else:
-        values = values.cast(pl.Float64)
-        values = values.to_frame("v").select(pl.when(pl.col("v").is_finite()).then("v")).to_series()
-    known = values.drop_nulls().to_numpy()
-    median = float(np.median(np.abs(known))) if len(known) else 0.0
-    _, ticks, unit = next(row for row in _UNITS if median < row[0])
-    times = _split(values, ticks)
-    notes.append(f"timestamps of {table.path.name} are numbers, read as {unit}{_span(times)}")
-    return times
-
-
-def _note_far_future(events: pl.DataFrame, table: Table, column: str, notes: list[str]) -> None:
-    """Where units are mixed, the finer ones become times that are far off, at a sequence's end."""
+def _note_far_off(events: pl.DataFrame, table: Table, column: str, notes: list[str]) -> None:
+    """Times that stand for none, such as 0 or the year 1, and those of a wrong unit."""
+    median = float(events["second"].median() or 0)  # type: ignore[arg-type]
+    if _YEAR_1990 <= median < _YEAR_2100:
+        early = events.filter(pl.col("second") < _YEAR_1980)["row"]
+        _note_odd(early, "earlier than 1980", "put first", table, column, notes)
     late = events.filter(pl.col("second") >= _YEAR_2200)["row"]
-    if late.is_empty():
+    _note_odd(late, "later than the year 2200", "put last", table, column, notes)
+
+
+def _note_odd(
+    rows: pl.Series, what: str, where: str, table: Table, column: str, notes: list[str]
+) -> None:
+    if rows.is_empty():
         return
-    [value] = values_of(table, column, late[:1].to_list())
+    [value] = values_of(table, column, rows[:1].to_list())
     notes.append(
-        f"{counted(len(late), 'event')} later than the year 2200, such as {column} {value} "
-        f"({table.place(late[0])}), put last: perhaps milliseconds among seconds, or another unit; "
-        "write all timestamps in one unit, or leave those rows out"
+        f"{counted(len(rows), 'event')} {what}, such as {column} {value} "
+        f"({table.place(rows[0])}), {where}: perhaps no times at all, or of another unit; "
+        "mend those rows, or leave them out"
     )
 
 
-def _span(times: pl.DataFrame) -> str:
-    """First and last day, so that a wrong unit or a stray value is seen."""
-    days = times["second"].drop_nulls().to_numpy() // 86_400
-    if not len(days):
-        return ""
-    return f" ({np.datetime64(int(days.min()), 'D')} to {np.datetime64(int(days.max()), 'D')})"
-
-
-def _are_days(numbers: pl.Series) -> bool:
-    """Whether all numbers are dates written YYYYMMDD."""
-    if not numbers.dtype.is_integer() or not len(numbers):
-        return False
-    plausible = numbers.is_between(19_000_101, 21_001_231).all()
-    return bool(plausible) and not _from_days(numbers)["second"].null_count()
-
-
-def _from_days(numbers: pl.Series) -> pl.DataFrame:
-    return _from_iso(numbers.cast(pl.String))
-
-
-def _split(values: pl.Series, ticks: int) -> pl.DataFrame:
-    """Whole seconds, rounded down, and the ticks left over; null where out of range."""
-    value = pl.col("value")
-    whole = (value / ticks).floor() if values.dtype.is_float() else value // ticks
-    return (
-        values.to_frame("value")
-        .select(
-            second=pl.when(whole.abs() <= _LARGEST_SECOND).then(whole),
-            fraction=value - whole * ticks,
-        )
-        .with_columns(pl.col("second").cast(pl.Int64))
+def _note_times(
+    events: pl.DataFrame, table: Table, column: str, told: str, order: Order, notes: list[str]
+) -> None:
+    """What the times were understood as, from when to when they reach, and how many are tied."""
+    seconds = events["second"].to_numpy()
+    days = not (seconds % _DAY).any()
+    first, last = (
+        str(np.datetime64(int(one), "s")).replace("T", " ")[: -9 if days else None]
+        for one in (seconds.min(), seconds.max())
     )
-
-
-def _from_iso(values: pl.Series) -> pl.DataFrame:
-    """ISO 8601 dates and times; without a zone they are UTC. The fraction is nanoseconds."""
-
-    def number(name: str) -> pl.Expr:
-        return pl.col(name).cast(pl.Int64).fill_null(0)
-
-    parts = values.str.extract_groups(_ISO_8601).struct.unnest()
-    clock = pl.concat_str(
-        pl.col("date").str.replace_all("-", ""),
-        *(pl.col(name).fill_null("00") for name in ("hour", "minute", "second")),
-    )
-    seconds = clock.str.to_datetime("%Y%m%d%H%M%S", time_unit="ms", strict=False).dt.epoch("s")
-    offset = number("zone_hour") * 3600 + number("zone_minute") * 60
-    sign = pl.when(pl.col("sign") == "-").then(-1).otherwise(1)
-    return parts.select(
-        second=seconds - sign * offset,
-        fraction=pl.col("fraction")
-        .fill_null("")
-        .str.slice(0, 9)
-        .str.pad_end(9, "0")
-        .cast(pl.Int64),
-    )
+    note = f"times are those of column {column!r} of {table.path.name}: {told}"
+    note += f", days without a clock, {first} to {last}" if days else f", {first} to {last}"
+    if order == "time":
+        alone = events.select(pl.len().over("user", "second", "fraction") == 1).to_series()
+        tied = 1 - float(alone.mean())  # type: ignore[arg-type]
+        share = f"{tied:.0%}" if not 0 < tied < 0.01 else "under 1%"
+        note += f"; {share} of events share theirs with another of the same user"
+        if tied:
+            note += ": their order says nothing (--order file if that of the rows does)"
+    notes.append(note)
 
 
 def _note_backward_steps(events: pl.DataFrame, notes: list[str]) -> None:
@@ -429,8 +355,28 @@ def k_core(user: NDArray[np.int64], item: NDArray[np.int64], k: int) -> NDArray[
 # --- sequences ----------------------------------------------------------------------------------
 
 
+def _rejected(low: pl.DataFrame, events: pl.DataFrame, item_ids: list[str]) -> pl.DataFrame:
+    """The pairs of users that are left and items that they rated too low and never otherwise."""
+    users = np.unique(events["user"].to_numpy())
+    pairs = low.select("user", "item").unique().filter(pl.col("user").is_in(users.tolist()))
+    pairs = pairs.join(events, on=["user", "item"], how="anti").sort("user", "item")
+    return pl.DataFrame(
+        {
+            "user": np.searchsorted(users, pairs["user"].to_numpy()).astype(np.int64),
+            "item": pl.Series([item_ids[item] for item in pairs["item"]], dtype=pl.String),
+        }
+    )
+
+
+def _tied(events: pl.DataFrame) -> NDArray[np.bool_]:
+    """Whether an event's time is that of the event before it, among those of its user."""
+    same = [pl.col(name).diff().over("user") == 0 for name in ("second", "fraction")]
+    return events.select(pl.all_horizontal(same).fill_null(False)).to_series().to_numpy()
+
+
 def _sequences(
     events: pl.DataFrame,
+    tied: NDArray[np.bool_],
     before_core: pl.DataFrame,
     user_ids: list[str],
     item_ids: list[str],
@@ -456,6 +402,7 @@ def _sequences(
         time=time.astype(np.int64),
         row=events["row"].to_numpy()[by_user].astype(np.int64),
         rank=by_user.astype(np.int64),
+        tied=tied[by_user],
         dropped_items=frozenset(item_ids[index] for index in dropped),
         notes=notes,
     )

@@ -6,7 +6,8 @@ import re
 import stat
 import unicodedata
 from collections.abc import Callable
-from pathlib import Path, PureWindowsPath
+from functools import lru_cache
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from cammsr_cli.features.urls import is_web_address
 
@@ -50,6 +51,8 @@ def resolve_media(
         return refused
     try:
         real = _existing(media_root, written)
+        if isinstance(real, str):
+            return real
         root = media_root.resolve(strict=True)
         if not real.is_relative_to(root):
             return "a symbolic link leads out of the media folder"
@@ -72,12 +75,44 @@ def _refused(written: str) -> str | None:
     return None
 
 
-def _existing(root: Path, written: str) -> Path:
-    """The real path; a name with accents is also found where the disk spells it decomposed."""
-    spellings = dict.fromkeys(
-        [written, unicodedata.normalize("NFC", written), unicodedata.normalize("NFD", written)]
-    )
-    for spelling in spellings:
-        if (root / spelling).exists():
-            return (root / spelling).resolve(strict=True)
-    return (root / written).resolve(strict=True)
+def _existing(root: Path, written: str) -> Path | str:
+    """The real path, or why there is none.
+
+    A name is also found where the disk spells its accents decomposed, where its folders are
+    separated as Windows does it, and where it differs from one file in case alone.
+    """
+    forms = [written, unicodedata.normalize("NFC", written), unicodedata.normalize("NFD", written)]
+    forms += [form.replace("\\", "/") for form in forms]
+    for form in dict.fromkeys(forms):
+        if (root / form).exists():
+            return (root / form).resolve(strict=True)
+    alike = _in_another_case(root, forms[-1])
+    if len(alike) > 1:
+        return f"no such file, and {len(alike)} that differ from it in case alone"
+    return (alike[0] if alike else root / written).resolve(strict=True)
+
+
+def _in_another_case(root: Path, written: str) -> list[Path]:
+    """The files within a folder whose paths are as written but for their case."""
+    found = [root]
+    for part in PurePosixPath(written).parts:
+        found = [
+            folder / name
+            for folder in found
+            if folder.is_dir()
+            for name in _names(folder, folder.stat().st_mtime_ns).get(_folded(part), ())
+        ]
+    return found
+
+
+@lru_cache(maxsize=64)
+def _names(folder: Path, _changed: int) -> dict[str, list[str]]:
+    """What a folder holds, by name without case; read anew once it has changed."""
+    names: dict[str, list[str]] = {}
+    for path in folder.iterdir():
+        names.setdefault(_folded(path.name), []).append(path.name)
+    return names
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()

@@ -17,6 +17,7 @@ _PICTURES: dict[str, bytes] = {
     "bmp": rb"BM....\x00\x00\x00\x00",
     "tif": rb"II\*\x00|MM\x00\*",
     "avif": rb"....ftyp(?:avif|avis|mif1)",
+    "heic": rb"....ftyp(?:heic|heix|hevc|msf1)",
     "jp2": rb"\x00\x00\x00\x0cjP  |\xff\x4f\xff\x51",
     "ico": rb"\x00\x00\x01\x00",
     "qoi": rb"qoif",
@@ -24,7 +25,7 @@ _PICTURES: dict[str, bytes] = {
 }
 # Containers that PyAV reads and that hold their own data, as `video` does.
 _CLIPS: dict[str, bytes] = {
-    "mp4": rb"....(?:ftyp(?!avif|avis|mif1|heic)|moov|mdat|free|skip|wide|pnot)",
+    "mp4": rb"....(?:ftyp(?!avif|avis|mif1|heic|heix|hevc|msf1)|moov|mdat|free|skip|wide|pnot)",
     "mkv": rb"\x1a\x45\xdf\xa3",
     "avi": rb"RIFF....AVI ",
     "flv": rb"FLV\x01",
@@ -50,7 +51,6 @@ _OTHERS: dict[str, bytes] = {
     "a playlist": rb"#EXTM3U|\[playlist\]|ffconcat",
     "JSON": rb"\s*[{\[]",
     "a PDF": rb"%PDF",
-    "a HEIC picture": rb"....ftyp(?:heic|heix|hevc|msf1)",
     "a compressed file": rb"\x1f\x8b|PK\x03\x04|\x28\xb5\x2f\xfd",
 }
 

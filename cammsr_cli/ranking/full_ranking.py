@@ -19,7 +19,7 @@ from cammsr_cli.core.windows import Events, cut
 from cammsr_cli.data.dataset import DataSet
 from cammsr_cli.data.splits import TRAIN
 from cammsr_cli.ranking.new_items import asking, with_places
-from cammsr_cli.ranking.seen import Histories, Seen, hide_items, mark
+from cammsr_cli.ranking.seen import Histories, Seen, mark, put_last
 
 ITEMS_AT_ONCE = 2**15
 """Items whose tables are made at one time: their representations are far larger than the tables."""
@@ -175,8 +175,8 @@ def ranks(
     """Ranks where the score of a user and an item is the inner product of query and target.
 
     Ties count against us: rank = 1 + the number of other items scored at least as high. Where seen
-    items are left out of the ranking, the item to be found never is; the items `unknown_F` rank
-    last.
+    items are left out of the ranking, they tie with none, and the item to be found is never left
+    out; the items `unknown_F` rank last, and tie with one another.
     """
     device, items = query_UV.device, len(target_NV)
     rows = max(ROWS_AT_LEAST, most_on(device, SCORES_AT_ONCE) // items)
@@ -186,11 +186,12 @@ def ranks(
         torch.split(query_UV, rows), *(torch.split(one, rows) for one in asked_U), strict=True
     ):
         score_BN = query_BV @ target_NV.T
-        hide_items(score_BN, unknown_F)
+        put_last(score_BN, unknown_F)
         seen = history.seen(start_B, end_B)
         if seen is not None and seen.bias_P is not None:
             mark(score_BN, seen)
-        own_B1 = score_BN.gather(1, item_B[:, None])
+        lowest = torch.finfo(score_BN.dtype).min  # where it is no number; those left out are lower
+        own_B1 = score_BN.gather(1, item_B[:, None]).nan_to_num(nan=lowest)
         if seen is not None and seen.bias_P is None:
             mark(score_BN, seen)
         score_BN.scatter_(1, item_B[:, None], float("-inf"))

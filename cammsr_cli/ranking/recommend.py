@@ -24,7 +24,7 @@ from cammsr_cli.errors import CammsrError, UsageError, first_line
 from cammsr_cli.ranking.explain import modality_weights, put_forward
 from cammsr_cli.ranking.full_ranking import item_tables, user_queries
 from cammsr_cli.ranking.new_items import asking, evenly, share_of_new, with_places
-from cammsr_cli.ranking.seen import Histories, Seen
+from cammsr_cli.ranking.seen import Histories, Seen, without
 from cammsr_cli.ranking.top_k import RECALL_AIM, ExactIndex, FaissIndex, Index, wants_faiss
 from cammsr_cli.run_folder import LoadedRun
 
@@ -282,12 +282,14 @@ class Recommender:
         events = Events(
             torch.from_numpy(history.item).to(device),
             torch.from_numpy(history.time).to(device),
+            torch.from_numpy(history.tied).to(device),
         )
         bound = torch.from_numpy(history.indptr).to(device)
         start_U, end_U = bound[:-1], bound[1:]
         query_UV = user_queries(self.run.model, self.tables, events, start_U, end_U)
         histories = Histories(events, self.exclude_seen, self.run.model.repeats)
-        return query_UV, histories.seen(start_U, end_U)
+        rejected = (torch.from_numpy(pair_Q).to(device) for pair_Q in self.run.data.rejected(users))
+        return query_UV, without(histories.seen(start_U, end_U), *rejected)
 
 
 def read_user_ids(file: Path) -> list[str]:

@@ -85,6 +85,26 @@ def biased_items(events: Events, start_B: Tensor, end_B: Tensor, repeats: Repeat
     return Seen(row_Q, pair_Q - row_Q * items, repeats(age_Q))
 
 
+def without(seen: Seen | None, row_Q: Tensor, item_Q: Tensor) -> Seen | None:
+    """What users have seen, and beside it the pairs of users and items that are to be left out.
+
+    Args:
+        seen: What they have seen.
+        row_Q: int64, rising: which of the users.
+        item_Q: int64 item index, none that the user has seen.
+    """
+    if not len(row_Q):
+        return seen
+    if seen is None:
+        return Seen(row_Q, item_Q)
+    row_P, order_P = torch.cat([seen.row_P, row_Q]).sort(stable=True)
+    item_P = torch.cat([seen.item_P, item_Q])[order_P]
+    if seen.bias_P is None:
+        return Seen(row_P, item_P)
+    never_Q = seen.bias_P.new_full((len(row_Q),), float("-inf"))
+    return Seen(row_P, item_P, torch.cat([seen.bias_P, never_Q])[order_P])
+
+
 def _places(start_B: Tensor, end_B: Tensor) -> tuple[Tensor, Tensor]:
     """Row and index of every event of the ranges `[start, end)`."""
     length_B = end_B - start_B
@@ -113,7 +133,16 @@ def mark(score_BN: Tensor, seen: Seen, first_item: int = 0) -> None:
 
 def hide_items(score_BN: Tensor, item_F: Tensor | None, first_item: int = 0) -> None:
     """Set the scores of some items to minus infinity for all users, in place; None if of none."""
+    _fill(score_BN, item_F, float("-inf"), first_item)
+
+
+def put_last(score_BN: Tensor, item_F: Tensor | None) -> None:
+    """Set the scores of some items below all others, but above those left out, in place."""
+    _fill(score_BN, item_F, torch.finfo(score_BN.dtype).min)
+
+
+def _fill(score_BN: Tensor, item_F: Tensor | None, score: float, first_item: int = 0) -> None:
     if item_F is None:
         return
     at_F = item_F - first_item
-    score_BN.index_fill_(1, at_F[(at_F >= 0) & (at_F < score_BN.shape[1])], float("-inf"))
+    score_BN.index_fill_(1, at_F[(at_F >= 0) & (at_F < score_BN.shape[1])], score)

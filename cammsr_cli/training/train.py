@@ -230,11 +230,11 @@ def _target_shares(data: DataSet) -> NDArray[np.float32]:
 
 
 def has_ties(data: DataSet) -> bool:
-    """Whether two training events of one user share their time; false of order-only data."""
-    start_U, end_U = training_bounds(data)
-    tied = np.flatnonzero(data.event_time[1:] == data.event_time[:-1]) + 1
+    """Whether nothing tells the order of two training events of one user."""
+    start_U, end_U = (bound_U.numpy() for bound_U in training_bounds(data))
+    tied = np.flatnonzero(data.event_tied)
     user = np.searchsorted(data.event_indptr, tied, side="right") - 1
-    return bool(((tied > start_U.numpy()[user]) & (tied < end_U.numpy()[user])).any())
+    return bool(((tied > start_U[user]) & (tied < end_U[user])).any())
 
 
 def _run(trainer: Trainer, spec: ModelSpec, config: Config, listener: Listener) -> Outcome:

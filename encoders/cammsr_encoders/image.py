@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 import json
+import re
 import struct
 import warnings
 import zlib
@@ -33,10 +35,16 @@ MAX_PIXELS = 64_000_000
 _MAX_ASPECT = 8
 # Images that pass through the model at once, whatever the batch (a clip is many images).
 _IMAGES_A_PASS = 64
-# Formats read by Pillow itself; others (EPS, WMF) start programs or are no pictures.
+# Formats read by Pillow itself, and HEIF where the package pillow-heif is installed; others (EPS,
+# WMF) start programs or are no pictures.
 _FORMATS = (
     *("JPEG", "MPO", "PNG", "GIF", "WEBP", "BMP", "DIB", "TIFF", "AVIF"),
-    *("JPEG2000", "PPM", "TGA", "ICO", "PCX", "QOI"),
+    *("JPEG2000", "PPM", "TGA", "ICO", "PCX", "QOI", "HEIF"),
+)
+# Pictures by their first bytes that Pillow may lack the means for, and what it needs.
+_NEEDS = (
+    (rb"....ftyp(?:heic|heix|hevc|msf1)", "a HEIC picture, which needs: pip install pillow-heif"),
+    (rb"....ftyp(?:avif|avis)", "an AVIF picture, which needs: pip install 'pillow>=11.3'"),
 )
 _DECODING_ERRORS = (
     *(OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError),
@@ -279,8 +287,7 @@ def read_image(path: Path, shortest_side: int) -> Image.Image:
         except Image.DecompressionBombError as error:  # Pillow's own limit: more than twice ours
             raise BadSample(f"more than {MAX_PIXELS // 10**6} megapixels") from error
         except UnidentifiedImageError:
-            size = path.stat().st_size
-            raise BadSample("not a picture" if size else "the file is empty") from None
+            raise BadSample(_unidentified(path)) from None
         except _DECODING_ERRORS as error:
             told = str(error) or type(error).__name__
             raise BadSample(f"cannot be decoded: {told}") from error
@@ -294,9 +301,21 @@ def refuse_large(width: int, height: int) -> None:
         raise BadSample(f"{width} x {height} pixels")
 
 
+def _unidentified(path: Path) -> str:
+    """Why a file is no picture that can be read."""
+    with path.open("rb") as file:
+        head = file.read(16)
+    if not head:
+        return "the file is empty"
+    needs = (told for pattern, told in _NEEDS if re.match(pattern, head, re.DOTALL))
+    return next(needs, "not a picture")
+
+
 @functools.cache
 def _formats() -> tuple[str, ...]:
     Image.init()
+    if importlib.util.find_spec("pillow_heif") is not None:
+        importlib.import_module("pillow_heif").register_heif_opener()
     return tuple(name for name in _FORMATS if name in Image.OPEN)
 
 

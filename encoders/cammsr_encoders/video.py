@@ -45,6 +45,19 @@ _CONTAINERS = (
     "mov,matroska,webm,avi,mpegts,mpeg,mpegvideo,m4v,flv,asf,ogg,gif,apng,h264,hevc,ivf,mjpeg,"
     "nut,rm,dv,wtv,mxf,yuv4mpegpipe"
 )
+# Of a display matrix a, b, c, d: what shows the frame where a < 0 and d < 0, or b < 0 and c < 0.
+_STRAIGHT = {
+    (False, False): None,
+    (True, False): Image.Transpose.FLIP_LEFT_RIGHT,
+    (False, True): Image.Transpose.FLIP_TOP_BOTTOM,
+    (True, True): Image.Transpose.ROTATE_180,
+}
+_SIDEWAYS = {
+    (False, False): Image.Transpose.TRANSPOSE,
+    (False, True): Image.Transpose.ROTATE_270,
+    (True, False): Image.Transpose.ROTATE_90,
+    (True, True): Image.Transpose.TRANSVERSE,
+}
 _OPEN_OPTIONS = {"format_whitelist": _CONTAINERS, "protocol_whitelist": "file"}
 
 
@@ -253,9 +266,25 @@ class _Clip:
 
     def _prepared(self, frame: Any) -> NDArray[np.uint8]:
         picture: Image.Image = frame.to_image()
-        if frame.rotation:
-            picture = picture.rotate(frame.rotation, expand=True)
-        return self.model.prepare(picture)
+        turn = _upright(frame)
+        return self.model.prepare(picture if turn is None else picture.transpose(turn))
+
+
+def _upright(frame: Any) -> Image.Transpose | None:
+    """What shows a frame as its container says: turned, mirrored or both; None as it is.
+
+    PyAV's `rotation` tells no mirrored frames from turned ones, so the display matrix is read: a
+    pixel (x, y) is shown at (a x + c y, b x + d y), where the matrix begins with a, b, 0, c, d.
+    """
+    from av.sidedata.sidedata import Type
+
+    matrix = frame.side_data.get(Type.DISPLAYMATRIX)
+    if matrix is None:
+        return None
+    a, b, _, c, d = np.frombuffer(matrix, dtype=np.int32)[:5].tolist()
+    if abs(a) + abs(d) >= abs(b) + abs(c):
+        return _STRAIGHT[a < 0, d < 0]
+    return _SIDEWAYS[b < 0, c < 0]
 
 
 def _video_stream(container: Any) -> Any:

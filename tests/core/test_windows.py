@@ -42,6 +42,16 @@ def test_cut_by_hand() -> None:
     assert window.length_B.tolist() == [3, 2]
 
 
+def test_events_told_apart_within_a_second_are_no_ties() -> None:
+    tied = torch.tensor([False, False, True, False, False])
+    events = Events(torch.arange(5), torch.tensor([10, 10, 10, 10, 14]), tied)
+    window = cut(events, torch.tensor([0, 2]), torch.tensor([5, 3]))
+    assert window.gap_BL.tolist() == [[0, 1, 0, 1, 3], [0, 0, 0, 0, 0]]
+    torch.manual_seed(0)
+    dealt = {tuple(deal_ties(window).item_BL[0].tolist()) for _ in range(30)}
+    assert dealt == {(0, 1, 2, 3, 4), (0, 2, 1, 3, 4)}
+
+
 def test_cut_in_mid_history_knows_nothing_of_what_came_before() -> None:
     events = Events(torch.tensor([1, 2, 3]), torch.tensor([0, 5000, 5001]))
     window = cut(events, torch.tensor([1]), torch.tensor([3]))

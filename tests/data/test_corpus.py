@@ -125,7 +125,7 @@ def test_a_column_chosen_among_several_is_told_with_how_to_choose(tmp_path: Path
     corpus = corpus_of(tmp_path, log, items, columns={"interactions.item": "sku"})
     assert corpus.columns["interactions"]["user"] == "user"
     assert corpus.columns["items"] == {"item": "sku", "title": "title"}
-    assert corpus.notes == [
+    assert [note for note in corpus.notes if "to choose" in note] == [
         "user read from column 'user' of log.csv, not from 'customer id' "
         "(to choose: --map 'user=customer id')",
         "review read from column 'review' of log.csv, not from 'text' "
@@ -144,6 +144,15 @@ def test_a_column_chosen_among_several_is_told_with_how_to_choose(tmp_path: Path
 def test_the_index_that_pandas_writes_is_no_field(tmp_path: Path, name: str) -> None:
     corpus = corpus_of(tmp_path, LOG, f"{name},id,brand\n0,x,B\n")
     assert corpus.fields == {"brand": ["B", None, None]}
+
+
+def test_what_a_user_rated_too_low_is_kept_apart(tmp_path: Path) -> None:
+    log = "user,item,time,rating\na,x,1,1\na,y,2,5\na,new,3,1\nb,y,2,5\n"
+    corpus = corpus_of(tmp_path, log, lines(ITEMS), min_rating=4)
+    assert corpus.item_ids == ["cold", "x", "y"]  # of "new" there is nothing but a low rating
+    assert corpus.rejected is not None
+    assert [one.tolist() for one in corpus.rejected] == [[0], [1]]
+    assert corpus_of(tmp_path, log, lines(ITEMS)).rejected is None
 
 
 def test_options_reach_the_readers(tmp_path: Path) -> None:

@@ -119,7 +119,35 @@ def test_histories_by_hand(written: Path, users: list[int], indptr: list[int], i
     assert found.item.tolist() == item
     time_of = [data.event_time[data.event_indptr[u] : data.event_indptr[u + 1]] for u in users]
     assert found.time.tolist() == np.concatenate(time_of).tolist()
+    tied_of = [data.event_tied[data.event_indptr[u] : data.event_indptr[u + 1]] for u in users]
+    assert found.tied.tolist() == np.concatenate(tied_of).tolist()
     assert (found.item.dtype, found.time.dtype) == (np.int32, np.int64)
+
+
+def test_ties_are_stored_where_times_do_not_tell_them(tmp_path: Path, written: Path) -> None:
+    assert DataSet(written).event_tied.tolist() == [False, False, False, False, True]
+    for tied, stored in (([0, 0, 0, 0, 1], False), ([0, 0, 0, 0, 0], True)):
+        path = tmp_path / "other.h5"
+        write_dataset(path, _corpus(event_tied=np.array(tied, dtype=np.bool_)), _modalities())
+        with h5py.File(path) as file:
+            assert ("events/tied" in file) == stored
+        assert DataSet(path).event_tied.tolist() == [bool(one) for one in tied]
+        assert (DataSet(path).content == DataSet(written).content) == (not stored)
+
+
+def test_what_users_rejected_is_found_again(tmp_path: Path, written: Path) -> None:
+    path = tmp_path / "other.h5"
+    rejected = np.array([0, 0, 1]), np.array([3, 0, 2])
+    write_dataset(path, _corpus(rejected=rejected), _modalities())
+    data = DataSet(path)
+    for users, expected in (
+        ([0, 1, 2], [(0, 3), (0, 0), (1, 2)]),
+        ([2, 1, 0], [(1, 2), (2, 3), (2, 0)]),
+        ([2], []),
+    ):
+        place, item = data.rejected(np.array(users))
+        assert list(zip(place.tolist(), item.tolist(), strict=True)) == expected
+    assert not len(DataSet(written).rejected(np.array([0]))[0])
 
 
 def test_vectors_round_trip_with_their_type_and_origin(written: Path) -> None:

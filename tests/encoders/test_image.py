@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import struct
+import sys
 import zlib
 from pathlib import Path
 
+import cammsr_encoders.image as image_module
 import numpy as np
 import pytest
 import torch
@@ -145,3 +147,53 @@ def test_channels_last_as_on_cuda_changes_nothing(monkeypatch: pytest.MonkeyPatc
     np.testing.assert_allclose(model.features(images), usual, atol=1e-4)
     first = next(one for one in model._network.parameters() if one.ndim == 4 and one.shape[1] > 1)
     assert first.is_contiguous(memory_format=torch.channels_last)
+
+
+_HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"
+
+
+def test_pictures_that_need_another_package_say_which(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(image_module, "_formats", lambda: ("PNG",))
+    for content, reason in ((_HEIC, "pillow-heif"), (b"\0\0\0\x18ftypavif" + bytes(8), "11.3")):
+        (tmp_path / "x.jpg").write_bytes(content)
+        with pytest.raises(BadSample, match=reason):
+            read_image(tmp_path / "x.jpg", 64)
+
+
+def test_heic_is_read_where_pillow_heif_is_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The package stands in for itself: it tells Pillow of one more format, as the real one."""
+    code = """
+from PIL import Image, ImageFile
+
+
+class Opened(ImageFile.ImageFile):
+    format = "HEIF"
+
+    def _open(self):
+        self._size, self._mode, self.tile = (3, 2), "RGB", []
+
+    def load(self):
+        self.im = Image.new("RGB", (3, 2), (1, 2, 3)).im
+        return Image.Image.load(self)
+
+
+def register_heif_opener():
+    Image.register_open("HEIF", Opened, lambda head: head[4:12] == b"ftypheic")
+"""
+    (tmp_path / "pillow_heif.py").write_text(code)
+    (tmp_path / "x.heic").write_bytes(_HEIC)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(Image, "OPEN", dict(Image.OPEN))
+    monkeypatch.setattr(Image, "ID", list(Image.ID))
+    monkeypatch.delitem(sys.modules, "pillow_heif", raising=False)
+    image_module._formats.cache_clear()
+    try:
+        picture = read_image(tmp_path / "x.heic", 64)
+    finally:
+        image_module._formats.cache_clear()
+        sys.modules.pop("pillow_heif", None)
+    assert (picture.size, picture.getpixel((0, 0))) == ((3, 2), (1, 2, 3))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import importlib.util
+import struct
 import wave
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from av.container import OutputContainer
 from cammsr_encoders import BadSample
 from cammsr_encoders.video import VideoEncoder
 from numpy.typing import NDArray
+from PIL import Image
 
 
 def _clip(path: Path, frames: Sequence[NDArray[np.uint8]], rate: int = 10, gop: int = 12) -> str:
@@ -156,3 +158,41 @@ def test_a_bare_stream_that_cannot_be_wound_back_is_decoded(tmp_path: Path) -> N
         _encode(container, _ramp(100), codec="libx264")
     sample = VideoEncoder(frames=4, size=32).load({"video": str(path)})
     np.testing.assert_allclose(_shades(sample), [0.125, 0.375, 0.625, 0.875], atol=0.04)
+
+
+class _AsSeen:
+    """In place of an image model: keeps a frame's size and the colours of its four corners."""
+
+    def prepare(self, picture: Image.Image) -> NDArray[np.uint8]:
+        right, bottom = picture.width - 9, picture.height - 9
+        corners = [
+            picture.getpixel(at) for at in ((8, 8), (right, 8), (8, bottom), (right, bottom))
+        ]
+        size = (picture.width, picture.height, 0)
+        return np.array([size, *corners], dtype=np.uint8)
+
+
+@pytest.mark.parametrize("sideways", [False, True])
+@pytest.mark.parametrize("flip_x", [1, -1])
+@pytest.mark.parametrize("flip_y", [1, -1])
+def test_a_clip_is_seen_as_its_display_matrix_shows_it(
+    tmp_path: Path, sideways: bool, flip_x: int, flip_y: int
+) -> None:
+    """All eight ways in which a container can show a frame."""
+    frame = np.zeros((64, 96, 3), dtype=np.uint8)
+    frame[:32, :48], frame[:32, 48:], frame[32:, :48], frame[32:, 48:] = 250, 180, 110, 40
+    path = Path(_clip(tmp_path / "x.mp4", [frame] * 4))
+    # Pixel (x, y) is shown at (a x + c y, b x + d y).
+    a, b, c, d = (0, flip_y, flip_x, 0) if sideways else (flip_x, 0, 0, flip_y)
+    matrix = [a << 16, b << 16, 0, c << 16, d << 16, 0, 0, 0, 1 << 30]
+    raw = path.read_bytes()
+    at = raw.index(b"tkhd") + 4 + 40  # after version and flags, times, ids and the like
+    assert struct.unpack(">9i", raw[at : at + 36]) == (1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30)
+    path.write_bytes(raw[:at] + struct.pack(">9i", *matrix) + raw[at + 36 :])
+
+    shown = frame.transpose(1, 0, 2) if sideways else frame
+    shown = shown[::flip_y, ::flip_x]
+    seen = video_module.read_frames(path, 1, _AsSeen())[0].astype(int)  # type: ignore[arg-type]
+    assert seen[0, :2].tolist() == [shown.shape[1], shown.shape[0]]
+    expected = [shown[8, 8], shown[8, -9], shown[-9, 8], shown[-9, -9]]
+    assert np.abs(seen[1:] - np.array(expected).astype(int)).max() < 25

@@ -36,6 +36,27 @@ def test_a_name_is_found_however_its_accents_are_spelled(root: Path) -> None:
     assert isinstance(resolve_media(unicodedata.normalize("NFC", "café.jpg"), root), Path)
 
 
+@pytest.mark.parametrize(
+    "written", ["SUB\\É ü 映画.JPG", "Sub/é Ü 映画.jpg", "sub\\é ü 映画.jpg", "A.JPG"]
+)
+def test_a_name_is_found_in_another_case_and_with_backslashes(root: Path, written: str) -> None:
+    path = resolve_media(written, root)
+    assert isinstance(path, Path)
+    assert path.read_text() == "x"
+
+
+def test_a_name_that_fits_two_files_but_for_its_case_is_told(root: Path) -> None:
+    (root / "B.jpg").write_text("x")
+    assert isinstance(resolve_media("b.JPG", root), Path)
+    (root / "b.jpg").write_text("y")
+    told = resolve_media("b.JPG", root)
+    assert told == "no such file, and 2 that differ from it in case alone"
+    found = resolve_media("b.jpg", root)
+    assert isinstance(found, Path)
+    assert found.read_text() == "y"
+    assert "leads out" in str(resolve_media("OUT.JPG", root))
+
+
 def test_a_name_with_unusual_spaces_and_joined_emoji_is_found(root: Path) -> None:
     name = "Screenshot 9.41\u202fAM 👩\u200d🚀.png"
     (root / name).write_text("x")

@@ -126,15 +126,17 @@ def test_items_that_nothing_is_known_of_rank_last_whatever_their_bias(seen: str)
     repeats = _repeats() if seen == "biased" else None
     history = Histories(_events(log), seen == "hidden", repeats)
     ours = ranks(table, torch.eye(ITEMS), history, asked, unknown)
-    table[:, unknown] = float("-inf")
-    expected = np.array(
-        _brute_force(
-            table.tolist(), _histories(log, asked), asked.item_U, seen == "hidden", repeats
-        )
-    )
-    expected[np.isin(asked.item_U, unknown)] = ITEMS
-    assert ours.tolist() == expected.tolist()
-    assert 0 < (expected == ITEMS).sum() < len(expected)
+    table[:, unknown] = -1e30
+    histories = _histories(log, asked)
+    expected = _brute_force(table.tolist(), histories, asked.item_U, seen == "hidden", repeats)
+    assert ours.tolist() == expected
+    left = [
+        ITEMS - len({*history} - {target}) if seen == "hidden" else ITEMS
+        for history, target in zip(histories, asked.item_U, strict=True)
+    ]
+    last = np.isin(asked.item_U, unknown)
+    assert 0 < last.sum() < len(last)
+    assert (ours[last] == np.array(left)[last]).all()  # of those that are ranked at all
 
 
 def _seeded(seed: int) -> torch.Generator:
@@ -159,10 +161,21 @@ def test_ranks_by_hand() -> None:
     assert _one([0, 0, 9, 0], history=[2], target=2) == 1
 
 
+def test_an_unknown_item_ties_with_the_unknown_and_not_with_the_seen() -> None:
+    """All but four of a thousand items are seen; the one to be found is new, and so is another."""
+    seen = list(range(996))
+    asked = Questions(np.array([0]), np.array([0]), np.array([996]), np.array([999]))
+    events = Events(torch.tensor([*seen, 999]), torch.arange(997))
+    scores = torch.randn(1000, 1, generator=_seeded(0))
+    unknown = torch.tensor([998, 999])
+    ours = ranks(torch.ones(1, 1), scores, Histories(events, True), asked, unknown)
+    assert ours.tolist() == [4]
+
+
 def test_scores_that_are_not_numbers_rank_last() -> None:
     nan = float("nan")
-    assert _one([1, 2, nan, 0], history=[3], target=2) >= 3
-    assert _one([nan, nan, nan, nan], history=[3], target=2) >= 3
+    assert _one([1, 2, nan, 0], history=[3], target=2) == 3
+    assert _one([nan, nan, nan, nan], history=[3], target=2) == 3
     # Others that are not numbers count against us too.
     assert _one([nan, 2, 5, 0], history=[3], target=2) == 2
 

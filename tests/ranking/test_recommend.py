@@ -56,6 +56,23 @@ def test_many_users_get_what_each_gets_alone(recommender: Recommender, exclude_s
         assert not seen or not exclude_seen
 
 
+@pytest.mark.parametrize("exclude_seen", [True, False])
+def test_what_a_user_rejected_is_not_recommended(
+    recommender: Recommender, exclude_seen: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recommender = Recommender(recommender.run, exclude_seen=exclude_seen)
+    users = np.array([3, 9])
+    before = recommender.answers(users, ITEMS).item_UK
+    unseen = [item for item in before[0].tolist() if item not in _history(recommender, 3)]
+    pairs = np.array([0, 0]), np.array(unseen[:2])
+    monkeypatch.setattr(DataSet, "rejected", lambda _self, _users: pairs)
+    answers = recommender.answers(users, ITEMS)
+    shown = answers.item_UK[0][np.isfinite(answers.score_UK[0])]
+    assert not set(shown.tolist()) & set(unseen[:2])
+    assert set(unseen[2:]) <= set(shown.tolist())
+    assert answers.item_UK[1].tolist() == before[1].tolist()
+
+
 @pytest.mark.parametrize("again", [True, False])
 def test_whether_seen_items_stay_is_what_the_data_says_unless_told(
     tmp_path: Path, again: bool
@@ -233,7 +250,11 @@ def test_nothing_is_recommended_of_which_nothing_is_known(
     some = recommender.everyone[:3]
     asked = Questions(some, indptr[some], indptr[some + 1], unknown.numpy())
     rank = model_ranks(run.model, run.catalogue, run.events, asked, new_share=new_share)
-    assert rank.tolist() == [ITEMS] * 3
+    left = [
+        ITEMS - len(set(_history(recommender, user)) - {item})
+        for user, item in zip(some.tolist(), unknown.tolist(), strict=True)
+    ]
+    assert rank.tolist() == left
     best = Questions(some, indptr[some], indptr[some + 1], answers.item_UK[:3, 0])
     rank = model_ranks(
         run.model, run.catalogue, run.events, best,

@@ -9,7 +9,15 @@ from hypothesis import strategies as st
 
 from cammsr_cli.core.repeats import RepeatBias
 from cammsr_cli.core.windows import Events
-from cammsr_cli.ranking.seen import Histories, Seen, biased_items, hide_items, mark, seen_items
+from cammsr_cli.ranking.seen import (
+    Histories,
+    Seen,
+    biased_items,
+    hide_items,
+    mark,
+    seen_items,
+    without,
+)
 
 ITEMS = 7
 
@@ -151,3 +159,21 @@ def test_what_is_hidden_from_all_stays_so_whatever_its_bias() -> None:
             else:
                 mark(score, seen)
         assert score.tolist() == [[0, 0, float("-inf"), 0]]
+
+
+@pytest.mark.parametrize("kind", ["none", "excluded", "biased"])
+def test_pairs_to_be_left_out_stand_beside_what_is_seen(kind: str) -> None:
+    bias_P = torch.tensor([1.0, 2.0, 3.0]) if kind == "biased" else None
+    seen = Seen(torch.tensor([0, 0, 2]), torch.tensor([4, 1, 0]), bias_P)
+    ours = without(None if kind == "none" else seen, torch.tensor([0, 1]), torch.tensor([2, 3]))
+    assert ours is not None
+    score = torch.zeros(3, 5)
+    expected = torch.zeros(3, 5)
+    if kind != "none":
+        mark(expected, seen)
+    expected[0, 2] = expected[1, 3] = float("-inf")
+    mark(score, ours)
+    assert torch.equal(score, expected)
+    assert (ours.row_P.diff() >= 0).all()
+    nobody = torch.zeros(0, dtype=torch.long)
+    assert without(seen, nobody, nobody) is seen

@@ -14,18 +14,20 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from cammsr_cli.config import validated
 from cammsr_cli.data.corpus import SourceOptions, read_corpus
 from cammsr_cli.data.dataset import DataSet, write_dataset
+from cammsr_cli.data.interactions import Order
 from cammsr_cli.data.splits import VALIDATION
 from cammsr_cli.distributed import World
 from cammsr_cli.errors import CammsrError, Terminated
 from cammsr_cli.ranking.full_ranking import model_ranks, questions
 from cammsr_cli.ranking.metrics import per_user
-from cammsr_cli.run_folder import RunFolder, load_run
+from cammsr_cli.run_folder import RunFolder, load_run, read_events
 from cammsr_cli.training import loop
 from cammsr_cli.training.checkpoints import CHECKSUMS, Progress
 from cammsr_cli.training.loop import EpochReport, Outcome, StepReport, Trainer
@@ -580,9 +582,9 @@ def test_a_finite_loss_far_worse_than_guessing_is_divergence_once_settled() -> N
 # --- ties ---------------------------------------------------------------------------------------
 
 
-def _prepared(folder: Path, rows: str) -> DataSet:
+def _prepared(folder: Path, rows: str, order: Order = "time") -> DataSet:
     (folder / "log.csv").write_text("user,item,timestamp\n" + rows)
-    write_dataset(folder / "x.h5", read_corpus(SourceOptions(folder / "log.csv")), {})
+    write_dataset(folder / "x.h5", read_corpus(SourceOptions(folder / "log.csv", order=order)), {})
     return DataSet(folder / "x.h5")
 
 
@@ -605,3 +607,24 @@ def test_only_training_events_of_one_user_at_one_time_are_tied(tmp_path, times, 
     rows = [(u, f"{u}{n}", time) for u, each in times.items() for n, time in enumerate(each)]
     data = _prepared(tmp_path, "".join(f"{u},{item},{time}\n" for u, item, time in rows))
     assert has_ties(data) == tied
+
+
+@pytest.mark.parametrize(
+    ("times", "order", "tied"),
+    [
+        ([4.25, 4.5, 5, 7, 8], "time", False),
+        ([4.5, 4.5, 5, 7, 8], "time", True),
+        ([4, 5, 6, 7.25, 7.5], "time", False),
+        ([4, 4, 5, 7, 8], "file", False),  # the rows' order is the truth
+        (["2020-01-01"] * 5, "file", False),
+        (["2020-01-01"] * 5, "time", True),
+    ],
+)
+def test_what_a_fraction_of_a_second_or_the_file_tells_apart_is_no_tie(
+    tmp_path, times, order, tied
+) -> None:
+    rows = "".join(f"u,i{n},{time}\n" for n, time in enumerate(times))
+    data = _prepared(tmp_path, rows, order)
+    assert has_ties(data) == tied
+    assert read_events(data, torch.device("cpu")).tied_E.tolist() == data.event_tied.tolist()
+    assert data.histories(np.array([0])).tied.tolist() == data.event_tied.tolist()
