@@ -46,7 +46,7 @@ from cammsr_cli.data.splits import TRAIN, repeat_share
 from cammsr_cli.errors import CammsrError, UsageError, first_line, typed
 from cammsr_cli.files import usual_permissions, written_whole
 
-FORMAT = 5
+FORMAT = 6
 
 REPEATS_FROM = 0.01
 """Share of repeats among the training targets from which on seen items stay in a ranking."""
