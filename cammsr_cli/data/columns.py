@@ -48,6 +48,8 @@ CANDIDATES: dict[FileKind, dict[str, tuple[str, ...]]] = {
         "video": ("video", "videopath", "clip", "trailer", "videos", "videofile", "videourl"),
     },
 }
+# A number that is no ordinal of a vector's component, or a date.
+_VALUE = re.compile(r"[-+]?\d{4,}|\d+[.,]\d+|\d{4}-\d\d-\d\d.*")
 
 
 @dataclass(frozen=True)
@@ -84,9 +86,24 @@ def normalised(name: str) -> str:
     return re.sub(r"[_\-\s]", "", name.lower())
 
 
+def item_column(columns: Sequence[str], kind: FileKind) -> str:
+    """The column that is recognised as the item's id.
+
+    Raises:
+        StopIteration: There is none.
+    """
+    by_name = {normalised(column): column for column in reversed(columns)}
+    return next(by_name[name] for name in CANDIDATES[kind]["item"] if name in by_name)
+
+
 def is_index(name: str) -> bool:
     """Whether a column is the row numbers that pandas writes where nobody tells it not to."""
     return not name.strip() or name in ("Unnamed: 0", "__index_level_0__")
+
+
+def looks_like_data(columns: Sequence[str]) -> bool:
+    """Whether a header is a row of values instead: numbers, dates, or nothing that is a name."""
+    return any(_VALUE.fullmatch(name.strip()) for name in columns if not is_index(name))
 
 
 def listed(columns: Iterable[str]) -> str:
@@ -120,16 +137,24 @@ def match_columns(
     matched = {kind: _matched(kind, header, mapped[kind]) for kind, header in headers.items()}
     needed: dict[FileKind, tuple[str, ...]] = {"interactions": tuple(required), "items": ("item",)}
     hints: list[str] = []
+    headerless: list[str] = []
     for kind, header in headers.items():
         missing = [name for name in needed[kind] if name not in matched[kind]]
-        if missing:
+        if missing and looks_like_data(header.columns):
+            file = header.file.replace("\\", "/").rpartition("/")[2]
+            given = "" if kind == "interactions" else f"{file}="
+            faults.append(f"{header.file} seems to have no header: {_first_row(header)}")
+            headerless.append(f"--columns {given}{_names_for(kind, len(header.columns))}")
+        elif missing:
             faults.append(_missing_message(header, missing))
             prefix = "items." if kind == "items" else ""
             hints += [f"--map {prefix}{name}=COLUMN" for name in missing]
     if faults:
         unlisted = [key for key in overrides if items is None and _target(key)[0] == ["items"]]
         advice = ["Give the file that tells of the items: --items FILE."] if unlisted else []
-        if hints or len(faults) > len(unlisted):
+        if headerless:
+            advice.append(f"Name its columns, each by what it holds: {' '.join(headerless)}")
+        if hints or len(faults) > len(unlisted) + len(headerless):
             advice.append(_hint(hints))
         raise UsageError("; ".join(faults), " ".join(advice))
     others = {kind: _others(kind, header, mapped[kind]) for kind, header in headers.items()}
@@ -212,6 +237,16 @@ def _missing_message(header: Header, missing: Sequence[str]) -> str:
         f"{header.file} has no column recognised as {', '.join(missing)} "
         f"(its columns: {listed(header.columns)})"
     )
+
+
+def _first_row(header: Header) -> str:
+    return f"its first row, taken for one, is {listed(header.columns)}"
+
+
+def _names_for(kind: FileKind, count: int) -> str:
+    """Names for so many columns, as an example."""
+    known = {"interactions": ["user", "item", "timestamp", "rating"], "items": ["item", "title"]}
+    return ",".join([*known[kind], *(f"c{n}" for n in range(1, count + 1))][:count])
 
 
 def _hint(mappings: Sequence[str]) -> str:

@@ -21,7 +21,9 @@ from cammsr_cli.data.catalogue import (
 )
 from cammsr_cli.data.categories import Labels, Level, labels_of
 from cammsr_cli.data.columns import Header, MatchedColumns, match_columns
+from cammsr_cli.data.contents import Reading
 from cammsr_cli.data.formats import FormatName, open_sources
+from cammsr_cli.data.ids import cause_of
 from cammsr_cli.data.interactions import (
     Duplicates,
     Filters,
@@ -54,8 +56,7 @@ class SourceOptions:
         review_text: Add reviews and tags of training events as item fields.
         catalogue: "all" keeps items of the items file that nobody rated, "rated" drops them.
         format: What the files are; None recognises it.
-        encoding: What text files are written in; None is UTF-8 (and ISO-8859-1 for the old
-            MovieLens releases).
+        reading: How files are read.
         category_level: The level of the category hierarchy that guides the model, 1 the coarsest,
             or "all"; None chooses. A level makes lists of categories paths of a hierarchy.
     """
@@ -70,7 +71,7 @@ class SourceOptions:
     review_text: bool = True
     catalogue: Literal["all", "rated"] = "all"
     format: FormatName | None = None
-    encoding: str | None = None
+    reading: Reading = field(default_factory=Reading)
     category_level: Level | None = None
 
 
@@ -124,7 +125,7 @@ def read_corpus(options: SourceOptions) -> Corpus:
         UsageError: The options do not fit the files: folder, files or columns are not found.
         CammsrError: A file is broken or a value in it cannot be read, or nothing is left.
     """
-    tables = open_sources(options.interactions, options.items, options.format, options.encoding)
+    tables = open_sources(options.interactions, options.items, options.format, options.reading)
     columns = _match(tables, options)
     filters = Filters(options.min_rating, options.duplicates, options.k_core, options.order)
     log = read_interactions(tables.interactions, columns.interactions, filters)
@@ -224,13 +225,17 @@ def _header(table: Table) -> Header:
 
 
 def _sources(tables: SourceTables) -> dict[str, str]:
+    """File name to SHA-256; of a folder of parts, the folder's name before theirs."""
     sources: dict[str, str] = {}
+    known: set[Path] = set()
     given = (tables.interactions, tables.items, tables.tags)
-    for number, table in enumerate(given):
-        if table is not None and table.path not in [one.path for one in given[:number] if one]:
-            name = table.path.name
-            key = name if name not in sources else f"{name} (items)"
-            sources[key] = sha256_of(table.path)
+    for table in (table for table in given if table is not None):
+        for file in table.files:
+            if file not in known:
+                known.add(file)
+                within = file.is_relative_to(table.path)
+                name = file.relative_to(table.path.parent).as_posix() if within else file.name
+                sources[name if name not in sources else f"{name} (items)"] = sha256_of(file)
     return sources
 
 
@@ -263,7 +268,9 @@ def _unlisted(
     unlisted = [item for item in log.item_ids if item not in known]
     if unlisted and items is not None:
         note = f"{counted(len(unlisted), 'item')} with events not listed in {items.path.name}"
-        if len(unlisted) == len(log.item_ids):
+        if cause := cause_of(unlisted, listed.ids):
+            note += f"; {cause}: write the ids of both files alike"
+        elif len(unlisted) == len(log.item_ids):
             note += ", which is all of them: check that both files use the same item ids"
         notes.append(f"{note}; kept without content")
     return unlisted

@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from cammsr_cli.data.ids import clean_ids
 from cammsr_cli.data.tables import Table, counted, values_of
 from cammsr_cli.errors import CammsrError
 
@@ -25,7 +26,6 @@ _UNITS = (
 _TICKS = {"ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
 _YEAR_2200 = 7_258_118_400  # seconds since 1970
 _LARGEST_SECOND = 9e15  # beyond it a float64 no longer tells two seconds apart
-_EXACT_FLOAT = 2**53  # from here on a float no longer holds every whole number
 _LONGEST_SHOWN = 80  # characters of a bad value in a message
 _ISO_8601 = (
     r"^(?<date>\d{4}-\d{2}-\d{2}|\d{8})"
@@ -116,43 +116,6 @@ def read_interactions(table: Table, columns: dict[str, str], filters: Filters) -
     return _sequences(events, before, user_ids, item_ids, timed, notes)
 
 
-def clean_ids(table: Table, column: str) -> pl.Series:
-    """A column of ids as strings, outer spaces cut, null where there is none.
-
-    Whole numbers held as floats (a Parquet column with gaps) lose their ".0".
-
-    Raises:
-        CammsrError: The column holds lists or objects, or numbers too large to be told apart.
-    """
-    ids = table.frame[column]
-    if ids.dtype.is_nested():
-        raise CammsrError(
-            f"{table.path}: column {column!r} holds lists or objects, not ids",
-            "Map another column with --map.",
-        )
-    if ids.dtype.is_float():
-        ids = ids.fill_nan(None)
-        if (ids.abs() >= _EXACT_FLOAT).any():
-            raise CammsrError(
-                f"{table.path}: column {column!r} holds ids as floating-point numbers so large "
-                "that different ids look alike",
-                "Write the ids as text.",
-            )
-        whole = ids.cast(pl.Int64, strict=False)
-        if (whole.cast(ids.dtype) == ids).all() and whole.null_count() == ids.null_count():
-            ids = whole
-    # NUL is no character of a name, and HDF5 cannot hold it.
-    try:
-        texts = ids.cast(pl.String)
-    except pl.exceptions.PolarsError:
-        raise CammsrError(
-            f"{table.path}: column {column!r} holds {ids.dtype}, not ids",
-            "Map another column with --map.",
-        ) from None
-    ids = texts.str.replace_all("\0", "", literal=True).str.strip_chars()
-    return ids.to_frame("id").select(pl.when(pl.col("id") != "").then(pl.col("id"))).to_series()
-
-
 def _identified(
     table: Table, columns: dict[str, str], notes: list[str]
 ) -> tuple[pl.DataFrame, list[str], list[str]]:
@@ -160,8 +123,8 @@ def _identified(
     ids = pl.DataFrame(
         {
             "row": np.arange(table.frame.height),
-            "user": clean_ids(table, columns["user"]),
-            "item": clean_ids(table, columns["item"]),
+            "user": clean_ids(table, columns["user"], notes),
+            "item": clean_ids(table, columns["item"], notes),
         }
     )
     named = ids.drop_nulls()

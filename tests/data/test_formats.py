@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import PROJECT
 
+from cammsr_cli.data.contents import Reading
 from cammsr_cli.data.corpus import Corpus, SourceOptions, read_corpus
 from cammsr_cli.data.formats import FORMAT_NAMES, open_sources
 from cammsr_cli.errors import UsageError
@@ -440,7 +441,7 @@ def test_every_format_in_another_encoding(tmp_path: Path, name: str) -> None:
         elif path.is_file():
             text = gzip.decompress(path.read_bytes()).decode()
             path.write_bytes(gzip.compress(text.encode("utf-16")))
-    corpus = read_corpus(SourceOptions(folder, encoding="utf-16"))
+    corpus = read_corpus(SourceOptions(folder, reading=Reading("utf-16")))
     assert (corpus.item_ids, corpus.fields) == (expected.item_ids, expected.fields)
     assert sequences(corpus) == sequences(expected)
 
