@@ -289,6 +289,10 @@ def command(
             review_text=review_text,
             catalogue=catalogue.value,
             format=format_.value if format_ else None,
+            read_otherwise=[
+                Path(file)
+                for file in _pairs("--features", features or [], "MODALITY=FILE").values()
+            ],
             reading=_reading(source, encoding or [], columns or [], missing),
             category_level=_level(category_level),
         ),

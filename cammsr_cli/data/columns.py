@@ -18,32 +18,43 @@ CANDIDATES: dict[FileKind, dict[str, tuple[str, ...]]] = {
     "interactions": {
         "user": (
             *("user", "userid", "uid", "reviewerid", "customerid", "customer", "reviewer"),
-            *("memberid", "visitorid", "accountid"),
+            *("memberid", "visitorid", "accountid", "username", "sessionid"),
         ),
         "item": (
             *("item", "itemid", "iid", "parentasin", "asin", "movieid", "productid", "product"),
             *("sku", "bookid", "articleid", "trackid", "songid", "gameid", "videoid", "movie"),
+            *("businessid", "isbn", "newsid", "artistid", "appid"),
         ),
         "timestamp": (
             *("timestamp", "unixtimestamp", "time", "unixreviewtime", "unixtime", "datetime"),
-            *("date", "createdat", "reviewdate", "eventtime", "ts"),
+            *("timems", "date", "createdat", "reviewdate", "eventtime", "ts", "tdat", "eventdate"),
+            *("dateadded",),
         ),
-        "rating": ("rating", "overall", "stars", "score", "starrating"),
+        "rating": ("rating", "overall", "stars", "score", "starrating", "bookrating"),
         "review": ("review", "reviewtext", "text", "reviewbody"),
     },
     "items": {
         "item": (
             *("item", "itemid", "iid", "parentasin", "asin", "movieid", "productid", "product"),
-            *("sku", "bookid", "articleid", "trackid", "songid", "gameid", "videoid", "id"),
+            *("sku", "bookid", "articleid", "trackid", "songid", "gameid", "videoid", "businessid"),
+            *("isbn", "newsid", "artistid", "appid", "id"),
         ),
-        "title": ("title", "name", "itemname", "productname", "producttitle"),
+        "title": (
+            *("title", "name", "itemname", "productname", "producttitle", "prodname", "booktitle"),
+            *("apptitle", "appname", "caption"),
+        ),
         "description": (
             *("description", "plot", "overview", "desc", "summary", "features", "feature"),
+            *("detaildesc", "abstract"),
         ),
-        "category": (*("category", "categories", "genres", "genre", "maincategory", "maincat"),),
+        "category": (
+            *("category", "categories", "genres", "genre", "maincategory", "maincat", "tag"),
+            *("categorycode", "productgroupname", "producttypename", "categoryid"),
+        ),
         "image": (
             *("image", "imagepath", "img", "poster", "picture", "images", "imageurlhighres"),
-            *("imageurl", "imurl", "imagefile", "posterpath"),
+            *("imageurl", "imurl", "imagefile", "posterpath", "imageurll", "imageurlm"),
+            *("coverurl", "cover"),
         ),
         "video": ("video", "videopath", "clip", "trailer", "videos", "videofile", "videourl"),
     },
@@ -144,7 +155,7 @@ def match_columns(
             file = header.file.replace("\\", "/").rpartition("/")[2]
             given = "" if kind == "interactions" else f"{file}="
             faults.append(f"{header.file} seems to have no header: {_first_row(header)}")
-            headerless.append(f"--columns {given}{_names_for(kind, len(header.columns))}")
+            headerless.append(f"--columns {given}{','.join(['NAME'] * len(header.columns))}")
         elif missing:
             faults.append(_missing_message(header, missing))
             prefix = "items." if kind == "items" else ""
@@ -153,7 +164,10 @@ def match_columns(
         unlisted = [key for key in overrides if items is None and _target(key)[0] == ["items"]]
         advice = ["Give the file that tells of the items: --items FILE."] if unlisted else []
         if headerless:
-            advice.append(f"Name its columns, each by what it holds: {' '.join(headerless)}")
+            names = ", ".join(dict.fromkeys(name for kind in headers for name in needed[kind]))
+            advice.append(
+                f"Name its columns in their order: {' '.join(headerless)}, with {names} among them"
+            )
         if hints or len(faults) > len(unlisted) + len(headerless):
             advice.append(_hint(hints))
         raise UsageError("; ".join(faults), " ".join(advice))
@@ -241,12 +255,6 @@ def _missing_message(header: Header, missing: Sequence[str]) -> str:
 
 def _first_row(header: Header) -> str:
     return f"its first row, taken for one, is {listed(header.columns)}"
-
-
-def _names_for(kind: FileKind, count: int) -> str:
-    """Names for so many columns, as an example."""
-    known = {"interactions": ["user", "item", "timestamp", "rating"], "items": ["item", "title"]}
-    return ",".join([*known[kind], *(f"c{n}" for n in range(1, count + 1))][:count])
 
 
 def _hint(mappings: Sequence[str]) -> str:

@@ -57,6 +57,8 @@ class SourceOptions:
         catalogue: "all" keeps items of the items file that nobody rated, "rated" drops them.
         format: What the files are; None recognises it.
         reading: How files are read.
+        read_otherwise: Files that others read, such as vectors; a folder's other tables that are
+            not read are told.
         category_level: The level of the category hierarchy that guides the model, 1 the coarsest,
             or "all"; None chooses. A level makes lists of categories paths of a hierarchy.
     """
@@ -72,6 +74,7 @@ class SourceOptions:
     catalogue: Literal["all", "rated"] = "all"
     format: FormatName | None = None
     reading: Reading = field(default_factory=Reading)
+    read_otherwise: Sequence[Path] = ()
     category_level: Level | None = None
 
 
@@ -125,7 +128,13 @@ def read_corpus(options: SourceOptions) -> Corpus:
         UsageError: The options do not fit the files: folder, files or columns are not found.
         CammsrError: A file is broken or a value in it cannot be read, or nothing is left.
     """
-    tables = open_sources(options.interactions, options.items, options.format, options.reading)
+    tables = open_sources(
+        options.interactions,
+        options.items,
+        options.format,
+        options.reading,
+        options.read_otherwise,
+    )
     columns = _match(tables, options)
     filters = Filters(options.min_rating, options.duplicates, options.k_core, options.order)
     log = read_interactions(tables.interactions, columns.interactions, filters)

@@ -212,15 +212,14 @@ def _count(content: bytes, mark: str) -> int:
 
 
 def _lines_alike(content: bytes, dialect: Dialect) -> bool:
-    """Whether every line but blank ones has as many separators as the first, quotes or not."""
+    """Whether every line that holds anything has as many separators as the first, quotes or not."""
     if not content.endswith(b"\n"):
         content += b"\n"
     ends = _positions(content, b"\n")
     counts = np.diff(np.searchsorted(_positions(content, _mark(dialect).encode()), ends), prepend=0)
     data = np.frombuffer(content, np.uint8)
-    lengths = np.diff(ends, prepend=-1) - 1
-    returns = (lengths == 1) & (data[ends - lengths] == ord("\r"))
-    filled = counts[(lengths > 0) & ~returns]
+    returns = data[np.maximum(ends - 1, 0)] == ord("\r")
+    filled = counts[np.diff(ends, prepend=-1) - 1 - returns > counts]  # more than separators
     return len(filled) > 0 and filled[0] > 0 and bool((filled == filled[0]).all())
 
 

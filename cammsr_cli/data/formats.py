@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal, get_args
@@ -55,6 +55,7 @@ def open_sources(
     items: Path | None = None,
     format_name: FormatName | None = None,
     reading: Reading | None = None,
+    read_otherwise: Sequence[Path] = (),
 ) -> SourceTables:
     """Open the raw tables of a file, a pair of files or a folder.
 
@@ -63,6 +64,7 @@ def open_sources(
         items: A file with a row an item; it takes the place of the folder's.
         format_name: The format; None recognises it.
         reading: How to read the files; None finds out.
+        read_otherwise: Files that are not told as not read.
 
     Raises:
         UsageError: The files are not what was said, or of no known format.
@@ -82,9 +84,12 @@ def open_sources(
                 "a review's title is not the item's.",
             )
         tables = replace(tables, items=open_table(items, reading))
-    if found in ("movielens", "microlens") or format_name == "plain":
-        return tables
-    return _of_format(tables, format_name)
+    if not (found in ("movielens", "microlens") or format_name == "plain"):
+        tables = _of_format(tables, format_name)
+    if interactions.is_dir():
+        told = _not_read(interactions, reading, tables, read_otherwise)
+        tables = replace(tables, notes=(*tables.notes, *told))
+    return tables
 
 
 def _of_format(tables: SourceTables, wanted: FormatName | None) -> SourceTables:
@@ -114,15 +119,11 @@ def _of_format(tables: SourceTables, wanted: FormatName | None) -> SourceTables:
 def _open_folder(
     folder: Path, wanted: FormatName | None, reading: Reading
 ) -> tuple[FormatName, SourceTables]:
-    columns = {
-        path: names
-        for path in visible(folder)
-        if table_format(path) and _may_be_meant(path, names := columns_of(path, reading), reading)
-    }
+    columns = _tables_in(folder, reading)
     for name in FORMAT_NAMES if wanted is None else (wanted,):
         tables = _find(name, folder, columns, reading)
         if tables is not None:
-            return name, replace(tables, notes=(*tables.notes, *_not_read(folder, columns, tables)))
+            return name, tables
     looked_for = "; ".join(
         f"{name}: {holds}" for name, holds in HOLDS.items() if wanted in (None, name)
     )
@@ -141,21 +142,29 @@ def _may_be_meant(path: Path, columns: Sequence[str], reading: Reading) -> bool:
     return known or looks_like_data(columns) or not path.name.lower().endswith(_TEXTS)
 
 
-def _not_read(
-    folder: Path, columns: Mapping[Path, list[str]], tables: SourceTables
-) -> Iterator[str]:
-    """A note for each table of the folder that is not part of what was read, with the reason."""
-    used = {
-        path
-        for table in (tables.interactions, tables.items, tables.tags)
-        if table is not None
-        for path in (table.path, *table.files)
+def _tables_in(folder: Path, reading: Reading) -> dict[Path, list[str]]:
+    """The tables in a folder, with their columns."""
+    return {
+        path: names
+        for path in visible(folder)
+        if table_format(path) and _may_be_meant(path, names := columns_of(path, reading), reading)
     }
-    for path in visible(folder):
-        if path in columns and path not in used:
-            yield f"{path.name} not read: {_why_not(columns[path])}"
-        elif path.suffix.lower() in OTHER_TABLES:
-            yield f"{path.name} not read: save it as CSV or Parquet"
+
+
+def _not_read(
+    folder: Path, reading: Reading, tables: SourceTables, read_otherwise: Sequence[Path]
+) -> list[str]:
+    """A note for each table of the folder that is not part of what was read, with the reason."""
+    if part_files(folder):
+        return []
+    read = [table for table in (tables.interactions, tables.items, tables.tags) if table]
+    used = {path for table in read for path in (table.path, *table.files)} | {*read_otherwise}
+    used = {path.resolve() for path in used}
+    there = [path for path in visible(folder) if path.resolve() not in used]
+    columns = _tables_in(folder, reading)
+    notes = [f"{p.name} not read: {_why_not(columns[p])}" for p in there if p in columns]
+    others = [path for path in there if path.suffix.lower() in OTHER_TABLES]
+    return notes + [f"{path.name} not read: save it as CSV or Parquet" for path in others]
 
 
 def _why_not(columns: Sequence[str]) -> str:

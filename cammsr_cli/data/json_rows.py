@@ -17,6 +17,9 @@ _HEAD = 2**26  # bytes that tell which keys hold objects
 _LINES_TO_LEARN_FROM = 20
 _EXACT_FLOAT = 2**53  # from here on a float no longer holds every whole number
 _IDS = frozenset(CANDIDATES["interactions"]["user"] + CANDIDATES["items"]["item"])
+_LONE_SURROGATE = re.compile(
+    rb"\\u[dD][89abAB]..(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB]..)\\u[dD][c-fC-F]"
+)
 _SPACE = re.compile(rb"\s*")
 _BETWEEN = re.compile(r"[\s,]*")
 
@@ -75,6 +78,8 @@ def json_keys(path: Path, lines: Sequence[str]) -> list[str]:
 def _read_lines(path: Path, content: bytes) -> pl.DataFrame:
     head = content[:_HEAD].split(b"\n", _LINES_TO_LEARN_FROM)[:_LINES_TO_LEARN_FROM]
     objects = _object_columns([line for line in head if line.strip()])
+    if b"\\u" in content and _LONE_SURROGATE.search(content):
+        return _parse_lines(path, content)  # polars reads NUL there
     try:
         return pl.read_ndjson(
             content, infer_schema_length=None, schema_overrides=dict.fromkeys(objects, pl.String)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -56,10 +56,12 @@ def find_microlens(
     if not any(media.values()) or pairs is None:
         return None
     titles = _titles_file(folder, columns)
-    listed = _titles(titles, columns[titles], reading) if titles else None
+    interactions = open_table(pairs, reading)
+    paired = clean_ids(interactions, item_column(interactions.frame.columns, "interactions"))
+    known = {*paired.drop_nulls().to_list()}
+    listed = _titles(titles, columns[titles], reading, known) if titles else None
     if listed is not None and _names_media(listed.frame.columns):
         return None
-    interactions = open_table(pairs, reading)
     items, told = _with_media(folder, interactions, listed, media)
     return SourceTables(
         interactions, items, notes=("read as a MicroLens folder (--format microlens)", *told)
@@ -120,25 +122,58 @@ def _is_titles(path: Path, columns: Sequence[str]) -> bool:
     return known and not names.isdisjoint(CANDIDATES["items"]["item"])
 
 
-def _titles(path: Path, columns: Sequence[str], reading: Reading) -> Table:
-    """Columns `item` and `title`; a file without a header is cut at its first commas."""
+def _titles(path: Path, columns: Sequence[str], reading: Reading, known: Collection[str]) -> Table:
+    """Columns `item` and `title`; a file without a header is cut at its first commas.
+
+    A title in quotes may go over several lines, unless one of them begins with the id of an item
+    in `known`: then the quotes are two stray ones.
+    """
     names = {normalised(column) for column in columns}
     if names & set(CANDIDATES["items"]["item"]):
         return open_table(path, reading)
     separator = "," if table_format(path) == "csv" else "\t"
-    lines = read_text(path, reading.encoding_of(path)).strip().split("\n")
-    parts = [line.partition(separator) for line in lines if line.strip()]
-    rows = [(item.strip().strip('"'), _unquoted(title)) for item, _, title in parts]
+    text = read_text(path, reading.encoding_of(path)).replace("\r\n", "\n")
+    lines = text.removesuffix("\n").split("\n")
+    rows: list[tuple[str, str]] = []
+    blank, at = 0, 0
+    while at < len(lines):
+        item, _, title = lines[at].partition(separator)
+        end = _end_of_quotes(lines, at, title, separator, known)
+        title = "\n".join([title, *lines[at + 1 : end]])
+        if item.strip() or title.strip():
+            rows.append((item.strip().strip('"'), _unquoted(title)))
+        else:
+            blank += 1
+        at = end
     frame = pl.DataFrame(rows, schema={"item": pl.String, "title": pl.String}, orient="row")
-    notes = blank_note(path, len(lines) - len(parts))
-    return Table(path, frame, "headerless", notes=notes)
+    return Table(path, frame, "rows", notes=blank_note(path, blank))
+
+
+def _end_of_quotes(
+    lines: Sequence[str], at: int, title: str, separator: str, known: Collection[str]
+) -> int:
+    """The line after that on which a title ends that begins on line `at`."""
+    if not title.startswith('"') or _closes(title[1:]):
+        return at + 1
+    for end in range(at + 1, len(lines)):
+        if lines[end].partition(separator)[0].strip().strip('"') in known:
+            break
+        if _closes(lines[end]):
+            return end + 1
+    return at + 1
+
+
+def _closes(text: str) -> bool:
+    """Whether text within quotes ends in the quote that closes them, which is no doubled one."""
+    text = text.rstrip()
+    return (len(text) - len(text.rstrip('"'))) % 2 == 1
 
 
 def _unquoted(title: str) -> str:
     """A field as it was before it was quoted, if it was."""
     title = title.strip()
     if len(title) > 1 and title[0] == title[-1] == '"':
-        return next(csv.reader(io.StringIO(title)), [""])[0]
+        return next(csv.reader(io.StringIO(title, newline="")), [""])[0]
     return title
 
 

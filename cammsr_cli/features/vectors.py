@@ -22,6 +22,9 @@ from cammsr_cli.features.runner import Features, Problem, StoredType, fitting
 from cammsr_cli.files import sha256_of
 
 
+_DECIMAL_COMMA = r"^[-+]?\d+(?:,\d+)?(?:[eE][-+]?\d+)?$"  # as programs write it beside ";"
+
+
 @dataclass(frozen=True)
 class _Rows:
     """Vectors by row of the file.
@@ -215,6 +218,9 @@ def _numbers(table: Table, series: pl.Series) -> NDArray[np.float64] | None:
         return None
     text = series.str.strip_chars()
     text = text.set(text == "", None)
+    beside_semicolons = table.dialect is not None and table.dialect.separator == ";"
+    if beside_semicolons and text.str.contains(_DECIMAL_COMMA).all():
+        text = text.str.replace(",", ".", literal=True)
     numbers = text.cast(pl.Float64, strict=False)
     if numbers.null_count() == len(numbers):
         numbers = _truths(text)

@@ -455,7 +455,10 @@ def test_the_command_takes_format_encoding_and_level(tmp_path: Path, cammsr: Cal
     )
     out = tmp_path / "out.h5"
     arguments = ["prepare", folder, "--out", out]
-    answer = cammsr(*arguments)
+    answer = cammsr(*arguments, "--dry-run")
+    assert answer.code == 0
+    assert "items.csv is not UTF-8: read as cp1252, as in 'Café' on line 2" in answer.err
+    answer = cammsr(*arguments, "--encoding", "items.csv=utf-8")
     assert answer.code == 1
     assert "items.csv, line 2: not UTF-8 text (byte 0xe9" in answer.err
     assert "--encoding latin-1" in answer.err
