@@ -21,7 +21,6 @@ from cammsr_cli.features.rows import RowFile
 from cammsr_cli.features.runner import Features, Problem, StoredType, fitting
 from cammsr_cli.files import sha256_of
 
-
 _DECIMAL_COMMA = r"^[-+]?\d+(?:,\d+)?(?:[eE][-+]?\d+)?$"  # as programs write it beside ";"
 
 

@@ -35,7 +35,8 @@ def read_rows(text: str, separator: str) -> tuple[Rows | None, Delimited | None]
     try:
         read = read_delimited(Path("t.csv"), text.encode(), separator)
     except CammsrError as refused:
-        assert re.search(r"line \d+", refused.message), refused.message
+        if not re.search(r"line \d+", refused.message):
+            raise
         return None, None
     rows = [[cell or "" for cell in row] for row in read.frame.rows()]
     return [read.frame.columns, *rows], read
@@ -92,8 +93,10 @@ def test_random_tsv() -> None:
         elif read.dialect.quotes == "doubled":
             assert plain(rows) == plain(strict_rows(text, "\t") or []), text
             outcomes["records"] += 1
+        elif read.dialect.quotes == "none":  # alike but for lines without a value
+            wanted = [[without_quotes(field) for field in line.split("\t")] for line in lines]
+            assert rows == [row for row in wanted if "".join(row).strip(" ")], text
         else:
-            assert read.dialect.quotes == "escaped" or " " in lines, text
             outcomes["escaped"] += 1
     assert all(outcomes.values()), outcomes
 
@@ -144,8 +147,8 @@ def test_random_json_lines(tmp_path: Path) -> None:
         try:
             frame = open_table(path, Reading(missing=frozenset())).frame
         except CammsrError as refused:
-            assert not sound, lines
-            assert re.search(r"line \d+", refused.message)
+            if sound or not re.search(r"line \d+", refused.message):
+                raise AssertionError(lines) from refused
             outcomes["refused"] += 1
             continue
         assert sound, lines
