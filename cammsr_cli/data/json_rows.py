@@ -59,6 +59,7 @@ def json_keys(path: Path, lines: Sequence[str]) -> list[str]:
         try:
             while begin >= 0:
                 value, end = decoder.raw_decode(text, begin)
+                value = next(iter(_rows_within(value) or ()), value)
                 keys |= dict.fromkeys(map(_storable, value))
                 begin = text.find("{", end)
         except (ValueError, RecursionError):
@@ -66,7 +67,9 @@ def json_keys(path: Path, lines: Sequence[str]) -> list[str]:
         return list(keys)
     for number, line in enumerate(lines, 1):
         try:
-            keys |= dict.fromkeys(_object_on(path, number, line))
+            row = _object_on(path, number, line)
+            rows = _rows_within(row) if len(lines) == 1 else None
+            keys |= dict.fromkeys(rows[0] if rows else row)
         except CammsrError:
             break
     return list(keys)
@@ -185,7 +188,7 @@ def _json_or_none(text: bytes) -> object:
         return None
 
 
-def _rows_within(value: dict[str, object]) -> list[object] | None:
+def _rows_within(value: dict[str, object]) -> list[dict[str, object]] | None:
     """The only list of objects that an object without an id holds."""
     if not _IDS.isdisjoint(map(normalised, value)):
         return None
@@ -201,7 +204,7 @@ def _read_document(path: Path, text: str) -> pl.DataFrame:
     """The rows of a list, of an object that holds one, or of objects one after another."""
     values = list(_values(path, text))
     if len(values) == 1 and isinstance(values[0], dict):
-        values = _rows_within(values[0]) or values
+        values = [_rows_within(values[0]) or values[0]]
     rows = [row for value in values for row in (value if isinstance(value, list) else [value])]
     for number, row in enumerate(rows, 1):
         if not isinstance(row, dict):

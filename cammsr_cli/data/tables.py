@@ -99,13 +99,13 @@ class Table:
 
     def _line(self, row: int) -> int | None:
         """The line of a row, found by reading the file again; None where it cannot be told."""
-        if self.layout == "rows":
-            return None
         if self.layout == "headerless":
             return row + 1
-        text = read_text(self.path, self.encoding)
         if self.dialect is not None:
-            return line_of(text, self.dialect, row)
+            return line_of(read_text(self.path, self.encoding), self.dialect, row)
+        if self.layout != "json lines":
+            return None
+        text = read_text(self.path, self.encoding)
         lines = (number for number, line in enumerate(text.split("\n"), 1) if line.strip())
         return next(islice(lines, row, None), None)
 

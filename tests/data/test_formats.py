@@ -471,7 +471,7 @@ def test_the_command_takes_format_encoding_and_level(tmp_path: Path, cammsr: Cal
         answer = cammsr(*arguments, "--category-level", level)
         assert answer.code == 2
         assert "write a level from 1, or all" in answer.err
-    answer = cammsr(*arguments, "--encoding", "latin-99")
+    answer = cammsr(*arguments, "--encoding", "items.csv=latin-99")
     assert answer.code == 2
     assert "no such encoding" in answer.err
 

@@ -273,7 +273,7 @@ def test_the_command_takes_columns_missing_words_and_encodings(tmp_path: Path, c
 @pytest.mark.parametrize(
     ("listed", "expected"),
     [
-        ('1,"A lake\nat dawn, part one"\n2,B, or not B\n', ["A lake\nat dawn, part one", "B, or not B"]),
+        ('1,"A lake\nat dawn, part one"\n2,B, or C\n', ["A lake\nat dawn, part one", "B, or C"]),
         ('1,"A lake\r\nat ""dawn"""\r\n2,B\r\n', ['A lake\nat "dawn"', "B"]),
         ('1,"Long live the\n2,Saw blade 7"\n', ['"Long live the', 'Saw blade 7"']),
         ('1,"open\n2,B\n', ['"open', "B"]),
@@ -378,22 +378,22 @@ SETS: dict[str, tuple[dict[str, str], str, dict[str, str]]] = {
         {
             "events.csv": "timestamp,visitorid,event,itemid,transactionid\n"
             "1433221332117,257597,view,355908,\n",
-            "item_properties.csv": "timestamp,itemid,property,value\n1435460400000,355908,888,1 n2\n",
+            "item_properties.csv": "timestamp,itemid,property,value\n1435460400000,355908,8,n2\n",
         },
         "time",
         {"item": "355908"},
     ),
     "REES46": (
         {
-            "2019-Oct.csv": "event_time,event_type,product_id,category_id,category_code,brand,price,"
-            "user_id,user_session\n2019-10-01 00:00:00 UTC,view,44600062,21,a.b,x,35.7,54,7f\n",
+            "2019-Oct.csv": "event_time,event_type,product_id,category_id,category_code,brand,"
+            "price,user_id,user_session\n2019-10-01 00:00:00 UTC,view,44600062,21,a.b,x,35.7,54,7f\n",
         },
         "time",
         {"item": "44600062"},
     ),
     "Diginetica": (
         {
-            "train-item-views.csv": "sessionId;itemId;timeframe;eventdate\n1;81766;526;2016-05-09\n",
+            "train-item-views.csv": "sessionId;itemId;timeframe;eventdate\n1;81766;5;2016-05-09\n",
             "products.csv": "itemId;pricelog2;product.name.tokens\n81766;10;4875,776\n",
         },
         "time",
@@ -447,8 +447,8 @@ SETS: dict[str, tuple[dict[str, str], str, dict[str, str]]] = {
         {
             "Beauty.jsonl": '{"rating": 5.0, "title": "x", "text": "y", "asin": "B1", '
             '"parent_asin": "B1", "user_id": "U", "timestamp": 1588687728923}\n',
-            "meta_Beauty.jsonl": '{"main_category": "All Beauty", "title": "T", "parent_asin": "B1",'
-            ' "average_rating": 4.8, "images": [{"large": "l.jpg"}]}\n',
+            "meta_Beauty.jsonl": '{"main_category": "All Beauty", "title": "T", "parent_asin": "B1"'
+            ', "average_rating": 4.8, "images": [{"large": "l.jpg"}]}\n',
         },
         "time",
         {"item": "B1", "title": "T", "image": "l.jpg"},

@@ -226,7 +226,7 @@ def test_json_of_any_form(tmp_path: Path, text: str) -> None:
     path = written(tmp_path, "t.json", text.encode())
     [(one, inner), (two, none)] = read_table(path).rows()
     assert (str(one), json.loads(inner), str(two), none) == ("1", {"c": [2]}, "2", None)
-    assert columns_of(path) in (["a", "b"], ["total", "rows", "a", "b"])
+    assert columns_of(path) == ["a", "b"]
 
 
 def test_one_item_is_a_row_though_it_holds_a_list(tmp_path: Path) -> None:
