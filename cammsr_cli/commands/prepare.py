@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from cammsr_cli.data.categories import Level
+    from cammsr_cli.data.contents import Reading
     from cammsr_cli.features.prepare import PrepareOptions, PrepareReport
 
 EXAMPLES = [
@@ -126,9 +127,26 @@ def command(
         typer.Option("--format", help="What SOURCE is [default: recognised by what is inside]."),
     ] = None,
     encoding: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
-            metavar="NAME", help="What text files are written in, such as latin-1 [default: utf-8]."
+            metavar="[FILE=]NAME",
+            help="What text files, or one of them, are written in, such as latin-1; repeatable "
+            "[default: found out].",
+        ),
+    ] = None,
+    columns: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[FILE=]NAME,…",
+            help="Columns of SOURCE, or of one file, that has no header; repeatable.",
+        ),
+    ] = None,
+    missing: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="WORD",
+            help="What stands for a missing value; repeatable, and '' for nothing "
+            r"[default: NULL, \\N, nan, None, NA, N/A and the like].",
         ),
     ] = None,
     download: Annotated[
@@ -293,7 +311,11 @@ def command(
             review_text=review_text,
             catalogue=catalogue.value,
             format=format_.value if format_ else None,
-            encoding=encoding,
+            read_otherwise=[
+                Path(file)
+                for file in _pairs("--features", features or [], "MODALITY=FILE").values()
+            ],
+            reading=_reading(source, encoding or [], columns or [], missing),
             category_level=_level(category_level),
             time_format=time_format,
             where=tuple(Condition.parse(text) for text in where or []),
@@ -398,6 +420,35 @@ def _pairs(option: str, texts: Sequence[str], form: str) -> dict[str, str]:
             raise UsageError(f"{option} {name} is given twice")
         pairs[name] = value
     return pairs
+
+
+def _reading(
+    source: Path, encodings: Sequence[str], columns: Sequence[str], missing: Sequence[str] | None
+) -> Reading:
+    """How files are read, from what is said of one file and of all."""
+    from cammsr_cli.data.contents import MISSING, Reading, checked_encoding
+
+    of_all = [text for text in encodings if "=" not in text]
+    if len(of_all) > 1:
+        raise UsageError(f"--encoding is given twice: {', '.join(of_all)}", "Write FILE=NAME.")
+    of_files = _pairs("--encoding", [text for text in encodings if "=" in text], "FILE=NAME")
+    named = [text if "=" in text else f"{source.name}={text}" for text in columns]
+    return Reading(
+        encoding=checked_encoding(of_all[0]) if of_all else None,
+        encodings={file: checked_encoding(name) for file, name in of_files.items()},
+        columns={
+            file: _column_names(names)
+            for file, names in _pairs("--columns", named, "FILE=NAME,NAME,…").items()
+        },
+        missing=MISSING if missing is None else frozenset(missing) - {""},
+    )
+
+
+def _column_names(text: str) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in text.split(","))
+    if len(set(names)) < len(names) or "" in names:
+        raise UsageError(f"--columns {text}: give each column a name of its own")
+    return names
 
 
 def _level(text: str | None) -> Level | None:

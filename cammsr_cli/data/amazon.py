@@ -9,6 +9,7 @@ from pathlib import Path
 import polars as pl
 
 from cammsr_cli.data.columns import listed, normalised
+from cammsr_cli.data.contents import Reading
 from cammsr_cli.data.tables import SourceTables, Table, counted, open_table
 from cammsr_cli.errors import UsageError
 
@@ -51,14 +52,14 @@ def _is_metadata(names: set[str]) -> bool:
 
 
 def find_amazon(
-    folder: Path, columns: Mapping[Path, list[str]], encoding: str, year: str | None
+    folder: Path, columns: Mapping[Path, list[str]], reading: Reading, year: str | None
 ) -> SourceTables | None:
     """Read a folder that holds the reviews, and perhaps the metadata, of one category.
 
     Args:
         folder: The folder, for messages.
         columns: The columns of every table in it.
-        encoding: Of the tables.
+        reading: How to read the tables.
         year: The release; None takes any.
 
     Returns:
@@ -79,8 +80,8 @@ def find_amazon(
                 f"{folder} holds several files of {what}: {', '.join(p.name for p in found)}",
                 "Give the files themselves: cammsr prepare REVIEWS --items METADATA",
             )
-    items = open_table(metadata[0], encoding) if metadata else None
-    return SourceTables(open_table(reviews[0], encoding), items)
+    items = open_table(metadata[0], reading) if metadata else None
+    return SourceTables(open_table(reviews[0], reading), items)
 
 
 def as_amazon(tables: SourceTables, year: str | None) -> SourceTables | None:

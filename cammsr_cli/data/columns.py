@@ -18,17 +18,19 @@ CANDIDATES: dict[FileKind, dict[str, tuple[str, ...]]] = {
     "interactions": {
         "user": (
             *("user", "userid", "uid", "reviewerid", "customerid", "customer", "reviewer"),
-            *("memberid", "visitorid", "accountid"),
+            *("memberid", "visitorid", "accountid", "username", "sessionid"),
         ),
         "item": (
             *("item", "itemid", "iid", "parentasin", "asin", "movieid", "productid", "product"),
             *("sku", "bookid", "articleid", "trackid", "songid", "gameid", "videoid", "movie"),
+            *("businessid", "isbn", "newsid", "artistid", "appid"),
         ),
         "timestamp": (
             *("timestamp", "unixtimestamp", "time", "unixreviewtime", "unixtime", "datetime"),
-            *("date", "createdat", "reviewdate", "eventtime", "ts"),
+            *("timems", "date", "createdat", "reviewdate", "eventtime", "ts", "tdat", "eventdate"),
+            *("dateadded",),
         ),
-        "rating": ("rating", "overall", "stars", "score", "starrating"),
+        "rating": ("rating", "overall", "stars", "score", "starrating", "bookrating"),
         "review": ("review", "reviewtext", "text", "reviewbody"),
         "event": (
             *("event", "eventtype", "action", "actiontype", "behavior", "behaviour"),
@@ -38,20 +40,31 @@ CANDIDATES: dict[FileKind, dict[str, tuple[str, ...]]] = {
     "items": {
         "item": (
             *("item", "itemid", "iid", "parentasin", "asin", "movieid", "productid", "product"),
-            *("sku", "bookid", "articleid", "trackid", "songid", "gameid", "videoid", "id"),
+            *("sku", "bookid", "articleid", "trackid", "songid", "gameid", "videoid", "businessid"),
+            *("isbn", "newsid", "artistid", "appid", "id"),
         ),
-        "title": ("title", "name", "itemname", "productname", "producttitle"),
+        "title": (
+            *("title", "name", "itemname", "productname", "producttitle", "prodname", "booktitle"),
+            *("apptitle", "appname", "caption"),
+        ),
         "description": (
             *("description", "plot", "overview", "desc", "summary", "features", "feature"),
+            *("detaildesc", "abstract"),
         ),
-        "category": (*("category", "categories", "genres", "genre", "maincategory", "maincat"),),
+        "category": (
+            *("category", "categories", "genres", "genre", "maincategory", "maincat", "tag"),
+            *("categorycode", "productgroupname", "producttypename", "categoryid"),
+        ),
         "image": (
             *("image", "imagepath", "img", "poster", "picture", "images", "imageurlhighres"),
-            *("imageurl", "imurl", "imagefile", "posterpath"),
+            *("imageurl", "imurl", "imagefile", "posterpath", "imageurll", "imageurlm"),
+            *("coverurl", "cover"),
         ),
         "video": ("video", "videopath", "clip", "trailer", "videos", "videofile", "videourl"),
     },
 }
+# A number that is no ordinal of a vector's component, or a date.
+_VALUE = re.compile(r"[-+]?\d{4,}|\d+[.,]\d+|\d{4}-\d\d-\d\d.*")
 
 
 @dataclass(frozen=True)
@@ -88,9 +101,24 @@ def normalised(name: str) -> str:
     return re.sub(r"[_\-\s]", "", name.lower())
 
 
+def item_column(columns: Sequence[str], kind: FileKind) -> str:
+    """The column that is recognised as the item's id.
+
+    Raises:
+        StopIteration: There is none.
+    """
+    by_name = {normalised(column): column for column in reversed(columns)}
+    return next(by_name[name] for name in CANDIDATES[kind]["item"] if name in by_name)
+
+
 def is_index(name: str) -> bool:
     """Whether a column is the row numbers that pandas writes where nobody tells it not to."""
     return not name.strip() or name in ("Unnamed: 0", "__index_level_0__")
+
+
+def looks_like_data(columns: Sequence[str]) -> bool:
+    """Whether a header is a row of values instead: numbers, dates, or nothing that is a name."""
+    return any(_VALUE.fullmatch(name.strip()) for name in columns if not is_index(name))
 
 
 def listed(columns: Iterable[str]) -> str:
@@ -124,16 +152,27 @@ def match_columns(
     matched = {kind: _matched(kind, header, mapped[kind]) for kind, header in headers.items()}
     needed: dict[FileKind, tuple[str, ...]] = {"interactions": tuple(required), "items": ("item",)}
     hints: list[str] = []
+    headerless: list[str] = []
     for kind, header in headers.items():
         missing = [name for name in needed[kind] if name not in matched[kind]]
-        if missing:
+        if missing and looks_like_data(header.columns):
+            file = header.file.replace("\\", "/").rpartition("/")[2]
+            given = "" if kind == "interactions" else f"{file}="
+            faults.append(f"{header.file} seems to have no header: {_first_row(header)}")
+            headerless.append(f"--columns {given}{','.join(['NAME'] * len(header.columns))}")
+        elif missing:
             faults.append(_missing_message(header, missing))
             prefix = "items." if kind == "items" else ""
             hints += [f"--map {prefix}{name}=COLUMN" for name in missing]
     if faults:
         unlisted = [key for key in overrides if items is None and _target(key)[0] == ["items"]]
         advice = ["Give the file that tells of the items: --items FILE."] if unlisted else []
-        if hints or len(faults) > len(unlisted):
+        if headerless:
+            names = ", ".join(dict.fromkeys(name for kind in headers for name in needed[kind]))
+            advice.append(
+                f"Name its columns in their order: {' '.join(headerless)}, with {names} among them"
+            )
+        if hints or len(faults) > len(unlisted) + len(headerless):
             advice.append(_hint(hints))
         raise UsageError("; ".join(faults), " ".join(advice))
     others = {kind: _others(kind, header, mapped[kind]) for kind, header in headers.items()}
@@ -216,6 +255,10 @@ def _missing_message(header: Header, missing: Sequence[str]) -> str:
         f"{header.file} has no column recognised as {', '.join(missing)} "
         f"(its columns: {listed(header.columns)})"
     )
+
+
+def _first_row(header: Header) -> str:
+    return f"its first row, taken for one, is {listed(header.columns)}"
 
 
 def _hint(mappings: Sequence[str]) -> str:

@@ -11,7 +11,7 @@ from typing import Literal
 import polars as pl
 
 from cammsr_cli.data.columns import listed
-from cammsr_cli.data.interactions import clean_ids
+from cammsr_cli.data.ids import clean_ids
 from cammsr_cli.data.tables import Table, counted
 from cammsr_cli.data.timestamps import read_values
 from cammsr_cli.errors import CammsrError, UsageError, closest

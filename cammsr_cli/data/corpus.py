@@ -22,7 +22,9 @@ from cammsr_cli.data.catalogue import (
 from cammsr_cli.data.categories import Labels, Level, labels_of
 from cammsr_cli.data.columns import Header, MatchedColumns, match_columns
 from cammsr_cli.data.conditions import Condition, chosen_rows, told_kinds
+from cammsr_cli.data.contents import Reading
 from cammsr_cli.data.formats import FormatName, open_sources
+from cammsr_cli.data.ids import cause_of
 from cammsr_cli.data.interactions import (
     Duplicates,
     Filters,
@@ -56,8 +58,9 @@ class SourceOptions:
         review_text: Add reviews and tags of training events as item fields.
         catalogue: "all" keeps items of the items file that nobody rated, "rated" drops them.
         format: What the files are; None recognises it.
-        encoding: What text files are written in; None is UTF-8 (and ISO-8859-1 for the old
-            MovieLens releases).
+        reading: How files are read.
+        read_otherwise: Files that others read, such as vectors; a folder's other tables that are
+            not read are told.
         category_level: The level of the category hierarchy that guides the model, 1 the coarsest,
             or "all"; None chooses. A level makes lists of categories paths of a hierarchy.
         where: What rows of the interactions fulfil; others are left out.
@@ -75,7 +78,8 @@ class SourceOptions:
     review_text: bool = True
     catalogue: Literal["all", "rated"] = "all"
     format: FormatName | None = None
-    encoding: str | None = None
+    reading: Reading = field(default_factory=Reading)
+    read_otherwise: Sequence[Path] = ()
     category_level: Level | None = None
     time_format: str | None = None
     where: tuple[Condition, ...] = ()
@@ -144,7 +148,13 @@ def read_corpus(options: SourceOptions) -> Corpus:
         options.order,
         None if options.time_format is None else checked_time_format(options.time_format),
     )
-    tables = open_sources(options.interactions, options.items, options.format, options.encoding)
+    tables = open_sources(
+        options.interactions,
+        options.items,
+        options.format,
+        options.reading,
+        options.read_otherwise,
+    )
     columns = _match(tables, options)
     choices = _choices(tables, columns, options)
     columns, finer = _with_finest_times(tables.interactions, columns, options)
@@ -278,13 +288,17 @@ def _header(table: Table) -> Header:
 
 
 def _sources(tables: SourceTables) -> dict[str, str]:
+    """File name to SHA-256; of a folder of parts, the folder's name before theirs."""
     sources: dict[str, str] = {}
+    known: set[Path] = set()
     given = (tables.interactions, tables.items, tables.tags)
-    for number, table in enumerate(given):
-        if table is not None and table.path not in [one.path for one in given[:number] if one]:
-            name = table.path.name
-            key = name if name not in sources else f"{name} (items)"
-            sources[key] = sha256_of(table.path)
+    for table in (table for table in given if table is not None):
+        for file in table.files:
+            if file not in known:
+                known.add(file)
+                within = file.is_relative_to(table.path)
+                name = file.relative_to(table.path.parent).as_posix() if within else file.name
+                sources[name if name not in sources else f"{name} (items)"] = sha256_of(file)
     return sources
 
 
@@ -317,7 +331,9 @@ def _unlisted(
     unlisted = [item for item in log.item_ids if item not in known]
     if unlisted and items is not None:
         note = f"{counted(len(unlisted), 'item')} with events not listed in {items.path.name}"
-        if len(unlisted) == len(log.item_ids):
+        if cause := cause_of(unlisted, listed.ids):
+            note += f"; {cause}: write the ids of both files alike"
+        elif len(unlisted) == len(log.item_ids):
             note += ", which is all of them: check that both files use the same item ids"
         notes.append(f"{note}; kept without content")
     return unlisted

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from cammsr_cli.data.amazon import as_amazon, find_amazon
-from cammsr_cli.data.columns import CANDIDATES, listed, normalised
+from cammsr_cli.data.catalogue import joined_items
+from cammsr_cli.data.columns import CANDIDATES, listed, looks_like_data, normalised
+from cammsr_cli.data.contents import Reading
 from cammsr_cli.data.grouplens import LAYOUTS, find_grouplens
 from cammsr_cli.data.microlens import find_microlens
 from cammsr_cli.data.recbole import as_recbole, find_recbole
@@ -16,13 +18,13 @@ from cammsr_cli.data.tables import (
     FORMATS,
     INTERACTION_NAMES,
     ITEM_NAMES,
-    UTF8,
     SourceTables,
-    checked_encoding,
     columns_of,
     named_table,
     open_table,
+    part_files,
     table_format,
+    visible,
 )
 from cammsr_cli.errors import UsageError
 
@@ -30,6 +32,10 @@ FormatName = Literal[
     "amazon-2014", "amazon-2018", "amazon-2023", "movielens", "recbole", "microlens", "plain"
 ]
 FORMAT_NAMES: tuple[FormatName, ...] = get_args(FormatName)
+
+OTHER_TABLES = (".xlsx", ".xls", ".ods", ".db", ".sqlite", ".duckdb", ".feather", ".orc", ".avro")
+_TEXTS = (".txt", ".dat", ".txt.gz", ".dat.gz", ".txt.zst", ".dat.zst")
+_COLUMNS_TOLD = 8
 
 # What a folder of a format holds, for messages.
 HOLDS: dict[FormatName, str] = {
@@ -48,7 +54,8 @@ def open_sources(
     interactions: Path,
     items: Path | None = None,
     format_name: FormatName | None = None,
-    encoding: str | None = None,
+    reading: Reading | None = None,
+    read_otherwise: Sequence[Path] = (),
 ) -> SourceTables:
     """Open the raw tables of a file, a pair of files or a folder.
 
@@ -56,19 +63,19 @@ def open_sources(
         interactions: A file with a row an interaction, or a folder of a known format.
         items: A file with a row an item; it takes the place of the folder's.
         format_name: The format; None recognises it.
-        encoding: What text files are written in; None is UTF-8, with or without a byte order
-            mark.
+        reading: How to read the files; None finds out.
+        read_otherwise: Files that are not told as not read.
 
     Raises:
         UsageError: The files are not what was said, or of no known format.
         CammsrError: A file is missing or broken.
     """
-    codec = None if encoding is None else checked_encoding(encoding)
+    reading = reading or Reading()
     found: FormatName | None = None
-    if interactions.is_dir():
-        found, tables = _open_folder(interactions, format_name, codec)
+    if interactions.is_dir() and not part_files(interactions):
+        found, tables = _open_folder(interactions, format_name, reading)
     else:
-        tables = SourceTables(open_table(interactions, codec or UTF8))
+        tables = SourceTables(open_table(interactions, reading))
     if items is not None:
         if items.exists() and items.samefile(tables.interactions.path):
             raise UsageError(
@@ -76,10 +83,13 @@ def open_sources(
                 "Give a file with one row an item as --items, or none: "
                 "a review's title is not the item's.",
             )
-        tables = replace(tables, items=open_table(items, codec or UTF8))
-    if found in ("movielens", "microlens") or format_name == "plain":
-        return tables
-    return _of_format(tables, format_name)
+        tables = replace(tables, items=open_table(items, reading))
+    if not (found in ("movielens", "microlens") or format_name == "plain"):
+        tables = _of_format(tables, format_name)
+    if interactions.is_dir():
+        told = _not_read(interactions, reading, tables, read_otherwise)
+        tables = replace(tables, notes=(*tables.notes, *told))
+    return tables
 
 
 def _of_format(tables: SourceTables, wanted: FormatName | None) -> SourceTables:
@@ -107,63 +117,118 @@ def _of_format(tables: SourceTables, wanted: FormatName | None) -> SourceTables:
 
 
 def _open_folder(
-    folder: Path, wanted: FormatName | None, encoding: str | None
+    folder: Path, wanted: FormatName | None, reading: Reading
 ) -> tuple[FormatName, SourceTables]:
-    codec = encoding or UTF8
-    columns = {
-        path: columns_of(path, codec)
-        for path in sorted(folder.iterdir(), key=lambda path: path.name)
-        if path.is_file() and table_format(path)
-    }
+    columns = _tables_in(folder, reading)
     for name in FORMAT_NAMES if wanted is None else (wanted,):
-        tables = _find(name, folder, columns, encoding)
+        tables = _find(name, folder, columns, reading)
         if tables is not None:
             return name, tables
     looked_for = "; ".join(
         f"{name}: {holds}" for name, holds in HOLDS.items() if wanted in (None, name)
     )
+    there = ", ".join(f"{path.name} ({_why_not(names)})" for path, names in columns.items())
     raise UsageError(
-        f"{folder} holds no interactions: looked for {looked_for}; tables are {', '.join(FORMATS)}",
+        f"{folder} holds no interactions: looked for {looked_for}; "
+        f"its tables: {there or 'none'}; tables are {', '.join(FORMATS)}",
         "Give the file itself, or rename it to one of interactions.*, reviews.*, ratings.*, "
-        "events.*",
+        "events.*; where it has no header: --columns FILE=user,item,timestamp",
+    )
+
+
+def _may_be_meant(path: Path, columns: Sequence[str], reading: Reading) -> bool:
+    """Whether a file of a folder is a table: of those called .txt many are texts for people."""
+    known = _known(columns, "user") or _has_item(columns) or path.name in reading.columns
+    return known or looks_like_data(columns) or not path.name.lower().endswith(_TEXTS)
+
+
+def _tables_in(folder: Path, reading: Reading) -> dict[Path, list[str]]:
+    """The tables in a folder, with their columns."""
+    return {
+        path: names
+        for path in visible(folder)
+        if table_format(path) and _may_be_meant(path, names := columns_of(path, reading), reading)
+    }
+
+
+def _not_read(
+    folder: Path, reading: Reading, tables: SourceTables, read_otherwise: Sequence[Path]
+) -> list[str]:
+    """A note for each table of the folder that is not part of what was read, with the reason."""
+    if part_files(folder):
+        return []
+    read = [table for table in (tables.interactions, tables.items, tables.tags) if table]
+    used = {path for table in read for path in (table.path, *table.files)} | {*read_otherwise}
+    used = {path.resolve() for path in used}
+    there = [path for path in visible(folder) if path.resolve() not in used]
+    columns = _tables_in(folder, reading)
+    notes = [f"{p.name} not read: {_why_not(columns[p])}" for p in there if p in columns]
+    others = [path for path in there if path.suffix.lower() in OTHER_TABLES]
+    return notes + [f"{path.name} not read: save it as CSV or Parquet" for path in others]
+
+
+def _why_not(columns: Sequence[str]) -> str:
+    """Why a table is taken neither for the interactions nor for the items."""
+    if not columns:
+        return "its columns cannot be told"
+    if looks_like_data(columns):
+        return "no header; --columns FILE=NAME,NAME,… names its columns"
+    if _known(columns, "user") and _known(columns, "item"):
+        return "another table of users and items"
+    if not _has_item(columns):
+        return f"no column known as the item ({listed(columns[:_COLUMNS_TOLD])})"
+    if _known(columns, "user"):
+        return "it tells of users"
+    return (
+        "no column known as title, description, category, image or video "
+        f"({listed(columns[:_COLUMNS_TOLD])}); to read it: --items FILE --map title=COLUMN"
     )
 
 
 def _find(
-    name: FormatName, folder: Path, columns: Mapping[Path, list[str]], encoding: str | None
+    name: FormatName, folder: Path, columns: Mapping[Path, list[str]], reading: Reading
 ) -> SourceTables | None:
-    codec = encoding or UTF8
     match name:
         case "movielens":
-            return find_grouplens(folder, encoding)
+            return find_grouplens(folder, reading)
         case "recbole":
-            return find_recbole(folder, columns, codec)
+            return find_recbole(folder, columns, reading)
         case "microlens":
-            return find_microlens(folder, columns, codec)
+            return find_microlens(folder, columns, reading)
         case "plain":
-            return _find_plain(folder, columns, codec)
+            return _find_plain(folder, columns, reading)
         case _:
-            return find_amazon(folder, columns, codec, name.removeprefix("amazon-"))
+            return find_amazon(folder, columns, reading, name.removeprefix("amazon-"))
 
 
 def _find_plain(
-    folder: Path, columns: Mapping[Path, list[str]], encoding: str
+    folder: Path, columns: Mapping[Path, list[str]], reading: Reading
 ) -> SourceTables | None:
-    """Tables of well-known names, else the only one of users and the only one of items."""
-    interactions = named_table(folder, columns, INTERACTION_NAMES) or _only(columns, "user", "item")
-    if interactions is None:
+    """Tables of well-known names, else the only one of users and items; all that tell of items."""
+    logs = [p for p, names in columns.items() if _known(names, "user") and _known(names, "item")]
+    interactions = named_table(folder, columns, INTERACTION_NAMES)
+    if interactions is None and len(logs) > 1:
+        raise UsageError(
+            f"{folder} holds several tables of users and items: {listed(p.name for p in logs)}",
+            "Give one of them with its --items, or put the parts of one log into a folder.",
+        )
+    if interactions is None and not logs:
         return None
-    items = named_table(folder, columns, ITEM_NAMES)
-    if items is None:
-        items = _only({p: c for p, c in columns.items() if _describes_items(c)}, "item")
-    opened = open_table(items, encoding) if items is not None else None
-    return SourceTables(open_table(interactions, encoding), opened)
+    named = named_table(folder, columns, ITEM_NAMES)
+    items = [path for path, names in columns.items() if _describes_items(names)]
+    if named is not None:
+        others = [path for path in items if path != named] if _has_item(columns[named]) else []
+        items = [named, *others]
+    items = [path for path in items if path != interactions]
+    opened = [open_table(path, reading) for path in items]
+    return SourceTables(
+        open_table(interactions or logs[0], reading), joined_items(opened) if opened else None
+    )
 
 
-def _only(columns: Mapping[Path, list[str]], *fields: str) -> Path | None:
-    """The table that has columns for these fields, if there is exactly one."""
-    found = [path for path, names in columns.items() if all(_known(names, f) for f in fields)]
-    return found[0] if len(found) == 1 else None
+def _has_item(columns: Sequence[str]) -> bool:
+    """Whether there is an item's id, be it called as in a table of items."""
+    return not set(CANDIDATES["items"]["item"]).isdisjoint(map(normalised, columns))
 
 
 def _known(columns: Sequence[str], field: str) -> bool:
@@ -174,4 +239,4 @@ def _describes_items(columns: Sequence[str]) -> bool:
     """Whether there is content, and no user: a table of vectors, say, has neither."""
     names = set(map(normalised, columns))
     content = [names & set(CANDIDATES["items"][f]) for f in CANDIDATES["items"] if f != "item"]
-    return any(content) and not _known(columns, "user")
+    return any(content) and _has_item(columns) and not _known(columns, "user")

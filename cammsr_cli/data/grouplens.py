@@ -9,15 +9,8 @@ from pathlib import Path
 import polars as pl
 
 from cammsr_cli.data.columns import listed
-from cammsr_cli.data.tables import (
-    UTF8,
-    SourceTables,
-    Table,
-    decode,
-    open_table,
-    read_content,
-    read_text,
-)
+from cammsr_cli.data.contents import Reading, decode, read_content, read_text
+from cammsr_cli.data.tables import SourceTables, Table, open_table
 from cammsr_cli.errors import CammsrError
 
 LAYOUTS = ("ratings.csv + movies.csv", "ratings.dat + movies.dat", "u.data + u.item")
@@ -32,7 +25,7 @@ _RATING_COLUMNS = ("user", "item", "rating", "timestamp")
 _FIRST_FLAG = 5  # of `u.item`: id, title, two dates and an address come before
 
 
-def find_grouplens(folder: Path, encoding: str | None = None) -> SourceTables | None:
+def find_grouplens(folder: Path, reading: Reading | None = None) -> SourceTables | None:
     """Read a MovieLens folder, or None if it is not one.
 
     Known are `ratings.csv` + `movies.csv` (ml-latest, ml-20m and later), `ratings.dat` +
@@ -41,13 +34,13 @@ def find_grouplens(folder: Path, encoding: str | None = None) -> SourceTables | 
 
     Args:
         folder: The folder.
-        encoding: What its files are written in; None is UTF-8, and ISO-8859-1 for the items and
-            tags of ml-100k and ml-1m that are not.
+        reading: How to read its files. Where it names no encoding, items and tags of ml-100k and
+            ml-1m that are not UTF-8 are ISO-8859-1.
 
     Raises:
         CammsrError: A file is broken; it says where.
     """
-    readers: tuple[tuple[str, str, Callable[[Path, str | None], SourceTables]], ...] = (
+    readers: tuple[tuple[str, str, Callable[[Path, Reading], SourceTables]], ...] = (
         ("ratings.csv", "movies.csv", _open_csv),
         ("ratings.dat", "movies.dat", _open_dat),
         ("u.data", "u.item", _open_100k),
@@ -55,17 +48,16 @@ def find_grouplens(folder: Path, encoding: str | None = None) -> SourceTables | 
     for ratings, movies, reader in readers:
         if (folder / ratings).is_file() and (folder / movies).is_file():
             note = "read as a MovieLens release (--format movielens)"
-            return replace(reader(folder, encoding), notes=(note,))
+            return replace(reader(folder, reading or Reading()), notes=(note,))
     return None
 
 
-def _open_csv(folder: Path, encoding: str | None) -> SourceTables:
-    encoding = encoding or UTF8
+def _open_csv(folder: Path, reading: Reading) -> SourceTables:
     tags = folder / "tags.csv"
     return SourceTables(
-        interactions=open_table(folder / "ratings.csv", encoding),
-        items=open_table(folder / "movies.csv", encoding),
-        tags=_named_tags(open_table(tags, encoding)) if tags.is_file() else None,
+        interactions=open_table(folder / "ratings.csv", reading),
+        items=open_table(folder / "movies.csv", reading),
+        tags=_named_tags(open_table(tags, reading)) if tags.is_file() else None,
     )
 
 
@@ -81,13 +73,13 @@ def _named_tags(table: Table) -> Table:
     return Table(table.path, table.frame.select(list(wanted)).rename(wanted), table.layout)
 
 
-def _open_dat(folder: Path, encoding: str | None) -> SourceTables:
+def _open_dat(folder: Path, reading: Reading) -> SourceTables:
     movies = folder / "movies.dat"
-    rows = _split_lines(movies, encoding, 3, _split_movie, "MovieID::Title::Genres")
+    rows = _split_lines(movies, reading, 3, _split_movie, "MovieID::Title::Genres")
     tags = folder / "tags.dat"
-    tag_rows = _tag_rows(tags, encoding) if tags.is_file() else None
+    tag_rows = _tag_rows(tags, reading) if tags.is_file() else None
     return SourceTables(
-        interactions=_ratings(folder / "ratings.dat", encoding, b"::"),
+        interactions=_ratings(folder / "ratings.dat", reading, b"::"),
         items=_table(movies, ("item", "title", "category"), rows),
         tags=None if tag_rows is None else _table(tags, ("user", "item", "tag"), tag_rows),
     )
@@ -99,20 +91,18 @@ def _split_movie(line: str) -> Sequence[str]:
     return (item, title, *genres)
 
 
-def _tag_rows(path: Path, encoding: str | None) -> list[tuple[str, str, str]]:
+def _tag_rows(path: Path, reading: Reading) -> list[tuple[str, str, str]]:
     def split(line: str) -> Sequence[str]:
         user, item, *rest = line.split("::", 2)
         return (user, item, *"".join(rest).rsplit("::", 1))
 
     form = "UserID::MovieID::Tag::Timestamp"
-    return [
-        (user, item, tag) for user, item, tag, _ in _split_lines(path, encoding, 4, split, form)
-    ]
+    return [(user, item, tag) for user, item, tag, _ in _split_lines(path, reading, 4, split, form)]
 
 
-def _open_100k(folder: Path, encoding: str | None) -> SourceTables:
+def _open_100k(folder: Path, reading: Reading) -> SourceTables:
     movies = folder / "u.item"
-    genres = _genres(folder / "u.genre", encoding)
+    genres = _genres(folder / "u.genre", reading)
     width = _FIRST_FLAG + len(genres)
     form = f"id|title|dates|address and {len(genres)} genre flags"
     rows = [
@@ -125,24 +115,24 @@ def _open_100k(folder: Path, encoding: str | None) -> SourceTables:
                 if flag == "1" and genre != "unknown"
             ),
         )
-        for fields in _split_lines(movies, encoding, width, lambda line: line.split("|"), form)
+        for fields in _split_lines(movies, reading, width, lambda line: line.split("|"), form)
     ]
     return SourceTables(
-        interactions=_ratings(folder / "u.data", encoding, b"\t"),
+        interactions=_ratings(folder / "u.data", reading, b"\t"),
         items=_table(movies, ("item", "title", "category"), rows),
     )
 
 
-def _genres(path: Path, encoding: str | None) -> Sequence[str]:
+def _genres(path: Path, reading: Reading) -> Sequence[str]:
     """Genre names of `u.genre` ("Action|1"), or the known list."""
     if not path.is_file():
         return GENRES
-    return [line.partition("|")[0] for line in _lines(path, encoding) if line.strip()]
+    return [line.partition("|")[0] for line in _lines(path, reading) if line.strip()]
 
 
-def _ratings(path: Path, encoding: str | None, separator: bytes) -> Table:
+def _ratings(path: Path, reading: Reading, separator: bytes) -> Table:
     """user, item, rating and timestamp, without a header; the separator is one byte or two."""
-    content = read_text(path, encoding or UTF8).encode().replace(separator, b"\t").rstrip()
+    content = read_text(path, reading.encoding_of(path)).encode().replace(separator, b"\t").rstrip()
     if not content:
         raise CammsrError(f"{path} is empty", "Download the file again.")
     try:
@@ -172,11 +162,11 @@ def _check_lines(path: Path, content: bytes, separator: bytes) -> None:
 
 
 def _split_lines(
-    path: Path, encoding: str | None, width: int, split: Callable[[str], Sequence[str]], form: str
+    path: Path, reading: Reading, width: int, split: Callable[[str], Sequence[str]], form: str
 ) -> list[Sequence[str]]:
     """The fields of every line; all of them must have `width`."""
     rows: list[Sequence[str]] = []
-    for number, line in enumerate(_lines(path, encoding), 1):
+    for number, line in enumerate(_lines(path, reading), 1):
         fields = split(line)
         if len(fields) != width:
             raise CammsrError(
@@ -186,9 +176,9 @@ def _split_lines(
     return rows
 
 
-def _lines(path: Path, encoding: str | None) -> list[str]:
+def _lines(path: Path, reading: Reading) -> list[str]:
     """The lines of a small file: UTF-8 in ml-10m, ISO-8859-1 in ml-100k and ml-1m."""
-    if encoding is not None:
+    if (encoding := reading.encoding_of(path)) is not None:
         text = read_text(path, encoding)
     else:
         content = read_content(path)

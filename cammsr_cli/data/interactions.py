@@ -10,6 +10,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from cammsr_cli.data.faults import fail_at
+from cammsr_cli.data.ids import clean_ids
 from cammsr_cli.data.tables import Table, counted, values_of
 from cammsr_cli.data.timestamps import read_times
 from cammsr_cli.errors import CammsrError
@@ -20,7 +21,6 @@ Duplicates = Literal["exact", "keep", "first", "last"]
 _YEAR_1990, _YEAR_2100, _YEAR_2200 = 631_152_000, 4_102_444_800, 7_258_118_400  # since 1970
 _YEAR_1980 = 315_532_800
 _DAY = 86_400  # seconds
-_EXACT_FLOAT = 2**53  # from here on a float no longer holds every whole number
 
 
 @dataclass(frozen=True)
@@ -139,43 +139,6 @@ def read_interactions(
     return replace(log, rejected=_rejected(low, events, item_ids))
 
 
-def clean_ids(table: Table, column: str) -> pl.Series:
-    """A column of ids as strings, outer spaces cut, null where there is none.
-
-    Whole numbers held as floats (a Parquet column with gaps) lose their ".0".
-
-    Raises:
-        CammsrError: The column holds lists or objects, or numbers too large to be told apart.
-    """
-    ids = table.frame[column]
-    if ids.dtype.is_nested():
-        raise CammsrError(
-            f"{table.path}: column {column!r} holds lists or objects, not ids",
-            "Map another column with --map.",
-        )
-    if ids.dtype.is_float():
-        ids = ids.fill_nan(None)
-        if (ids.abs() >= _EXACT_FLOAT).any():
-            raise CammsrError(
-                f"{table.path}: column {column!r} holds ids as floating-point numbers so large "
-                "that different ids look alike",
-                "Write the ids as text.",
-            )
-        whole = ids.cast(pl.Int64, strict=False)
-        if (whole.cast(ids.dtype) == ids).all() and whole.null_count() == ids.null_count():
-            ids = whole
-    # NUL is no character of a name, and HDF5 cannot hold it.
-    try:
-        texts = ids.cast(pl.String)
-    except pl.exceptions.PolarsError:
-        raise CammsrError(
-            f"{table.path}: column {column!r} holds {ids.dtype}, not ids",
-            "Map another column with --map.",
-        ) from None
-    ids = texts.str.replace_all("\0", "", literal=True).str.strip_chars()
-    return ids.to_frame("id").select(pl.when(pl.col("id") != "").then(pl.col("id"))).to_series()
-
-
 def _identified(
     table: Table, columns: dict[str, str], notes: list[str]
 ) -> tuple[pl.DataFrame, list[str], list[str]]:
@@ -183,8 +146,8 @@ def _identified(
     ids = pl.DataFrame(
         {
             "row": np.arange(table.frame.height),
-            "user": clean_ids(table, columns["user"]),
-            "item": clean_ids(table, columns["item"]),
+            "user": clean_ids(table, columns["user"], notes),
+            "item": clean_ids(table, columns["item"], notes),
         }
     )
     named = ids.drop_nulls()

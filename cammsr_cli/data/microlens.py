@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
 
-from cammsr_cli.data.columns import CANDIDATES, FileKind, normalised
-from cammsr_cli.data.interactions import clean_ids
+from cammsr_cli.data.columns import CANDIDATES, item_column, normalised
+from cammsr_cli.data.contents import Reading, read_text
+from cammsr_cli.data.ids import clean_ids
 from cammsr_cli.data.tables import (
     INTERACTION_NAMES,
     ITEM_NAMES,
@@ -21,8 +22,8 @@ from cammsr_cli.data.tables import (
     counted,
     named_table,
     open_table,
-    read_text,
     table_format,
+    visible,
 )
 from cammsr_cli.errors import UsageError
 
@@ -34,7 +35,7 @@ EXTENSIONS = {
 
 
 def find_microlens(
-    folder: Path, columns: Mapping[Path, list[str]], encoding: str
+    folder: Path, columns: Mapping[Path, list[str]], reading: Reading
 ) -> SourceTables | None:
     """Read a folder with pairs, titles, and media that are called by their item's id.
 
@@ -55,10 +56,12 @@ def find_microlens(
     if not any(media.values()) or pairs is None:
         return None
     titles = _titles_file(folder, columns)
-    listed = _titles(titles, columns[titles], encoding) if titles else None
+    interactions = open_table(pairs, reading)
+    paired = clean_ids(interactions, item_column(interactions.frame.columns, "interactions"))
+    known = {*paired.drop_nulls().to_list()}
+    listed = _titles(titles, columns[titles], reading, known) if titles else None
     if listed is not None and _names_media(listed.frame.columns):
         return None
-    interactions = open_table(pairs, encoding)
     items, told = _with_media(folder, interactions, listed, media)
     return SourceTables(
         interactions, items, notes=("read as a MicroLens folder (--format microlens)", *told)
@@ -67,7 +70,7 @@ def find_microlens(
 
 def _media_folder(folder: Path, endings: Sequence[str]) -> Path | None:
     """The folder whose name ends in the first of these words that one ends in."""
-    inside = sorted(path for path in folder.iterdir() if path.is_dir())
+    inside = [path for path in visible(folder) if path.is_dir()]
     for ending in endings:
         for path in inside:
             if path.name.lower().endswith(ending):
@@ -119,25 +122,58 @@ def _is_titles(path: Path, columns: Sequence[str]) -> bool:
     return known and not names.isdisjoint(CANDIDATES["items"]["item"])
 
 
-def _titles(path: Path, columns: Sequence[str], encoding: str) -> Table:
-    """Columns `item` and `title`; a file without a header is cut at its first commas."""
+def _titles(path: Path, columns: Sequence[str], reading: Reading, known: Collection[str]) -> Table:
+    """Columns `item` and `title`; a file without a header is cut at its first commas.
+
+    A title in quotes may go over several lines, unless one of them begins with the id of an item
+    in `known`: then the quotes are two stray ones.
+    """
     names = {normalised(column) for column in columns}
     if names & set(CANDIDATES["items"]["item"]):
-        return open_table(path, encoding)
+        return open_table(path, reading)
     separator = "," if table_format(path) == "csv" else "\t"
-    lines = read_text(path, encoding).strip().split("\n")
-    parts = [line.partition(separator) for line in lines if line.strip()]
-    rows = [(item.strip().strip('"'), _unquoted(title)) for item, _, title in parts]
+    text = read_text(path, reading.encoding_of(path)).replace("\r\n", "\n")
+    lines = text.removesuffix("\n").split("\n")
+    rows: list[tuple[str, str]] = []
+    blank, at = 0, 0
+    while at < len(lines):
+        item, _, title = lines[at].partition(separator)
+        end = _end_of_quotes(lines, at, title, separator, known)
+        title = "\n".join([title, *lines[at + 1 : end]])
+        if item.strip() or title.strip():
+            rows.append((item.strip().strip('"'), _unquoted(title)))
+        else:
+            blank += 1
+        at = end
     frame = pl.DataFrame(rows, schema={"item": pl.String, "title": pl.String}, orient="row")
-    notes = blank_note(path, len(lines) - len(parts))
-    return Table(path, frame, "headerless", encoding=encoding, notes=notes)
+    return Table(path, frame, "rows", notes=blank_note(path, blank))
+
+
+def _end_of_quotes(
+    lines: Sequence[str], at: int, title: str, separator: str, known: Collection[str]
+) -> int:
+    """The line after that on which a title ends that begins on line `at`."""
+    if not title.startswith('"') or _closes(title[1:]):
+        return at + 1
+    for end in range(at + 1, len(lines)):
+        if lines[end].partition(separator)[0].strip().strip('"') in known:
+            break
+        if _closes(lines[end]):
+            return end + 1
+    return at + 1
+
+
+def _closes(text: str) -> bool:
+    """Whether text within quotes ends in the quote that closes them, which is no doubled one."""
+    text = text.rstrip()
+    return (len(text) - len(text.rstrip('"'))) % 2 == 1
 
 
 def _unquoted(title: str) -> str:
     """A field as it was before it was quoted, if it was."""
     title = title.strip()
     if len(title) > 1 and title[0] == title[-1] == '"':
-        return next(csv.reader(io.StringIO(title)), [""])[0]
+        return next(csv.reader(io.StringIO(title, newline="")), [""])[0]
     return title
 
 
@@ -149,9 +185,9 @@ def _with_media(
 ) -> tuple[Table, list[str]]:
     """The titles, with those items of the pairs that have no title but a picture or a clip."""
     frame = listed.frame if listed is not None else pl.DataFrame({"item": []}, {"item": pl.String})
-    column = _item_column(frame.columns, "items")
-    pair_column = _item_column(interactions.frame.columns, "interactions")
-    titled = Table(interactions.path, frame, "csv") if listed is None else listed
+    column = item_column(frame.columns, "items")
+    pair_column = item_column(interactions.frame.columns, "interactions")
+    titled = Table(interactions.path, frame, "rows") if listed is None else listed
     ids = clean_ids(titled, column).to_list()
     found = {field: _by_id(place, EXTENSIONS[field]) for field, place in media.items() if place}
     named = {item for files in found.values() for item in files}
@@ -171,12 +207,6 @@ def _with_media(
         if without:
             notes.append(f"{counted(without, f'file of {field}s')} of no known item")
     return replace(titled, frame=frame), notes
-
-
-def _item_column(columns: Sequence[str], kind: FileKind) -> str:
-    """The column that is recognised as the item's id."""
-    by_name = {normalised(column): column for column in reversed(columns)}
-    return next(by_name[name] for name in CANDIDATES[kind]["item"] if name in by_name)
 
 
 def _by_id(folder: Path, extensions: Sequence[str]) -> dict[str, Path]:

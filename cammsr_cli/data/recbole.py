@@ -9,6 +9,7 @@ from pathlib import Path
 
 import polars as pl
 
+from cammsr_cli.data.contents import Reading
 from cammsr_cli.data.tables import SourceTables, Table, open_table
 from cammsr_cli.errors import UsageError
 
@@ -26,7 +27,7 @@ def is_atomic(columns: Sequence[str]) -> bool:
 
 
 def find_recbole(
-    folder: Path, columns: Mapping[Path, list[str]], encoding: str
+    folder: Path, columns: Mapping[Path, list[str]], reading: Reading
 ) -> SourceTables | None:
     """Read a folder with one `.inter` file, and perhaps the `.item` file of the same name.
 
@@ -46,7 +47,7 @@ def find_recbole(
     stem = interactions[0].name.partition(".inter")[0]
     items = [p for p in atomic if _suffix(p) == ".item" and p.name.startswith(f"{stem}.")]
     return SourceTables(
-        open_table(interactions[0], encoding), open_table(items[0], encoding) if items else None
+        open_table(interactions[0], reading), open_table(items[0], reading) if items else None
     )
 
 

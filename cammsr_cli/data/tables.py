@@ -1,13 +1,8 @@
-"""Raw tables: CSV, TSV, JSON lines and Parquet, plain or compressed, told by their extension."""
+"""Raw tables: CSV, TSV, JSON and Parquet, plain or compressed, a file or a folder of parts."""
 
 from __future__ import annotations
 
-import ast
-import codecs
-import csv
-import gzip
 import io
-import json
 import re
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,10 +10,24 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import unquote
 
 import polars as pl
 import zstandard
 
+from cammsr_cli.data.columns import listed
+from cammsr_cli.data.contents import (
+    COMPRESSIONS,
+    UTF8,
+    UTF8_BOM,
+    Reading,
+    as_utf8,
+    first_lines,
+    read_content,
+    read_text,
+)
+from cammsr_cli.data.delimited import Dialect, header_of, line_of, read_delimited
+from cammsr_cli.data.json_rows import json_keys, read_json
 from cammsr_cli.errors import CammsrError, UsageError, first_line
 
 Format = Literal["csv", "tsv", "jsonl", "parquet"]
@@ -26,6 +35,9 @@ Format = Literal["csv", "tsv", "jsonl", "parquet"]
 FORMATS: dict[str, Format] = {
     ".csv": "csv",
     ".tsv": "tsv",
+    ".tab": "tsv",
+    ".txt": "tsv",  # whatever separates the fields: it is seen in the first lines
+    ".dat": "tsv",
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
     ".json": "jsonl",  # as Amazon's reviews of 2014 and 2018 are called
@@ -33,23 +45,14 @@ FORMATS: dict[str, Format] = {
     ".inter": "tsv",  # RecBole's atomic files
     ".item": "tsv",
 }
-COMPRESSIONS = (".gz", ".zst")
 INTERACTION_NAMES = ("interactions", "reviews", "ratings", "events")
 ITEM_NAMES = ("items", "meta", "products", "catalogue", "movies")
-UTF8_BOM = b"\xef\xbb\xbf"
-UTF16_BOMS = (b"\xff\xfe", b"\xfe\xff")
-UTF8 = "utf-8"
-_SEPARATORS: dict[Format, str] = {"csv": ",", "tsv": "\t"}
-_LARGEST_FIELD = 2**31 - 1  # bytes; the csv module's own limit is 128 KiB
-_LONGEST_LINE = 2**26  # bytes that are read to learn a table's columns
-_LINES_TO_LEARN_FROM = 20
+_USUAL_SEPARATORS: dict[Format, str] = {"csv": ",", "tsv": "\t"}
 _ROWS_A_PIECE = 65_536  # as Python's values a whole column of texts is large
-_NO_FILES = ("idna", "punycode", "unicode-escape", "raw-unicode-escape")  # codecs of other things
-_EXACT_FLOAT = 2**53  # from here on a float no longer holds every whole number
-_MADE_LINES = {  # what else JSON files hold, by its first character, and how it becomes lines
-    "[": ("a list", "A file that is one list becomes lines with: jq -c '.[]' OLD > NEW.jsonl"),
-    "{": ("an object", "Such objects become lines with: jq -c . OLD > NEW.jsonl"),
-}
+_SYSTEM_FILES = ("thumbs.db", "desktop.ini")
+_PARTITION = re.compile(r"([^=]+)=(.*)")  # a folder of Hive: the column and its value
+_NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
+_WORDS_TOLD = 3
 
 
 @dataclass(frozen=True)
@@ -57,45 +60,54 @@ class Table:
     """A raw table and where it came from, so that a bad value can be shown by file and line.
 
     Attributes:
-        path: The file it was read from.
+        path: The file it was read from, or the folder of its parts.
         frame: Its rows, in file order, blank lines left out.
         layout: How a row number turns into a place in the file.
-        quoted: Delimited files only: whether double quotes enclose fields.
+        dialect: Delimited files only: how fields are told apart.
         encoding: What its text is written in.
         notes: What people should know of how it was read.
+        parts: The tables of a folder's files, in order of their names; none for a single file.
+        joined: The tables whose rows were joined by id.
     """
 
     path: Path
     frame: pl.DataFrame
-    layout: Literal["csv", "tsv", "jsonl", "parquet", "headerless"]
-    quoted: bool = True
+    layout: Literal["delimited", "json lines", "rows", "headerless"]
+    dialect: Dialect | None = None
     encoding: str = UTF8
     notes: tuple[str, ...] = ()
+    parts: tuple[Table, ...] = ()
+    joined: tuple[Table, ...] = ()
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files it was read from."""
+        own = tuple(file for table in (*self.joined, *self.parts) for file in table.files)
+        return own or (self.path,)
 
     def place(self, row: int) -> str:
         """Where a 0-based row of `frame` stands: "FILE, line 7", or "FILE, row 7" in Parquet.
 
         Lines count from 1, the header and blank lines among them.
         """
+        for part in self.parts:
+            if row < part.frame.height:
+                return part.place(row)
+            row -= part.frame.height
         line = self._line(row)
         return f"{self.path}, row {row + 1}" if line is None else f"{self.path}, line {line}"
 
     def _line(self, row: int) -> int | None:
         """The line of a row, found by reading the file again; None where it cannot be told."""
-        if self.layout == "parquet":
-            return None
         if self.layout == "headerless":
             return row + 1
-        text = read_text(self.path, self.encoding)
-        if self.layout == "jsonl":
-            lines = (number for number, line in enumerate(text.split("\n"), 1) if line.strip())
-            return next(islice(lines, row, None), None)
-        records = _records(text, _separator(text.encode(), self.layout), self.quoted)
-        filled = (line for line, record in records if any(record))
-        try:
-            return next(islice(filled, row + 1, None), None)
-        except csv.Error:
+        if self.dialect is not None:
+            return line_of(read_text(self.path, self.encoding), self.dialect, row)
+        if self.layout != "json lines":
             return None
+        text = read_text(self.path, self.encoding)
+        lines = (number for number, line in enumerate(text.split("\n"), 1) if line.strip())
+        return next(islice(lines, row, None), None)
 
 
 @dataclass(frozen=True)
@@ -121,11 +133,65 @@ class SourceTables:
 
 
 def table_format(path: Path) -> Format | None:
-    """The format a file name stands for, or None: `reviews.jsonl.gz` is "jsonl"."""
-    name = path.name.lower()
+    """The format a file name stands for, or None: `reviews.jsonl.gz` is "jsonl".
+
+    A folder's is that of its parts.
+    """
+    if path.is_dir():
+        parts = part_files(path)
+        return _named_format(parts[0].name) if parts else None
+    return _named_format(path.name)
+
+
+def _named_format(name: str) -> Format | None:
+    name = name.lower()
     for compression in COMPRESSIONS:
         name = name.removesuffix(compression)
     return FORMATS.get(Path(name).suffix)
+
+
+def visible(folder: Path) -> list[Path]:
+    """What lies in a folder, by name, without what systems and programs put there for themselves.
+
+    That is what begins with "." or "_" (`._x.csv`, `.DS_Store`, `_SUCCESS`, `__MACOSX`),
+    `Thumbs.db` and `desktop.ini`.
+    """
+    return sorted(
+        (
+            path
+            for path in folder.iterdir()
+            if path.name[0] not in "._" and path.name.lower() not in _SYSTEM_FILES
+        ),
+        key=lambda path: path.name,
+    )
+
+
+def part_files(folder: Path) -> list[Path]:
+    """The files of a table that is a folder of parts, as Spark and Hive write it; else none.
+
+    All must be of one format. Parts are called `part…`, or alike but for digits, or the folder is
+    called as a table is (`ratings.parquet`); folders within are called `column=value`.
+    """
+    files: list[Path] = []
+    for path in _leaves(folder):
+        # Names first: a folder of a million pictures is none of parts.
+        kind = _named_format(path.name)
+        if kind is None or path.is_dir() or (files and kind != _named_format(files[0].name)):
+            return []
+        files.append(path)
+    named = _named_format(folder.name) or any(path.parent != folder for path in files)
+    alike = len(files) > 1 and len({re.sub(r"\d+", "", path.name) for path in files}) == 1
+    parts = all(path.name.lower().startswith("part") for path in files)
+    return files if named or alike or parts else []
+
+
+def _leaves(folder: Path) -> Iterator[Path]:
+    """The files of a folder and of its partitions, and the folders that are no partitions."""
+    for path in visible(folder):
+        if _PARTITION.fullmatch(path.name) and path.is_dir():
+            yield from _leaves(path)
+        else:
+            yield path
 
 
 def named_table(folder: Path, tables: Mapping[Path, object], names: Sequence[str]) -> Path | None:
@@ -142,369 +208,134 @@ def named_table(folder: Path, tables: Mapping[Path, object], names: Sequence[str
     return None
 
 
-def open_table(path: Path, encoding: str = UTF8) -> Table:
-    """Read a CSV, TSV, JSON lines or Parquet file, plain, `.gz` or `.zst`, told by extension.
+def open_table(path: Path, reading: Reading | None = None) -> Table:
+    """Read a table: CSV, TSV, JSON or Parquet, plain, `.gz` or `.zst`, told by extension.
 
     Rows are in file order. Every column of a delimited file is a string (ids such as "007" stay
-    what they are); JSON lines and Parquet keep their types.
-
-    A line of a JSON file may also be a Python literal, as in Amazon's metadata of 2014.
+    what they are); JSON and Parquet keep their types. Words that stand for a missing value are
+    null, and counted.
 
     Args:
-        path: The file.
-        encoding: What delimited and JSON files are written in. A file that begins with UTF-8's
-            byte order mark is UTF-8, whatever is said here.
+        path: The file, or a folder of parts, which are taken in order of their names.
+        reading: How to read it; None finds out.
 
     Raises:
         CammsrError: The file is missing, empty, broken or of an unknown kind; it says where.
     """
+    reading = reading or Reading()
     if not path.exists():
         raise CammsrError(f"{path}: no such file", "Check the path.")
+    table = _open_parts(path, reading) if path.is_dir() else _open_file(path, reading)
+    if table is None:
+        raise CammsrError(f"{path} is empty", "Give a file with a header and at least one row.")
+    if table.frame.width == 0:
+        raise CammsrError(f"{path} names no columns", "Give objects such as {...} with keys.")
+    if table.frame.height == 0:
+        raise CammsrError(f"{path} has a header but no rows", "Give a file with at least one row.")
+    return _without_missing(table, reading.missing)
+
+
+def _open_file(path: Path, reading: Reading) -> Table | None:
+    """The table in a file; None if there is nothing in it."""
     kind = table_format(path)
     if kind is None:
         raise CammsrError(f"{path}: unknown kind of table", _known_extensions())
     content = read_content(path)
-    if not content.removeprefix(UTF8_BOM).strip():
-        raise CammsrError(f"{path} is empty", "Give a file with a header and at least one row.")
+    if not content.removeprefix(UTF8_BOM)[:_ROWS_A_PIECE].strip() and not content.strip():
+        return None
     if kind == "parquet":
-        return _with_rows(_read_parquet(path, content))
-    content = _as_utf8(path, content, encoding)
+        return _read_parquet(path, content)
+    content, encoding, notes = as_utf8(path, content, reading.encoding_of(path))
     if kind == "jsonl":
-        table = Table(path, _read_json_lines(path, content), kind)
-    else:
-        table = _read_delimited(path, content, kind)
-    return _with_rows(replace(table, encoding=encoding))
+        frame, by_line = read_json(path, content)
+        return Table(path, frame, "json lines" if by_line else "rows", None, encoding, notes)
+    usual, columns = _USUAL_SEPARATORS[kind], reading.columns.get(path.name, ())
+    read = read_delimited(path, content, usual, columns)
+    notes = (*notes, *read.notes, *blank_note(path, read.blank))
+    return Table(path, read.frame, "delimited", read.dialect, encoding, notes)
 
 
-def columns_of(path: Path, encoding: str = UTF8) -> list[str]:
+def _open_parts(folder: Path, reading: Reading) -> Table | None:
+    """The rows of all parts, one after another; None if there are none."""
+    files = part_files(folder)
+    if not files:
+        raise CammsrError(
+            f"{folder} is a folder, but not one of parts of a table",
+            "Give a file, or a folder of files that are called alike, as part-00000.parquet.",
+        )
+    opened = [(file, _open_file(file, reading)) for file in files]
+    parts = [_with_partition(folder, table) for _, table in opened if table and table.frame.height]
+    if not parts:
+        return None
+    columns = parts[0].frame.columns
+    for part in parts[1:]:
+        if part.layout == "delimited" and set(part.frame.columns) != set(columns):
+            raise CammsrError(
+                f"{part.path} has other columns than {parts[0].path.name} "
+                f"({', '.join(part.frame.columns[:8])}; {', '.join(columns[:8])})",
+                f"If the parts have no header: --columns {folder.name}=user,item,timestamp",
+            )
+    try:
+        frame = pl.concat([part.frame for part in parts], how="diagonal_relaxed")
+    except pl.exceptions.PolarsError as error:
+        raise CammsrError(
+            f"{folder}: its parts hold values of other types ({first_line(error)})",
+            "Write them again with one type a column.",
+        ) from None
+    notes = [f"{folder.name} read from {counted(len(files), 'part')}"]
+    if empty := len(files) - len(parts):
+        notes[0] += f", {empty:,} of them without rows"
+    notes += [note for part in parts for note in part.notes]
+    return Table(folder, frame, "rows", None, UTF8, tuple(notes), tuple(parts))
+
+
+def _with_partition(folder: Path, part: Table) -> Table:
+    """A part with the columns that the names of its folders tell."""
+    told = {
+        key: None if value == _NO_VALUE else unquote(value)
+        for key, value in _partition(folder, part.path).items()
+        if key not in part.frame.columns
+    }
+    columns = [pl.lit(value, pl.String).alias(key) for key, value in told.items()]
+    return replace(part, frame=part.frame.with_columns(columns))
+
+
+def _partition(folder: Path, file: Path) -> dict[str, str]:
+    names = file.relative_to(folder).parent.parts
+    return {match[1]: match[2] for name in names if (match := _PARTITION.fullmatch(name))}
+
+
+def columns_of(path: Path, reading: Reading | None = None) -> list[str]:
     """The columns that a table begins with, from its first lines; [] if they cannot be told.
 
-    Of JSON lines those of the first twenty. Whether the rest of the file is sound is not looked
+    Of JSON those of the first twenty lines. Whether the rest of the file is sound is not looked
     at: `open_table` does.
     """
+    reading = reading or Reading()
+    if path.is_dir():
+        files = part_files(path)
+        found = next((columns for file in files if (columns := columns_of(file, reading))), [])
+        return [*found, *(_partition(path, files[0]) if files else ())]
     kind = table_format(path)
+    if kind != "parquet" and path.name in reading.columns:
+        return list(reading.columns[path.name])
     try:
         if kind == "parquet":
             plain = path.suffix.lower() == ".parquet"
             return list(pl.read_parquet_schema(path if plain else io.BytesIO(read_content(path))))
-        lines = _first_lines(path, encoding)
-        if not lines or kind is None:
-            return []
-        if kind == "jsonl":
-            return _keys(path, lines)
-        separator = _separator(lines[0].encode("utf-8", "replace"), kind)
-        csv.field_size_limit(_LARGEST_FIELD)
-        return next(csv.reader([lines[0].rstrip("\r\n")], delimiter=separator), [])
+        lines = first_lines(path, reading.encoding_of(path))
     except (OSError, EOFError, zlib.error, zstandard.ZstdError, pl.exceptions.PolarsError):
         return []
-    except (CammsrError, UnicodeError, csv.Error):
+    except (CammsrError, UnicodeError):
         return []
-
-
-def separator_of(path: Path, kind: Literal["csv", "tsv"]) -> str:
-    """What separates the fields of a file in UTF-8, by its header, read without the rest of it.
-
-    It is the kind's own where there is no header to be read, as whatever reads the file will tell.
-    """
-    try:
-        lines = _first_lines(path, UTF8)
-    except (OSError, EOFError, zlib.error, zstandard.ZstdError):
-        lines = []
-    return _separator("".join(lines[:1]).encode(), kind)
-
-
-def _first_lines(path: Path, encoding: str) -> list[str]:
-    """The first lines that hold anything, read without the rest of the file."""
-    suffix = path.suffix.lower()
-    with path.open("rb") as raw:
-        stream = raw
-        if suffix == ".gz":
-            stream = io.BufferedReader(gzip.GzipFile(fileobj=raw))
-        elif suffix == ".zst":
-            stream = io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(raw))
-        if stream.peek(len(UTF8_BOM)).startswith(UTF8_BOM):
-            encoding = "utf-8-sig"
-        text = io.TextIOWrapper(stream, encoding, errors="replace")
-        lines = [text.readline(_LONGEST_LINE) for _ in range(_LINES_TO_LEARN_FROM)]
-    lines[0] = lines[0].removeprefix("\ufeff")
-    return [line for line in lines if line.strip()]
-
-
-def _keys(path: Path, lines: Sequence[str]) -> list[str]:
-    keys: dict[str, None] = {}
-    for number, line in enumerate(lines, 1):
-        try:
-            keys |= dict.fromkeys(_json_object(path, number, line))
-        except CammsrError:
-            break
-    return list(keys)
-
-
-def checked_encoding(name: str) -> str:
-    """The codec that an encoding's name stands for.
-
-    Raises:
-        UsageError: There is no such encoding of text.
-    """
-    try:
-        codec = codecs.lookup(name)
-        "".encode(name)  # refused by codecs that are not for text, such as "base64"
-        if codec.name in _NO_FILES:
-            raise LookupError
-    except (LookupError, ValueError):
-        raise UsageError(
-            f"--encoding {name}: no such encoding",
-            "Usual ones are utf-8, latin-1, cp1252, utf-16, gb18030 and shift_jis.",
-        ) from None
-    return codec.name
+    if not lines or kind is None:
+        return []
+    return json_keys(path, lines) if kind == "jsonl" else header_of(lines, _USUAL_SEPARATORS[kind])
 
 
 def counted(number: int, noun: str) -> str:
     """A number with its noun: "1 event", "1,200 events"."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
-def read_content(path: Path) -> bytes:
-    """A file's content, decompressed if its name ends in `.gz` or `.zst`.
-
-    Raises:
-        CammsrError: The file is missing, cannot be read, or its compressed stream is broken.
-    """
-    try:
-        raw = path.read_bytes()
-    except FileNotFoundError:
-        raise CammsrError(f"{path}: no such file", "Check the path.") from None
-    except OSError as error:
-        raise CammsrError(f"{path} cannot be read: {error.strerror}", "Check the path.") from None
-    suffix = path.suffix.lower()
-    try:
-        if suffix == ".gz":
-            return gzip.decompress(raw)
-        if suffix == ".zst":
-            return _decompress_zstd(raw)
-    except (EOFError, OSError, zlib.error, zstandard.ZstdError) as error:
-        raise CammsrError(
-            f"{path}: the compressed file is cut short or damaged ({error})",
-            "Download or copy it again.",
-        ) from None
-    return raw
-
-
-def decode(path: Path, content: bytes, encoding: str = UTF8) -> str:
-    """Decode text, or say which byte on which line of which file cannot be decoded.
-
-    Raises:
-        CammsrError: A byte sequence is not valid in `encoding`.
-    """
-    try:
-        return content.decode(encoding)
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        wrong = content[error.start : error.start + 1].hex()
-        raise CammsrError(
-            f"{path}, line {line}: not {encoding.upper()} text (byte 0x{wrong} at {error.start:,})",
-            _encoding_hint("latin-1" if codecs.lookup(encoding).name == UTF8 else UTF8),
-        ) from None
-    except UnicodeError as error:
-        raise CammsrError(
-            f"{path}: not {encoding.upper()} text ({error})", _encoding_hint(UTF8)
-        ) from None
-
-
-def read_text(path: Path, encoding: str = UTF8) -> str:
-    """A text file whole, without a byte order mark.
-
-    Raises:
-        CammsrError: The file cannot be read, or a byte is not valid in `encoding`.
-    """
-    return decode(path, _as_utf8(path, read_content(path), encoding))
-
-
-def _as_utf8(path: Path, content: bytes, encoding: str) -> bytes:
-    """Text in UTF-8, without a byte order mark; whether UTF-8 itself is valid is seen later."""
-    if content.startswith(UTF8_BOM):
-        return content.removeprefix(UTF8_BOM)
-    if codecs.lookup(encoding).name != UTF8:
-        text = decode(path, content, encoding).removeprefix("\ufeff")
-        return text.encode("utf-8", "replace")  # some codecs yield surrogates
-    if content.startswith(UTF16_BOMS):
-        raise CammsrError(
-            f"{path}, line 1: the text is UTF-16, not UTF-8", _encoding_hint("utf-16")
-        )
-    return content
-
-
-def _decompress_zstd(raw: bytes) -> bytes:
-    """All frames of a zstd file; `zstandard` itself does not complain about a cut one."""
-    parts: list[bytes] = []
-    while raw:
-        frame = zstandard.ZstdDecompressor().decompressobj()
-        parts.append(frame.decompress(raw))
-        if not frame.eof:
-            raise EOFError("the last frame has no end")
-        raw = frame.unused_data
-    return b"".join(parts)
-
-
-def _known_extensions() -> str:
-    return f"Known extensions: {', '.join(FORMATS)}, each also with {' or '.join(COMPRESSIONS)}."
-
-
-def _encoding_hint(likely: str) -> str:
-    return f"Say what it is written in, e.g. --encoding {likely}"
-
-
-def _with_rows(table: Table) -> Table:
-    if table.frame.width == 0:
-        raise CammsrError(f"{table.path} names no columns", "Give objects such as {...} with keys.")
-    if table.frame.height == 0:
-        raise CammsrError(
-            f"{table.path} has a header but no rows", "Give a file with at least one row."
-        )
-    return table
-
-
-def _read_parquet(path: Path, content: bytes) -> Table:
-    """Columns of bytes are texts where they are UTF-8, as some programs write them."""
-    try:
-        frame = pl.read_parquet(io.BytesIO(content))
-    except pl.exceptions.PolarsError as error:
-        raise CammsrError(
-            f"{path} is not a Parquet file: {first_line(error)}", "Write it again."
-        ) from None
-    notes: list[str] = []
-    for column in frame.select(pl.selectors.binary()):
-        try:
-            frame = frame.with_columns(column.cast(pl.String))
-        except pl.exceptions.PolarsError:
-            frame = frame.drop(column.name)
-            notes.append(f"column {column.name!r} of {path.name} holds bytes, not text: left out")
-    return Table(path, frame, "parquet", notes=tuple(notes))
-
-
-# --- JSON lines ---------------------------------------------------------------------------------
-
-
-def _read_json_lines(path: Path, content: bytes) -> pl.DataFrame:
-    """Objects stay JSON text: a column for each key that any row has would not fit in memory."""
-    head = content[:_LONGEST_LINE].split(b"\n", _LINES_TO_LEARN_FROM)[:_LINES_TO_LEARN_FROM]
-    objects = _object_columns([line for line in head if line.strip()])
-    try:
-        return pl.read_ndjson(
-            content, infer_schema_length=None, schema_overrides=dict.fromkeys(objects, pl.String)
-        )
-    except pl.exceptions.PolarsError:
-        return _parse_json_lines(path, content)
-
-
-def _object_columns(lines: Sequence[bytes]) -> list[str]:
-    """The keys under which any of these lines holds an object."""
-    found: dict[str, None] = {}
-    for line in lines:
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError):
-            break
-        if isinstance(row, dict):
-            found |= dict.fromkeys(key for key, value in row.items() if isinstance(value, dict))
-    return list(found)
-
-
-def _parse_json_lines(path: Path, content: bytes) -> pl.DataFrame:
-    """Line by line, for what polars refuses: finds the bad line, or returns strings throughout.
-
-    A value that is no string is kept as its JSON text, so lists can still be told from strings.
-    """
-    rows: list[dict[str, object]] = []
-    for number, line in enumerate(decode(path, content).split("\n"), 1):
-        if line.strip():
-            rows.append(_json_object(path, number, line))
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    return pl.DataFrame(
-        {name: [_json_text(row.get(name)) for row in rows] for name in columns},
-        schema=dict.fromkeys(columns, pl.String),
-    )
-
-
-def _json_object(path: Path, number: int, line: str) -> dict[str, object]:
-    """The object on a line, whether it is written as JSON or as a Python literal."""
-    must = "Each line must be one JSON object such as {...}"
-    hint = f"{must}: mend or delete that line."
-    try:
-        value = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        value = _python_object(line)
-        if value is None and number == 1 and _goes_on(line):
-            what, command = _MADE_LINES[line.strip()[0]]
-            raise CammsrError(
-                f"{path}, line 1: {what} that goes on over several lines", f"{must}. {command}"
-            ) from None
-        if value is None:
-            reason = getattr(error, "msg", str(error))
-            raise CammsrError(f"{path}, line {number}: not JSON ({reason})", hint) from None
-    if not isinstance(value, dict):
-        if isinstance(value, list):
-            hint += f" {_MADE_LINES['['][1]}"
-        raise CammsrError(f"{path}, line {number}: a JSON value, but not an object", hint)
-    return {_storable(key): entry for key, entry in value.items()}
-
-
-def _goes_on(line: str) -> bool:
-    """Whether a line begins a list or an object that later lines may end."""
-    text = line.strip()
-    return text.startswith("[") or (text.startswith("{") and text.endswith(("{", "[", ",")))
-
-
-def _python_object(line: str) -> dict[str, object] | None:
-    """A dict written as Python does, of values that JSON has too; None if it is not one.
-
-    It is parsed, never run.
-    """
-    if not line.lstrip().startswith("{"):
-        return None
-    try:
-        value = ast.literal_eval(line.strip())
-        json.dumps(value)
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-        return None
-    return {str(key): entry for key, entry in value.items()} if isinstance(value, dict) else None
-
-
-def _json_text(value: object) -> str | None:
-    if value is None or (isinstance(value, float) and value != value):
-        return None
-    if isinstance(value, float) and value.is_integer() and abs(value) < _EXACT_FLOAT:
-        value = int(value)  # an id among gaps, as 7.0, is the 7 of other files
-    return _storable(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
-
-
-def _storable(text: str) -> str:
-    """Text with a question mark for what UTF-8 cannot hold, which are lone surrogates."""
-    return text.encode("utf-8", "replace").decode("utf-8")
-
-
-# --- delimited files ----------------------------------------------------------------------------
-
-
-def _read_delimited(path: Path, content: bytes, kind: Literal["csv", "tsv"]) -> Table:
-    """Every column a string; an empty field is null; lines without any value are left out.
-
-    A TSV whose quotes do not add up is read as having none: most tools write TSV unquoted.
-    """
-    if b"\n" not in content:
-        content = content.replace(b"\r", b"\n")
-    separator = _separator(content, kind)
-    try:
-        frame = pl.read_csv(content, separator=separator, infer_schema=False)
-        if any("\ufffd" in name for name in frame.columns):
-            decode(path, content)  # polars replaces what it cannot decode in a header
-        kept = _without_blank_rows(frame)
-        return Table(path, kept, kind, notes=blank_note(path, frame.height - kept.height))
-    except pl.exceptions.PolarsError:
-        text = decode(path, content)
-    quoted = kind == "csv" or _quotes_add_up(text, separator)
-    frame, blank = _parse_delimited(path, text, separator, quoted)
-    return Table(path, frame, kind, quoted, notes=blank_note(path, blank))
 
 
 def values_of(table: Table, column: str, rows: Sequence[int]) -> Iterator[Any]:
@@ -532,82 +363,44 @@ def blank_note(path: Path, rows: int) -> tuple[str, ...]:
     return (f"{counted(rows, 'row')} of {path.name} without any value left out",) if rows else ()
 
 
-def _separator(content: bytes, kind: Literal["csv", "tsv"]) -> str:
-    """The kind's own, or what the header shows instead: many programs write "CSV" with ";"."""
-    usual = _SEPARATORS[kind]
-    header = content[:65_536].partition(b"\n")[0].decode("utf-8", "replace")
-    counts = {mark: header.count(mark) for mark in (";", "\t", "|", ",")}
-    other = max(counts, key=lambda mark: counts[mark])
-    return usual if counts[usual] or not counts[other] else other
+def _known_extensions() -> str:
+    return f"Known extensions: {', '.join(FORMATS)}, each also with {' or '.join(COMPRESSIONS)}."
 
 
-def _without_blank_rows(frame: pl.DataFrame) -> pl.DataFrame:
-    blank = pl.all_horizontal(pl.all().is_null() | (pl.all() == ""))
-    return frame.filter(~blank)
+def _without_missing(table: Table, words: frozenset[str]) -> Table:
+    """The table with null where a cell is one of the words that stand for a missing value."""
+    padded = [form for word in words for form in (word, f" {word}", f"{word} ", f" {word} ")]
+    texts = table.frame.select(pl.col(pl.String))
+    found = texts.select(pl.all().is_in(padded).any())
+    columns = [name for name in found.columns if found[name].item()]
+    if not columns:
+        return table
+    cells = [texts[name] for name in columns]
+    written = pl.concat([cell.filter(cell.is_in(padded)).alias("") for cell in cells])
+    common = written.str.strip_chars().value_counts(sort=True)[""][:_WORDS_TOLD].to_list()
+    note = (
+        f"{counted(len(written), 'cell')} of {table.path.name} read as missing, written "
+        f"{', '.join(common)} in {listed(columns)} (--missing says which words are)"
+    )
+    frame = table.frame.with_columns(
+        pl.when(~pl.col(name).is_in(padded)).then(pl.col(name)).alias(name) for name in columns
+    )
+    return replace(table, frame=frame, notes=(*table.notes, note))
 
 
-def _quotes_add_up(text: str, separator: str) -> bool:
+def _read_parquet(path: Path, content: bytes) -> Table:
+    """Columns of bytes are texts where they are UTF-8, as some programs write them."""
     try:
-        for _ in _records(text, separator, quoted=True):
-            pass
-    except csv.Error:
-        return False
-    return True
-
-
-def _parse_delimited(
-    path: Path, text: str, separator: str, quoted: bool
-) -> tuple[pl.DataFrame, int]:
-    """Record by record, for what polars refuses: finds the bad line, or mends what can be read.
-
-    Returns:
-        The rows, and how many without any value were left out.
-    """
-    line, blank = 0, 0
-    rows: list[list[str | None]] = []
-    header: list[str] | None = None
-    try:
-        for line, record in _records(text, separator, quoted):
-            if not any(record):
-                blank += header is not None
-                continue
-            if header is None:
-                header = _distinct(record)
-                continue
-            if len(record) > len(header):
-                raise CammsrError(
-                    f"{path}, line {line}: {len(record)} fields, but the header has {len(header)}",
-                    "Quote fields that hold the separator, or mend that line.",
-                )
-            padding = [""] * (len(header) - len(record))
-            rows.append([field or None for field in (*record, *padding)])
-    except csv.Error as error:
+        frame = pl.read_parquet(io.BytesIO(content))
+    except pl.exceptions.PolarsError as error:
         raise CammsrError(
-            f"{path}, after line {line}: a quoted field is broken ({error})",
-            'Close the quotes; a quote inside a quoted field is written twice ("").',
+            f"{path} is not a Parquet file: {first_line(error)}", "Write it again."
         ) from None
-    names = header or []
-    return pl.DataFrame(rows, schema=dict.fromkeys(names, pl.String), orient="row"), blank
-
-
-def _records(text: str, separator: str, quoted: bool) -> Iterator[tuple[int, list[str]]]:
-    """Each record, blank ones too, with the line it begins on, from 1, header first."""
-    quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
-    # A lone carriage return ends a line only where nothing else does; `csv` refuses the others.
-    text = re.sub(r"\r(?!\n)", " " if "\n" in text else "\n", text)
-    csv.field_size_limit(_LARGEST_FIELD)
-    reader = csv.reader(io.StringIO(text), delimiter=separator, quoting=quoting, strict=True)
-    begins = 1
-    for record in reader:
-        yield begins, record
-        begins = reader.line_num + 1
-
-
-def _distinct(header: list[str]) -> list[str]:
-    """Column names made unique as polars does it: a second `x` is `x_duplicated_0`."""
-    seen: dict[str, int] = {}
-    names: list[str] = []
-    for name in header:
-        names.append(f"{name}_duplicated_{seen[name] - 1}" if name in seen else name)
-        seen[name] = seen.get(name, 0) + 1
-    return names
+    notes: list[str] = []
+    for column in frame.select(pl.selectors.binary()):
+        try:
+            frame = frame.with_columns(column.cast(pl.String))
+        except pl.exceptions.PolarsError:
+            frame = frame.drop(column.name)
+            notes.append(f"column {column.name!r} of {path.name} holds bytes, not text: left out")
+    return Table(path, frame, "rows", notes=tuple(notes))

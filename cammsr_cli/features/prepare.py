@@ -301,11 +301,14 @@ def _warnings(options: PrepareOptions, present: Mapping[str, int]) -> list[str]:
 
 
 def require_writable(options: PrepareOptions) -> None:
-    """Refuse what would overwrite, or cannot be written.
+    """Refuse what would overwrite, or cannot be written, or has nothing to be made of.
 
     Raises:
         UsageError: Saying which path it is.
     """
+    for source in (options.source.interactions, options.source.items):
+        if source is not None and not source.exists():
+            raise UsageError(f"{source}: no such file or folder", "Check the path.")
     require_replaceable(options.out, options.force)
     if options.media_root is not None and not options.media_root.is_dir():
         raise UsageError(f"--media-root {options.media_root} is not a folder")
@@ -350,6 +353,7 @@ def _ready_made(path: Path, corpus: Corpus, modality: str, options: PrepareOptio
         dtype=options.features.dtype,
         row_count=corpus.listed_rows,
         scratch_dir=options.out.parent if options.out.parent.is_dir() else None,
+        reading=options.source.reading,
     )
 
 

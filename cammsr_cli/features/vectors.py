@@ -6,23 +6,22 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from cammsr_cli.data.columns import is_index, listed
-from cammsr_cli.data.tables import separator_of
-from cammsr_cli.errors import CammsrError, UsageError, first_line
+from cammsr_cli.data.columns import CANDIDATES, is_index, item_column, listed, normalised
+from cammsr_cli.data.contents import Reading
+from cammsr_cli.data.ids import clean_ids
+from cammsr_cli.data.tables import Table, open_table, table_format
+from cammsr_cli.errors import CammsrError, UsageError
 from cammsr_cli.features.rows import RowFile
 from cammsr_cli.features.runner import Features, Problem, StoredType, fitting
 from cammsr_cli.files import sha256_of
 
-# Column names that hold the item, compared without case, "_" and "-".
-_ID_NAMES = ("itemid", "item", "movieid", "parentasin", "asin", "productid", "id")
-_DELIMITED: dict[str, Literal["csv", "tsv"]] = {".csv": "csv", ".tsv": "tsv", ".tab": "tsv"}
-_COMPRESSED = (".gz", ".zst")
+_DECIMAL_COMMA = r"^[-+]?\d+(?:,\d+)?(?:[eE][-+]?\d+)?$"  # as programs write it beside ";"
 
 
 @dataclass(frozen=True)
@@ -30,15 +29,15 @@ class _Rows:
     """Vectors by row of the file.
 
     Attributes:
-        ids: [R] item identifiers.
+        table: The file's rows.
+        ids: [R] item identifiers; None where a row has none.
         values: float64 [R, D]; NaN where the file has none.
-        first_line: The file's line (or row) number of the first vector.
         notes: What was left out.
     """
 
-    ids: list[str]
+    table: Table
+    ids: list[str | None]
     values: NDArray[np.float64]
-    first_line: int
     notes: list[str]
 
 
@@ -66,10 +65,11 @@ def read_vectors(
     dtype: StoredType = "float16",
     row_count: int | None = None,
     scratch_dir: Path | None = None,
+    reading: Reading | None = None,
 ) -> Features:
     """Features from a file of vectors.
 
-    A table (CSV, TSV, plain or .gz or .zst; Parquet) has a column with the item and either one list
+    A table, of any kind that items are read from, has a column with the item and either one list
     column or numeric columns, which together are the vector; the index that pandas writes and other
     columns are left out, and told. Booleans are 0 and 1. An array (NPY) has one row for each row of
     the items file.
@@ -83,35 +83,29 @@ def read_vectors(
         row_count: Rows of the items file, for NPY; taken from `item_rows` if None.
         scratch_dir: Where the features are put into a file without a name; None keeps them in
             memory.
+        reading: How to read a table; None finds out.
 
     Raises:
         UsageError: If the format or the columns are not understood.
         CammsrError: If a cell is no number, an item appears twice, or the row count is off.
     """
-    if not path.is_file():
+    if not path.exists():
         raise UsageError(f"no vectors file {path}", "give a .csv, .tsv, .parquet or .npy file")
-    kind = _kind(path)
-    if kind == ".npy":
+    if path.suffix.lower() == ".npy":
         vectors = _array_rows(path, item_rows, row_count)
+        files: tuple[Path, ...] = (path,)
+    elif table_format(path) is None:
+        raise UsageError(
+            f"{path.name}: {path.suffix or 'no extension'} is no format for vectors",
+            "save them as .csv, .tsv, .parquet or .npy",
+        )
     else:
-        vectors = _by_item(path, _table_rows(path, kind), item_ids)
-    fingerprint = json.dumps({"vectors": f"sha256:{sha256_of(path)}"})
+        rows = _table_rows(open_table(path, reading))
+        vectors, files = _by_item(path, rows, item_ids), rows.table.files
+    fingerprint = json.dumps({"vectors": f"sha256:{' '.join(map(sha256_of, files))}"})
     shape = len(item_ids), vectors.values.shape[1]
     stored = np.zeros(shape, dtype) if scratch_dir is None else RowFile(scratch_dir, shape, dtype)
     return _features(path, vectors, item_ids, modality, stored, fingerprint)
-
-
-def _kind(path: Path) -> str:
-    suffixes = [suffix.lower() for suffix in path.suffixes]
-    if suffixes and suffixes[-1] in _COMPRESSED:
-        suffixes.pop()
-    kind = suffixes[-1] if suffixes else ""
-    if kind not in (*_DELIMITED, ".parquet", ".npy"):
-        raise UsageError(
-            f"{path.name}: {kind or 'no extension'} is no format for vectors",
-            "save them as .csv, .tsv, .parquet or .npy",
-        )
-    return kind
 
 
 def _array_rows(path: Path, item_rows: Sequence[int | None], row_count: int | None) -> _Listed:
@@ -138,56 +132,36 @@ def _array_rows(path: Path, item_rows: Sequence[int | None], row_count: int | No
     return _Listed(values, np.array([-1 if row is None else row for row in item_rows], int), [])
 
 
-def _table_rows(path: Path, kind: str) -> _Rows:
-    table = _table(path, kind)
-    column = _id_column(path, table.columns)
-    ids = _identifiers(table[column])
-    index = [one for one in table.columns if is_index(one)]
-    rest = table.drop(column, *index)
-    line = 1 if kind == ".parquet" else 2  # a delimited file's first line is its header
+def _table_rows(table: Table) -> _Rows:
+    name = table.path.name
+    column = _id_column(table)
+    notes = list(table.notes)
+    ids = clean_ids(table, column, notes).to_list()
+    index = [one for one in table.frame.columns if is_index(one)]
+    rest = table.frame.drop(column, *index)
     lists = [one for one in rest.columns if _is_list(rest[one])]
     if len(lists) > 1:
-        raise UsageError(f"{path.name} has several list columns: {', '.join(lists)}; keep one")
+        raise UsageError(f"{name} has several list columns: {', '.join(lists)}; keep one")
     if lists:
-        used, values = lists, _list_values(path, rest[lists[0]], line)
+        used, values = lists, _list_values(table, rest[lists[0]])
     else:
-        used, values = _numeric_values(path, rest, line)
-    notes = (
-        [f"the index that pandas wrote into {path.name} left out of the vectors"] if index else []
-    )
+        used, values = _numeric_values(table, rest)
+    if index:
+        notes.append(f"the index that pandas wrote into {name} left out of the vectors")
     if others := [one for one in rest.columns if one not in used]:
         why = "beside the list" if lists else "without numbers such as 0.5"
-        told = f"columns of {path.name} {why} left out of the vectors: {listed(others)}"
-        notes.append(told)
-    return _Rows(ids, values, line, notes)
+        notes.append(f"columns of {name} {why} left out of the vectors: {listed(others)}")
+    return _Rows(table, ids, values, notes)
 
 
-def _table(path: Path, kind: str) -> pl.DataFrame:
-    try:
-        if kind == ".parquet":
-            return pl.read_parquet(path)
-        separator = separator_of(path, _DELIMITED[kind])
-        return pl.read_csv(path, separator=separator, infer_schema=False)
-    except (pl.exceptions.PolarsError, OSError) as error:
-        told = first_line(error)
-        raise CammsrError(f"{path.name} cannot be read as {kind[1:]}: {told}") from error
-
-
-def _id_column(path: Path, columns: list[str]) -> str:
-    plain = {one.strip().lower().replace("_", "").replace("-", ""): one for one in columns[::-1]}
-    for name in _ID_NAMES:
-        if name in plain:
-            return plain[name]
-    raise UsageError(
-        f"{path.name}: no column names the item; it has: {', '.join(columns[:12])}",
-        "call the item's column item_id",
-    )
-
-
-def _identifiers(column: pl.Series) -> list[str]:
-    if column.dtype.is_float() and bool((column.drop_nulls() % 1 == 0).all()):
-        column = column.cast(pl.Int64)
-    return [(value or "").strip() for value in column.cast(pl.String)]
+def _id_column(table: Table) -> str:
+    columns = table.frame.columns
+    if set(CANDIDATES["items"]["item"]).isdisjoint(map(normalised, columns)):
+        raise UsageError(
+            f"{table.path.name}: no column names the item; it has: {listed(columns[:12])}",
+            "call the item's column item_id",
+        )
+    return item_column(columns, "items")
 
 
 def _is_list(column: pl.Series) -> bool:
@@ -197,46 +171,45 @@ def _is_list(column: pl.Series) -> bool:
     return len(filled) > 0 and str(filled[0]).lstrip().startswith("[")
 
 
-def _list_values(path: Path, column: pl.Series, first_line: int) -> NDArray[np.float64]:
+def _list_values(table: Table, column: pl.Series) -> NDArray[np.float64]:
     """[R, D] from a column of lists, or of JSON lists as text; a null is a row of NaN."""
     lists: list[list[Any] | None] = []
-    for line, cell in enumerate(column, start=first_line):
+    for row, cell in enumerate(column):
         try:
             told = json.loads(cell) if isinstance(cell, str) else cell
             lists.append(None if told is None else [float(one) for one in told])
         except (ValueError, TypeError) as error:
             raise CammsrError(
-                f"{path.name}, line {line}: column {column.name!r} is no list of numbers"
+                f"{table.place(row)}: column {column.name!r} is no list of numbers",
+                "write it as [0.5, 1.25]: a JSON list",
             ) from error
     dim = next((len(one) for one in lists if one), 0)
     if dim == 0:
-        raise CammsrError(f"{path.name}: column {column.name!r} holds no numbers")
-    for line, one in enumerate(lists, start=first_line):
+        raise CammsrError(f"{table.path}: column {column.name!r} holds no numbers")
+    for row, one in enumerate(lists):
         if one and len(one) != dim:
             raise CammsrError(
-                f"{path.name}, line {line}: a vector of {len(one)} numbers among those of {dim}"
+                f"{table.place(row)}: a vector of {len(one)} numbers among those of {dim}"
             )
     return np.array([one or [np.nan] * dim for one in lists], dtype=np.float64)
 
 
-def _numeric_values(
-    path: Path, table: pl.DataFrame, first_line: int
-) -> tuple[list[str], NDArray[np.float64]]:
+def _numeric_values(table: Table, rest: pl.DataFrame) -> tuple[list[str], NDArray[np.float64]]:
     """The numeric columns, and [R, D] of them; columns with no number at all are left out."""
     columns: dict[str, NDArray[np.float64]] = {}
-    for series in table:
-        numbers = _numbers(path, series, first_line)
+    for series in rest:
+        numbers = _numbers(table, series)
         if numbers is not None:
             columns[series.name] = numbers
     if not columns:
         raise UsageError(
-            f"{path.name} has no numeric column beside the item",
+            f"{table.path.name} has no numeric column beside the item",
             "a table of vectors has numbers in its other columns, or one list column",
         )
     return list(columns), np.stack(list(columns.values()), axis=1)
 
 
-def _numbers(path: Path, series: pl.Series, first_line: int) -> NDArray[np.float64] | None:
+def _numbers(table: Table, series: pl.Series) -> NDArray[np.float64] | None:
     """A column as float64 with NaN for empty cells; None if it holds no numbers at all."""
     if series.dtype.is_numeric() or series.dtype == pl.Boolean:
         return series.cast(pl.Float64).fill_null(np.nan).to_numpy()
@@ -244,6 +217,9 @@ def _numbers(path: Path, series: pl.Series, first_line: int) -> NDArray[np.float
         return None
     text = series.str.strip_chars()
     text = text.set(text == "", None)
+    beside_semicolons = table.dialect is not None and table.dialect.separator == ";"
+    if beside_semicolons and text.str.contains(_DECIMAL_COMMA).all():
+        text = text.str.replace(",", ".", literal=True)
     numbers = text.cast(pl.Float64, strict=False)
     if numbers.null_count() == len(numbers):
         numbers = _truths(text)
@@ -253,8 +229,7 @@ def _numbers(path: Path, series: pl.Series, first_line: int) -> NDArray[np.float
     if wrong.any():
         row = int(wrong.arg_true()[0])
         raise CammsrError(
-            f"{path.name}, line {row + first_line}: {text[row]!r} in column {series.name!r} "
-            "is not a number",
+            f"{table.place(row)}: {text[row]!r} in column {series.name!r} is not a number",
             "mend the cell, or leave it empty if the item has no vector",
         )
     return numbers.fill_null(np.nan).to_numpy()
@@ -268,24 +243,28 @@ def _truths(text: pl.Series) -> pl.Series:
 
 def _by_item(path: Path, rows: _Rows, item_ids: Sequence[str]) -> _Listed:
     """Vectors by item from rows that name theirs."""
-    line_of: dict[str, int] = {}
-    for line, one in enumerate(rows.ids, start=rows.first_line):
-        if one in line_of:
+    row_of: dict[str, int] = {}
+    for row, one in enumerate(rows.ids):
+        if one is None:
+            continue
+        if one in row_of:
             raise CammsrError(
-                f"{path.name}: item {one!r} appears twice, on lines {line_of[one]} and {line}",
+                f"{rows.table.place(row)}: item {one!r} was there before: "
+                f"{rows.table.place(row_of[one])}",
                 "keep one vector an item",
             )
-        line_of[one] = line
-    nowhere = rows.first_line - 1
-    row = np.array([line_of.get(one, nowhere) - rows.first_line for one in item_ids], int)
-    strange = len(line_of.keys() - set(item_ids))
-    if (row < 0).all():
+        row_of[one] = row
+    places = np.array([row_of.get(one, -1) for one in item_ids], int)
+    strange = len(row_of.keys() - set(item_ids))
+    if (places < 0).all():
         raise CammsrError(
             f"{path.name} names no item of the catalogue (its first: {rows.ids[:1]})",
             "check that its item column holds the same identifiers as the interactions",
         )
-    told = [f"{strange} ids of {path.name} are not in the catalogue"] if strange else []
-    return _Listed(rows.values, row, [*rows.notes, *told])
+    nameless = rows.ids.count(None)
+    told = [f"{nameless} rows of {path.name} without an item id left out"] if nameless else []
+    told += [f"{strange} ids of {path.name} are not in the catalogue"] if strange else []
+    return _Listed(rows.values, places, [*rows.notes, *told])
 
 
 def _features(

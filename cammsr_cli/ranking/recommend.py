@@ -299,7 +299,8 @@ def read_user_ids(file: Path) -> list[str]:
         UsageError: The file cannot be read, or holds none.
     """
     try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
+        # Not `splitlines`: ids may hold what Unicode calls a line's end, such as U+2028.
+        lines = file.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"cannot read the user ids in {file}: {first_line(error)}") from error
     ids = list(dict.fromkeys(line.strip() for line in lines if line.strip()))

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import PROJECT
 
+from cammsr_cli.data.contents import Reading
 from cammsr_cli.data.corpus import Corpus, SourceOptions, read_corpus
 from cammsr_cli.data.formats import FORMAT_NAMES, open_sources
 from cammsr_cli.errors import UsageError
@@ -440,7 +441,7 @@ def test_every_format_in_another_encoding(tmp_path: Path, name: str) -> None:
         elif path.is_file():
             text = gzip.decompress(path.read_bytes()).decode()
             path.write_bytes(gzip.compress(text.encode("utf-16")))
-    corpus = read_corpus(SourceOptions(folder, encoding="utf-16"))
+    corpus = read_corpus(SourceOptions(folder, reading=Reading("utf-16")))
     assert (corpus.item_ids, corpus.fields) == (expected.item_ids, expected.fields)
     assert sequences(corpus) == sequences(expected)
 
@@ -454,7 +455,10 @@ def test_the_command_takes_format_encoding_and_level(tmp_path: Path, cammsr: Cal
     )
     out = tmp_path / "out.h5"
     arguments = ["prepare", folder, "--out", out]
-    answer = cammsr(*arguments)
+    answer = cammsr(*arguments, "--dry-run")
+    assert answer.code == 0
+    assert "items.csv is not UTF-8: read as cp1252, as in 'Café' on line 2" in answer.err
+    answer = cammsr(*arguments, "--encoding", "items.csv=utf-8")
     assert answer.code == 1
     assert "items.csv, line 2: not UTF-8 text (byte 0xe9" in answer.err
     assert "--encoding latin-1" in answer.err
@@ -467,7 +471,7 @@ def test_the_command_takes_format_encoding_and_level(tmp_path: Path, cammsr: Cal
         answer = cammsr(*arguments, "--category-level", level)
         assert answer.code == 2
         assert "write a level from 1, or all" in answer.err
-    answer = cammsr(*arguments, "--encoding", "latin-99")
+    answer = cammsr(*arguments, "--encoding", "items.csv=latin-99")
     assert answer.code == 2
     assert "no such encoding" in answer.err
 

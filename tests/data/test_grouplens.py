@@ -127,7 +127,7 @@ def test_100k_with_its_own_genre_names(tmp_path: Path) -> None:
             "u.data, line 2: not of the form",
         ),
         (
-            {"u_data": b"1\t1\t5\t1\n1\t\xe9\t5\t1\n", "u_item": u_item("1", "T")},
+            {"u_data": b"1\t1\t5\t1\n1\t\xea\xe8\xed\xee\t5\t1\n", "u_item": u_item("1", "T")},
             "u.data, line 2: not UTF-8",
         ),
         (

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from cammsr_cli.data.contents import Reading, checked_encoding
 from cammsr_cli.data.corpus import Corpus, SourceOptions, read_corpus
 from cammsr_cli.data.tables import open_table
 from cammsr_cli.errors import CammsrError
@@ -378,7 +379,8 @@ def test_any_bytes_are_read_or_refused(
         (folder / partner).write_bytes(content)
     for source in (folder / name, folder):
         try:
-            assert_sound(read_corpus(SourceOptions(source, encoding=encoding, order=order)))
+            codec = encoding and checked_encoding(encoding)
+            assert_sound(read_corpus(SourceOptions(source, reading=Reading(codec), order=order)))
         except CammsrError as refused:
             assert_one_line(refused)
 
@@ -407,7 +409,7 @@ def test_any_encoding_reads_what_was_written(
         text = as_delimited(separator, csv.QUOTE_ALL)(rows).decode()
     path = tmp_path_factory.mktemp("p") / f"t{extension}"
     path.write_bytes(text.encode(encoding))
-    frame = open_table(path, encoding).frame
+    frame = open_table(path, Reading(encoding)).frame
     assert [tuple(value or "" for value in row) for row in frame.rows()] == [
         tuple(row.values()) for row in rows
     ]

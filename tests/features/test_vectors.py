@@ -112,7 +112,7 @@ def test_values_too_large_for_float16_are_told(tmp_path: Path) -> None:
     ("text", "error", "told"),
     [
         ("id,x,y\n10,1,2\n20,oops,3\n", CammsrError, "line 3: 'oops' in column 'x'"),
-        ("id,x\n10,1\n10,2\n", CammsrError, "'10' appears twice, on lines 2 and 3"),
+        ("id,x\n10,1\n10,2\n", CammsrError, "line 3: item '10' was there before: "),
         ("id,x\n1,1\n2,2\n", CammsrError, "names no item of the catalogue"),
         ("who,x\n10,1\n", UsageError, "no column names the item"),
         ("id,name\n10,a\n", UsageError, "no numeric column"),
@@ -130,4 +130,4 @@ def test_faults_are_told_with_their_place(
 
 def test_other_kinds_of_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no format"):
-        read_vectors(_write(tmp_path / "v.txt", ""), IDS, ROWS, "audio")
+        read_vectors(_write(tmp_path / "v.pkl", ""), IDS, ROWS, "audio")

@@ -1,0 +1,434 @@
+"""Rows of CSV, TSV and other files whose lines hold fields between separators.
+
+Polars reads them, as it is fast; but it takes what Python's strict reader refuses, so that records
+merge. So it is asked only where the quotes and the number of separators show that there is one
+reading. Everything else goes record by record.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from cammsr_cli.errors import CammsrError
+
+Quotes = Literal["doubled", "escaped", "none"]
+
+_SEPARATORS = (",", ";", "\t", "|", "::", " ")
+_WITH_QUOTES = (",", ";")  # files with other separators are written without quotes more often
+_INSIDE = "\x1f"  # what stands for a separator of two characters while a file is read
+_LARGEST_FIELD = 2**31 - 1  # bytes; the csv module's own limit is 128 KiB
+_HEAD = 65_536  # bytes that tell the separator
+_LINES_TO_LEARN_FROM = 20
+_RECORDS_A_PIECE = 65_536
+_PIECE = 2**20  # bytes, as many as a processor's cache holds
+_ENCLOSED = re.compile(r'"((?:[^"]|"")*)"')
+_SEPARATOR_LINE = re.compile(rb'"?sep=(.)"?\r?\n')  # as Excel writes it
+
+
+@dataclass(frozen=True)
+class Dialect:
+    r"""How a file's bytes are lines and fields.
+
+    Attributes:
+        separator: What stands between two fields.
+        quotes: What a double quote is: "doubled" where fields may stand in quotes, and a quote
+            within is written twice; "escaped" where it is written `\"` instead; "none" where no
+            field goes beyond its line, and quotes around a whole field are taken off.
+        first_line: The number of the first line that is read, from 1.
+        columns: The columns' names where the file has no header.
+    """
+
+    separator: str
+    quotes: Quotes = "doubled"
+    first_line: int = 1
+    columns: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Delimited:
+    """What a delimited file holds.
+
+    Attributes:
+        frame: Its rows, every column a string; an empty field is null; blank lines left out.
+        dialect: How they were told apart.
+        blank: How many rows without any value were left out.
+        notes: What people should know of how the file was read.
+    """
+
+    frame: pl.DataFrame
+    dialect: Dialect
+    blank: int
+    notes: tuple[str, ...] = ()
+
+
+class _UnsureError(Exception):
+    """Polars may read this otherwise than it was meant."""
+
+
+class _BrokenError(Exception):
+    """A record on a line is not one: its quotes do not add up."""
+
+    def __init__(self, line: int, reason: str) -> None:
+        super().__init__(reason)
+        self.line = line
+
+
+def read_delimited(
+    path: Path, content: bytes, usual: str, columns: Sequence[str] = ()
+) -> Delimited:
+    """The rows of a delimited file.
+
+    Args:
+        path: The file, for messages.
+        content: What it holds, in UTF-8.
+        usual: The separator of its kind; another one is taken where the first lines show it.
+        columns: The columns' names where the file has no header.
+
+    Raises:
+        CammsrError: A quoted field is broken, or a row has more or fewer fields than the header;
+            it says on which line.
+        UnicodeDecodeError: It is not UTF-8.
+    """
+    content, dialect = _begun(content, usual)
+    dialect = replace(dialect, columns=tuple(columns))
+    content = _one_separator(content, dialect)
+    quotes = _positions(content, b'"')
+    if len(quotes) and dialect.separator not in _WITH_QUOTES and _lines_alike(content, dialect):
+        dialect = replace(dialect, quotes="none")
+    try:
+        return _read_fast(path, content, dialect, quotes)
+    except (_UnsureError, pl.exceptions.PolarsError):
+        text = content.decode()
+    try:
+        frame, blank = _read_records(path, text, dialect)
+    except _BrokenError as broken:
+        if b'\\"' in content:
+            with suppress(_UnsureError, pl.exceptions.PolarsError):
+                return _read_escaped(path, content, dialect)
+        if dialect.separator in _WITH_QUOTES:
+            raise CammsrError(
+                f"{path}, line {broken.line}: a quoted field is broken ({broken})",
+                'Close the quotes; a quote inside a quoted field is written twice ("").',
+            ) from None
+        dialect = replace(dialect, quotes="none")
+        frame, blank = _read_records(path, text, dialect)
+    return Delimited(frame, dialect, blank)
+
+
+def separator_of(content: bytes, usual: str) -> str:
+    """The usual one, or what the first lines show instead: many programs write "CSV" with ";"."""
+    head = re.sub(r'"[^"\n]*"', "", content[:_HEAD].decode("utf-8", "replace"))
+    lines = [line for line in head.split("\n")[:_LINES_TO_LEARN_FROM] if line.strip()]
+    if len(content) > _HEAD and len(lines) > 1:
+        lines.pop()  # the last may be cut
+    marks = (usual, *(mark for mark in _SEPARATORS if mark != usual))
+    counts = {mark: [line.count(mark) for line in lines] or [0] for mark in marks}
+    for mark in marks:
+        if counts[mark][0] and len(set(counts[mark])) == 1:
+            return mark
+    del counts[" "]
+    return usual if counts[usual][0] else max(counts, key=lambda mark: counts[mark][0])
+
+
+def header_of(lines: Sequence[str], usual: str) -> list[str]:
+    """The columns that a file's first lines name; [] if they cannot be told."""
+    content, dialect = _begun("".join(lines).encode("utf-8", "replace"), usual)
+    text = _one_separator(content, dialect).decode()
+    records = _records(text, dialect)
+    try:
+        return next((record for _, record in records if any(record)), [])
+    except _BrokenError:
+        return []
+
+
+def line_of(text: str, dialect: Dialect, row: int) -> int | None:
+    """The line on which a 0-based row of a file begins; None where it cannot be told."""
+    content = _one_separator(text.encode(), dialect)
+    if dialect.quotes == "escaped":
+        content = _with_doubled_quotes(content)
+    lines = content.decode().split("\n", dialect.first_line - 1)
+    records = _records(lines[-1], dialect)
+    header = not dialect.columns
+    try:
+        for line, record in records:
+            if not _is_blank(record):
+                if row == 0 and not header:
+                    return line
+                row -= not header
+                header = False
+    except _BrokenError:
+        return None
+    return None
+
+
+# --- what the bytes show ------------------------------------------------------------------------
+
+
+def _begun(content: bytes, usual: str) -> tuple[bytes, Dialect]:
+    """The content from its header on, and how its fields are separated."""
+    if b"\n" not in content:
+        content = content.replace(b"\r", b"\n")
+    if told := _SEPARATOR_LINE.match(content):
+        return content[told.end() :], Dialect(told[1].decode("latin-1"), first_line=2)
+    return content, Dialect(separator_of(content, usual))
+
+
+def _one_separator(content: bytes, dialect: Dialect) -> bytes:
+    """The content with separators of one byte, as its readers want them."""
+    if len(dialect.separator) == 1:
+        return content
+    return content.replace(dialect.separator.encode(), _INSIDE.encode())
+
+
+def _mark(dialect: Dialect) -> str:
+    return dialect.separator if len(dialect.separator) == 1 else _INSIDE
+
+
+def _positions(content: bytes, mark: bytes) -> NDArray[np.int64]:
+    """Where a byte stands, ascending."""
+    if mark not in content:
+        return np.zeros(0, np.int64)
+    data = np.frombuffer(content, np.uint8)
+    pieces = range(0, len(data), _PIECE)
+    return np.concatenate([at + np.flatnonzero(data[at : at + _PIECE] == mark[0]) for at in pieces])
+
+
+def _count(content: bytes, mark: str) -> int:
+    """How often a byte stands there; numpy is faster than `bytes.count` where it is frequent."""
+    data = np.frombuffer(content, np.uint8)
+    pieces = range(0, len(data), _PIECE)
+    return sum(int(np.count_nonzero(data[at : at + _PIECE] == ord(mark))) for at in pieces)
+
+
+def _lines_alike(content: bytes, dialect: Dialect) -> bool:
+    """Whether every line that holds anything has as many separators as the first, quotes or not."""
+    if not content.endswith(b"\n"):
+        content += b"\n"
+    ends = _positions(content, b"\n")
+    counts = np.diff(np.searchsorted(_positions(content, _mark(dialect).encode()), ends), prepend=0)
+    data = np.frombuffer(content, np.uint8)
+    returns = data[np.maximum(ends - 1, 0)] == ord("\r")
+    filled = counts[np.diff(ends, prepend=-1) - 1 - returns > counts]  # more than separators
+    return len(filled) > 0 and filled[0] > 0 and bool((filled == filled[0]).all())
+
+
+def _quotes_enclose(
+    content: bytes, quotes: NDArray[np.int64], mark: str, doubled: bool = True
+) -> bool:
+    """Whether all quotes stand around whole fields, or, if `doubled`, twice within such.
+
+    Then any reader understands them alike.
+    """
+    if not len(quotes):
+        return True
+    if len(quotes) % 2:
+        return False
+    data = np.frombuffer(content, np.uint8)
+    opening, closing = quotes[0::2], quotes[1::2]
+    twice = closing[:-1] + 1 == opening[1:]
+    if not doubled and twice.any():
+        return False
+    opening = opening[np.append(True, ~twice)]
+    closing = closing[np.append(~twice, True)]
+    before = data[opening[opening > 0] - 1]
+    after = data[np.minimum(closing + 1, len(data) - 1)]
+    returns = closing[after == ord("\r")]
+    after_returns = data[np.minimum(returns + 2, len(data) - 1)]
+    between = [ord(mark), ord("\n")]
+    ends = closing + 1 >= len(data)
+    return bool(
+        np.isin(before, between).all()
+        and (np.isin(after, [*between, ord("\r")]) | ends).all()
+        and ((after_returns == ord("\n")) | (returns + 2 >= len(data))).all()
+    )
+
+
+def _empty_lines(content: bytes, quotes: NDArray[np.int64]) -> int:
+    """How many lines outside quotes hold nothing."""
+    ends = _positions(content, b"\n")
+    ends = ends[np.searchsorted(quotes, ends) % 2 == 0]
+    lengths = np.diff(ends, prepend=-1) - 1
+    data = np.frombuffer(content, np.uint8)
+    returns = (lengths == 1) & (data[np.maximum(ends - 1, 0)] == ord("\r"))
+    last = content[int(ends[-1]) + 1 :] if len(ends) else content
+    return int(((lengths == 0) | returns).sum()) + (last in (b"\r",))
+
+
+# --- readers ------------------------------------------------------------------------------------
+
+
+def _read_fast(
+    path: Path, content: bytes, dialect: Dialect, quotes: NDArray[np.int64]
+) -> Delimited:
+    """With polars, where there is one reading only.
+
+    Raises:
+        _UnsureError: There may be several, or a row has fewer fields than the header.
+        PolarsError: Polars refuses the file.
+        UnicodeDecodeError: A column's name is not UTF-8.
+    """
+    quoted = dialect.quotes != "none" and len(quotes) > 0
+    mark = _mark(dialect)
+    if quoted and not _quotes_enclose(content, quotes, mark):
+        raise _UnsureError
+    if content.endswith(mark.encode()):
+        content += b"\n"  # without it polars takes one field too many in the last line
+    frame = pl.read_csv(
+        content,
+        separator=mark,
+        infer_schema=False,
+        has_header=not dialect.columns,
+        quote_char='"' if quoted else None,
+    )
+    if any("\ufffd" in name for name in frame.columns):
+        content.decode()  # polars replaces what it cannot decode in a header
+    if dialect.columns:
+        if len(dialect.columns) != frame.width:
+            raise _UnsureError
+        frame = frame.rename(dict(zip(frame.columns, dialect.columns, strict=True)))
+    kept = _without_blank_rows(frame)
+    blank = frame.height - kept.height
+    if frame.width > 1 and kept[:, -1].null_count():
+        # Polars fills short rows with nulls; here they are told by the separators they lack.
+        empty = _empty_lines(content, quotes if quoted else quotes[:0]) if blank else 0
+        records = frame.height + (not dialect.columns) - empty
+        separators = _count(content, mark)
+        if quoted:
+            inside = frame.select(pl.all().str.count_matches(mark, literal=True).sum())
+            separators -= sum(inside.row(0)) + sum(name.count(mark) for name in frame.columns)
+        if separators != records * (frame.width - 1):
+            raise _UnsureError
+    if dialect.quotes == "none":
+        kept = _unquoted(kept)
+    return Delimited(kept, dialect, blank)
+
+
+def _read_escaped(path: Path, content: bytes, dialect: Dialect) -> Delimited:
+    r"""A file that writes `\"` for a quote within quotes."""
+    escaped = replace(dialect, quotes="escaped")
+    bare = re.sub(rb'\\[\\"]', b"..", content)
+    if not _quotes_enclose(bare, _positions(bare, b'"'), _mark(dialect), doubled=False):
+        raise _UnsureError
+    doubled = _with_doubled_quotes(content)
+    read = _read_fast(path, doubled, escaped, _positions(doubled, b'"'))
+    note = f'quotes of {path.name} are written \\" within quotes: read as such'
+    return replace(read, notes=(note,))
+
+
+def _with_doubled_quotes(content: bytes) -> bytes:
+    r"""Content where `\"` is `""` and `\\` is `\`."""
+    return re.sub(rb'\\([\\"])', lambda found: b'""' if found[1] == b'"' else b"\\", content)
+
+
+def _without_blank_rows(frame: pl.DataFrame) -> pl.DataFrame:
+    blank = pl.all_horizontal(pl.all().is_null() | (pl.all() == ""))
+    return frame.filter(~blank)
+
+
+def _unquoted(frame: pl.DataFrame) -> pl.DataFrame:
+    """Fields and names without the quotes that enclose the whole of them."""
+    enclosed = pl.all().str.contains(f"(?s)^{_ENCLOSED.pattern}$")
+    inner = pl.all().str.slice(1).str.head(-1).str.replace_all('""', '"', literal=True)
+    frame = frame.select(pl.when(enclosed).then(inner).otherwise(pl.all()))
+    return frame.rename(dict(zip(frame.columns, _distinct(frame.columns), strict=True)))
+
+
+def _bare(field: str) -> str:
+    """A field without the quotes that enclose the whole of it."""
+    enclosed = _ENCLOSED.fullmatch(field)
+    return field if enclosed is None else enclosed[1].replace('""', '"')
+
+
+def _read_records(path: Path, text: str, dialect: Dialect) -> tuple[pl.DataFrame, int]:
+    """Record by record: finds the bad line, or reads what polars does not.
+
+    Returns:
+        The rows, and how many without any value were left out.
+
+    Raises:
+        CammsrError: A record has more or fewer fields than the header.
+        _BrokenError: Quotes do not add up.
+    """
+    blank, wrong = 0, 0
+    header = list(dialect.columns)
+    pieces: list[pl.DataFrame] = []
+    rows: list[list[str | None]] = []
+    first: tuple[int, int] | None = None
+    known = "--columns names" if dialect.columns else "the header has"
+
+    def piece() -> pl.DataFrame:
+        return pl.DataFrame(rows, schema=dict.fromkeys(header, pl.String), orient="row")
+
+    for line, record in _records(text, dialect):
+        if _is_blank(record):
+            blank += bool(header)
+        elif not header:
+            header = _distinct(record)
+        elif len(record) != len(header):
+            first = first or (line, len(record))
+            wrong += 1
+        else:
+            rows.append([field or None for field in record])
+            if len(rows) == _RECORDS_A_PIECE:
+                pieces.append(piece())
+                rows = []
+    if first is not None:
+        line, width = first
+        others = f" (the first of {wrong:,} such lines)" if wrong > 1 else ""
+        raise CammsrError(
+            f"{path}, line {line}: {width} fields, but {known} {len(header)}{others}",
+            "Mend that line: quote fields that hold the separator or a line break, and leave an "
+            "empty field where there is nothing.",
+        )
+    return pl.concat([*pieces, piece()]), blank
+
+
+def _records(text: str, dialect: Dialect) -> Iterator[tuple[int, list[str]]]:
+    """Each record, blank ones too, with the line it begins on, header first.
+
+    Raises:
+        _BrokenError: Quotes do not add up.
+    """
+    # A lone carriage return ends a line only where nothing else does; `csv` refuses the others.
+    text = re.sub(r"\r(?!\n)", " " if "\n" in text else "\n", text)
+    mark = _mark(dialect)
+    line = dialect.first_line
+    if dialect.quotes == "none":
+        for number, fields in enumerate(text.removesuffix("\n").split("\n"), line):
+            yield number, [_bare(field) for field in fields.removesuffix("\r").split(mark)]
+        return
+    csv.field_size_limit(_LARGEST_FIELD)
+    reader = csv.reader(io.StringIO(text), delimiter=mark, strict=True)
+    begins = 0
+    try:
+        for record in reader:
+            yield begins + line, record
+            begins = reader.line_num
+    except csv.Error as error:
+        raise _BrokenError(begins + line, str(error)) from None
+
+
+def _is_blank(record: Sequence[str]) -> bool:
+    """Whether no field has a value; a line of spaces is one such field."""
+    return not any(record) or (len(record) == 1 and not record[0].strip())
+
+
+def _distinct(header: Sequence[str]) -> list[str]:
+    """Column names made unique as polars does it: a second `x` is `x_duplicated_0`."""
+    seen: dict[str, int] = {}
+    names: list[str] = []
+    for name in header:
+        names.append(f"{name}_duplicated_{seen[name] - 1}" if name in seen else name)
+        seen[name] = seen.get(name, 0) + 1
+    return names
