@@ -386,7 +386,8 @@ SETS: dict[str, tuple[dict[str, str], str, dict[str, str]]] = {
     "REES46": (
         {
             "2019-Oct.csv": "event_time,event_type,product_id,category_id,category_code,brand,"
-            "price,user_id,user_session\n2019-10-01 00:00:00 UTC,view,44600062,21,a.b,x,35.7,54,7f\n",
+            "price,user_id,user_session\n"
+            "2019-10-01 00:00:00 UTC,view,44600062,21,a.b,x,35.7,54,7f\n",
         },
         "time",
         {"item": "44600062"},
