@@ -217,7 +217,7 @@ def test_ids_are_kept_as_they_are_written(
     path = tmp_path_factory.mktemp("p") / f"log{writer[0]}"
     path.write_bytes(writer[1]([{"user": one, "item": one, "time": "1"} for one in ids]))
     expected = [one.replace("\x00", "").strip() for one in ids]
-    corpus = read_corpus(SourceOptions(path))
+    corpus = read_corpus(SourceOptions(path, reading=Reading(missing=frozenset())))
     assert corpus.item_ids == list(dict.fromkeys(one for one in expected if one))
     assert corpus.user_ids == corpus.item_ids
     assert_all_rows_told(corpus, len(ids), None)

@@ -212,6 +212,8 @@ def test_user_ids_are_read_once_each_in_their_order(tmp_path: Path) -> None:
     file = tmp_path / "ids.txt"
     file.write_text("\ufeffu2\r\n\n  u1 \nu2\nэ 3\n", encoding="utf-8")
     assert read_user_ids(file) == ["u2", "u1", "э 3"]
+    file.write_bytes("u\u2028v\r\nu\x85w\n".encode())  # which Unicode calls ends of lines
+    assert read_user_ids(file) == ["u\u2028v", "u\x85w"]
 
 
 @pytest.mark.parametrize("content", [b"", b"\n \n", b"\xff\xfeu", None])
