@@ -6,17 +6,59 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from cammsr_cli.errors import CammsrError, UsageError
+from cammsr_cli.errors import CammsrError, UsageError, first_line
 
 
 def sha256_of(path: Path) -> str:
     """SHA-256 of a file's content, as hex."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+CHECKSUMS = "SHA256SUMS"
+"""A folder's files and their digests, as `sha256sum --check` reads them."""
+
+_DIGEST_OF = re.compile(r"[0-9a-f]{64}  \S+")
+
+
+def write_checksums(folder: Path, files: Mapping[str, Path]) -> None:
+    """Write the digests of a folder's files.
+
+    Args:
+        folder: The folder.
+        files: Name in the folder to where the content is now.
+    """
+    lines = [f"{sha256_of(file)}  {name}\n" for name, file in sorted(files.items())]
+    with written_whole(folder / CHECKSUMS) as partial:
+        partial.write_text("".join(lines), encoding="utf-8")
+
+
+def changed_since(folder: Path, names: Iterable[str]) -> str | None:
+    """What is wrong with files whose digests were written, if anything.
+
+    Args:
+        folder: The folder.
+        names: The files that must be there, and as they were written.
+    """
+    try:
+        *lines, rest = (folder / CHECKSUMS).read_bytes().decode().split("\n")
+        digests = {line[66:]: line[:64] for line in lines if _DIGEST_OF.fullmatch(line)}
+        if rest or len(digests) < len(lines):
+            return f"{CHECKSUMS} is not as it was written"
+        for name in names:
+            if name not in digests:
+                return f"{CHECKSUMS} does not list {name}"
+            if sha256_of(folder / name) != digests[name]:
+                return f"{name} has changed since it was written"
+    except OSError as error:
+        return f"{Path(error.filename).name}: {error.strerror}"
+    except ValueError as error:
+        return f"{CHECKSUMS}: {first_line(error)}"
+    return None
 
 
 def require_replaceable(out: Path, force: bool) -> None:

@@ -1,14 +1,14 @@
 """The run folder: what `train` writes and what `evaluate` and `recommend` read.
 
-    config.yaml        all settings, resolved
-    config.json        what the model must be given to be built again
-    item_ids.json      the items that have a row in the id table, in order
-    metrics.jsonl      one line an epoch
-    checkpoints/       step-N/: weights, optimiser, random state
-    README.md          model card
-    model.safetensors  the best weights; written last, so a run that has it is finished
-
-Nothing in it is a pickle.
+config.yaml        all settings, resolved
+config.json        what the model must be given to be built again
+item_ids.json      the items that have a row in the id table, in order
+metrics.jsonl      one line an epoch
+checkpoints/       step-N/: weights, optimiser, random state
+README.md          model card
+SHA256SUMS         digests of what decides recommendations: config.json, config.yaml,
+item_ids.json, model.safetensors
+model.safetensors  the best weights; written last, so a run that has it is finished
 """
 
 from __future__ import annotations
@@ -44,15 +44,25 @@ from cammsr_cli.core.windows import Events
 from cammsr_cli.data.dataset import DataSet
 from cammsr_cli.data.splits import TRAIN, repeat_share
 from cammsr_cli.errors import CammsrError, UsageError, first_line, typed
-from cammsr_cli.files import usual_permissions, written_whole
+from cammsr_cli.files import (
+    CHECKSUMS,
+    changed_since,
+    usual_permissions,
+    write_checksums,
+    written_whole,
+)
 
 FORMAT = 5
 
 REPEATS_FROM = 0.01
 """Share of repeats among the training targets from which on seen items stay in a ranking."""
 
+_WEIGHTS = "model.safetensors"
+_SETTINGS = ("config.json", "config.yaml", "item_ids.json")
+
 _WRITTEN = (
-    "model.safetensors",
+    _WEIGHTS,
+    CHECKSUMS,
     "config.json",
     "config.yaml",
     "metrics.jsonl",
@@ -112,7 +122,7 @@ class RunFolder:
     @property
     def weights(self) -> Path:
         """The best weights; there once training is finished."""
-        return self.path / "model.safetensors"
+        return self.path / _WEIGHTS
 
     @property
     def metrics(self) -> Path:
@@ -144,6 +154,33 @@ class RunFolder:
         self.write_text("item_ids.json", json.dumps(item_ids, ensure_ascii=False))
         self.write_text("config.yaml", yaml.safe_dump(config.model_dump(), sort_keys=False))
         self.write_text("config.json", spec.model_dump_json(indent=2))
+        write_checksums(self.path, {name: self.path / name for name in _SETTINGS})
+
+    def finish(self, weights: Mapping[str, Tensor]) -> None:
+        """Write the best weights and what tells of damage; from then on the run is finished."""
+        with written_whole(self.weights) as partial:
+            write_weights(weights, partial)
+            files = {name: self.path / name for name in _SETTINGS}
+            write_checksums(self.path, {**files, _WEIGHTS: partial})
+
+    def check(self) -> list[str]:
+        """Compare the files that decide recommendations with their checksums.
+
+        Returns:
+            What a user should know: that an older cammsr wrote no checksums.
+
+        Raises:
+            CammsrError: One is damaged.
+        """
+        if not (self.path / CHECKSUMS).is_file():
+            return [
+                f"{self.path} was written without checksums: damage to it may go unnoticed; "
+                "cammsr train writes them"
+            ]
+        fault = changed_since(self.path, [*_SETTINGS, *([_WEIGHTS] if self.finished else [])])
+        if fault is not None:
+            raise CammsrError(f"{self.path} is damaged: {fault}", self._again())
+        return []
 
     def write_text(self, name: str, text: str) -> None:
         """Write one of the folder's text files, whole."""
@@ -213,10 +250,10 @@ class RunFolder:
             raise self._damaged(name, first_line(error)) from error
 
     def _damaged(self, name: str, how: str) -> CammsrError:
-        return CammsrError(
-            f"{self.path / name} is damaged: {how}",
-            f"Train again: cammsr train DATA.h5 --out {typed(self.path)} --force",
-        )
+        return CammsrError(f"{self.path / name} is damaged: {how}", self._again())
+
+    def _again(self) -> str:
+        return f"Train again: cammsr train DATA.h5 --out {typed(self.path)} --force"
 
 
 def training_items(data: DataSet) -> list[int]:
@@ -295,6 +332,7 @@ class LoadedRun:
             of by their content.
         unknown_items: How many it knows nothing of.
         device: Where all of it lives.
+        unchecked: What is to be said of files without checksums, in words.
     """
 
     spec: ModelSpec
@@ -304,6 +342,7 @@ class LoadedRun:
     new_items: int
     unknown_items: int
     device: torch.device
+    unchecked: list[str]
 
     @property
     def same_data(self) -> bool:
@@ -312,8 +351,8 @@ class LoadedRun:
 
     @property
     def remarks(self) -> list[str]:
-        """What cannot be known of a data set that the model was not trained on, in words."""
-        return [
+        """What cannot be known of the run and of its data set, in words."""
+        return self.unchecked + [
             f"the {name} vectors of {self.data.path} come from another file than those of the "
             "training: cammsr cannot tell whether the same model made them"
             for name, fingerprint in self.spec.fingerprints.items()
@@ -347,6 +386,7 @@ def load_run(folder: RunFolder, data_path: Path | None, device: torch.device) ->
             "If it was moved, say where it is: --data FILE",
         )
     data = DataSet(data_path or Path(spec.data_path))
+    unchecked = [*folder.check(), *data.remarks]
     id_rows = folder.item_ids()
     require_matching(data, spec, id_rows, folder.path)
     model = build_model(spec, folder.config().model)
@@ -362,6 +402,7 @@ def load_run(folder: RunFolder, data_path: Path | None, device: torch.device) ->
         new_items=new,
         unknown_items=0 if unknown is None else len(unknown),
         device=device,
+        unchecked=unchecked,
     )
 
 
@@ -407,20 +448,15 @@ def _ready_made(fingerprint: str) -> bool:
     return isinstance(told, dict) and told.keys() == {"vectors"}
 
 
-def save_weights(model: Cammsr, path: Path) -> None:
-    """Write a model's weights as safetensors, whole."""
-    write_weights(model.state_dict(), path)
-
-
 def write_weights(weights: Mapping[str, Tensor], path: Path) -> None:
-    """Write a model's state dict as safetensors, whole."""
+    """Write a model's state dict as safetensors."""
     state = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
-    with written_whole(path) as partial, usual_permissions(partial):
-        save_file(state, partial)
+    with usual_permissions(path):
+        save_file(state, path)
 
 
 def load_weights(model: Cammsr, path: Path) -> None:
-    """Read weights written by `save_weights`.
+    """Read weights written by `write_weights`.
 
     Raises:
         CammsrError: The file is damaged or belongs to another model.

@@ -24,7 +24,7 @@ from cammsr_cli.distributed import World
 from cammsr_cli.errors import CammsrError, Terminated
 from cammsr_cli.ranking.full_ranking import model_ranks, questions
 from cammsr_cli.ranking.metrics import per_user
-from cammsr_cli.run_folder import RunFolder, load_weights, write_weights
+from cammsr_cli.run_folder import RunFolder, load_weights
 from cammsr_cli.training.checkpoints import (
     AVERAGED,
     TrainingState,
@@ -383,7 +383,7 @@ class Trainer:
         weights = whole_weights(self.state.averaged)
         if self.world.leads:
             self.folder.write_text("README.md", card(outcome))
-            write_weights(weights, self.folder.weights)  # last: with them the run is finished
+            self.folder.finish(weights)
         return outcome
 
 
