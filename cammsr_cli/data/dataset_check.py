@@ -52,8 +52,8 @@ def check_layout(file: h5py.File, path: Path) -> None:
     """Refuse a file that is not laid out as `prepare` and `merge` lay it out.
 
     Raises:
-        DamagedDataError: A name is missing, or leads out of the file; an array has another type, shape
-            or way to be stored; an attribute is none.
+        DamagedDataError: A name is missing, or leads out of the file; an array has another type,
+            shape or way to be stored; an attribute is none.
     """
     for name, node in _nodes(file, path):
         if isinstance(node, h5py.Dataset):
