@@ -61,32 +61,6 @@ def changed_since(folder: Path, names: Iterable[str]) -> str | None:
     return None
 
 
-def require_replaceable(out: Path, force: bool) -> None:
-    """Refuse to write a data set where something else is, or where one is and may not go.
-
-    Raises:
-        UsageError: Saying what is there.
-    """
-    if out.is_dir():
-        raise UsageError(f"--out {out} is a folder; name a file, such as shop.h5")
-    if out.exists() and not force:
-        raise UsageError(
-            f"{out} is there already and nothing is overwritten",
-            "Choose another name, or replace it: --force",
-        )
-    if out.exists() and not _is_hdf5(out):
-        raise UsageError(
-            f"--force replaces only a data set, and {out} is something else",
-            "Choose another name: --out NAME.h5",
-        )
-
-
-def _is_hdf5(path: Path) -> bool:
-    import h5py  # few commands need it
-
-    return bool(h5py.is_hdf5(path))
-
-
 def make_folder(folder: Path, output: Path) -> None:
     """Make a folder that an output needs, and those above it, where they are not there.
 

@@ -195,7 +195,7 @@ class RunFolder:
         """
         content = self._read("config.json")
         if not isinstance(content, dict):
-            raise self._damaged("config.json", "not a JSON object")
+            raise self.damaged("config.json", "not a JSON object")
         if content.get("format") != FORMAT:
             raise CammsrError(
                 f"{self.path} has run format {content.get('format')}, written by "
@@ -208,7 +208,7 @@ class RunFolder:
         except ValidationError as error:
             fault = error.errors()[0]
             where = ".".join(str(part) for part in fault["loc"])
-            raise self._damaged("config.json", f"{where}: {fault['msg']}") from error
+            raise self.damaged("config.json", f"{where}: {fault['msg']}") from error
 
     def config(self) -> Config:
         """The settings the run was started with.
@@ -220,9 +220,9 @@ class RunFolder:
             sections = read_yaml(self.path / "config.yaml")
             config = validated(sections)
         except UsageError as error:
-            raise self._damaged("config.yaml", error.message) from error
+            raise self.damaged("config.yaml", error.message) from error
         if not sections.get("model") or not sections.get("training"):
-            raise self._damaged("config.yaml", "it holds no settings")
+            raise self.damaged("config.yaml", "it holds no settings")
         return config
 
     def item_ids(self) -> list[str]:
@@ -234,7 +234,7 @@ class RunFolder:
         ids = self._read("item_ids.json")
         rows = self.spec().num_ids
         if not isinstance(ids, list) or len(ids) != rows or not all(type(i) is str for i in ids):
-            raise self._damaged("item_ids.json", f"not a list of {rows} ids")
+            raise self.damaged("item_ids.json", f"not a list of {rows} ids")
         return ids
 
     def _read(self, name: str) -> Any:
@@ -247,9 +247,10 @@ class RunFolder:
         try:
             return json.loads(file.read_text(encoding="utf-8"))
         except ValueError as error:
-            raise self._damaged(name, first_line(error)) from error
+            raise self.damaged(name, first_line(error)) from error
 
-    def _damaged(self, name: str, how: str) -> CammsrError:
+    def damaged(self, name: str, how: str) -> CammsrError:
+        """The error that tells of a damaged file, and of the command that makes it again."""
         return CammsrError(f"{self.path / name} is damaged: {how}", self._again())
 
     def _again(self) -> str:
@@ -391,6 +392,7 @@ def load_run(folder: RunFolder, data_path: Path | None, device: torch.device) ->
     require_matching(data, spec, id_rows, folder.path)
     model = build_model(spec, folder.config().model)
     load_weights(model, folder.weights)
+    _require_possible(model, folder)
     catalogue = model.items.beside_neighbours(read_catalogue(data, spec.feature_dims, id_rows))
     catalogue = catalogue.to(device, features=False)
     new, unknown = int(are_new(catalogue).sum()), unknown_items(catalogue)
@@ -404,6 +406,15 @@ def load_run(folder: RunFolder, data_path: Path | None, device: torch.device) ->
         device=device,
         unchecked=unchecked,
     )
+
+
+def _require_possible(model: Cammsr, folder: RunFolder) -> None:
+    """Refuse weights that no training leaves: without checksums, nothing else tells of damage."""
+    rows = model.items.id_table.num_embeddings if model.items.id_table is not None else 0
+    for name, value in model.state_dict().items():
+        are_rows = (value >= -1) & (value < rows)  # -1 for none
+        if not bool((value.isfinite() if value.is_floating_point() else are_rows).all()):
+            raise folder.damaged(folder.weights.name, f"{name} holds what no training leaves")
 
 
 def require_matching(data: DataSet, spec: ModelSpec, id_rows: list[str], run: Path) -> None:

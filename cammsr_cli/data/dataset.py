@@ -44,7 +44,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cammsr_cli import __version__
-from cammsr_cli.data.checksums import CheckedFile, DamagedDataError, add_checksums
+from cammsr_cli.data.checksums import CheckedFile, DamagedDataError, add_checksums, has_mark
 from cammsr_cli.data.dataset_check import (
     check_index,
     check_indptr,
@@ -52,7 +52,7 @@ from cammsr_cli.data.dataset_check import (
     check_parts,
     check_times,
 )
-from cammsr_cli.errors import CammsrError, first_line, typed
+from cammsr_cli.errors import CammsrError, UsageError, first_line, typed
 from cammsr_cli.files import IN_CACHE, refusals_told, written_whole
 
 if TYPE_CHECKING:  # it imports polars, which reading does not need
@@ -63,6 +63,7 @@ SCHEMA = 1
 _TEXT = h5py.string_dtype("utf-8")
 # Written, read and hashed a piece at a time: bytes of numbers, and texts.
 _PIECE_BYTES, _PIECE_TEXTS = 2**24, 2**16
+_OF_H5PY = (OSError, RuntimeError, LookupError, ValueError, TypeError, MemoryError)
 
 
 @dataclass(frozen=True)
@@ -150,6 +151,39 @@ class Histories:
     indptr: NDArray[np.int64]
     item: NDArray[np.int32]
     time: NDArray[np.int64]
+
+
+def require_replaceable(out: Path, force: bool) -> None:
+    """Refuse to write a data set where something else is, or where one is and may not go.
+
+    Raises:
+        UsageError: Saying what is there.
+    """
+    if out.is_dir():
+        raise UsageError(f"--out {out} is a folder; name a file, such as shop.h5")
+    if out.exists() and not force:
+        raise UsageError(
+            f"{out} is there already and nothing is overwritten",
+            "Choose another name, or replace it: --force",
+        )
+    if out.exists() and not _is_data_set(out):
+        raise UsageError(
+            f"--force replaces only a data set, and {out} is something else",
+            f"Choose another name: --out NAME.h5; or, if it may go: rm {typed(out)}",
+        )
+
+
+def _is_data_set(path: Path) -> bool:
+    """Whether a file is a data set, or HDF5 so damaged that it is of no use to anybody."""
+    if has_mark(path):
+        return True
+    if not h5py.is_hdf5(path):
+        return False
+    try:
+        with h5py.File(path, "r") as file:
+            return "content" in file.attrs or "splits" in file
+    except _OF_H5PY:
+        return True
 
 
 def write_dataset(
@@ -497,9 +531,6 @@ def _require_ours(file: h5py.File, source: CheckedFile) -> None:
         raise DamagedDataError(
             path, "its checksums are missing: it is damaged, cut short or changed by another tool"
         )
-
-
-_OF_H5PY = (OSError, RuntimeError, LookupError, ValueError, TypeError, MemoryError)
 
 
 def _by_h5py(error: BaseException) -> bool:
