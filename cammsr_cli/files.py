@@ -125,13 +125,16 @@ def _sync(path: Path) -> None:
                 os.fsync(stream.fileno())
 
 
+RESUMABLE = "the run goes on from its last checkpoint with --resume"
+"""What is not lost where a run cannot be written."""
+
 IN_CACHE = "what was encoded is in the cache"
 """What is not lost where a data set cannot be written."""
 
 
 @contextmanager
 def refusals_told(path: Path, kept: str | None = None) -> Iterator[None]:
-    """Turn what HDF5 and polars say when the system refuses a write into what the system said.
+    """Turn what libraries say when the system refuses a write into what the system said.
 
     Args:
         path: What is written.
@@ -139,13 +142,23 @@ def refusals_told(path: Path, kept: str | None = None) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, RuntimeError) as error:
-        # Closing a file that could not be written is a RuntimeError, with the number in its text.
-        found = re.search(r"(?:errno =|os error) (\d+)", str(error))
-        number = int(found[1]) if found else getattr(error, "errno", None)
+    except CammsrError:
+        raise
+    except Exception as error:
+        # HDF5, polars and safetensors have errors of their own, with the number in their text.
+        number = _number(error)
         if number is None:
             raise
         raise CammsrError(
             f"{path} cannot be written: {os.strerror(number)}",
             "make room or choose another place: --out NAME" + (f"; {kept}" if kept else ""),
         ) from error
+
+
+def _number(error: BaseException) -> int | None:
+    """The system's number of an error, or of that which it came of: torch tells its own alone."""
+    found = re.search(r"(?:errno =|os error) (\d+)", str(error))
+    number = int(found[1]) if found else getattr(error, "errno", None)
+    if number is None and error.__context__ is not None:
+        return _number(error.__context__)
+    return number

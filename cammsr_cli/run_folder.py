@@ -46,7 +46,9 @@ from cammsr_cli.data.splits import TRAIN, repeat_share
 from cammsr_cli.errors import CammsrError, UsageError, first_line, typed
 from cammsr_cli.files import (
     CHECKSUMS,
+    RESUMABLE,
     changed_since,
+    refusals_told,
     usual_permissions,
     write_checksums,
     written_whole,
@@ -154,11 +156,12 @@ class RunFolder:
         self.write_text("item_ids.json", json.dumps(item_ids, ensure_ascii=False))
         self.write_text("config.yaml", yaml.safe_dump(config.model_dump(), sort_keys=False))
         self.write_text("config.json", spec.model_dump_json(indent=2))
-        write_checksums(self.path, {name: self.path / name for name in _SETTINGS})
+        with refusals_told(self.path):
+            write_checksums(self.path, {name: self.path / name for name in _SETTINGS})
 
     def finish(self, weights: Mapping[str, Tensor]) -> None:
         """Write the best weights and what tells of damage; from then on the run is finished."""
-        with written_whole(self.weights) as partial:
+        with refusals_told(self.path, RESUMABLE), written_whole(self.weights) as partial:
             write_weights(weights, partial)
             files = {name: self.path / name for name in _SETTINGS}
             write_checksums(self.path, {**files, _WEIGHTS: partial})
@@ -184,7 +187,7 @@ class RunFolder:
 
     def write_text(self, name: str, text: str) -> None:
         """Write one of the folder's text files, whole."""
-        with written_whole(self.path / name) as partial:
+        with refusals_told(self.path), written_whole(self.path / name) as partial:
             partial.write_text(text, encoding="utf-8")
 
     def spec(self) -> ModelSpec:

@@ -14,7 +14,13 @@ from torch.optim import Optimizer
 
 from cammsr_cli.core.model import Cammsr
 from cammsr_cli.errors import CammsrError, first_line
-from cammsr_cli.files import changed_since, write_checksums, written_whole
+from cammsr_cli.files import (
+    RESUMABLE,
+    changed_since,
+    refusals_told,
+    write_checksums,
+    written_whole,
+)
 from cammsr_cli.run_folder import load_weights, write_weights
 from cammsr_cli.training.sharding import (
     load_optimizer_state,
@@ -101,11 +107,13 @@ def save_checkpoint(folder: Path, state: TrainingState, leads: bool = True) -> N
     }
     if not leads:
         return
-    with written_whole(checkpoint_path(folder, state.progress.step)) as partial:
+    path = checkpoint_path(folder, state.progress.step)
+    with refusals_told(folder.parent, RESUMABLE), written_whole(path) as partial:
         partial.mkdir()
         for name, tensors in weights.items():
             write_weights(tensors, partial / name)
-        torch.save(rest, partial / "state.pt")
+        with (partial / "state.pt").open("wb") as stream:  # whose errors say what the system said
+            torch.save(rest, stream)
         write_checksums(partial, {name: partial / name for name in _FILES})
 
 
