@@ -170,7 +170,7 @@ def test_a_run_does_not_fit(
     small_disk: Path,
     kilobytes: int,
 ) -> None:
-    """Wherever it is full: in the settings, the weights, the optimisers' state, the last weights."""
+    """In its settings, the weights, the optimisers' state or the last weights."""
     (small_disk / "filler").write_bytes(bytes(MEGABYTE - kilobytes * 1024))
     run = small_disk / "run"
     small = ("--set", "model.width=16", "--set", "training.epochs=2")
