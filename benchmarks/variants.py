@@ -16,6 +16,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from cammsr_cli.data.checksums import add_checksums
 from cammsr_cli.data.dataset import DataSet, seal
 from cammsr_cli.data.splits import TRAIN
 from cammsr_cli.files import written_whole
@@ -32,6 +33,7 @@ def variant(source: Path, out: Path, change: Callable[[h5py.File], None]) -> Pat
                     del file.attrs[name]
                 change(file)
                 seal(file, sources)
+            add_checksums(partial)
     return out
 
 

@@ -57,13 +57,12 @@ class _Group(TyperGroup):
                 where = f": {error.filename}" if error.filename else ""
                 console.report_error(CammsrError(f"{error.strerror}{where}"))
             raise typer.Exit(1) from None
-        except (
-            RuntimeError,
-            ValueError,
-            TypeError,
-            LookupError,
-            ArithmeticError,
-        ) as error:
+        except Exception as error:
+            console.report_fault(error)
+            raise typer.Exit(1) from None
+        except BaseException as error:
+            if type(error).__name__ != "PanicException":  # of polars, which is no Exception
+                raise
             console.report_fault(error)
             raise typer.Exit(1) from None
 

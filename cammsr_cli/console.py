@@ -96,7 +96,7 @@ def report_error(error: CammsrError) -> None:
         note(f"  {error.hint}")
 
 
-def report_fault(error: Exception) -> None:
+def report_fault(error: BaseException) -> None:
     """Print an error of ours: one line, and the traceback only if asked for."""
     if _debugging():
         traceback.print_exception(error)

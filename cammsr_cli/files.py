@@ -6,11 +6,11 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from cammsr_cli.errors import CammsrError, UsageError
+from cammsr_cli.errors import CammsrError, UsageError, first_line
 
 
 def sha256_of(path: Path) -> str:
@@ -19,30 +19,46 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def require_replaceable(out: Path, force: bool) -> None:
-    """Refuse to write a data set where something else is, or where one is and may not go.
+CHECKSUMS = "SHA256SUMS"
+"""A folder's files and their digests, as `sha256sum --check` reads them."""
 
-    Raises:
-        UsageError: Saying what is there.
+_DIGEST_OF = re.compile(r"[0-9a-f]{64}  \S+")
+
+
+def write_checksums(folder: Path, files: Mapping[str, Path]) -> None:
+    """Write the digests of a folder's files.
+
+    Args:
+        folder: The folder.
+        files: Name in the folder to where the content is now.
     """
-    if out.is_dir():
-        raise UsageError(f"--out {out} is a folder; name a file, such as shop.h5")
-    if out.exists() and not force:
-        raise UsageError(
-            f"{out} is there already and nothing is overwritten",
-            "Choose another name, or replace it: --force",
-        )
-    if out.exists() and not _is_hdf5(out):
-        raise UsageError(
-            f"--force replaces only a data set, and {out} is something else",
-            "Choose another name: --out NAME.h5",
-        )
+    lines = [f"{sha256_of(file)}  {name}\n" for name, file in sorted(files.items())]
+    with written_whole(folder / CHECKSUMS) as partial:
+        partial.write_text("".join(lines), encoding="utf-8")
 
 
-def _is_hdf5(path: Path) -> bool:
-    import h5py  # few commands need it
+def changed_since(folder: Path, names: Iterable[str]) -> str | None:
+    """What is wrong with files whose digests were written, if anything.
 
-    return bool(h5py.is_hdf5(path))
+    Args:
+        folder: The folder.
+        names: The files that must be there, and as they were written.
+    """
+    try:
+        *lines, rest = (folder / CHECKSUMS).read_bytes().decode().split("\n")
+        digests = {line[66:]: line[:64] for line in lines if _DIGEST_OF.fullmatch(line)}
+        if rest or len(digests) < len(lines):
+            return f"{CHECKSUMS} is not as it was written"
+        for name in names:
+            if name not in digests:
+                return f"{CHECKSUMS} does not list {name}"
+            if sha256_of(folder / name) != digests[name]:
+                return f"{name} has changed since it was written"
+    except OSError as error:
+        return f"{Path(error.filename).name}: {error.strerror}"
+    except ValueError as error:
+        return f"{CHECKSUMS}: {first_line(error)}"
+    return None
 
 
 def make_folder(folder: Path, output: Path) -> None:
@@ -109,13 +125,16 @@ def _sync(path: Path) -> None:
                 os.fsync(stream.fileno())
 
 
+RESUMABLE = "the run goes on from its last checkpoint with --resume"
+"""What is not lost where a run cannot be written."""
+
 IN_CACHE = "what was encoded is in the cache"
 """What is not lost where a data set cannot be written."""
 
 
 @contextmanager
 def refusals_told(path: Path, kept: str | None = None) -> Iterator[None]:
-    """Turn what HDF5 and polars say when the system refuses a write into what the system said.
+    """Turn what libraries say when the system refuses a write into what the system said.
 
     Args:
         path: What is written.
@@ -123,13 +142,23 @@ def refusals_told(path: Path, kept: str | None = None) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, RuntimeError) as error:
-        # Closing a file that could not be written is a RuntimeError, with the number in its text.
-        found = re.search(r"(?:errno =|os error) (\d+)", str(error))
-        number = int(found[1]) if found else getattr(error, "errno", None)
+    except CammsrError:
+        raise
+    except Exception as error:
+        # HDF5, polars and safetensors have errors of their own, with the number in their text.
+        number = _number(error)
         if number is None:
             raise
         raise CammsrError(
             f"{path} cannot be written: {os.strerror(number)}",
             "make room or choose another place: --out NAME" + (f"; {kept}" if kept else ""),
         ) from error
+
+
+def _number(error: BaseException) -> int | None:
+    """The system's number of an error, or of that which it came of: torch tells its own alone."""
+    found = re.search(r"(?:errno =|os error) (\d+)", str(error))
+    number = int(found[1]) if found else getattr(error, "errno", None)
+    if number is None and error.__context__ is not None:
+        return _number(error.__context__)
+    return number

@@ -1,14 +1,14 @@
 """The run folder: what `train` writes and what `evaluate` and `recommend` read.
 
-    config.yaml        all settings, resolved
-    config.json        what the model must be given to be built again
-    item_ids.json      the items that have a row in the id table, in order
-    metrics.jsonl      one line an epoch
-    checkpoints/       step-N/: weights, optimiser, random state
-    README.md          model card
-    model.safetensors  the best weights; written last, so a run that has it is finished
-
-Nothing in it is a pickle.
+config.yaml        all settings, resolved
+config.json        what the model must be given to be built again
+item_ids.json      the items that have a row in the id table, in order
+metrics.jsonl      one line an epoch
+checkpoints/       step-N/: weights, optimiser, random state
+README.md          model card
+SHA256SUMS         digests of what decides recommendations: config.json, config.yaml,
+item_ids.json, model.safetensors
+model.safetensors  the best weights; written last, so a run that has it is finished
 """
 
 from __future__ import annotations
@@ -44,15 +44,27 @@ from cammsr_cli.core.windows import Events
 from cammsr_cli.data.dataset import DataSet
 from cammsr_cli.data.splits import TRAIN, repeat_share
 from cammsr_cli.errors import CammsrError, UsageError, first_line, typed
-from cammsr_cli.files import usual_permissions, written_whole
+from cammsr_cli.files import (
+    CHECKSUMS,
+    RESUMABLE,
+    changed_since,
+    refusals_told,
+    usual_permissions,
+    write_checksums,
+    written_whole,
+)
 
 FORMAT = 6
 
 REPEATS_FROM = 0.01
 """Share of repeats among the training targets from which on seen items stay in a ranking."""
 
+_WEIGHTS = "model.safetensors"
+_SETTINGS = ("config.json", "config.yaml", "item_ids.json")
+
 _WRITTEN = (
-    "model.safetensors",
+    _WEIGHTS,
+    CHECKSUMS,
     "config.json",
     "config.yaml",
     "metrics.jsonl",
@@ -112,7 +124,7 @@ class RunFolder:
     @property
     def weights(self) -> Path:
         """The best weights; there once training is finished."""
-        return self.path / "model.safetensors"
+        return self.path / _WEIGHTS
 
     @property
     def metrics(self) -> Path:
@@ -144,10 +156,38 @@ class RunFolder:
         self.write_text("item_ids.json", json.dumps(item_ids, ensure_ascii=False))
         self.write_text("config.yaml", yaml.safe_dump(config.model_dump(), sort_keys=False))
         self.write_text("config.json", spec.model_dump_json(indent=2))
+        with refusals_told(self.path):
+            write_checksums(self.path, {name: self.path / name for name in _SETTINGS})
+
+    def finish(self, weights: Mapping[str, Tensor]) -> None:
+        """Write the best weights and what tells of damage; from then on the run is finished."""
+        with refusals_told(self.path, RESUMABLE), written_whole(self.weights) as partial:
+            write_weights(weights, partial)
+            files = {name: self.path / name for name in _SETTINGS}
+            write_checksums(self.path, {**files, _WEIGHTS: partial})
+
+    def check(self) -> list[str]:
+        """Compare the files that decide recommendations with their checksums.
+
+        Returns:
+            What a user should know: that an older cammsr wrote no checksums.
+
+        Raises:
+            CammsrError: One is damaged.
+        """
+        if not (self.path / CHECKSUMS).is_file():
+            return [
+                f"{self.path} was written without checksums: damage to it may go unnoticed; "
+                "cammsr train writes them"
+            ]
+        fault = changed_since(self.path, [*_SETTINGS, *([_WEIGHTS] if self.finished else [])])
+        if fault is not None:
+            raise CammsrError(f"{self.path} is damaged: {fault}", self._again())
+        return []
 
     def write_text(self, name: str, text: str) -> None:
         """Write one of the folder's text files, whole."""
-        with written_whole(self.path / name) as partial:
+        with refusals_told(self.path), written_whole(self.path / name) as partial:
             partial.write_text(text, encoding="utf-8")
 
     def spec(self) -> ModelSpec:
@@ -158,7 +198,7 @@ class RunFolder:
         """
         content = self._read("config.json")
         if not isinstance(content, dict):
-            raise self._damaged("config.json", "not a JSON object")
+            raise self.damaged("config.json", "not a JSON object")
         if content.get("format") != FORMAT:
             raise CammsrError(
                 f"{self.path} has run format {content.get('format')}, written by "
@@ -171,7 +211,7 @@ class RunFolder:
         except ValidationError as error:
             fault = error.errors()[0]
             where = ".".join(str(part) for part in fault["loc"])
-            raise self._damaged("config.json", f"{where}: {fault['msg']}") from error
+            raise self.damaged("config.json", f"{where}: {fault['msg']}") from error
 
     def config(self) -> Config:
         """The settings the run was started with.
@@ -183,9 +223,9 @@ class RunFolder:
             sections = read_yaml(self.path / "config.yaml")
             config = validated(sections)
         except UsageError as error:
-            raise self._damaged("config.yaml", error.message) from error
+            raise self.damaged("config.yaml", error.message) from error
         if not sections.get("model") or not sections.get("training"):
-            raise self._damaged("config.yaml", "it holds no settings")
+            raise self.damaged("config.yaml", "it holds no settings")
         return config
 
     def item_ids(self) -> list[str]:
@@ -197,7 +237,7 @@ class RunFolder:
         ids = self._read("item_ids.json")
         rows = self.spec().num_ids
         if not isinstance(ids, list) or len(ids) != rows or not all(type(i) is str for i in ids):
-            raise self._damaged("item_ids.json", f"not a list of {rows} ids")
+            raise self.damaged("item_ids.json", f"not a list of {rows} ids")
         return ids
 
     def _read(self, name: str) -> Any:
@@ -210,13 +250,14 @@ class RunFolder:
         try:
             return json.loads(file.read_text(encoding="utf-8"))
         except ValueError as error:
-            raise self._damaged(name, first_line(error)) from error
+            raise self.damaged(name, first_line(error)) from error
 
-    def _damaged(self, name: str, how: str) -> CammsrError:
-        return CammsrError(
-            f"{self.path / name} is damaged: {how}",
-            f"Train again: cammsr train DATA.h5 --out {typed(self.path)} --force",
-        )
+    def damaged(self, name: str, how: str) -> CammsrError:
+        """The error that tells of a damaged file, and of the command that makes it again."""
+        return CammsrError(f"{self.path / name} is damaged: {how}", self._again())
+
+    def _again(self) -> str:
+        return f"Train again: cammsr train DATA.h5 --out {typed(self.path)} --force"
 
 
 def training_items(data: DataSet) -> list[int]:
@@ -296,6 +337,7 @@ class LoadedRun:
             of by their content.
         unknown_items: How many it knows nothing of.
         device: Where all of it lives.
+        unchecked: What is to be said of files without checksums, in words.
     """
 
     spec: ModelSpec
@@ -305,6 +347,7 @@ class LoadedRun:
     new_items: int
     unknown_items: int
     device: torch.device
+    unchecked: list[str]
 
     @property
     def same_data(self) -> bool:
@@ -313,8 +356,8 @@ class LoadedRun:
 
     @property
     def remarks(self) -> list[str]:
-        """What cannot be known of a data set that the model was not trained on, in words."""
-        return [
+        """What cannot be known of the run and of its data set, in words."""
+        return self.unchecked + [
             f"the {name} vectors of {self.data.path} come from another file than those of the "
             "training: cammsr cannot tell whether the same model made them"
             for name, fingerprint in self.spec.fingerprints.items()
@@ -348,10 +391,12 @@ def load_run(folder: RunFolder, data_path: Path | None, device: torch.device) ->
             "If it was moved, say where it is: --data FILE",
         )
     data = DataSet(data_path or Path(spec.data_path))
+    unchecked = [*folder.check(), *data.remarks]
     id_rows = folder.item_ids()
     require_matching(data, spec, id_rows, folder.path)
     model = build_model(spec, folder.config().model)
     load_weights(model, folder.weights)
+    _require_possible(model, folder)
     catalogue = model.items.beside_neighbours(read_catalogue(data, spec.feature_dims, id_rows))
     catalogue = catalogue.to(device, features=False)
     new, unknown = int(are_new(catalogue).sum()), unknown_items(catalogue)
@@ -363,7 +408,17 @@ def load_run(folder: RunFolder, data_path: Path | None, device: torch.device) ->
         new_items=new,
         unknown_items=0 if unknown is None else len(unknown),
         device=device,
+        unchecked=unchecked,
     )
+
+
+def _require_possible(model: Cammsr, folder: RunFolder) -> None:
+    """Refuse weights that no training leaves: without checksums, nothing else tells of damage."""
+    rows = model.items.id_table.num_embeddings if model.items.id_table is not None else 0
+    for name, value in model.state_dict().items():
+        are_rows = (value >= -1) & (value < rows)  # -1 for none
+        if not bool((value.isfinite() if value.is_floating_point() else are_rows).all()):
+            raise folder.damaged(folder.weights.name, f"{name} holds what no training leaves")
 
 
 def require_matching(data: DataSet, spec: ModelSpec, id_rows: list[str], run: Path) -> None:
@@ -408,20 +463,15 @@ def _ready_made(fingerprint: str) -> bool:
     return isinstance(told, dict) and told.keys() == {"vectors"}
 
 
-def save_weights(model: Cammsr, path: Path) -> None:
-    """Write a model's weights as safetensors, whole."""
-    write_weights(model.state_dict(), path)
-
-
 def write_weights(weights: Mapping[str, Tensor], path: Path) -> None:
-    """Write a model's state dict as safetensors, whole."""
+    """Write a model's state dict as safetensors."""
     state = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
-    with written_whole(path) as partial, usual_permissions(partial):
-        save_file(state, partial)
+    with usual_permissions(path):
+        save_file(state, path)
 
 
 def load_weights(model: Cammsr, path: Path) -> None:
-    """Read weights written by `save_weights`.
+    """Read weights written by `write_weights`.
 
     Raises:
         CammsrError: The file is damaged or belongs to another model.

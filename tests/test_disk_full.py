@@ -1,4 +1,4 @@
-"""A disk that is full while `prepare` writes to it."""
+"""A disk that is full while a command writes to it."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from conftest import Answer
 from PIL import Image
+from toy_recommender import make_recommender
 from web_server import sends, web_server
 
 from cammsr_cli.data.dataset import DataSet
@@ -155,3 +156,46 @@ def test_features_do_not_fit(
     assert not out.exists()
     assert not list(small_disk.rglob("*.safetensors"))
     assert not list(small_disk.rglob("*.partial"))
+
+
+def _left(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.rglob("*") if ".partial" in path.name)
+
+
+@pytest.mark.parametrize("kilobytes", [8, 64, 160, 220, 240, 300, 420])
+def test_a_run_does_not_fit(
+    tmp_path: Path,
+    toy_data: Path,
+    cammsr: Callable[..., Answer],
+    small_disk: Path,
+    kilobytes: int,
+) -> None:
+    """In its settings, the weights, the optimisers' state or the last weights."""
+    (small_disk / "filler").write_bytes(bytes(MEGABYTE - kilobytes * 1024))
+    run = small_disk / "run"
+    small = ("--set", "model.width=16", "--set", "training.epochs=2")
+    answer = cammsr("train", toy_data, "--out", run, *small)
+    assert answer.code == 1
+    assert f"error: {run} cannot be written: No space left on device\n" in answer.err
+    assert "Traceback" not in answer.err
+    assert "fault in cammsr" not in answer.err
+    assert _left(small_disk) == []
+    assert not (run / "model.safetensors").exists()
+    if any((run / "checkpoints").glob("step-*")):  # with room, it goes on
+        assert "--resume" in answer.err
+        (small_disk / "filler").unlink()
+        assert cammsr("train", toy_data, "--out", run, "--resume").code == 0
+
+
+@pytest.mark.parametrize("ending", ["parquet", "csv", "jsonl"])
+def test_recommendations_do_not_fit(
+    tmp_path: Path, cammsr: Callable[..., Answer], small_disk: Path, ending: str
+) -> None:
+    make_recommender(tmp_path)
+    (small_disk / "filler").write_bytes(bytes(MEGABYTE - 12 * 1024))
+    out = small_disk / f"recommendations.{ending}"
+    answer = cammsr("recommend", tmp_path / "run", "--all-users", "--out", out, "--k", "40")
+    assert answer.code == 1
+    assert f"error: {out} cannot be written: No space left on device\n" in answer.err
+    assert "fault in cammsr" not in answer.err
+    assert [path.name for path in small_disk.iterdir()] == ["filler"]

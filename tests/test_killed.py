@@ -24,8 +24,7 @@ from tool_process import start_quickly
 from toy_data import write_toy_data
 from web_server import WebServer, in_turn, sends, status, web_server
 
-from cammsr_cli.files import sha256_of
-from cammsr_cli.training.checkpoints import CHECKSUMS
+from cammsr_cli.files import CHECKSUMS, sha256_of
 
 EPOCHS = 20
 

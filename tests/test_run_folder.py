@@ -16,6 +16,7 @@ from cammsr_cli.data.corpus import Corpus
 from cammsr_cli.data.dataset import DataSet, ModalityInfo, ModalityVectors, write_dataset
 from cammsr_cli.data.splits import leave_one_out
 from cammsr_cli.errors import CammsrError
+from cammsr_cli.files import CHECKSUMS, sha256_of
 from cammsr_cli.ranking.full_ranking import item_tables
 from cammsr_cli.run_folder import (
     RunFolder,
@@ -25,7 +26,6 @@ from cammsr_cli.run_folder import (
     load_weights,
     read_catalogue,
     read_events,
-    save_weights,
     training_items,
 )
 from cammsr_cli.training.sizing import fitted
@@ -76,7 +76,7 @@ def _run(folder: Path, data: DataSet, config: Config | None = None) -> RunFolder
     spec = describe(data, config.model, "cammsr")
     run.begin(config, spec, [data.item_ids[i] for i in training_items(data)])
     torch.manual_seed(0)
-    save_weights(build_model(spec, config.model), run.weights)
+    run.finish(build_model(spec, config.model).state_dict())
     return run
 
 
@@ -209,11 +209,64 @@ def test_an_unfinished_run_is_refused_with_the_command_that_goes_on(run: RunFold
     assert "--resume" in (caught.value.hint or "")
 
 
+@pytest.fixture
+def old_run(run: RunFolder) -> RunFolder:
+    """A run of a cammsr that wrote no checksums."""
+    (run.path / CHECKSUMS).unlink()
+    return run
+
+
 @pytest.mark.parametrize("missing", ["config.json", "item_ids.json"])
-def test_a_folder_that_is_no_run_is_refused(run: RunFolder, missing: str) -> None:
-    (run.path / missing).unlink()
+def test_a_folder_that_is_no_run_is_refused(old_run: RunFolder, missing: str) -> None:
+    (old_run.path / missing).unlink()
     with pytest.raises(CammsrError, match=f"not a run folder: it has no {missing}"):
+        load_run(old_run, None, CPU)
+
+
+DECIDING = ["config.json", "config.yaml", "item_ids.json", "model.safetensors"]
+
+
+def test_files_that_decide_have_checksums_that_other_tools_can_check(run: RunFolder) -> None:
+    lines = (run.path / CHECKSUMS).read_text().splitlines()
+    assert lines == [f"{sha256_of(run.path / name)}  {name}" for name in DECIDING]
+    assert load_run(run, None, CPU).remarks == []
+
+
+@pytest.mark.parametrize("name", [*DECIDING, CHECKSUMS])
+def test_a_changed_byte_is_refused_with_its_file_and_the_command_that_mends(
+    run: RunFolder, name: str
+) -> None:
+    file = run.path / name
+    content = file.read_bytes()
+    for place in (0, len(content) // 2, len(content) - 1):
+        file.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+        with pytest.raises(CammsrError, match=r"is damaged: ") as caught:
+            load_run(run, None, CPU)
+        assert str(run.path) in caught.value.message
+        assert "cammsr train DATA.h5 --out" in (caught.value.hint or "")
+        assert name in caught.value.message or name == CHECKSUMS
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "item_ids.json", "model.safetensors"])
+def test_a_digest_that_is_missing_is_told(run: RunFolder, name: str) -> None:
+    lines = (run.path / CHECKSUMS).read_text().splitlines(keepends=True)
+    run.write_text(CHECKSUMS, "".join(line for line in lines if name not in line))
+    with pytest.raises(CammsrError, match=f"does not list {name}"):
         load_run(run, None, CPU)
+
+
+def test_an_old_run_without_checksums_is_read_and_told_of(old_run: RunFolder) -> None:
+    (remark,) = load_run(old_run, None, CPU).remarks
+    assert "without checksums" in remark
+    assert str(old_run.path) in remark
+
+
+def test_an_unfinished_run_is_checked_before_it_is_gone_on_with(run: RunFolder) -> None:
+    run.weights.unlink()
+    assert run.check() == []
+    run.write_text("config.yaml", (run.path / "config.yaml").read_text().replace("0.4", "0.3"))
+    with pytest.raises(CammsrError, match=r"damaged: config\.yaml has changed"):
+        run.check()
 
 
 def test_no_folder_at_all_is_refused(tmp_path: Path) -> None:
@@ -225,10 +278,10 @@ def test_no_folder_at_all_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["config.json", "item_ids.json"])
 @pytest.mark.parametrize("content", [b"", b'{"format": 2', b"\xff\xfe"])
-def test_damaged_json_is_told(run: RunFolder, name: str, content: bytes) -> None:
-    (run.path / name).write_bytes(content)
+def test_damaged_json_is_told(old_run: RunFolder, name: str, content: bytes) -> None:
+    (old_run.path / name).write_bytes(content)
     with pytest.raises(CammsrError, match=f"{name} is damaged"):
-        load_run(run, None, CPU)
+        load_run(old_run, None, CPU)
 
 
 @pytest.mark.parametrize("content", ["[]", '{"format": 2}', '{"format": 2, "extra": 2}'])
@@ -245,10 +298,10 @@ def test_missing_settings_are_told(run: RunFolder) -> None:
 
 
 @pytest.mark.parametrize("content", ["model: [1, 2", "model: {widht: 3}"])
-def test_damaged_settings_are_told_with_their_file(run: RunFolder, content: str) -> None:
-    (run.path / "config.yaml").write_text(content)
+def test_damaged_settings_are_told_with_their_file(old_run: RunFolder, content: str) -> None:
+    (old_run.path / "config.yaml").write_text(content)
     with pytest.raises(CammsrError, match=r"config\.yaml"):
-        load_run(run, None, CPU)
+        load_run(old_run, None, CPU)
 
 
 def test_another_format_is_refused_with_who_wrote_it(run: RunFolder) -> None:
@@ -259,10 +312,11 @@ def test_another_format_is_refused_with_who_wrote_it(run: RunFolder) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"garbage" * 20, None])
-def test_damaged_weights_are_told(run: RunFolder, content: bytes | None) -> None:
-    run.weights.write_bytes(run.weights.read_bytes()[:-10] if content is None else content)
+def test_damaged_weights_are_told(old_run: RunFolder, content: bytes | None) -> None:
+    weights = old_run.weights
+    weights.write_bytes(weights.read_bytes()[:-10] if content is None else content)
     with pytest.raises(CammsrError, match="cannot be loaded into this run's model"):
-        load_run(run, None, CPU)
+        load_run(old_run, None, CPU)
 
 
 def test_weights_of_another_model_are_told(run: RunFolder, data: DataSet) -> None:

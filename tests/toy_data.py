@@ -14,7 +14,12 @@ CATEGORIES = 4
 
 
 def write_toy_data(
-    path: Path, users: int = 60, items: int = 40, seed: int = 0, again: bool = True
+    path: Path,
+    users: int = 60,
+    items: int = 40,
+    seed: int = 0,
+    again: bool = True,
+    dim: int = 6,
 ) -> Path:
     """Users who mostly stay with one category; some ties in time, some items lack a modality.
 
@@ -52,13 +57,13 @@ def write_toy_data(
         notes=[],
     )
     write_dataset(
-        path, corpus, {name: _vectors(generator, name, category) for name in ("image", "text")}
+        path, corpus, {name: _vectors(generator, name, category, dim) for name in ("image", "text")}
     )
     return path
 
 
 def _vectors(
-    generator: np.random.Generator, name: str, category: np.ndarray, dim: int = 6
+    generator: np.random.Generator, name: str, category: np.ndarray, dim: int
 ) -> ModalityVectors:
     """Vectors that tell an item's category, noisily."""
     centre = generator.normal(size=(CATEGORIES, dim))

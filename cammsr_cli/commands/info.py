@@ -10,12 +10,16 @@ import typer
 from cammsr_cli import console
 from cammsr_cli.commands.examples import epilog
 
-EXAMPLES = ["cammsr info shop.h5", "cammsr info shop.h5 --json"]
+EXAMPLES = ["cammsr info shop.h5", "cammsr info shop.h5 --verify", "cammsr info shop.h5 --json"]
 HELP_EPILOG = epilog(EXAMPLES)
 
 
 def command(
     data: Annotated[Path, typer.Argument(help="Data set.", metavar="DATA.h5")],
+    verify: Annotated[
+        bool,
+        typer.Option("--verify", help="Read every byte first, and compare it with its checksum."),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show what a data set holds.
@@ -27,7 +31,9 @@ def command(
     """
     from cammsr_cli.data.summary import summarise
 
-    summary = summarise(data)
+    summary = summarise(data, verify)
+    for remark in summary["remarks"]:
+        console.note(remark)
     if as_json:
         console.result_json(summary)
         return
@@ -68,3 +74,5 @@ def command(
     for name, digest in summary["sources"].items():
         console.result(f"source {name}  sha256 {digest}")
     console.result(f"content {summary['content']}  ({summary['tool']})")
+    if verify:
+        console.result("verified: every byte is as it was written")

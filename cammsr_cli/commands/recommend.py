@@ -107,7 +107,7 @@ def command(
         _print(recommender, ids, k, as_json)
     else:
         users = recommender.everyone if all_users else recommender.users(ids)
-        _write(recommender, users, out, k, recall, as_json)
+        _write(recommender, users, out, k, recall, force, as_json)
     for remark in loaded.remarks:
         console.note(remark)
     if data is None and not loaded.same_data:
@@ -131,6 +131,7 @@ def _write(
     out: Path,
     k: int,
     recall: Recall | None,
+    force: bool,
     as_json: bool,
 ) -> None:
     from dataclasses import asdict
@@ -138,7 +139,7 @@ def _write(
     from cammsr_cli.ranking.recommendation_file import write_recommendations
 
     with console.progress_bar("users") as progress:
-        written = write_recommendations(recommender, users, out, k, progress)
+        written = write_recommendations(recommender, users, out, k, progress, force)
     if as_json:
         told = None if recall is None else asdict(recall)
         console.result_json({**asdict(written), "out": str(written.out), "recall": told})

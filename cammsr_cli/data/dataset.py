@@ -22,16 +22,21 @@ A part, which `prepare --shard` writes and `merge` joins, differs in this: attri
 and corpus (SHA-256 of all but features); /problems [P] str, JSON; in /features/<modality> values
 [n, dim] only of the items in rows [n] int64.
 
+Everything lies in one piece and without filters. Checksums follow the HDF5 content
+(`checksums.py`); the attribute `checksums` says so. A file of a cammsr that wrote none is read, and
+`DataSet.remarks` tells of it.
+
 Reading opens the file, takes what is asked for and closes it: no handle outlives a call, so a
-`DataSet` may be sent to other processes.
+`DataSet` may be sent to other processes. Each opening looks whether it is still the same file.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -43,7 +48,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cammsr_cli import __version__
-from cammsr_cli.errors import CammsrError
+from cammsr_cli.data.checksums import CheckedFile, DamagedDataError, add_checksums, has_mark
+from cammsr_cli.data.dataset_check import (
+    check_index,
+    check_indptr,
+    check_layout,
+    check_parts,
+    check_times,
+)
+from cammsr_cli.errors import CammsrError, UsageError, first_line, typed
 from cammsr_cli.files import IN_CACHE, refusals_told, written_whole
 
 if TYPE_CHECKING:  # it imports polars, which reading does not need
@@ -54,6 +67,7 @@ SCHEMA = 1
 _TEXT = h5py.string_dtype("utf-8")
 # Written, read and hashed a piece at a time: bytes of numbers, and texts.
 _PIECE_BYTES, _PIECE_TEXTS = 2**24, 2**16
+_OF_H5PY = (OSError, RuntimeError, LookupError, ValueError, TypeError, MemoryError)
 
 
 @dataclass(frozen=True)
@@ -145,6 +159,39 @@ class Histories:
     tied: NDArray[np.bool_]
 
 
+def require_replaceable(out: Path, force: bool) -> None:
+    """Refuse to write a data set where something else is, or where one is and may not go.
+
+    Raises:
+        UsageError: Saying what is there.
+    """
+    if out.is_dir():
+        raise UsageError(f"--out {out} is a folder; name a file, such as shop.h5")
+    if out.exists() and not force:
+        raise UsageError(
+            f"{out} is there already and nothing is overwritten",
+            "Choose another name, or replace it: --force",
+        )
+    if out.exists() and not _is_data_set(out):
+        raise UsageError(
+            f"--force replaces only a data set, and {out} is something else",
+            f"Choose another name: --out NAME.h5; or, if it may go: rm {typed(out)}",
+        )
+
+
+def _is_data_set(path: Path) -> bool:
+    """Whether a file is a data set, or HDF5 so damaged that it is of no use to anybody."""
+    if has_mark(path):
+        return True
+    if not h5py.is_hdf5(path):
+        return False
+    try:
+        with h5py.File(path, "r") as file:
+            return "content" in file.attrs or "splits" in file
+    except _OF_H5PY:
+        return True
+
+
 def write_dataset(
     path: Path,
     corpus: Corpus,
@@ -156,11 +203,7 @@ def write_dataset(
     Raises:
         CammsrError: If the system does not let it be written, as when the disk is full.
     """
-    with (
-        refusals_told(path, IN_CACHE),
-        written_whole(path) as partial,
-        h5py.File(partial, "w") as file,
-    ):
+    with refusals_told(path, IN_CACHE), new_file(path) as file:
         _write_texts(file, "users/id", corpus.user_ids)
         _write_texts(file, "items/id", corpus.item_ids)
         file.create_group("items/fields")
@@ -189,6 +232,15 @@ def write_dataset(
         seal(file, json.dumps(corpus.sources, sort_keys=True))
         if part is not None:
             file.attrs["shard"] = part.shard
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[h5py.File]:
+    """An HDF5 file to write a data set to, or a part of one; it gets its checksums at the end."""
+    with written_whole(path) as partial:
+        with h5py.File(partial, "w") as file:
+            yield file
+        add_checksums(partial)
 
 
 def write_modality(
@@ -222,6 +274,7 @@ def seal(file: h5py.File, sources: str) -> None:
     file.attrs["schema"] = SCHEMA
     file.attrs["tool"] = f"cammsr {__version__}"
     file.attrs["sources"] = sources
+    file.attrs["checksums"] = "SHA-256 of each MiB, after the end"
 
 
 def pieces(length: int, row_bytes: int) -> Iterator[slice]:
@@ -247,23 +300,26 @@ def same_times(indptr: NDArray[np.int64], time: NDArray[np.int64]) -> NDArray[np
 
 
 class DataSet:
-    """A prepared data set, read as asked.
+    """A prepared data set, read as asked; what is read is checked, and all of it by `verify`.
 
     Args:
         path: The HDF5 file.
 
     Raises:
-        CammsrError: The file is missing, damaged, not a data set, or of another schema.
+        CammsrError: The file is missing, damaged, not a data set, or of another schema. So does
+            each reading, and also if the file has been replaced since.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        with self._open() as file:
+        with _reading(path) as (file, source):
             if "shard" in file.attrs:
                 raise CammsrError(
                     f"{path} is part {file.attrs['shard']} of a data set, not a whole one",
                     "Join its parts: cammsr merge --help",
                 )
+            check_layout(file, path)
+            self.checked = source.checked
             self.content = str(file.attrs["content"])
             self.tool = str(file.attrs["tool"])
             self.sources: dict[str, str] = json.loads(str(file.attrs["sources"]))
@@ -271,7 +327,37 @@ class DataSet:
             self.modalities = {
                 name: ModalityInfo.of(group) for name, group in file["features"].items()
             }
+            self.dtypes = {
+                name: str(group["values"].dtype) for name, group in file["features"].items()
+            }
             self.field_names = [unquote(name) for name in file["items/fields"]]
+            self._items, self._events = len(file["items/id"]), len(file["events/item"])
+
+    @property
+    def remarks(self) -> list[str]:
+        """What a user should know of the file, in words."""
+        if self.checked:
+            return []
+        return [
+            f"{self.path} was made by {self.tool}, without checksums: damage to it is noticed only "
+            f"by: cammsr info {typed(self.path)} --verify"
+        ]
+
+    def verify(self) -> None:
+        """Read every byte, and look at every value that can be wrong.
+
+        Raises:
+            DamagedDataError: Something is not as it was written, or cannot be so.
+        """
+        with self._open() as (file, source):
+            source.check()
+            if digest(file) != self.content:
+                raise DamagedDataError(self.path, "its content is not that of its digest")
+            for name in ("users/id", "items/id"):
+                ids = _read_strings(file[name])
+                if len(set(ids)) < len(ids):
+                    raise DamagedDataError(self.path, f"{name} names one twice")
+        _ = self.event_time, self.event_item, self.event_part, self.categories
 
     @cached_property
     def user_ids(self) -> list[str]:
@@ -286,39 +372,48 @@ class DataSet:
     @cached_property
     def event_indptr(self) -> NDArray[np.int64]:
         """User u's events are `indptr[u]` to `indptr[u + 1]`; [U + 1]."""
-        return self._array("events/indptr").astype(np.int64, copy=False)
+        indptr: NDArray[np.int64] = self._array("events/indptr")
+        check_indptr(indptr, self._events, "events/indptr", self.path)
+        return indptr
 
     @cached_property
     def event_item(self) -> NDArray[np.int32]:
         """Item index of each event, [E]."""
-        return self._array("events/item").astype(np.int32, copy=False)
+        item: NDArray[np.int32] = self._array("events/item")
+        check_index(item, self._items, "events/item", self.path)
+        return item
 
     @cached_property
     def event_time(self) -> NDArray[np.int64]:
         """Time of each event in seconds, [E]."""
-        return self._array("events/time").astype(np.int64, copy=False)
+        time: NDArray[np.int64] = self._array("events/time")
+        check_times(time, self.event_indptr, "events/time", self.path)
+        return time
 
     @cached_property
     def event_tied(self) -> NDArray[np.bool_]:
         """Whether nothing tells an event's order and that of the user's one before, [E]."""
-        with self._open() as file:
+        with self._open() as (file, _):
             if "events/tied" in file:
-                tied: NDArray[np.bool_] = file["events/tied"][()].astype(np.bool_)
+                tied: NDArray[np.bool_] = file["events/tied"][()]
                 return tied
         return same_times(self.event_indptr, self.event_time)
 
     @cached_property
     def event_part(self) -> NDArray[np.uint8]:
         """TRAIN, VALIDATION or TEST for each event, [E]."""
-        return self._array("splits/leave_one_out").astype(np.uint8, copy=False)
+        part: NDArray[np.uint8] = self._array("splits/leave_one_out")
+        check_parts(part, "splits/leave_one_out", self.path)
+        return part
 
     @cached_property
     def categories(self) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
         """CSR of the items' categories: indptr [N + 1] and category index."""
-        return (
-            self._array("items/categories/indptr").astype(np.int64, copy=False),
-            self._array("items/categories/index").astype(np.int32, copy=False),
-        )
+        indptr: NDArray[np.int64] = self._array("items/categories/indptr")
+        index: NDArray[np.int32] = self._array("items/categories/index")
+        check_indptr(indptr, len(index), "items/categories/indptr", self.path)
+        check_index(index, len(self.category_names), "items/categories/index", self.path)
+        return indptr, index
 
     def field(self, name: str) -> list[str]:
         """One text field of all items, "" where missing."""
@@ -330,7 +425,7 @@ class DataSet:
         """Some text fields of some items, in their order, "" where missing; reads no others."""
         found = {name: [""] * len(items) for name in names}
         rising, place = np.unique(np.array(items, dtype=np.int64), return_inverse=True)
-        with self._open() as file:
+        with self._open() as (file, _):
             for name in set(names) & set(self.field_names):
                 texts = file[f"items/fields/{_escaped(name)}"].asstr()
                 found[name] = texts[rising][place].tolist()
@@ -344,14 +439,16 @@ class DataSet:
         """
         pieces = _runs(self.event_indptr, users)
         indptr = np.append(0, np.cumsum(self.event_indptr[users + 1] - self.event_indptr[users]))
-        with self._open() as file:
+        with self._open() as (file, _):
 
             def read(name: str) -> NDArray[Any]:
                 return np.concatenate([file[name][first:past] for first, past in pieces])
 
-            item, time = read("events/item"), read("events/time").astype(np.int64)
+            item, time = read("events/item"), read("events/time")
             tied = read("events/tied") if "events/tied" in file else same_times(indptr, time)
-        return Histories(indptr, item.astype(np.int32), time, tied.astype(np.bool_))
+        check_index(item, self._items, "events/item", self.path)
+        check_times(time, indptr, "events/time", self.path)
+        return Histories(indptr, item, time, tied)
 
     def rejected(self, users: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """What some users rejected: place among `users`, rising, and item index of each pair."""
@@ -359,16 +456,20 @@ class DataSet:
         if indptr is None:
             return np.zeros(0, np.int64), np.zeros(0, np.int64)
         place = np.repeat(np.arange(len(users)), indptr[users + 1] - indptr[users])
-        with self._open() as file:
-            pieces = [file["events/rejected_item"][a:b] for a, b in _runs(indptr, users)]
-        return place, np.concatenate(pieces).astype(np.int64)
+        name = "events/rejected_item"
+        with self._open() as (file, _):
+            item = np.concatenate([file[name][a:b] for a, b in _runs(indptr, users)])
+        check_index(item, self._items, name, self.path)
+        return place, item.astype(np.int64)
 
     @cached_property
     def _rejected_indptr(self) -> NDArray[np.int64] | None:
-        with self._open() as file:
-            if "events/rejected_indptr" not in file:
+        name = "events/rejected_indptr"
+        with self._open() as (file, _):
+            if name not in file:
                 return None
-            indptr: NDArray[np.int64] = file["events/rejected_indptr"][()].astype(np.int64)
+            indptr: NDArray[np.int64] = file[name][()]
+            check_indptr(indptr, len(file["events/rejected_item"]), name, self.path)
             return indptr
 
     def vectors(self, modality: str) -> tuple[NDArray[np.floating], NDArray[np.bool_]]:
@@ -376,21 +477,25 @@ class DataSet:
 
         They are mapped into memory, not held in it, and so may be larger than it.
         """
-        with self._open() as file:
+        with self._open() as (file, source):
+            present: NDArray[np.bool_] = file[f"features/{modality}/present"][()]
             stored = file[f"features/{modality}/values"]
-            offset = stored.id.get_offset()  # None where HDF5 has no one place for it
-            values: NDArray[Any] = (
-                stored[()]
-                if offset is None
-                else np.memmap(self.path, stored.dtype, "c", offset, stored.shape)
-            )
-        return values, self._array(f"features/{modality}/present").astype(np.bool_)
+            if not stored.size:  # there is no place for it
+                return stored[()], present
+            start = stored.id.get_offset()
+            source.check(start, start + stored.nbytes)
+            return np.memmap(source, stored.dtype, "c", start, stored.shape), present
+
+    def present(self, modality: str) -> NDArray[np.bool_]:
+        """Whether each item has a modality, [N]."""
+        present: NDArray[np.bool_] = self._array(f"features/{modality}/present")
+        return present
 
     def inputs(self, modality: str) -> NDArray[np.uint8] | None:
         """SHA-256 of what was encoded of each item, [N, 32], zeros for nothing; None if unknown."""
         name = f"features/{modality}/inputs"
-        with self._open() as file:
-            return file[name][()].astype(np.uint8) if name in file else None
+        with self._open() as (file, _):
+            return file[name][()] if name in file else None
 
     def category_labels(self) -> NDArray[np.bool_]:
         """Whether an item has a category, [N, C]."""
@@ -404,25 +509,42 @@ class DataSet:
         indptr, index = self.categories
         return [self.category_names[c] for c in index[indptr[item] : indptr[item + 1]]]
 
-    def _array(self, name: str) -> NDArray[np.generic]:
-        with self._open() as file:
-            array: NDArray[np.generic] = file[name][()]
-            return array
+    def _array(self, name: str) -> Any:
+        with self._open() as (file, _):
+            return file[name][()]
 
     def _strings_at(self, name: str) -> list[str]:
-        with self._open() as file:
+        with self._open() as (file, _):
             return _read_strings(file[name])
 
-    def _open(self) -> AbstractContextManager[h5py.File]:
-        return opened(self.path)
+    @contextmanager
+    def _open(self) -> Iterator[tuple[h5py.File, CheckedFile]]:
+        with _reading(self.path) as (file, source):
+            if file.attrs["content"] != self.content:
+                raise CammsrError(
+                    f"{self.path} has been replaced while it was being read",
+                    "Run the command again",
+                )
+            yield file, source
 
 
 @contextmanager
 def opened(path: Path) -> Iterator[h5py.File]:
-    """A data set or a part of one, open for reading.
+    """A data set or a part of one, open for reading, and laid out as it should be.
 
     Raises:
         CammsrError: The file is missing, damaged, not a data set, or of another schema.
+    """
+    with _reading(path) as (file, _):
+        check_layout(file, path)
+        yield file
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[tuple[h5py.File, CheckedFile]]:
+    """An HDF5 file that says it is a data set, and what it is read through.
+
+    Whatever h5py raises in the block is told as damage to the file.
     """
     if path.is_dir():
         raise CammsrError(
@@ -430,29 +552,50 @@ def opened(path: Path) -> Iterator[h5py.File]:
         )
     if not path.is_file():
         raise CammsrError(f"no such data set: {path}", "Make one with: cammsr prepare --help")
-    try:
-        file = h5py.File(path, "r")
-    except OSError as error:
+    with closing(CheckedFile(path)) as source:
+        try:
+            file = h5py.File(source, "r")
+        except _OF_H5PY as error:
+            raise source.damage or CammsrError(
+                f"{path} is not a readable HDF5 file: it is damaged, cut short or something "
+                f"else ({_short(error)})",
+                "Make it again with: cammsr prepare",
+            ) from error
+        with file:
+            try:
+                _require_ours(file, source)
+                yield file, source
+            except _OF_H5PY as error:
+                if source.damage is None and not _by_h5py(error):
+                    raise
+                raise source.damage or DamagedDataError(path, first_line(error)) from error
+
+
+def _require_ours(file: h5py.File, source: CheckedFile) -> None:
+    """Refuse what does not say that it is a data set of our schema, or has lost its checksums."""
+    path, found = source.path, file.attrs.get("schema")
+    if "content" not in file.attrs or not isinstance(found, int | np.integer):
         raise CammsrError(
-            f"{path} is not a readable HDF5 file: it is damaged, cut short or something "
-            f"else ({_short(error)})",
-            "Make it again with: cammsr prepare",
-        ) from error
-    with file:
-        found = file.attrs.get("schema")
-        if "content" not in file.attrs or not isinstance(found, int | np.integer):
-            raise CammsrError(
-                f"{path} is an HDF5 file but not a cammsr data set",
-                "Make one with: cammsr prepare --help",
-            )
-        if int(found) != SCHEMA:
-            raise CammsrError(
-                f"{path} has data set schema {int(found)}, written by "
-                f"{file.attrs.get('tool', 'an unknown tool')}; this is cammsr {__version__}, "
-                f"which reads schema {SCHEMA}",
-                "Make it again with this version: cammsr prepare --force",
-            )
-        yield file
+            f"{path} is an HDF5 file but not a cammsr data set",
+            "Make one with: cammsr prepare --help",
+        )
+    if int(found) != SCHEMA:
+        raise CammsrError(
+            f"{path} has data set schema {int(found)}, written by "
+            f"{file.attrs.get('tool', 'an unknown tool')}; this is cammsr {__version__}, "
+            f"which reads schema {SCHEMA}",
+            "Make it again with this version: cammsr prepare --force",
+        )
+    if "checksums" in file.attrs and not source.checked:
+        raise DamagedDataError(
+            path, "its checksums are missing: it is damaged, cut short or changed by another tool"
+        )
+
+
+def _by_h5py(error: BaseException) -> bool:
+    """Whether h5py raised it, not what we do with what was read."""
+    frames = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return "h5py" in Path(frames[-1]).parts
 
 
 def _escaped(name: str) -> str:
@@ -493,5 +636,5 @@ def digest(file: h5py.File) -> str:
     return found.hexdigest()
 
 
-def _short(error: OSError) -> str:
+def _short(error: Exception) -> str:
     return str(error).split("(")[-1].rstrip(")") or "unreadable"

@@ -19,12 +19,13 @@ from numpy.typing import NDArray
 from cammsr_cli.data.dataset import (
     ModalityInfo,
     ModalityVectors,
+    new_file,
     opened,
     seal,
     write_modality,
 )
 from cammsr_cli.errors import CammsrError, UsageError
-from cammsr_cli.files import refusals_told, written_whole
+from cammsr_cli.files import refusals_told
 
 ItemProblem = tuple[str, str, str | None, str]
 """An item that could not be encoded: item, modality, path, reason."""
@@ -65,7 +66,7 @@ def merge(paths: Sequence[Path], out: Path) -> Merged:
         _require_alike(parts)
         first, *_ = parts.values()
         present: dict[str, int] = {}
-        with refusals_told(out), written_whole(out) as partial, h5py.File(partial, "w") as file:
+        with refusals_told(out), new_file(out) as file:
             for name in ("users", "items", "events", "splits"):
                 first.copy(first[name], file, name)
             for name in first["features"]:

@@ -10,16 +10,26 @@ from cammsr_cli.data.dataset import DataSet
 from cammsr_cli.data.splits import TEST, TRAIN, VALIDATION
 
 
-def summarise(path: Path) -> dict[str, Any]:
-    """Counts, modalities and provenance of the data set at `path`, ready for JSON."""
+def summarise(path: Path, verify: bool = False) -> dict[str, Any]:
+    """Counts, modalities and provenance of the data set at `path`, ready for JSON.
+
+    Args:
+        path: The data set.
+        verify: Whether to read every byte of it first.
+
+    Raises:
+        CammsrError: It cannot be read, or is damaged.
+    """
     data = DataSet(path)
+    if verify:
+        data.verify()
     modalities = {}
     for name, info in data.modalities.items():
-        values, present = data.vectors(name)
+        present = data.present(name)
         inputs = data.inputs(name)
         modalities[name] = {
             "dim": info.dim,
-            "dtype": str(values.dtype),
+            "dtype": data.dtypes[name],
             "present": int(present.sum()),
             "missing": int((~present).sum()),
             "undecodable": None if inputs is None else int((inputs.any(axis=1) & ~present).sum()),
@@ -44,6 +54,8 @@ def summarise(path: Path) -> dict[str, Any]:
         "sources": data.sources,
         "content": data.content,
         "tool": data.tool,
+        "verified": verify,
+        "remarks": data.remarks,
     }
 
 

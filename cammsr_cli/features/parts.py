@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cammsr_cli.data.dataset import require_replaceable
 from cammsr_cli.data.merge import merge
 from cammsr_cli.errors import UsageError
 from cammsr_cli.features.prepare import (
@@ -19,7 +20,6 @@ from cammsr_cli.features.prepare import (
     write_problems,
 )
 from cammsr_cli.features.runner import Problem, ProgressBar, Shard
-from cammsr_cli.files import require_replaceable
 from cammsr_cli.locks import only_writer
 
 if TYPE_CHECKING:
@@ -66,6 +66,11 @@ def merge_parts(parts: Sequence[Path], out: Path, force: bool = False) -> MergeR
             writing the same data set.
     """
     require_replaceable(out, force)
+    if out.exists() and (own := next((one for one in parts if one.samefile(out)), None)):
+        raise UsageError(
+            f"--out {out} is a part, {own}: it would be overwritten",
+            "Choose another name: --out NAME",
+        )
     with only_writer(out):
         require_replaceable(out, force)  # what another run wrote meanwhile is not overwritten
         return _merged(parts, out)

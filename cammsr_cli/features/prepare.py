@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -11,9 +12,17 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 from cammsr_encoders.protocol import MODALITY_NAME, Encoder
+from numpy.typing import NDArray
 
 from cammsr_cli.data.corpus import Corpus, SourceOptions, read_corpus
-from cammsr_cli.data.dataset import DataSet, ModalityInfo, ModalityVectors, Part, write_dataset
+from cammsr_cli.data.dataset import (
+    DataSet,
+    ModalityInfo,
+    ModalityVectors,
+    Part,
+    require_replaceable,
+    write_dataset,
+)
 from cammsr_cli.errors import CammsrError, UsageError
 from cammsr_cli.features.changes import Changes, changes_since
 from cammsr_cli.features.download import DownloadOptions, Downloads
@@ -30,7 +39,7 @@ from cammsr_cli.features.runner import (
 )
 from cammsr_cli.features.vectors import read_vectors
 from cammsr_cli.features.web_media import DownloadReport, WebMedia
-from cammsr_cli.files import require_replaceable, written_whole
+from cammsr_cli.files import written_whole
 from cammsr_cli.locks import only_writer
 
 if TYPE_CHECKING:
@@ -167,7 +176,7 @@ def _prepare(
     }
     media = WebMedia.of(corpus.fields, [encoder for _, encoder in encoders])
     downloads = _had(media, options, progress_bar, world)
-    before, notes = _replaced(options)
+    before = _Before(options)
     running = replace(options.features, find_url=downloads.find, scratch_dir=options.out.parent)
     made: dict[str, tuple[str, Features]] = {}
     for spec, encoder in encoders:
@@ -196,7 +205,7 @@ def _prepare(
             f"{problems[0].path or ''}: {problems[0].reason}",
         )
     changes = {
-        name: changes_since(before, name, corpus.item_ids, f.inputs, f.fingerprint)
+        name: before.changes(name, corpus.item_ids, f.inputs, f.fingerprint)
         for name, (_, f) in made.items()
     }
     write_dataset(
@@ -214,7 +223,7 @@ def _prepare(
         notes=[
             *corpus.notes,
             *media.notes(downloads, options.download),
-            *notes,
+            *before.notes,
             *(f"{name}: {note}" for name, (_, f) in made.items() for note in f.notes),
             *_warnings(options, {name: int(f.present.sum()) for name, (_, f) in made.items()}),
         ],
@@ -233,7 +242,7 @@ def plan(options: PrepareOptions) -> PrepareReport:
     require_writable(options)
     encoders = _make_encoders(options)
     corpus = read_corpus(options.source)
-    before, notes = _replaced(options)
+    before, notes = _Before(options), []
     items = len(corpus.item_ids)
     media = WebMedia.of(corpus.fields, [encoder for _, encoder in encoders])
     downloads = media.looked_up(options.download, options.features.cache_dir)
@@ -257,8 +266,8 @@ def plan(options: PrepareOptions) -> PrepareReport:
             encoded=planned.to_encode,
             cached=planned.cached,
             dim=planned.dim,
-            changes=changes_since(
-                before, encoder.modality, corpus.item_ids, planned.inputs, planned.fingerprint
+            changes=before.changes(
+                encoder.modality, corpus.item_ids, planned.inputs, planned.fingerprint
             ),
         )
         if size is not None:
@@ -278,6 +287,7 @@ def plan(options: PrepareOptions) -> PrepareReport:
         notes=[
             *corpus.notes,
             *media.notes(downloads, options.download),
+            *before.notes,
             *notes,
             *_warnings(options, {name: one.present for name, one in reports.items()}),
         ],
@@ -414,14 +424,40 @@ def _own_device(options: PrepareOptions) -> str:
     return "cpu" if options.engine == "ray" or "," in options.device else options.device
 
 
-def _replaced(options: PrepareOptions) -> tuple[DataSet | None, list[str]]:
-    """The data set that is to be replaced, and what is to be said of it."""
-    if not options.out.exists() or options.features.shard.count > 1:
-        return None, []
-    try:
-        return DataSet(options.out), []
-    except CammsrError as error:
-        return None, [f"what has changed cannot be told: {error.message}"]
+class _Before:
+    """The data set that is to be replaced, if there is one and it can be read.
+
+    Attributes:
+        notes: What is to be said of it.
+    """
+
+    def __init__(self, options: PrepareOptions) -> None:
+        self.notes: list[str] = []
+        self._data: DataSet | None = None
+        if options.out.exists() and options.features.shard.count == 1:
+            with self._told():
+                self._data = DataSet(options.out)
+
+    def changes(
+        self,
+        modality: str,
+        item_ids: Sequence[str],
+        inputs: NDArray[np.uint8] | None,
+        fingerprint: str,
+    ) -> Changes | None:
+        """What has changed since; None if that cannot be told."""
+        with self._told():
+            return changes_since(self._data, modality, item_ids, inputs, fingerprint)
+        return None
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """Damage is no reason not to make it again."""
+        try:
+            yield
+        except CammsrError as error:
+            self._data = None
+            self.notes.append(f"what has changed cannot be told: {error.message}")
 
 
 def _part(options: PrepareOptions, problems: Sequence[Problem]) -> Part | None:

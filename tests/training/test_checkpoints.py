@@ -12,8 +12,8 @@ import torch
 
 from cammsr_cli.core.model import Cammsr
 from cammsr_cli.errors import CammsrError
+from cammsr_cli.files import CHECKSUMS
 from cammsr_cli.training.checkpoints import (
-    CHECKSUMS,
     Progress,
     TrainingState,
     checkpoint_path,

@@ -25,11 +25,12 @@ from cammsr_cli.data.interactions import Order
 from cammsr_cli.data.splits import VALIDATION
 from cammsr_cli.distributed import World
 from cammsr_cli.errors import CammsrError, Terminated
+from cammsr_cli.files import CHECKSUMS
 from cammsr_cli.ranking.full_ranking import model_ranks, questions
 from cammsr_cli.ranking.metrics import per_user
 from cammsr_cli.run_folder import RunFolder, load_run, read_events
 from cammsr_cli.training import loop
-from cammsr_cli.training.checkpoints import CHECKSUMS, Progress
+from cammsr_cli.training.checkpoints import Progress
 from cammsr_cli.training.loop import EpochReport, Outcome, StepReport, Trainer
 from cammsr_cli.training.stopping import noticed_signals
 from cammsr_cli.training.train import Listener, Started, has_ties, resume, train

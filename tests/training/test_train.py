@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pytest
 import torch
 import yaml
+from altered import altered
 from toy_data import write_toy_data
 
 from cammsr_cli.config import validated
@@ -53,7 +53,7 @@ def test_vectors_that_are_not_numbers_are_refused_before_anything_is_written(
 ) -> None:
     # As something else than `prepare` may have made them.
     data = write_toy_data(tmp_path / "odd.h5")
-    with h5py.File(data, "r+") as file:
+    with altered(data) as file:
         text = file["features/text"]
         at = np.flatnonzero(text["present"][()])[[1, 4]].tolist()
         text["values"][at[0], 2] = np.nan

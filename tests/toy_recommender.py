@@ -15,7 +15,6 @@ from cammsr_cli.run_folder import (
     build_model,
     describe,
     load_run,
-    save_weights,
     training_items,
 )
 from cammsr_cli.training.sizing import fitted
@@ -36,5 +35,5 @@ def make_recommender(folder: Path, config: Config = SMALL, again: bool = False) 
     model = build_model(spec, config.model)
     if model.repeats is not None:  # about as much as items' scores differ
         torch.nn.init.normal_(model.repeats.weight_R, std=0.01)
-    save_weights(model, run.weights)
+    run.finish(model.state_dict())
     return Recommender(load_run(run, None, torch.device("cpu")))

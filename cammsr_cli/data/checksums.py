@@ -1,0 +1,193 @@
+"""Checksums of a data set's file, and reading that believes no byte before its checksum holds.
+
+After the HDF5 content, which ends where its own header says, follow the SHA-256 of each of its
+pieces of 1 MiB, then what tells that they are there:
+
+    length   uint64, little-endian: bytes of the HDF5 content
+    root     SHA-256 of that number and all digests
+    MARK     16 bytes
+
+HDF5 reads through `CheckedFile`, which hashes the pieces that are asked for. A few users' events
+cost a few pieces, and a damaged byte is told before HDF5 can act on it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from cammsr_cli.errors import CammsrError, typed
+
+PIECE = 1 << 20
+MARK = b"cammsr sums 1.0\n"
+_DIGEST = hashlib.sha256().digest_size
+_TAIL = 8 + _DIGEST + len(MARK)
+
+
+class DamagedDataError(CammsrError):
+    """A data set, or a part of one, holds what cannot be so.
+
+    Args:
+        path: The file.
+        what: What is wrong with it, and where.
+    """
+
+    def __init__(self, path: Path, what: str) -> None:
+        super().__init__(
+            f"{path} is damaged: {what}",
+            "Make it again as it was made: cammsr prepare ... "
+            f"--out {typed(path)} --force; what was encoded is in the cache",
+        )
+
+
+def add_checksums(path: Path) -> None:
+    """Write the checksums of an HDF5 file after its content."""
+    with path.open("rb+") as stream:
+        digests = b"".join(hashlib.sha256(piece).digest() for piece in _pieces(stream))
+        length = stream.tell().to_bytes(8, "little")
+        stream.write(digests + length + _root(digests, length) + MARK)
+
+
+def has_mark(path: Path) -> bool:
+    """Whether a file ends as one with checksums does."""
+    with path.open("rb") as stream:
+        return _tail(stream).endswith(MARK)
+
+
+class CheckedFile(io.RawIOBase):
+    """A file that is read by HDF5, each piece checked before any of it is handed out.
+
+    Attributes:
+        checked: Whether the file has checksums; one of an older cammsr has none.
+        damage: What was found to be wrong, if anything: HDF5 may not pass an exception on.
+
+    Raises:
+        DamagedDataError: The checksums themselves are damaged; later, while reading, a piece is.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.name = str(path)  # numpy asks for it
+        self.damage: DamagedDataError | None = None
+        self._stream = path.open("rb", buffering=0)
+        try:
+            self._length, self._digests = self._checksums()
+        except BaseException:
+            self._stream.close()
+            raise
+        self.checked = self._digests is not None
+        self._held: tuple[int, bytes] = -1, b""
+        self._place = 0
+
+    def _checksums(self) -> tuple[int, bytes | None]:
+        """Bytes that are content, and the digests of their pieces."""
+        size = self._stream.seek(0, os.SEEK_END)
+        tail = _tail(self._stream)
+        if not tail.endswith(MARK):
+            return size, None
+        length, root = tail[:8], tail[8 : 8 + _DIGEST]
+        content = int.from_bytes(length, "little")
+        count = -(-content // PIECE)
+        if content + count * _DIGEST + _TAIL != size:
+            raise DamagedDataError(self.path, "its checksums are not as long as they were written")
+        self._stream.seek(content)
+        digests = _read(self._stream, count * _DIGEST)
+        if _root(digests, length) != root:
+            raise DamagedDataError(self.path, "its checksums are not those that were written")
+        return content, digests
+
+    def readable(self) -> bool:
+        """It is."""
+        return True
+
+    def seekable(self) -> bool:
+        """It is."""
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Go to a byte of the content; HDF5 sees nothing after it."""
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._place, os.SEEK_END: self._length}[whence]
+        self._place = start + offset
+        return self._place
+
+    def tell(self) -> int:
+        """Where the next byte is read."""
+        return self._place
+
+    def fileno(self) -> int:
+        """The file's, to map it into memory."""
+        return self._stream.fileno()
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._stream.close()
+        super().close()
+
+    def readinto(self, buffer: bytearray | memoryview, /) -> int:  # type: ignore[override]
+        """Read checked bytes."""
+        view = memoryview(buffer).cast("B")
+        stop = min(self._place + len(view), self._length)
+        done = 0
+        while self._place < stop:
+            number, start = divmod(self._place, PIECE)
+            some = self._piece(number)[start : start + stop - self._place]
+            if not some:
+                break  # the file is shorter than it was
+            view[done : done + len(some)] = some
+            done += len(some)
+            self._place += len(some)
+        return done
+
+    def check(self, start: int = 0, stop: int | None = None) -> None:
+        """Compare the pieces from byte `start` to byte `stop`, or to the end, with their digests.
+
+        Raises:
+            DamagedDataError: One is not as it was written.
+        """
+        stop = self._length if stop is None else stop
+        for number in range(start // PIECE, -(-stop // PIECE)):
+            self._piece(number)
+
+    def _piece(self, number: int) -> bytes:
+        """One piece, as it was written; the last one is held, as HDF5 reads a little at a time."""
+        if self._held[0] == number:
+            return self._held[1]
+        first = number * PIECE
+        self._stream.seek(first)
+        piece = _read(self._stream, min(PIECE, self._length - first))
+        if self._digests is not None:
+            expected = self._digests[number * _DIGEST : (number + 1) * _DIGEST]
+            if hashlib.sha256(piece).digest() != expected:
+                last = min(first + PIECE, self._length) - 1
+                self.damage = DamagedDataError(
+                    self.path, f"bytes {first:,} to {last:,} are not those that were written"
+                )
+                raise self.damage
+        self._held = number, piece
+        return piece
+
+
+def _root(digests: bytes, length: bytes) -> bytes:
+    return hashlib.sha256(length + digests).digest()
+
+
+def _tail(stream: io.RawIOBase | io.BufferedReader) -> bytes:
+    size = stream.seek(0, os.SEEK_END)
+    stream.seek(max(0, size - _TAIL))
+    return _read(stream, _TAIL)
+
+
+def _pieces(stream: io.BufferedRandom) -> Iterator[bytes]:
+    while piece := stream.read(PIECE):
+        yield piece
+
+
+def _read(stream: io.RawIOBase | io.BufferedReader, count: int) -> bytes:
+    """So many bytes, or all there are: one call of the system may give fewer."""
+    read = bytearray()
+    while some := stream.read(count - len(read)):
+        read += some
+    return bytes(read)
