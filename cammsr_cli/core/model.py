@@ -194,6 +194,11 @@ class Cammsr(nn.Module):
         return (*self.streams[: self._alone], "all")
 
     @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+        return self.position.weight.device
+
+    @property
     def branches(self) -> int:
         """T, the number of Transformers."""
         return self.items.branches
