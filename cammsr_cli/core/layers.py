@@ -27,11 +27,11 @@ class StreamLinear(nn.Module):
         # torch's own start, or Xavier's, learning takes several epochs more (docs/notebook.md).
         nn.init.normal_(self.weight_SIO, std=0.02)
 
-    def forward(self, x: Tensor, of: list[int] | None = None) -> Tensor:
-        """[S, M, ..., I] to [S, M, ..., O]; of the streams `of` alone, if given."""
+    def forward(self, x: Tensor, of: Tensor | None = None) -> Tensor:
+        """[S, M, ..., I] to [S, M, ..., O]; of the streams `of` alone, int64, if given."""
         return self.part(x, slice(None), of)
 
-    def part(self, x: Tensor, outputs: slice, of: list[int] | None = None) -> Tensor:
+    def part(self, x: Tensor, outputs: slice, of: Tensor | None = None) -> Tensor:
         """As `forward`, but only some of the outputs."""
         chosen = slice(None) if of is None else of
         weight_SIO, bias_SO = self.weight_SIO[chosen], self.bias_SO[chosen]
@@ -48,7 +48,7 @@ class StreamLayerNorm(nn.Module):
         self.scale_SD = nn.Parameter(torch.ones(streams, width))
         self.shift_SD = nn.Parameter(torch.zeros(streams, width))
 
-    def forward(self, x_SXD: Tensor, of: list[int] | None = None) -> Tensor:
+    def forward(self, x_SXD: Tensor, of: Tensor | None = None) -> Tensor:
         """Normalise `x` [S, ..., D], same shape out."""
         chosen = slice(None) if of is None else of
         scale_SD, shift_SD = self.scale_SD[chosen], self.shift_SD[chosen]
@@ -71,7 +71,7 @@ class DynamicTanh(nn.Module):
         super().__init__()
         self.alpha_S = nn.Parameter(torch.full((streams,), alpha))
 
-    def forward(self, x: Tensor, of: list[int] | None = None) -> Tensor:
+    def forward(self, x: Tensor, of: Tensor | None = None) -> Tensor:
         """Squash `x` [S, ..., D], same shape out."""
         alpha_S = self.alpha_S if of is None else self.alpha_S[of]
         return torch.tanh(x * alpha_S.view(-1, *(1 for _ in x.shape[1:])))
@@ -133,7 +133,7 @@ class TransformerBlock(nn.Module):
         self.feed_forward_out = StreamLinear(streams, 4 * width, width)
 
     def forward(
-        self, x_SBLD: Tensor, mask_BLL: Tensor | None = None, of: list[int] | None = None
+        self, x_SBLD: Tensor, mask_BLL: Tensor | None = None, of: Tensor | None = None
     ) -> Tensor:
         """Mix positions, then channels; same shape out.
 
@@ -170,12 +170,12 @@ class TransformerBlock(nn.Module):
         out: Tensor = x_SBD + self.drop(self._feed_forward(x_SBD))
         return out
 
-    def _feed_forward(self, x_SXD: Tensor, of: list[int] | None = None) -> Tensor:
+    def _feed_forward(self, x_SXD: Tensor, of: Tensor | None = None) -> Tensor:
         hidden = functional.gelu(self.feed_forward_in(_normalised(x_SXD), of))
         out: Tensor = self.feed_forward_out(self.drop(hidden), of)
         return out
 
-    def _attend(self, x_SBLD: Tensor, mask_BLL: Tensor | None, of: list[int] | None) -> Tensor:
+    def _attend(self, x_SBLD: Tensor, mask_BLL: Tensor | None, of: Tensor | None) -> Tensor:
         streams, batch, length, width = x_SBLD.shape
         q_SBALd, k_SBALd, v_SBALd = (
             self.query_key_value(x_SBLD, of)

@@ -42,7 +42,7 @@ class UserEncoder(nn.Module):
         self.final_norm = StreamLayerNorm(streams, width)
 
     def forward(
-        self, x_SBLD: Tensor, mask_BLL: Tensor | None = None, of: list[int] | None = None
+        self, x_SBLD: Tensor, mask_BLL: Tensor | None = None, of: Tensor | None = None
     ) -> Tensor:
         """User states [S, B, L, D]: what is known of each user after each event.
 

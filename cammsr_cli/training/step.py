@@ -88,7 +88,7 @@ class Stepper:
             self.module = DistributedDataParallel(objective, broadcast_buffers=False)
 
     def __call__(self, start_W: Tensor, end_W: Tensor) -> dict[str, Tensor]:
-        """One step on the windows `[start, end)`, the same ones in every process.
+        """One step on the windows `[start, end)`, on the host, the same ones in every process.
 
         Returns:
             The weighted parts of the loss of the whole batch, detached.
@@ -195,8 +195,7 @@ class Stepper:
                 .sqrt()
             )
         scale = (self.config.clip / (norm + 1e-6)).clamp(max=1.0)
-        for grad in grads:
-            grad.mul_(scale)
+        torch._foreach_mul_(grads, scale)
         return float(norm)
 
     @torch.no_grad()

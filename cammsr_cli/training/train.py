@@ -183,12 +183,15 @@ def make_trainer(
     catalogue = read_catalogue(data, spec.feature_dims, id_rows)
     if not large:  # those are read as needed, and what they hold shows then
         _require_numbers(data, catalogue)
+    # A sample's features are gathered step by step: those that a GPU has no room for may stay where
+    # they are.
+    features = not large or room_for(device, _bytes_of(catalogue))
     # Weights are drawn on the CPU, and so alike for all devices.
     model = build_model(spec, config.model)
     sharded = large and world.size > 1
     if not sharded:  # or else one device would hold the whole table
         model = model.to(device)
-        catalogue = catalogue.to(device, features=not large)
+        catalogue = catalogue.to(device, features=features)
     model.items.measure(catalogue)
     catalogue = model.items.beside_neighbours(catalogue)
     if model.items.id_table is not None:
@@ -196,9 +199,6 @@ def make_trainer(
     if sharded:
         shard_id_table(model, world)
         model = model.to(device)
-    # A sample's features are gathered step by step: those that a GPU has no room for may stay where
-    # they are.
-    features = not large or room_for(device, _bytes_of(catalogue))
     corpus = Corpus(
         catalogue=catalogue.to(device, features=features),
         events=read_events(data, device),
