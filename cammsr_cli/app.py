@@ -29,7 +29,8 @@ from cammsr_cli.commands import (
     train,
     tune,
 )
-from cammsr_cli.errors import CammsrError, Terminated
+from cammsr_cli.devices import is_out_of_memory
+from cammsr_cli.errors import CammsrError, Terminated, first_line
 
 INTERRUPTED = 130
 TERMINATED = 143
@@ -58,7 +59,16 @@ class _Group(TyperGroup):
                 console.report_error(CammsrError(f"{error.strerror}{where}"))
             raise typer.Exit(1) from None
         except Exception as error:
-            console.report_fault(error)
+            if isinstance(error, RuntimeError) and is_out_of_memory(error):
+                console.report_error(
+                    CammsrError(
+                        f"memory gave out: {first_line(error)}",
+                        "Use a device with more of it, such as --device cpu; or make the model "
+                        "smaller: --set model.width=32",
+                    )
+                )
+            else:
+                console.report_fault(error)
             raise typer.Exit(1) from None
         except BaseException as error:
             if type(error).__name__ != "PanicException":  # of polars, which is no Exception

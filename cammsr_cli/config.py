@@ -226,6 +226,11 @@ class TrainingConfig(_Settings):
     )
     keep_checkpoints: int = Field(2, ge=1, description="Newest checkpoints kept.")
     seed: int = Field(0, ge=0, lt=2**31, description="Seed of every random number.")
+    deterministic: bool = Field(
+        False,
+        description="On a GPU, compute such that a training can be repeated to the bit, by slower "
+        "sums; on a CPU it always can.",
+    )
 
 
 class Config(_Settings):

@@ -78,7 +78,13 @@ def joined(device: torch.device, patience: timedelta | None = None) -> Iterator[
             )
         device = torch.device("cuda", local)
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=patience)
+    on_gpu = device.type == "cuda"
+    dist.init_process_group(
+        "nccl" if on_gpu else "gloo",
+        timeout=patience,
+        # Or NCCL guesses a process's GPU by its rank, which on a second machine is another one's.
+        device_id=device if on_gpu else None,
+    )
     try:
         yield World(dist.get_rank(), size, device)
         # Gloo's threads outlive the group (torch 2.15), and one that puts down its last tensor

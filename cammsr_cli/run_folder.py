@@ -397,12 +397,13 @@ def load_run(folder: RunFolder, data_path: Path | None, device: torch.device) ->
     model = build_model(spec, folder.config().model)
     load_weights(model, folder.weights)
     _require_possible(model, folder)
-    catalogue = model.items.beside_neighbours(read_catalogue(data, spec.feature_dims, id_rows))
-    catalogue = catalogue.to(device, features=False)
+    model = model.to(device).eval()
+    catalogue = read_catalogue(data, spec.feature_dims, id_rows).to(device, features=False)
+    catalogue = model.items.beside_neighbours(catalogue)
     new, unknown = int(are_new(catalogue).sum()), unknown_items(catalogue)
     return LoadedRun(
         spec=spec,
-        model=model.to(device).eval(),
+        model=model,
         data=data,
         catalogue=catalogue,
         new_items=new,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 
-from cammsr_cli.devices import resolve_device
+from cammsr_cli.devices import is_out_of_memory, repeatable, resolve_device, room_for
 from cammsr_cli.errors import UsageError
 
 
@@ -61,3 +63,42 @@ def test_absent_apple_device_is_told(monkeypatch) -> None:
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     with pytest.raises(UsageError, match="no Apple GPU"):
         resolve_device("mps")
+
+
+# --- results that can be repeated ---------------------------------------------------------------
+
+
+def test_a_gpu_is_made_to_repeat_its_results_where_that_is_wanted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    for device, wanted in (("cuda", False), ("cpu", True)):
+        with repeatable(torch.device(device), wanted):
+            assert not torch.are_deterministic_algorithms_enabled()
+    assert "CUBLAS_WORKSPACE_CONFIG" not in os.environ
+    with repeatable(torch.device("cuda"), True):
+        assert torch.are_deterministic_algorithms_enabled()
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+# --- memory -------------------------------------------------------------------------------------
+
+
+def test_data_may_take_half_of_what_is_free_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (1000, 10_000))
+    gpu = torch.device("cuda")
+    assert room_for(gpu, 500)
+    assert not room_for(gpu, 501)
+    assert not room_for(torch.device("cpu"), 1)
+
+
+def test_what_torch_says_where_memory_gives_out() -> None:
+    for words in (
+        "CUDA out of memory. Tried to allocate 2.00 GiB.",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        "[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory",
+    ):
+        assert is_out_of_memory(RuntimeError(words)), words
+    assert not is_out_of_memory(RuntimeError("CUBLAS_STATUS_EXECUTION_FAILED"))

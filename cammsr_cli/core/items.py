@@ -15,13 +15,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from cammsr_cli.core.limits import most_on
+
 ID = "id"
 """Name of the stream that is the item's own embedding."""
 
 MEASURED_ROWS = 2**15
 """Most items whose features are looked at for their mean and deviation, evenly spread."""
 
-COSINES_AT_ONCE = 2**21
+COSINES_AT_ONCE = {"cpu": 2**21, "cuda": 2**26}
 """Cosines between items that exist at one time."""
 
 
@@ -169,7 +171,7 @@ class ContentInitialisation(nn.Module):
         )
         told = length > 1e-3 * length[0].clamp(min=1e-12)
         scale = torch.where(told, len(content) ** 0.5 / length, 0.0)[:width]
-        turn, _ = torch.linalg.qr(torch.randn(width, len(scale)))
+        turn, _ = torch.linalg.qr(torch.randn(width, len(scale)).to(scale))
         self.directions.copy_(self.SPREAD * direction[:, :width] * scale @ turn.T)
 
     def forward(self, content: Tensor) -> Tensor:
@@ -388,8 +390,9 @@ class ItemEncoder(nn.Module):
         if not most:
             return near_BJ
         content_KX = functional.normalize(self._content(catalogue, item_K), dim=1)
-        at_once = max(1, COSINES_AT_ONCE // len(item_K))
-        for rows in torch.split(torch.arange(len(item_B)), at_once):
+        at_once = max(1, most_on(item_K.device, COSINES_AT_ONCE) // len(item_K))
+        for first in range(0, len(item_B), at_once):
+            rows = slice(first, first + at_once)
             content_bX = functional.normalize(self._content(catalogue, item_B[rows]), dim=1)
             cosine_bK = content_bX @ content_KX.T
             cosine_bK.masked_fill_(item_B[rows, None] == item_K, float("-inf"))

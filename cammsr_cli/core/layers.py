@@ -29,11 +29,11 @@ class StreamLinear(nn.Module):
         # torch's own start, or Xavier's, learning takes several epochs more (docs/notebook.md).
         nn.init.normal_(self.weight_SIO, std=0.02)
 
-    def forward(self, x: Tensor, of: list[int] | None = None) -> Tensor:
-        """[S, M, ..., I] to [S, M, ..., O]; of the streams `of` alone, if given."""
+    def forward(self, x: Tensor, of: Tensor | None = None) -> Tensor:
+        """[S, M, ..., I] to [S, M, ..., O]; of the streams `of` alone, int64, if given."""
         return self.part(x, slice(None), of)
 
-    def part(self, x: Tensor, outputs: slice, of: list[int] | None = None) -> Tensor:
+    def part(self, x: Tensor, outputs: slice, of: Tensor | None = None) -> Tensor:
         """As `forward`, but only some of the outputs."""
         chosen = slice(None) if of is None else of
         weight_SIO, bias_SO = self.weight_SIO[chosen], self.bias_SO[chosen]
@@ -65,29 +65,29 @@ class StreamNorm(nn.Module):
         self.scale_SD = nn.Parameter(torch.ones(len(self.dyt), width)) if width else None
         self.shift_SD = nn.Parameter(torch.zeros(len(self.dyt), width)) if width else None
 
-    def forward(self, x_SXD: Tensor, of: list[int] | None = None) -> Tensor:
+    def forward(self, x_SXD: Tensor, of: Tensor | None = None) -> Tensor:
         """Normalise `x` [S, ..., D], same shape out; of the streams `of` alone, if given."""
-        streams = list(range(len(self.dyt))) if of is None else of
-        normed_SXD = self._normed(x_SXD, streams)
+        normed_SXD = self._normed(x_SXD, of)
         if self.scale_SD is None or self.shift_SD is None:
             return normed_SXD
-        scale_SD, shift_SD = self.scale_SD[streams], self.shift_SD[streams]
-        shape = (len(streams), *(1 for _ in x_SXD.shape[1:-1]), x_SXD.shape[-1])
+        chosen = slice(None) if of is None else of
+        scale_SD, shift_SD = self.scale_SD[chosen], self.shift_SD[chosen]
+        shape = (len(scale_SD), *(1 for _ in x_SXD.shape[1:-1]), x_SXD.shape[-1])
         return torch.addcmul(shift_SD.view(shape), normed_SXD, scale_SD.view(shape))
 
-    def _normed(self, x_SXD: Tensor, streams: list[int]) -> Tensor:
-        if self.alpha_S is None or not any(self.dyt[stream] for stream in streams):
+    def _normed(self, x_SXD: Tensor, of: Tensor | None) -> Tensor:
+        if self.alpha_S is None:
             return functional.layer_norm(x_SXD, x_SXD.shape[-1:])
         if all(self.dyt):
-            alpha_S = self.alpha_S[streams]
+            alpha_S = self.alpha_S if of is None else self.alpha_S[of]
             return torch.tanh(x_SXD * alpha_S.view(-1, *(1 for _ in x_SXD.shape[1:])))
-        at = [sum(self.dyt[:stream]) for stream in streams]
+        streams = range(len(self.dyt)) if of is None else of.tolist()
         return torch.stack(
             [
-                torch.tanh(x_XD * self.alpha_S[place])
+                torch.tanh(x_XD * self.alpha_S[sum(self.dyt[:stream])])
                 if self.dyt[stream]
                 else functional.layer_norm(x_XD, x_XD.shape[-1:])
-                for x_XD, stream, place in zip(x_SXD, streams, at, strict=True)
+                for x_XD, stream in zip(x_SXD, streams, strict=True)
             ]
         )
 
@@ -150,7 +150,7 @@ class TransformerBlock(nn.Module):
         self.feed_forward_out = StreamLinear(streams, 4 * width, width)
 
     def forward(
-        self, x_SBLD: Tensor, mask_BLL: Tensor | None = None, of: list[int] | None = None
+        self, x_SBLD: Tensor, mask_BLL: Tensor | None = None, of: Tensor | None = None
     ) -> Tensor:
         """Mix positions, then channels; same shape out.
 
@@ -187,12 +187,12 @@ class TransformerBlock(nn.Module):
         out: Tensor = x_SBD + self.drop(self._feed_forward(x_SBD))
         return out
 
-    def _feed_forward(self, x_SXD: Tensor, of: list[int] | None = None) -> Tensor:
+    def _feed_forward(self, x_SXD: Tensor, of: Tensor | None = None) -> Tensor:
         hidden = functional.gelu(self.feed_forward_in(self.feed_forward_norm(x_SXD, of), of))
         out: Tensor = self.feed_forward_out(self.drop(hidden), of)
         return out
 
-    def _attend(self, x_SBLD: Tensor, mask_BLL: Tensor | None, of: list[int] | None) -> Tensor:
+    def _attend(self, x_SBLD: Tensor, mask_BLL: Tensor | None, of: Tensor | None) -> Tensor:
         streams, batch, length, width = x_SBLD.shape
         q_SBALd, k_SBALd, v_SBALd = (
             self.query_key_value(x_SBLD, of)

@@ -191,8 +191,10 @@ class _Biased:
         self._bounds: list[int] = []
         if bias is not None:
             self.gradient = [torch.zeros_like(bias.value_P)]
-            edges = torch.tensor([*starts, 2**62], device=bias.row_P.device)
-            self._bounds = torch.searchsorted(bias.row_P, edges).tolist()
+            self._bounds = [0, len(bias.row_P)]
+            if len(starts) > 1:  # asking makes a GPU wait, whose chunk holds all rows as a rule
+                edges = torch.tensor([*starts, 2**62], device=bias.row_P.device)
+                self._bounds = torch.searchsorted(bias.row_P, edges).tolist()
 
     def add(self, logit_MN: Tensor, number: int) -> None:
         """Add that of chunk `number` to its logits, in place."""

@@ -201,6 +201,11 @@ class Cammsr(nn.Module):
         return (*self.streams[: self._alone], "all")
 
     @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+        return self.position.weight.device
+
+    @property
     def branches(self) -> int:
         """T, the number of Transformers."""
         return self.items.branches
@@ -209,10 +214,14 @@ class Cammsr(nn.Module):
         """Everything a step needs of the items of a catalogue."""
         x_PND, present_NS = self.items(catalogue)
         input_TND = self._summed(x_PND)
+        # Streams of a branch stand side by side; a list of them would be copied to the device.
         present_NT = torch.stack(
             [
-                present_NS[:, [p.stream for p in self.items.parts if p.branch == branch]].any(1)
-                for branch in range(self.branches)
+                present_NS[:, min(streams) : max(streams) + 1].any(1)
+                for streams in (
+                    [p.stream for p in self.items.parts if p.branch == branch]
+                    for branch in range(self.branches)
+                )
             ],
             dim=1,
         )
@@ -299,9 +308,7 @@ class Cammsr(nn.Module):
         """Positions, [T, B, L, D], with time gaps in the last branch alone."""
         return torch.stack([*[place.expand_as(gap_BLD)] * self._alone, place + gap_BLD])
 
-    def encode(
-        self, e_TBLD: Tensor, mask_BLL: Tensor | None, of: list[int] | None = None
-    ) -> Tensor:
+    def encode(self, e_TBLD: Tensor, mask_BLL: Tensor | None, of: Tensor | None = None) -> Tensor:
         """User states of histories as `history` gives them: [T, B, L, D].
 
         With `of`, `e_TBLD` holds those branches alone.
@@ -309,7 +316,7 @@ class Cammsr(nn.Module):
         h_TBLD: Tensor = self.encoder(self._read(e_TBLD, of), mask_BLL, of)
         return h_TBLD
 
-    def _read(self, e_TBLD: Tensor, of: list[int] | None = None) -> Tensor:
+    def _read(self, e_TBLD: Tensor, of: Tensor | None = None) -> Tensor:
         normed = e_TBLD if self.input_norm is None else self.input_norm(e_TBLD, of)
         read: Tensor = self.drop(normed)
         return read

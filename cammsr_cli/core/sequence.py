@@ -44,7 +44,7 @@ class UserEncoder(nn.Module):
         self.final_norm = StreamNorm(dyt, width)
 
     def forward(
-        self, x_SBLD: Tensor, mask_BLL: Tensor | None = None, of: list[int] | None = None
+        self, x_SBLD: Tensor, mask_BLL: Tensor | None = None, of: Tensor | None = None
     ) -> Tensor:
         """User states [S, B, L, D]: what is known of each user after each event.
 

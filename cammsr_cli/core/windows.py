@@ -63,12 +63,14 @@ class Packed:
     Attributes:
         window: The rows.
         target_BL: int64 item that follows each position; 0 in the padding.
+        place_M: int64 places of the valid positions among all B L, rising.
         row_W: int64 row of each stretch, in the order given, and
         last_W: int64 place of its last position there.
     """
 
     window: Window
     target_BL: Tensor
+    place_M: Tensor
     row_W: Tensor
     last_W: Tensor
 
@@ -78,12 +80,15 @@ def cut(events: Events, start_B: Tensor, end_B: Tensor) -> Window:
 
     Args:
         events: All events.
-        start_B: int64 first event of each row.
+        start_B: int64 first event of each row; where it and `end_B` lie on the host, nothing is
+            asked of the events' device.
         end_B: int64 one past the last event.
     """
+    device = events.item_E.device
     length_B = end_B - start_B
     longest = max(1, int(length_B.max())) if len(length_B) else 1
-    offset_L = torch.arange(longest, device=start_B.device)
+    start_B, length_B = (at_B.to(device, non_blocking=True) for at_B in (start_B, length_B))
+    offset_L = torch.arange(longest, device=device)
     valid_BL = offset_L < length_B[:, None]
     at_BL = torch.where(valid_BL, start_B[:, None] + offset_L, 0)
     before_BL = torch.where(valid_BL & (offset_L > 0), at_BL - 1, at_BL)
@@ -107,23 +112,25 @@ def deal_ties(window: Window) -> Window:
     return replace(window, item_BL=window.item_BL.gather(1, key_BL.argsort(1)))
 
 
-def pack(window: Window, most: int, even: int = 1) -> Packed:
+def pack(window: Window, most: int, even: int = 1, known_W: Tensor | None = None) -> Packed:
     """Lay stretches of history end to end, so that little of a batch is padding.
 
     Args:
         window: Stretches of two events or more; the last event of each is a target alone.
         most: Longest row; no stretch has more than `most` events beside its last.
         even: The number of rows is a multiple of it.
+        known_W: The stretches' lengths without their last events, if the host knows them: then it
+            need not wait for the device.
     """
     device = window.item_BL.device
     length_W = window.length_B - 1
-    lengths: list[int] = length_W.tolist()
+    lengths: list[int] = (length_W if known_W is None else known_W).tolist()
     width = min(most, max(ROW_AT_LEAST, *lengths))
     rows, columns = _placed(lengths, width)
-    row_W, column_W = (torch.tensor(at, device=device) for at in (rows, columns))
+    row_W, column_W = (torch.tensor(at).to(device, non_blocking=True) for at in (rows, columns))
     high = max(rows) + 1
     # Each real position: which stretch it belongs to, where it is there, and where it goes.
-    stretch_M = torch.repeat_interleave(length_W)
+    stretch_M = torch.repeat_interleave(length_W, output_size=sum(lengths))
     within_M = torch.arange(len(stretch_M), device=device)
     within_M = within_M - (length_W.cumsum(0) - length_W)[stretch_M]
     to_M = (row_W * width + column_W)[stretch_M] + within_M
@@ -141,7 +148,7 @@ def pack(window: Window, most: int, even: int = 1) -> Packed:
         within_BL=laid(within_M),
     )
     target_BL = laid(window.item_BL[stretch_M, within_M + 1])
-    return Packed(rows_of, target_BL, row_W, column_W + length_W - 1)
+    return Packed(rows_of, target_BL, to_M.sort()[0], row_W, column_W + length_W - 1)
 
 
 def _placed(lengths: list[int], width: int) -> tuple[list[int], list[int]]:

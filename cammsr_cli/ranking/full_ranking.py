@@ -19,6 +19,7 @@ from cammsr_cli.core.windows import Events, cut
 from cammsr_cli.data.dataset import DataSet
 from cammsr_cli.data.splits import TRAIN
 from cammsr_cli.ranking.new_items import asking, with_places
+from cammsr_cli.ranking.room import in_parts
 from cammsr_cli.ranking.seen import Histories, Seen, mark, put_last
 
 ITEMS_AT_ONCE = 2**15
@@ -81,10 +82,12 @@ def item_tables(model: Cammsr, catalogue: Catalogue) -> ItemTables:
     Ranking needs no category logits, which would fill memory: they come back with no category.
     """
     every_N = torch.arange(len(catalogue.id_row_N), device=catalogue.id_row_N.device)
-    parts = []
-    for item_B in torch.split(every_N, ITEMS_AT_ONCE):
-        part = model.item_tables(catalogue.take(item_B))
-        parts.append(replace(part, category_TNC=part.category_TNC[:, :, :0].clone()))
+
+    def tables(first: int, past: int) -> ItemTables:
+        part = model.item_tables(catalogue.take(every_N[first:past]))
+        return replace(part, category_TNC=part.category_TNC[:, :, :0].clone())
+
+    parts = in_parts(len(every_N), lambda _: ITEMS_AT_ONCE, tables)
     return parts[0] if len(parts) == 1 else _joined(parts)
 
 
@@ -112,13 +115,14 @@ def user_queries(
     at_once = most_on(start_U.device, POSITIONS_AT_ONCE)
     length_U = (end_U - start_U)[order_U].clamp(min=1).tolist()
     query_UV = tables.target_NV.new_empty(len(start_U), tables.target_NV.shape[1])
-    first = 0
-    while first < len(length_U):
-        past = first + max(1, at_once // length_U[first])  # none of the others is longer
+
+    def encode(first: int, past: int) -> None:
         user_B = order_U[first:past]
         window = cut(events, start_U[user_B], end_U[user_B])
         query_UV[user_B] = model.last_queries(tables, window)
-        first = past
+
+    # None of those that follow is longer.
+    in_parts(len(length_U), lambda first: max(1, at_once // length_U[first]), encode)
     return query_UV
 
 
@@ -180,14 +184,15 @@ def ranks(
     """
     device, items = query_UV.device, len(target_NV)
     rows = max(ROWS_AT_LEAST, most_on(device, SCORES_AT_ONCE) // items)
-    asked_U = (torch.from_numpy(at).to(device) for at in (asked.start_U, asked.end_U, asked.item_U))
-    found = []
-    for query_BV, start_B, end_B, item_B in zip(
-        torch.split(query_UV, rows), *(torch.split(one, rows) for one in asked_U), strict=True
-    ):
-        score_BN = query_BV @ target_NV.T
+    start_U, end_U, item_U = (
+        torch.from_numpy(at).to(device) for at in (asked.start_U, asked.end_U, asked.item_U)
+    )
+
+    def rank(first: int, past: int) -> Tensor:
+        score_BN = query_UV[first:past] @ target_NV.T
         put_last(score_BN, unknown_F)
-        seen = history.seen(start_B, end_B)
+        seen = history.seen(start_U[first:past], end_U[first:past])
+        item_B = item_U[first:past]
         if seen is not None and seen.bias_P is not None:
             mark(score_BN, seen)
         lowest = torch.finfo(score_BN.dtype).min  # where it is no number; those left out are lower
@@ -198,5 +203,7 @@ def ranks(
         # "Not lower", so that a score that is not a number ranks last and never first. Bytes are
         # summed several times as fast as truth values.
         lower_B = (score_BN < own_B1).view(torch.uint8).sum(1, dtype=torch.int32)
-        found.append((1 + items - lower_B.long()).clamp(max=items))
+        return (1 + items - lower_B.long()).clamp(max=items)
+
+    found = in_parts(len(query_UV), lambda _: rows, rank)
     return torch.cat(found).cpu().numpy() if found else np.zeros(0, dtype=np.int64)

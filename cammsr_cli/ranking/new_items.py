@@ -16,6 +16,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from cammsr_cli.ranking.room import in_parts
 from cammsr_cli.ranking.seen import Seen, hide_items, mark
 
 USERS = 256
@@ -70,17 +71,18 @@ def offset_of_new(
     places = min(PLACES, len(new_N) - len(new_F))
     steps = min(places, len(new_F))
     rows = max(1, SCORES_AT_ONCE // len(new_N))
-    found = []
-    for first in range(0, len(query_UV), rows):
-        score_BN = query_UV[first : first + rows] @ target_NV.T
+
+    def steps_up(first: int, past: int) -> Tensor:
+        score_BN = query_UV[first:past] @ target_NV.T
         if seen is not None:
-            mark(score_BN, seen.rows(first, first + rows))
+            mark(score_BN, seen.rows(first, past))
         hide_items(score_BN, unknown_F)
         best_BJ = score_BN[:, new_F].topk(steps, dim=1)[0]
         score_BN[:, new_F] = float("-inf")
         last_BK = score_BN.topk(places, dim=1)[0].flip(1)
-        found.append((last_BK[:, :steps] - best_BJ).flatten())
-    step_X = torch.cat(found)
+        return (last_BK[:, :steps] - best_BJ).flatten()
+
+    step_X = torch.cat(in_parts(len(query_UV), lambda _: rows, steps_up))
     step_X = step_X[step_X.isfinite()].sort()[0]
     if not len(step_X):
         return 0.0

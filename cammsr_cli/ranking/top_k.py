@@ -20,6 +20,7 @@ from torch import Tensor
 from cammsr_cli.core.limits import most_on
 from cammsr_cli.errors import UsageError
 from cammsr_cli.ranking.full_ranking import SCORES_AT_ONCE
+from cammsr_cli.ranking.room import in_parts
 from cammsr_cli.ranking.seen import Seen, hide_items, mark
 
 FAISS_FROM_ITEMS = 100_000
@@ -79,13 +80,11 @@ class ExactIndex:
         """The `k` best items of each user but for those `seen`; fewer if there are fewer."""
         width = min(len(self.target_NV), CHUNK_ITEMS)
         rows = max(1, most_on(query_UV.device, SCORES_AT_ONCE) // width)
-        tops = [
-            self._best(query_BV, k, seen.rows(first, first + rows) if seen else None)
-            for first, query_BV in zip(
-                range(0, len(query_UV), rows), torch.split(query_UV, rows), strict=True
-            )
-        ]
-        return _joined(tops)
+
+        def best(first: int, past: int) -> Top:
+            return self._best(query_UV[first:past], k, seen.rows(first, past) if seen else None)
+
+        return _joined(in_parts(len(query_UV), lambda _: rows, best))
 
     def _best(self, query_BV: Tensor, k: int, seen: Seen | None) -> Top:
         best: Top | None = None

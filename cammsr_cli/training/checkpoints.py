@@ -10,6 +10,7 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.optim import Optimizer
 
 from cammsr_cli.core.model import Cammsr
@@ -102,7 +103,7 @@ def save_checkpoint(folder: Path, state: TrainingState, leads: bool = True) -> N
     rest: dict[str, Any] = {
         "optimizers": [whole_optimizer_state(optimizer) for optimizer in state.optimizers],
         "random": torch.get_rng_state(),
-        "cuda_random": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "cuda_random": _cuda_random(state.model),
         "progress": asdict(state.progress),
     }
     if not leads:
@@ -131,13 +132,30 @@ def load_checkpoint(path: Path, state: TrainingState) -> None:
             load_optimizer_state(optimizer, saved)
         state.progress = Progress(**rest["progress"])
         torch.set_rng_state(rest["random"])
-        if rest["cuda_random"] and torch.cuda.is_available():
-            torch.cuda.set_rng_state_all(rest["cuda_random"])
+        _set_cuda_random(state.model, rest["cuda_random"])
     except _DAMAGE as error:
         raise CammsrError(
             f"the checkpoint {path} cannot be read: {first_line(error)}",
             f"Delete that folder and resume from the one before: rm -r '{path}'",
         ) from error
+
+
+def _cuda_random(model: Cammsr) -> list[Tensor]:
+    """The random state of the GPU that a model is on, alone in a list; none on other devices."""
+    device = model.device
+    return [torch.cuda.get_rng_state(device)] if device.type == "cuda" else []
+
+
+def _set_cuda_random(model: Cammsr, saved: list[Tensor]) -> None:
+    """Give the GPU that a model is on its random state back, whichever it had been saved on.
+
+    Older checkpoints hold the states of all GPUs of the machine they were written on, which may
+    have been more than there are now.
+    """
+    device = model.device
+    if saved and device.type == "cuda":
+        index = torch.cuda.current_device() if device.index is None else device.index
+        torch.cuda.set_rng_state(saved[min(index, len(saved) - 1)], device)
 
 
 def newest_whole_checkpoint(folder: Path, note: Callable[[str], None]) -> Path | None:

@@ -146,7 +146,7 @@ class Trainer:
             model, averaged_copy(model), optimizers_of(model, config.training)
         )
         self.asked = questions(data, VALIDATION)
-        self.start_U, self.end_U = (bound.to(world.device) for bound in training_bounds(data))
+        self.start_U, self.end_U = training_bounds(data)  # on the host, which cuts them to windows
         if not len(self.asked.item_U):
             raise CammsrError(
                 f"{data.path} has no validation events: no user has 3 events or more",
@@ -248,8 +248,7 @@ class Trainer:
         began = saved = time.perf_counter()
         events = 0
         for batch in batches[progress.batch :]:
-            at_B = batch.to(start_W.device)
-            start_B, end_B = start_W[at_B], end_W[at_B]
+            start_B, end_B = start_W[batch], end_W[batch]
             losses = self.step(start_B, end_B)
             for name, value in losses.items():
                 sums[name] = sums.get(name, torch.zeros_like(value)) + value

@@ -88,7 +88,11 @@ class Objective(nn.Module):
         self.config = config
         self.catalogue = corpus.catalogue
         self.rival_R = rivals(corpus.catalogue)
-        self.swapped = _swapped_pairs(model.branch_names, config.swap_pairs)
+        # As tensors where the model is: the host waits for what it copies there.
+        self.swapped = [
+            torch.tensor(pair, device=model.device)
+            for pair in _swapped_pairs(model.branch_names, config.swap_pairs)
+        ]
         if not corpus.large:  # once, not at each step; in the products' own type
             bfloat16 = config.precision == "bfloat16"
             self.catalogue = model.items.standardised(
@@ -98,6 +102,8 @@ class Objective(nn.Module):
     def forward(self, start_B: Tensor, end_B: Tensor) -> dict[str, Tensor]:
         """The weighted parts of the loss for a batch of windows; their sum is the loss.
 
+        The windows' bounds lie on the host, so that it need not wait for the device to know them.
+
         Item tables are computed once for the step. Every position's target is the event after it.
         """
         model, config = self.model, self.config
@@ -105,7 +111,7 @@ class Objective(nn.Module):
         tables = model.item_tables(step.catalogue)
         e_TBLD, mask_BLL = model.history(tables, step.packed.window)
         h_TBLD = model.encode(e_TBLD, mask_BLL)
-        query_MV = model.queries_of(h_TBLD)[step.packed.window.valid_BL]
+        query_MV = model.queries_of(h_TBLD).flatten(0, 1)[step.packed.place_M]
         parts = {"recommendation": self._recommendation(step, query_MV, tables.target_NV)}
         if config.category_weight and model.guide is not None:
             label_NC = step.catalogue.label_NC
@@ -171,20 +177,19 @@ class Objective(nn.Module):
         both = cut(corpus.events, start_B, end_B + 1)
         if corpus.ties:
             both = deal_ties(both)
-        packed = pack(both, self.model.length, EVEN_ROWS)
-        valid_BL = packed.window.valid_BL
-        target_M = packed.target_BL[valid_BL]
+        packed = pack(both, self.model.length, EVEN_ROWS, end_B - start_B)
+        target_M = packed.target_BL.flatten()[packed.place_M]
         drawn = self._candidates(target_M)
         if not corpus.sampled or drawn is None:
             items = len(self.catalogue.id_row_N)
             return _Step(self.catalogue, items, packed, target_M, drawn)
         needed_N, place = torch.unique(
-            torch.cat([packed.window.item_BL[valid_BL], target_M, drawn.item_C]),
+            torch.cat([packed.window.item_BL.flatten()[packed.place_M], target_M, drawn.item_C]),
             return_inverse=True,
         )
         place_M, own_M, place_C = place.split([len(target_M), len(target_M), len(drawn.item_C)])
         place_BL = torch.zeros_like(packed.window.item_BL)
-        place_BL[valid_BL] = place_M
+        place_BL.view(-1)[packed.place_M] = place_M
         items = len(needed_N)
         lacking = -items % EVEN_ITEMS
         return _Step(
@@ -225,14 +230,14 @@ class Objective(nn.Module):
             traded_BL1 = (
                 torch.rand(e_TBLD.shape[1:3], device=e_TBLD.device) < self.config.swap_rate
             ).unsqueeze(-1)
-            one_BLD, other_BLD = e_TBLD[pair[0]], e_TBLD[pair[1]]
+            one_BLD, other_BLD = e_TBLD[pair]
             swapped_TBLD = torch.stack(
                 [
                     torch.where(traded_BL1, other_BLD, one_BLD),
                     torch.where(traded_BL1, one_BLD, other_BLD),
                 ]
             )
-            h_TBLD = self.model.encode(swapped_TBLD, mask_BLL, list(pair))
+            h_TBLD = self.model.encode(swapped_TBLD, mask_BLL, pair)
             one_WD, other_WD = h_TBLD[:, packed.row_W, packed.last_W]
             losses.append(swap_loss(one_WD, other_WD, self.config.swap_temperature))
         return torch.stack(losses).sum()

@@ -13,13 +13,12 @@ from torch.optim import AdamW, Optimizer, SparseAdam
 
 from cammsr_cli.config import TrainingConfig
 from cammsr_cli.core.model import Cammsr
+from cammsr_cli.devices import is_out_of_memory
 from cammsr_cli.distributed import World
 from cammsr_cli.errors import CammsrError
 from cammsr_cli.training.checkpoints import TrainingState
 from cammsr_cli.training.objective import Objective
 from cammsr_cli.training.sharding import RowShardedTable, large_table, local_part
-
-_NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
 
 def optimizers_of(model: Cammsr, config: TrainingConfig) -> list[Optimizer]:
@@ -89,21 +88,21 @@ class Stepper:
             self.module = DistributedDataParallel(objective, broadcast_buffers=False)
 
     def __call__(self, start_W: Tensor, end_W: Tensor) -> dict[str, Tensor]:
-        """One step on the windows `[start, end)`, the same ones in every process.
+        """One step on the windows `[start, end)`, on the host, the same ones in every process.
 
         Returns:
             The weighted parts of the loss of the whole batch, detached.
 
         Raises:
             CammsrError: The gradient is no longer a number, or the device's memory does not hold
-                a single window.
+                a single window, or the optimiser's state.
         """
         while True:
             try:
                 losses = self._gradient(start_W, end_W)
                 break
             except RuntimeError as error:
-                if not any(words in str(error) for words in _NO_MEMORY):
+                if not is_out_of_memory(error):
                     raise
                 largest = min(self.micro_batch, -(-len(start_W) // self.world.size))
             # Out of the handler, whose traceback would keep the tensors of the step alive.
@@ -154,10 +153,30 @@ class Stepper:
                 f"finite (loss parts: {parts})",
                 self.config,
             )
-        for optimizer in self.state.optimizers:
-            optimizer.step()
+        self._move()
         progress.step += 1
         self._average()
+
+    def _move(self) -> None:
+        """Move the weights by their gradients; the first time, optimisers make their state.
+
+        Raises:
+            CammsrError: The device's memory does not hold it. Smaller goes would not help: what
+                they need has been given back by now.
+        """
+        try:
+            for optimizer in self.state.optimizers:
+                optimizer.step()
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            weights = sum(weight.numel() for weight in self.state.model.parameters())
+            raise CammsrError(
+                f"the device's memory does not hold {weights:,} weights with their gradients and "
+                "the optimiser's two values for each",
+                "Make the model smaller: --set model.width=32; or train where there is more "
+                "memory: --device cpu",
+            ) from error
 
     def _clip(self) -> float:
         """Scale the gradient down to the norm `clip`; the norm it had."""
@@ -176,8 +195,7 @@ class Stepper:
                 .sqrt()
             )
         scale = (self.config.clip / (norm + 1e-6)).clamp(max=1.0)
-        for grad in grads:
-            grad.mul_(scale)
+        torch._foreach_mul_(grads, scale)
         return float(norm)
 
     @torch.no_grad()

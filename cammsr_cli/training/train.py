@@ -15,6 +15,7 @@ from cammsr_cli.config import Config
 from cammsr_cli.core.items import MEASURED_ROWS, Catalogue
 from cammsr_cli.data.dataset import DataSet
 from cammsr_cli.data.splits import TRAIN
+from cammsr_cli.devices import repeatable, room_for
 from cammsr_cli.distributed import World
 from cammsr_cli.errors import CammsrError, UsageError, typed
 from cammsr_cli.locks import in_use, only_writer
@@ -112,15 +113,16 @@ def train(
     config, reasons = fitted(config, data, world.device)
     spec = describe(data, config.model, preset)
     id_rows = [data.item_ids[item] for item in training_items(data)]
-    trainer = make_trainer(folder, data, config, spec, id_rows, world, listener.note)
-    if reasons:
-        listener.note(f"chosen for this data: {', '.join(reasons)}")
-    world.wait()  # until all have looked at what is there
-    with _held(out, world):
-        if world.leads:
-            folder.clear()
-            folder.begin(config, spec, id_rows)
-        return _run(trainer, spec, config, listener)
+    with repeatable(world.device, config.training.deterministic):
+        trainer = make_trainer(folder, data, config, spec, id_rows, world, listener.note)
+        if reasons:
+            listener.note(f"chosen for this data: {', '.join(reasons)}")
+        world.wait()  # until all have looked at what is there
+        with _held(out, world):
+            if world.leads:
+                folder.clear()
+                folder.begin(config, spec, id_rows)
+            return _run(trainer, spec, config, listener)
 
 
 def resume(
@@ -155,10 +157,12 @@ def resume(
             "--resume",
         )
     config, _ = fitted(folder.config(), data, world.device)  # of an older version: not yet chosen
-    trainer = make_trainer(folder, data, config, spec, folder.item_ids(), world, listener.note)
-    with _held(out, world):
-        trainer.resume()
-        return _run(trainer, spec, config, listener)
+    id_rows = folder.item_ids()
+    with repeatable(world.device, config.training.deterministic):
+        trainer = make_trainer(folder, data, config, spec, id_rows, world, listener.note)
+        with _held(out, world):
+            trainer.resume()
+            return _run(trainer, spec, config, listener)
 
 
 def _held(out: Path, world: World) -> AbstractContextManager[None]:
@@ -184,26 +188,39 @@ def make_trainer(
     catalogue = read_catalogue(data, spec.feature_dims, id_rows)
     if not large:  # those are read as needed, and what they hold shows then
         _require_numbers(data, catalogue)
+    # A sample's features are gathered step by step: those that a GPU has no room for may stay where
+    # they are.
+    features = not large or room_for(device, _bytes_of(catalogue))
+    # Weights are drawn on the CPU, and so alike for all devices.
     model = build_model(spec, config.model)
+    sharded = large and world.size > 1
+    if not sharded:  # or else one device would hold the whole table
+        model = model.to(device)
+        catalogue = catalogue.to(device, features=features)
     model.items.measure(catalogue)
     catalogue = model.items.beside_neighbours(catalogue)
     if model.items.id_table is not None:
         model.items.id_table.sparse = large
-    if large and world.size > 1:
+    if sharded:
         shard_id_table(model, world)
+        model = model.to(device)
     corpus = Corpus(
-        # A sample's features are gathered step by step: the rest may stay where it is.
-        catalogue=catalogue.to(device, features=not large),
+        catalogue=catalogue.to(device, features=features),
         events=read_events(data, device),
         ties=config.training.shuffle_ties and has_ties(data),
         share_N=torch.from_numpy(_target_shares(data)).to(device),
         sampled=sampled,
         large=large,
     )
-    trainer = Trainer(model.to(device), data, corpus, config, folder, world, note, spec.repeats)
+    trainer = Trainer(model, data, corpus, config, folder, world, note, spec.repeats)
     if world.size > 1:  # the weights begin alike; what is dropped is each process's own
         torch.manual_seed(seed + world.rank)
     return trainer
+
+
+def _bytes_of(catalogue: Catalogue) -> int:
+    """What the features of a catalogue take in memory."""
+    return sum(values.nbytes for values in catalogue.features.values())
 
 
 def _require_numbers(data: DataSet, catalogue: Catalogue) -> None:

@@ -6,9 +6,11 @@ import hashlib
 import pickle
 import shutil
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import torch
+from pretended_cuda import pretended_cuda
 
 from cammsr_cli.core.model import Cammsr
 from cammsr_cli.errors import CammsrError
@@ -44,7 +46,7 @@ def _step(state: TrainingState) -> float:
         torch.randint(0, 6, (3,)), model.items.id_table.weight, sparse=True
     )
     noisy = torch.nn.functional.dropout(rows, 0.5) + torch.randn(rows.shape)
-    loss = (noisy * model.items.missing_SD.sum(0)).square().sum()
+    loss = (noisy * model.items.missing_SD.sum(0).repeat(2)).square().sum()
     for optimizer in state.optimizers:
         optimizer.zero_grad()
     loss.backward()
@@ -82,6 +84,44 @@ def test_weights_travel_with_the_measured_columns(tmp_path: Path) -> None:
     for name in ("mean", "scale"):
         theirs, ours = (getattr(s.model.items.projections[0], name) for s in (other, state))
         assert torch.equal(theirs, ours)
+
+
+@pytest.mark.parametrize(
+    ("saved_on", "gpus", "then_on", "then_gpus"),
+    [(3, 4, 0, 1), (0, 1, 1, 2), (0, 1, 0, 1)],
+)
+def test_a_gpu_s_random_state_comes_back_on_another_or_on_fewer(
+    tmp_path: Path, saved_on: int, gpus: int, then_on: int, then_gpus: int
+) -> None:
+    drawn = torch.arange(16, dtype=torch.uint8)
+    state = _training()
+    with (
+        pretended_cuda(devices=gpus),
+        patch.object(Cammsr, "device", torch.device("cuda", saved_on)),
+    ):
+        torch.cuda.set_rng_state(drawn, torch.device("cuda", saved_on))
+        save_checkpoint(tmp_path, state)
+    there = torch.device("cuda", then_on)
+    with pretended_cuda(devices=then_gpus), patch.object(Cammsr, "device", there):
+        assert not torch.equal(torch.cuda.get_rng_state(there), drawn)
+        load_checkpoint(checkpoint_path(tmp_path, 1), state)
+        assert torch.equal(torch.cuda.get_rng_state(there), drawn)
+
+
+def test_a_checkpoint_of_older_versions_has_the_states_of_all_gpus(tmp_path: Path) -> None:
+    state = _training()
+    save_checkpoint(tmp_path, state)
+    path = checkpoint_path(tmp_path, 1)
+    rest = torch.load(path / "state.pt", weights_only=True)
+    assert rest["cuda_random"] == []  # of a training on the CPU
+    rest["cuda_random"] = [torch.full((16,), 10 + at, dtype=torch.uint8) for at in range(4)]
+    torch.save(rest, path / "state.pt")
+    for on, gpus in ((0, 1), (1, 2)):
+        device = torch.device("cuda", on)
+        with pretended_cuda(devices=gpus), patch.object(Cammsr, "device", device):
+            load_checkpoint(path, state)
+            assert torch.cuda.get_rng_state(device)[0] == 10 + on
+    load_checkpoint(path, state)  # on a machine without any
 
 
 class _Attack:

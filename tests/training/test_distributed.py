@@ -231,6 +231,32 @@ def test_a_process_of_its_own_is_the_whole_world(monkeypatch: pytest.MonkeyPatch
     assert not World(1, 2, cpu).leads
 
 
+@pytest.mark.parametrize(
+    ("kind", "backend", "bound"),
+    [("cuda", "nccl", torch.device("cuda", 1)), ("cpu", "gloo", None)],
+)
+def test_a_process_is_bound_to_its_own_gpu(
+    monkeypatch: pytest.MonkeyPatch, kind: str, backend: str, bound: torch.device | None
+) -> None:
+    """NCCL is told which: on its own it would go by the rank, here the sixth of one machine."""
+    asked: list[Any] = []
+    for name, value in {"WORLD_SIZE": "8", "RANK": "5", "LOCAL_RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr(torch.cuda, "set_device", asked.append)
+    monkeypatch.setattr(
+        torch.distributed,
+        "init_process_group",
+        lambda name, timeout, device_id: asked.append((name, device_id)),
+    )
+    monkeypatch.setattr(torch.distributed, "get_rank", lambda: 5)
+    monkeypatch.setattr(torch.distributed, "barrier", lambda: None)
+    monkeypatch.setattr(torch.distributed, "destroy_process_group", lambda: None)
+    with joined(torch.device(kind)) as world:
+        assert world == World(5, 8, bound or torch.device("cpu"))
+    assert asked == [*([bound] if bound else []), (backend, bound)]
+
+
 def test_more_processes_than_gpus_is_wrong_usage(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "3")
     monkeypatch.setenv("LOCAL_RANK", "2")

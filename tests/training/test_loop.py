@@ -19,6 +19,8 @@ import pytest
 import torch
 
 from cammsr_cli.config import validated
+from cammsr_cli.core.model import Cammsr, ItemTables
+from cammsr_cli.core.windows import Window
 from cammsr_cli.data.corpus import SourceOptions, read_corpus
 from cammsr_cli.data.dataset import DataSet, write_dataset
 from cammsr_cli.data.interactions import Order
@@ -183,6 +185,26 @@ def test_a_training_can_be_repeated_to_the_bit(
     _, heard = _train(toy_data, tmp_path / "run", **(SAMPLED if kind == "sampled" else {}))
     assert heard.started[0].sampled == (kind == "sampled")
     _require_same_end(tmp_path / "run", undisturbed[kind])
+
+
+def test_out_of_memory_in_validation_its_parts_are_smaller_and_it_finds_the_same(
+    toy_data: Path, tmp_path: Path, undisturbed: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, refused = Cammsr.last_queries, []
+
+    def tight(model: Cammsr, tables: ItemTables, window: Window) -> torch.Tensor:
+        if len(window.item_BL) > 4:
+            refused.append(len(window.item_BL))
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return plain(model, tables, window)
+
+    monkeypatch.setattr(Cammsr, "last_queries", tight)
+    _train(toy_data, tmp_path / "run")
+    assert len(refused) > EPOCHS
+    ours, theirs = _metrics(tmp_path / "run"), _metrics(undisturbed["full"])
+    for one, other in zip(ours, theirs, strict=True):
+        assert one["losses"] == other["losses"]
+        assert one["ndcg"] == pytest.approx(other["ndcg"], abs=0.01)
 
 
 def test_the_two_kinds_of_softmax_are_two(undisturbed: dict[str, Path]) -> None:

@@ -163,10 +163,12 @@ NO_ROOM = [
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
     RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory"),
     RuntimeError("MPS backend out of memory (MPS allocated: 17.94 GB)"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
 ]
 
 
-@pytest.mark.parametrize("error", NO_ROOM, ids=["cuda", "cpu", "mps"])
+@pytest.mark.parametrize("error", NO_ROOM, ids=["cuda", "cpu", "mps", "cublas", "cudnn"])
 def test_out_of_memory_the_batch_is_cut_and_the_step_is_the_same(error: Exception) -> None:
     roomy, tight = _stepper(), _stepper()
     small = tight.module = _Small(tight.module, 2, error)
@@ -201,6 +203,36 @@ def test_a_single_history_that_does_not_fit_is_an_error_with_a_way_out() -> None
     assert "--set" in (caught.value.hint or "")
     assert stepper.state.progress.step == 0
     _require_equal(before, _weights(stepper.state.model))
+
+
+@pytest.mark.parametrize("error", NO_ROOM[:1] + NO_ROOM[3:4], ids=["cuda", "cublas"])
+def test_no_room_for_the_optimiser_s_state_is_an_error_with_a_way_out(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """Made in the first step, when all that smaller goes would save has been given back."""
+    stepper = _stepper()
+    weights = sum(weight.numel() for weight in stepper.state.model.parameters())
+
+    def give_out(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(torch.optim.AdamW, "_init_group", give_out)  # makes the two moments
+    with pytest.raises(CammsrError, match=f"does not hold {weights:,} weights") as caught:
+        stepper(START, END)
+    assert "--set model.width" in (caught.value.hint or "")
+    assert caught.value.__cause__ is error
+    assert stepper.state.progress.step == 0
+
+
+def test_other_errors_of_the_optimiser_are_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    stepper = _stepper()
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("no such kernel")
+
+    monkeypatch.setattr(stepper.state.optimizers[0], "step", fail)
+    with pytest.raises(RuntimeError, match="no such kernel"):
+        stepper(START, END)
 
 
 def test_other_errors_are_passed_on() -> None:
