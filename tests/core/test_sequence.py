@@ -100,8 +100,8 @@ def test_states_of_some_streams_are_those_among_all() -> None:
     encoder, x = _encoder(), torch.randn(S, 2, LENGTH, WIDTH)
     every = encoder(x)
     for of in ([0], [1], [0, 1], [1, 0]):
-        torch.testing.assert_close(encoder(x[of], of=of), every[of])
-    swapped = encoder(x.flip(0), of=[0, 1])  # each Transformer reads the other's stream
+        torch.testing.assert_close(encoder(x[of], of=torch.tensor(of)), every[of])
+    swapped = encoder(x.flip(0), of=torch.tensor([0, 1]))  # each Transformer reads the other's stream
     assert not torch.allclose(swapped, every.flip(0))
 
 
