@@ -166,9 +166,9 @@ def test_a_training_mixes_no_devices_and_learns_as_on_a_cpu(
         theirs = _train(data, tmp_path / "cuda", preset, way, GPU, *still)
     assert theirs == pytest.approx(ours, rel=1e-4)
     assert len(ours) >= 3
-    assert _metrics(tmp_path / "cuda") == [
-        pytest.approx(line, rel=1e-3) for line in _metrics(tmp_path / "cpu")
-    ]
+    for theirs, ours in zip(_metrics(tmp_path / "cuda"), _metrics(tmp_path / "cpu"), strict=True):
+        # Of one user in this many the rank may differ, where two scores are as good as alike.
+        assert theirs == (pytest.approx(ours[0], abs=0.01), pytest.approx(ours[1], rel=1e-3))
 
 
 def test_bfloat16_trains_as_float32_does_but_for_its_digits(data: Path, tmp_path: Path) -> None:
@@ -286,10 +286,10 @@ def test_features_of_a_large_catalogue_stay_on_a_gpu_that_has_room(
 # --- how much a step asks of a device -----------------------------------------------------------
 
 BOUNDS = {
-    ("cammsr", "full"): (4, 580),
-    ("cammsr", "lazy"): (9, 660),
-    ("paper", "full"): (1, 970),
-    ("sasrec", "full"): (1, 270),
+    ("cammsr", "full"): (4, 620),
+    ("cammsr", "lazy"): (9, 700),
+    ("paper", "full"): (1, 980),
+    ("sasrec", "full"): (1, 280),
     ("sasrec", "sampled"): (3, 310),
 }
 """Most waits and launches of a step, as they were when this was written."""

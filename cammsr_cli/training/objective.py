@@ -135,19 +135,28 @@ class Objective(nn.Module):
             own_M, correction_C = candidates.own_M, candidates.correction_C
         own_MV = functional.embedding(step.target_M, target_NV)
         bias, own_bias_M = self._repeats(step)
-
-        def loss(query: Tensor, own: Tensor, told: Tensor) -> Tensor:
-            return sampled_cross_entropy(query, own, told, own_M, correction_C, bias, own_bias_M)
-
         branches = self.model.branches
         share = self.config.branch_share if branches > 1 else 0.0
-        losses = [] if share == 1 else [(1 - share) * loss(query_MV, own_MV, told_CV)]
+        losses = []
+        if share < 1:
+            whole = sampled_cross_entropy(
+                query_MV, own_MV, told_CV, own_M, correction_C, bias, own_bias_M
+            )
+            losses.append((1 - share) * whole)
         if share:
             # Split, not sliced: the gradient of a slice is as wide as what it was cut from.
             each = (
                 torch.split(x, self.model.score_widths, dim=1) for x in (query_MV, own_MV, told_CV)
             )
-            losses += [share / branches * loss(*parts) for parts in zip(*each, strict=True)]
+            # The bias is one of the summed score: each branch has its part of it.
+            if bias is not None and own_bias_M is not None:
+                bias = bias._replace(value_P=bias.value_P / branches)
+                own_bias_M = own_bias_M / branches
+            for query, own, told in zip(*each, strict=True):
+                branch = sampled_cross_entropy(
+                    query, own, told, own_M, correction_C, bias, own_bias_M
+                )
+                losses.append(share / branches * branch)
         return torch.stack(losses).sum()
 
     def _repeats(self, step: _Step) -> tuple[Bias | None, Tensor | None]:

@@ -101,7 +101,9 @@ def test_states_of_some_streams_are_those_among_all() -> None:
     every = encoder(x)
     for of in ([0], [1], [0, 1], [1, 0]):
         torch.testing.assert_close(encoder(x[of], of=torch.tensor(of)), every[of])
-    swapped = encoder(x.flip(0), of=torch.tensor([0, 1]))  # each Transformer reads the other's stream
+    swapped = encoder(
+        x.flip(0), of=torch.tensor([0, 1])
+    )  # each Transformer reads the other's stream
     assert not torch.allclose(swapped, every.flip(0))
 
 

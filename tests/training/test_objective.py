@@ -221,8 +221,11 @@ def test_a_share_of_the_loss_is_the_branches_mean_each_by_its_score_alone(
         for item, age in ages.items():
             bias_N[item] = model.repeats(torch.tensor(age))
         losses = [
-            functional.cross_entropy(score + bias_N, torch.tensor(target))
-            for score in (sum(branches), *branches)
+            functional.cross_entropy(score, torch.tensor(target))
+            for score in (
+                sum(branches) + bias_N,
+                *(branch + bias_N / len(branches) for branch in branches),
+            )
         ]
         each.append((1 - share) * losses[0] + share * sum(losses[1:]) / len(branches))
     ours = Objective(model, corpus, config)(REPEATED_START, REPEATED_END)["recommendation"]
