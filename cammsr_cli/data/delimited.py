@@ -341,7 +341,8 @@ def _unquoted(frame: pl.DataFrame) -> pl.DataFrame:
     enclosed = pl.all().str.contains(f"(?s)^{_ENCLOSED.pattern}$")
     inner = pl.all().str.slice(1).str.head(-1).str.replace_all('""', '"', literal=True)
     frame = frame.select(pl.when(enclosed).then(inner).otherwise(pl.all()))
-    return frame.rename(dict(zip(frame.columns, _distinct(frame.columns), strict=True)))
+    names = _distinct([_bare(name) for name in frame.columns])
+    return frame.rename(dict(zip(frame.columns, names, strict=True)))
 
 
 def _bare(field: str) -> str:

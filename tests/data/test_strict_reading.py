@@ -11,7 +11,7 @@ import pytest
 
 from cammsr_cli.data.contents import Reading
 from cammsr_cli.data.delimited import Delimited, read_delimited
-from cammsr_cli.data.tables import open_table
+from cammsr_cli.data.tables import columns_of, open_table
 from cammsr_cli.errors import CammsrError
 
 FILES = 4_000  # of each kind; 100,000 were tried once
@@ -209,8 +209,11 @@ def test_what_has_no_reading_is_refused_with_its_line(text: str, line: int) -> N
 @pytest.mark.parametrize("extension", [".tsv", ".item", ".txt"])
 def test_stray_quotes_of_lines_do_not_pair(tmp_path: Path, extension: str) -> None:
     path = tmp_path / f"t{extension}"
-    path.write_text('id\tc\tt\n1\tFilm\t"Long live the\n2\tTools\tBlade 7"\n3\t"Film"\t"A ""b"""\n')
+    path.write_text(
+        '"id"\tc\t"t"\n1\tFilm\t"Long live the\n2\tTools\tBlade 7"\n3\t"Film"\t"A ""b"""\n'
+    )
     table = open_table(path)
+    assert table.frame.columns == columns_of(path) == ["id", "c", "t"]
     assert table.frame.rows() == [
         ("1", "Film", '"Long live the'),
         ("2", "Tools", 'Blade 7"'),
