@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pretended_cuda as pretended_device
 import pytest
 import torch
 from pretended_cuda import Asked, OnCuda, WrongDeviceError, pretended_cuda
@@ -179,6 +180,25 @@ def test_bfloat16_trains_as_float32_does_but_for_its_digits(data: Path, tmp_path
         )
     assert ours != theirs
     assert theirs == pytest.approx(ours, rel=0.02)
+
+
+def test_attention_is_never_left_to_cudnn(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It rounds rates of dropout, and plans anew for each shape."""
+    plain, allowed = pretended_device._attention, []
+
+    def looked_at(*given: Any, **named: Any) -> torch.Tensor:
+        flags = torch.backends.cuda
+        allowed.append((flags.cudnn_sdp_enabled(), flags.mem_efficient_sdp_enabled()))
+        return plain(*given, **named)
+
+    monkeypatch.setattr(pretended_device, "_attention", looked_at)
+    before = torch.backends.cuda.cudnn_sdp_enabled()
+    with pretended_cuda():
+        _train(data, tmp_path / "run", "sasrec", "full", GPU)
+    assert set(allowed) == {(False, True)}
+    assert torch.backends.cuda.cudnn_sdp_enabled() == before
 
 
 @pytest.fixture(scope="module")

@@ -6,10 +6,16 @@ Axes: S streams, B users, L positions, D width, A heads, I inputs, O outputs.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+ATTENTION = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+"""What may compute a GPU's attention. Not cuDNN, which torch prefers for bfloat16 on Hopper: it rounds
+rates of dropout to sixteenths (torch 2.11), and plans anew for each shape."""
 
 
 class StreamLinear(nn.Module):
@@ -211,13 +217,14 @@ class TransformerBlock(nn.Module):
             weight_SBALL = (q_SBALd * scale @ k_SBALd.mT + bias).softmax(-1)
             mixed_SBALd = self.drop(weight_SBALL) @ v_SBALd
         else:
-            mixed_SBALd = functional.scaled_dot_product_attention(
-                q_SBALd,
-                k_SBALd,
-                v_SBALd,
-                attn_mask=bias.to(q_SBALd.dtype),
-                dropout_p=self.drop.share if self.training else 0.0,
-            )
+            with sdpa_kernel(ATTENTION) if x_SBLD.device.type == "cuda" else nullcontext():
+                mixed_SBALd = functional.scaled_dot_product_attention(
+                    q_SBALd,
+                    k_SBALd,
+                    v_SBALd,
+                    attn_mask=bias.to(q_SBALd.dtype),
+                    dropout_p=self.drop.share if self.training else 0.0,
+                )
         mixed_SBLD = mixed_SBALd.transpose(2, 3).reshape(streams, batch, length, width)
         out: Tensor = self.attention_out(mixed_SBLD, of)
         return out
