@@ -9,6 +9,7 @@ from pathlib import Path
 import h5py
 
 from cammsr_cli.data.checksums import add_checksums
+from cammsr_cli.files import write_checksums
 
 
 @contextmanager
@@ -25,3 +26,10 @@ def without_checksums(path: Path) -> Path:
         del file.attrs["checksums"]
         file.flush()
     return path
+
+
+def with_settings(run: Path, text: str) -> None:
+    """Give a run that is not finished other settings, as if it had been begun with them."""
+    (run / "config.yaml").write_text(text)
+    names = ("config.json", "config.yaml", "item_ids.json")
+    write_checksums(run, {name: run / name for name in names})

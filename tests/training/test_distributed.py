@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 import train_together
+from altered import with_settings
 from toy_data import write_toy_data
 
 from cammsr_cli.distributed import World, joined
@@ -188,9 +189,8 @@ def test_the_command_speaks_with_one_voice_stops_when_asked_and_goes_on(
     assert process.returncode != 0
     assert out == ""
     assert err.count("go on with: cammsr train") == 1, err
-    (run / "config.yaml").write_text(
-        (run / "config.yaml").read_text().replace("epochs: 400", "epochs: 7")
-    )
+    settings = (run / "config.yaml").read_text()
+    with_settings(run, settings.replace("epochs: 400", "epochs: 7"))
     step = max(int(path.name[5:]) for path in run.glob("checkpoints/step-*"))
 
     process = _torchrun([*training, "--resume", "--json"])

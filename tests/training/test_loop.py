@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from altered import with_settings
 
 from cammsr_cli.config import validated
 from cammsr_cli.core.model import Cammsr, ItemTables
@@ -551,8 +552,8 @@ def test_a_damaged_checkpoint_never_takes_a_whole_one_s_place(
             checkpoint_minutes=EACH_STEP,
             keep_checkpoints=4,
         )
-    config = run / "config.yaml"
-    config.write_text(config.read_text().replace("keep_checkpoints: 4", "keep_checkpoints: 2"))
+    settings = (run / "config.yaml").read_text()
+    with_settings(run, settings.replace("keep_checkpoints: 4", "keep_checkpoints: 2"))
     later = _steps_saved(run)[-3:]
     for step in later:
         _flip(run / "checkpoints" / f"step-{step}" / "state.pt")

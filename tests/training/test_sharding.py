@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from altered import with_settings
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch import distributed as dist
@@ -288,7 +289,7 @@ def test_two_interrupted_processes_go_on_from_their_checkpoint(
 
     settings = yaml.safe_load((run / "config.yaml").read_text())
     settings["training"]["epochs"] = done + 2
-    (run / "config.yaml").write_text(yaml.safe_dump(settings))
+    with_settings(run, yaml.safe_dump(settings))
     err = _end(_train(toy_data, "--out", run, "--resume"))
     assert "resumed after epoch" in err
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
