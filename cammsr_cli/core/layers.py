@@ -13,8 +13,8 @@ from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 ATTENTION = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
-"""What may compute a GPU's attention. Not cuDNN, which torch prefers for bfloat16 on Hopper: it rounds
-rates of dropout to sixteenths (torch 2.11), and plans anew for each shape."""
+"""What may compute a GPU's attention. Not cuDNN, which torch prefers for bfloat16 on Hopper: it
+rounds rates of dropout to sixteenths (torch 2.11), and plans anew for each shape."""
 
 
 class StreamLinear(nn.Module):
