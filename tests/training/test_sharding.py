@@ -268,7 +268,7 @@ def test_one_process_uses_what_two_have_trained(toy_data: Path, tmp_path: Path, 
     assert "on cpu x 2" in err
     assert "sampled softmax" in err
     weights = load_file(run / "model.safetensors")
-    assert weights[TABLE].shape == (len(RunFolder(run).item_ids()), 64)
+    assert weights[TABLE].shape == (len(RunFolder(run).item_ids()), 2 * 64)  # an id a branch
     answer = cammsr("evaluate", run, "--json")
     assert answer.code == 0, answer.err
 
