@@ -288,7 +288,7 @@ def test_a_checkpoint_is_there_whole_or_not_at_all(tmp_path: Path, monkeypatch) 
 
     monkeypatch.setattr(torch, "save", fail)
     for step in (4, 6):
-        with pytest.raises(OSError, match="No space left"):
+        with pytest.raises(CammsrError, match="No space left"):
             _saved(tmp_path, step)
     assert [path.name for path in tmp_path.iterdir()] == ["step-4"]
     assert before == {f.name: f.read_bytes() for f in checkpoint_path(tmp_path, 4).iterdir()}
