@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 from types import FrameType
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 from typer.core import TyperGroup
@@ -35,6 +35,9 @@ from cammsr_cli.errors import CammsrError, Terminated, first_line
 INTERRUPTED = 130
 TERMINATED = 143
 
+_ClickException = cast(type[Exception], typer.BadParameter.__mro__[2])
+"""What Typer tells a user by itself, with exit code 2; Typer brings Click along unnamed."""
+
 
 class _Group(TyperGroup):
     """A command group whose failures are messages, not tracebacks."""
@@ -49,7 +52,7 @@ class _Group(TyperGroup):
             console.note("interrupted")
             by_term = isinstance(error, Terminated)
             raise typer.Exit(TERMINATED if by_term else INTERRUPTED) from None
-        except (typer.Exit, typer.Abort, BrokenPipeError):
+        except (typer.Exit, typer.Abort, _ClickException, BrokenPipeError):
             raise
         except OSError as error:
             if error.errno is None:

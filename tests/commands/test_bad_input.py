@@ -209,7 +209,7 @@ def test_fault_of_ours_is_one_line_and_says_how_to_see_more(
 ) -> None:
     import cammsr_cli.data.summary
 
-    def fail(_path: Path) -> None:
+    def fail(*_: object) -> None:
         raise RuntimeError("planted")
 
     monkeypatch.setattr(cammsr_cli.data.summary, "summarise", fail)
