@@ -292,16 +292,16 @@ def test_finer_times_are_found(coarse: list[object], fine: list[object], found: 
 def test_the_finer_of_two_columns_of_times_is_taken_and_told(tmp_path: Path) -> None:
     path = tmp_path / "log.csv"
     rows = "".join(f"u,i{n},{day},1400,{CLOCKS[n]}\n" for n, day in enumerate(DAYS))
-    path.write_text(f"user,item,date,hourmin,time_ms\n{rows}")
+    path.write_text(f"user,item,date,hourmin,clock\n{rows}")
     corpus = read_corpus(SourceOptions(path))
     assert corpus.event_time.tolist() == sorted(clock // 1000 for clock in CLOCKS)
     assert (
-        "timestamp read from column 'time_ms' of log.csv, which is finer than 'date' "
+        "timestamp read from column 'clock' of log.csv, which is finer than 'date' "
         "(to choose: --map timestamp=date)"
     ) in corpus.notes
     mapped = read_corpus(SourceOptions(path, columns={"timestamp": "date"}))
     assert len(set(mapped.event_time.tolist())) == 2
-    assert any("column 'time_ms' of log.csv tells times more finely" in n for n in mapped.notes)
+    assert any("column 'clock' of log.csv tells times more finely" in n for n in mapped.notes)
 
 
 def test_zones_are_respected() -> None:

@@ -90,15 +90,16 @@ def test_an_error_on_the_way_leaves_no_file_and_the_old_one_alone(
 ) -> None:
     monkeypatch.setattr(recommendation_file, "USERS_AT_ONCE", 7)
     out = tmp_path / "recs.parquet"
-    out.write_bytes(b"old")
+    write_recommendations(recommender, recommender.everyone[:3], out, 5, lambda *_: None)
+    old = out.read_bytes()
 
     def fail(done: int, *_: int) -> None:
         if done > 20:
             raise RuntimeError("half way")
 
     with pytest.raises(Exception, match="half way"):
-        write_recommendations(recommender, recommender.everyone, out, 5, fail)
-    assert out.read_bytes() == b"old"
+        write_recommendations(recommender, recommender.everyone, out, 5, fail, force=True)
+    assert out.read_bytes() == old
     assert [path.name for path in tmp_path.iterdir()] == ["recs.parquet"]
 
 
