@@ -71,7 +71,7 @@ class CheckedFile(io.RawIOBase):
     def __init__(self, path: Path) -> None:
         self.path = path
         self.name = str(path)  # numpy asks for it
-        self.damage: DamagedDataError | None = None
+        self.damage_told = ""
         self._stream = path.open("rb", buffering=0)
         try:
             self._length, self._digests = self._checksums()
@@ -98,6 +98,13 @@ class CheckedFile(io.RawIOBase):
         if _root(digests, length) != root:
             raise DamagedDataError(self.path, "its checksums are not those that were written")
         return content, digests
+
+    @property
+    def damage(self) -> DamagedDataError | None:
+        """What was found to be damaged as it was read; a new error each time, as one that is kept
+        keeps all that was at work when it was raised.
+        """
+        return DamagedDataError(self.path, self.damage_told) if self.damage_told else None
 
     def readable(self) -> bool:
         """It is."""
@@ -127,13 +134,20 @@ class CheckedFile(io.RawIOBase):
         super().close()
 
     def readinto(self, buffer: bytearray | memoryview, /) -> int:  # type: ignore[override]
-        """Read checked bytes."""
+        """Read checked bytes; zeros once there is `damage`.
+
+        Nothing is raised here: HDF5 calls this, and what a callback of it raises ends the process
+        with a segmentation fault when HDF5 is taken down. Who reads looks at `damage` after.
+        """
         view = memoryview(buffer).cast("B")
         stop = min(self._place + len(view), self._length)
         done = 0
         while self._place < stop:
             number, start = divmod(self._place, PIECE)
-            some = self._piece(number)[start : start + stop - self._place]
+            try:
+                some = self._piece(number)[start : start + stop - self._place]
+            except DamagedDataError:
+                some = bytes(min(PIECE - start, stop - self._place))
             if not some:
                 break  # the file is shorter than it was
             view[done : done + len(some)] = some
@@ -162,10 +176,8 @@ class CheckedFile(io.RawIOBase):
             expected = self._digests[number * _DIGEST : (number + 1) * _DIGEST]
             if hashlib.sha256(piece).digest() != expected:
                 last = min(first + PIECE, self._length) - 1
-                self.damage = DamagedDataError(
-                    self.path, f"bytes {first:,} to {last:,} are not those that were written"
-                )
-                raise self.damage
+                self.damage_told = f"bytes {first:,} to {last:,} are not those that were written"
+                raise DamagedDataError(self.path, self.damage_told)
         self._held = number, piece
         return piece
 

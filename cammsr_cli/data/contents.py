@@ -172,7 +172,7 @@ def as_utf8(path: Path, content: bytes, encoding: str | None) -> tuple[bytes, st
         CammsrError: A byte sequence is not valid in the encoding, or it cannot be found out.
     """
     if content.startswith(UTF8_BOM):
-        return content.removeprefix(UTF8_BOM), UTF8, ()
+        content, encoding = content.removeprefix(UTF8_BOM), UTF8
     if encoding is None and content.startswith(UTF16_BOMS):
         encoding = "utf-16"
     if encoding is None or codecs.lookup(encoding).name == UTF8:

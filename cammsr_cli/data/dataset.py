@@ -553,22 +553,31 @@ def _reading(path: Path) -> Iterator[tuple[h5py.File, CheckedFile]]:
     if not path.is_file():
         raise CammsrError(f"no such data set: {path}", "Make one with: cammsr prepare --help")
     with closing(CheckedFile(path)) as source:
+        said = ""
         try:
             file = h5py.File(source, "r")
         except _OF_H5PY as error:
+            said = _short(error) or "no reason given"
+        # Not while `error` is handled: its traceback would keep HDF5's objects of the failed
+        # opening to the end of the process, which then ends with a segmentation fault.
+        if said:
             raise source.damage or CammsrError(
                 f"{path} is not a readable HDF5 file: it is damaged, cut short or something "
-                f"else ({_short(error)})",
+                f"else ({said})",
                 "Make it again with: cammsr prepare",
-            ) from error
+            )
         with file:
             try:
                 _require_ours(file, source)
                 yield file, source
-            except _OF_H5PY as error:
-                if source.damage is None and not _by_h5py(error):
+            except Exception as error:
+                if source.damage is not None:
+                    raise source.damage from error
+                if not isinstance(error, _OF_H5PY) or not _by_h5py(error):
                     raise
-                raise source.damage or DamagedDataError(path, first_line(error)) from error
+                raise DamagedDataError(path, first_line(error)) from error
+            if source.damage is not None:
+                raise source.damage
 
 
 def _require_ours(file: h5py.File, source: CheckedFile) -> None:

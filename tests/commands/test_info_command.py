@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,6 +28,21 @@ def test_verify_finds_what_info_alone_does_not_read(tmp_path: Path, cammsr: Call
     assert "are not those that were written\n" in answer.err
     assert f"cammsr prepare ... --out {data} --force" in answer.err
     assert answer.out == ""
+
+
+def test_a_process_that_meets_damage_ends_as_one_that_failed(tmp_path: Path) -> None:
+    """And not by a signal, when HDF5 is taken down with what it had open."""
+    data = write_toy_data(tmp_path / "toy.h5")
+    for at in (100, data.stat().st_size // 2):
+        content = bytearray(data.read_bytes())
+        content[at] ^= 255
+        damaged = tmp_path / f"at-{at}.h5"
+        damaged.write_bytes(content)
+        ended = subprocess.run(
+            [sys.executable, "-m", "cammsr_cli", "info", damaged], capture_output=True, check=False
+        )
+        assert ended.returncode == 1, ended.stderr
+        assert b"is damaged" in ended.stderr
 
 
 def test_a_sound_file_is_verified(tmp_path: Path, cammsr: Callable) -> None:
