@@ -101,8 +101,9 @@ class CheckedFile(io.RawIOBase):
 
     @property
     def damage(self) -> DamagedDataError | None:
-        """What was found to be damaged as it was read; a new error each time, as one that is kept
-        keeps all that was at work when it was raised.
+        """What was found to be damaged as it was read, if anything.
+
+        A new error each time, as one that is kept keeps all that was at work when it was raised.
         """
         return DamagedDataError(self.path, self.damage_told) if self.damage_told else None
 

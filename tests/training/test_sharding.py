@@ -16,7 +16,6 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from altered import with_settings
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch import distributed as dist
@@ -289,6 +288,8 @@ def test_two_interrupted_processes_go_on_from_their_checkpoint(
 
     settings = yaml.safe_load((run / "config.yaml").read_text())
     settings["training"]["epochs"] = done + 2
+    from altered import with_settings  # of the tests, which the processes started here lack
+
     with_settings(run, yaml.safe_dump(settings))
     err = _end(_train(toy_data, "--out", run, "--resume"))
     assert "resumed after epoch" in err
