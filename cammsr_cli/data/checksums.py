@@ -62,7 +62,6 @@ class CheckedFile(io.RawIOBase):
 
     Attributes:
         checked: Whether the file has checksums; one of an older cammsr has none.
-        damage: What was found to be wrong, if anything: HDF5 may not pass an exception on.
 
     Raises:
         DamagedDataError: The checksums themselves are damaged; later, while reading, a piece is.
@@ -71,7 +70,7 @@ class CheckedFile(io.RawIOBase):
     def __init__(self, path: Path) -> None:
         self.path = path
         self.name = str(path)  # numpy asks for it
-        self.damage_told = ""
+        self._damage = ""
         self._stream = path.open("rb", buffering=0)
         try:
             self._length, self._digests = self._checksums()
@@ -101,11 +100,12 @@ class CheckedFile(io.RawIOBase):
 
     @property
     def damage(self) -> DamagedDataError | None:
-        """What was found to be damaged as it was read, if anything.
+        """What was found to be wrong as it was read, if anything: HDF5 may not pass errors on.
 
-        A new error each time, as one that is kept keeps all that was at work when it was raised.
+        A new error each time: one that is kept holds HDF5's objects by its traceback, and they are
+        not to outlive HDF5, which would end the process with a segmentation fault.
         """
-        return DamagedDataError(self.path, self.damage_told) if self.damage_told else None
+        return DamagedDataError(self.path, self._damage) if self._damage else None
 
     def readable(self) -> bool:
         """It is."""
@@ -135,20 +135,13 @@ class CheckedFile(io.RawIOBase):
         super().close()
 
     def readinto(self, buffer: bytearray | memoryview, /) -> int:  # type: ignore[override]
-        """Read checked bytes; zeros once there is `damage`.
-
-        Nothing is raised here: HDF5 calls this, and what a callback of it raises ends the process
-        with a segmentation fault when HDF5 is taken down. Who reads looks at `damage` after.
-        """
+        """Read checked bytes."""
         view = memoryview(buffer).cast("B")
         stop = min(self._place + len(view), self._length)
         done = 0
         while self._place < stop:
             number, start = divmod(self._place, PIECE)
-            try:
-                some = self._piece(number)[start : start + stop - self._place]
-            except DamagedDataError:
-                some = bytes(min(PIECE - start, stop - self._place))
+            some = self._piece(number)[start : start + stop - self._place]
             if not some:
                 break  # the file is shorter than it was
             view[done : done + len(some)] = some
@@ -177,8 +170,8 @@ class CheckedFile(io.RawIOBase):
             expected = self._digests[number * _DIGEST : (number + 1) * _DIGEST]
             if hashlib.sha256(piece).digest() != expected:
                 last = min(first + PIECE, self._length) - 1
-                self.damage_told = f"bytes {first:,} to {last:,} are not those that were written"
-                raise DamagedDataError(self.path, self.damage_told)
+                self._damage = f"bytes {first:,} to {last:,} are not those that were written"
+                raise DamagedDataError(self.path, self._damage)
         self._held = number, piece
         return piece
 

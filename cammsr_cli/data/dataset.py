@@ -8,7 +8,8 @@ Layout (schema 1), U users, N items, E events, C categories:
     /items/fields/<name>    [N] str, empty where missing: title, description, image, video, ...
     /items/categories       names [C] str, indptr [N+1] int64, index int32 (CSR, multi-label)
     /events                 indptr [U+1] int64 (CSR by user), item [E] int32, time [E] int64
-                            (seconds), in time order, ties broken by file order; tied [E] bool,
+                            (seconds), in time order, ties broken by file order, or, where the
+                            attribute `order` is "file", in that of the raw file; tied [E] bool,
                             whether nothing tells an event's order and that of the user's one
                             before, where seconds do not say so;
                             rejected_indptr [U+1] int64 and rejected_item int32 (CSR by user), the
@@ -55,6 +56,7 @@ from cammsr_cli.data.dataset_check import (
     check_layout,
     check_parts,
     check_times,
+    falls,
 )
 from cammsr_cli.errors import CammsrError, UsageError, first_line, typed
 from cammsr_cli.files import IN_CACHE, refusals_told, written_whole
@@ -215,6 +217,8 @@ def write_dataset(
         file["events/indptr"] = corpus.event_indptr
         file["events/item"] = corpus.event_item
         file["events/time"] = corpus.event_time
+        if falls(corpus.event_time, corpus.event_indptr).any():
+            file["events"].attrs["order"] = "file"
         same_second = same_times(corpus.event_indptr, corpus.event_time)
         if corpus.event_tied is not None and (corpus.event_tied != same_second).any():
             file["events/tied"] = corpus.event_tied
@@ -332,6 +336,7 @@ class DataSet:
             }
             self.field_names = [unquote(name) for name in file["items/fields"]]
             self._items, self._events = len(file["items/id"]), len(file["events/item"])
+            self._by_time = file["events"].attrs.get("order") != "file"
 
     @property
     def remarks(self) -> list[str]:
@@ -387,7 +392,7 @@ class DataSet:
     def event_time(self) -> NDArray[np.int64]:
         """Time of each event in seconds, [E]."""
         time: NDArray[np.int64] = self._array("events/time")
-        check_times(time, self.event_indptr, "events/time", self.path)
+        self._check_times(time, self.event_indptr)
         return time
 
     @cached_property
@@ -447,8 +452,13 @@ class DataSet:
             item, time = read("events/item"), read("events/time")
             tied = read("events/tied") if "events/tied" in file else same_times(indptr, time)
         check_index(item, self._items, "events/item", self.path)
-        check_times(time, indptr, "events/time", self.path)
+        self._check_times(time, indptr)
         return Histories(indptr, item, time, tied)
+
+    def _check_times(self, time: NDArray[np.int64], indptr: NDArray[np.int64]) -> None:
+        """Refuse falling times, but where the events are in the order of the raw file."""
+        if self._by_time:
+            check_times(time, indptr, "events/time", self.path)
 
     def rejected(self, users: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """What some users rejected: place among `users`, rising, and item index of each pair."""
@@ -553,31 +563,22 @@ def _reading(path: Path) -> Iterator[tuple[h5py.File, CheckedFile]]:
     if not path.is_file():
         raise CammsrError(f"no such data set: {path}", "Make one with: cammsr prepare --help")
     with closing(CheckedFile(path)) as source:
-        said = ""
         try:
             file = h5py.File(source, "r")
         except _OF_H5PY as error:
-            said = _short(error) or "no reason given"
-        # Not while `error` is handled: its traceback would keep HDF5's objects of the failed
-        # opening to the end of the process, which then ends with a segmentation fault.
-        if said:
             raise source.damage or CammsrError(
                 f"{path} is not a readable HDF5 file: it is damaged, cut short or something "
-                f"else ({said})",
+                f"else ({_short(error)})",
                 "Make it again with: cammsr prepare",
-            )
+            ) from error
         with file:
             try:
                 _require_ours(file, source)
                 yield file, source
-            except Exception as error:
-                if source.damage is not None:
-                    raise source.damage from error
-                if not isinstance(error, _OF_H5PY) or not _by_h5py(error):
+            except _OF_H5PY as error:
+                if source.damage is None and not _by_h5py(error):
                     raise
-                raise DamagedDataError(path, first_line(error)) from error
-            if source.damage is not None:
-                raise source.damage
+                raise source.damage or DamagedDataError(path, first_line(error)) from error
 
 
 def _require_ours(file: h5py.File, source: CheckedFile) -> None:

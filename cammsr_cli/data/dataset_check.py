@@ -108,15 +108,21 @@ def check_index(index: NDArray[np.integer], count: int, name: str, path: Path) -
         )
 
 
+def falls(time: NDArray[np.int64], indptr: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Whether an event is earlier than the one before, [E - 1]; never a user's first."""
+    back: NDArray[np.bool_] = time[1:] < time[:-1]
+    starts = indptr[1:-1]
+    back[starts[(starts > 0) & (starts < len(time))] - 1] = False
+    return back
+
+
 def check_times(time: NDArray[np.int64], indptr: NDArray[np.int64], name: str, path: Path) -> None:
     """Refuse events that are not in the order of their time, user by user.
 
     Raises:
         DamagedDataError: They are not.
     """
-    back = time[1:] < time[:-1]
-    starts = indptr[1:-1]
-    back[starts[(starts > 0) & (starts < len(time))] - 1] = False
+    back = falls(time, indptr)
     if bool(back.any()):
         raise DamagedDataError(path, f"{name} falls within a user at {int(np.argmax(back)) + 1:,}")
 

@@ -13,7 +13,8 @@ from altered import altered, without_checksums
 from toy_data import write_toy_data
 
 from cammsr_cli.data.checksums import PIECE, CheckedFile, DamagedDataError, add_checksums
-from cammsr_cli.data.dataset import DataSet, opened
+from cammsr_cli.data.corpus import SourceOptions, read_corpus
+from cammsr_cli.data.dataset import DataSet, opened, write_dataset
 from cammsr_cli.errors import CammsrError
 
 
@@ -191,6 +192,16 @@ def test_a_hostile_history_is_refused(data: Path) -> None:
         file["events/time"][first + 1] = -1
     with pytest.raises(DamagedDataError, match="events/time falls within a user"):
         found.histories(np.array([0, 3]))
+
+
+def test_times_may_fall_where_the_order_is_that_of_the_raw_file(tmp_path: Path) -> None:
+    log = tmp_path / "log.csv"
+    log.write_text("user,item,timestamp\n" + "".join(f"u,i{n},{1_500 - n}\n" for n in range(6)))
+    write_dataset(tmp_path / "d.h5", read_corpus(SourceOptions(log, order="file")), {})
+    found = DataSet(tmp_path / "d.h5")
+    found.verify()
+    assert found.event_time.tolist() == [1_500 - n for n in range(6)]
+    assert found.histories(np.array([0])).time.tolist() == found.event_time.tolist()
 
 
 def test_names_that_stand_twice_are_found_when_all_is_verified(data: Path) -> None:
