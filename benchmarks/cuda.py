@@ -34,9 +34,8 @@ from torch import Tensor
 from torch._C._autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.train import matmul_peak
+from benchmarks.train import batches_of, matmul_peak
 from cammsr_cli.config import resolve
-from cammsr_cli.core.windows import shuffled_batches, training_windows
 from cammsr_cli.data.dataset import DataSet
 from cammsr_cli.data.splits import TEST
 from cammsr_cli.devices import repeatable, resolve_device
@@ -193,7 +192,7 @@ def agreement(kit: Kit) -> Report:
             trainer.state.model.load_state_dict(begun)  # content's directions are found by chance
             runs[name] = [
                 float(trainer.step(*bounds)["recommendation"])
-                for bounds in _batches(trainer, steps)
+                for bounds in batches_of(trainer, steps)
             ]
         far = {
             name: max(abs(a - b) / abs(a) for a, b in zip(runs["cpu"], runs[name], strict=True))
@@ -217,7 +216,7 @@ def _repeats(kit: Kit) -> bool:
         for _ in range(2):
             trainer = kit.trainer("cammsr")
             torch.manual_seed(0)
-            steps = _batches(trainer, kit.sizes(10, 2))
+            steps = batches_of(trainer, kit.sizes(10, 2))
             runs.append([float(trainer.step(*bounds)["recommendation"]) for bounds in steps])
     return runs[0] == runs[1]
 
@@ -243,7 +242,7 @@ def _speed(kit: Kit, preset: str, *settings: str) -> Report:
         torch.cuda.reset_peak_memory_stats(kit.device)
     trainer = kit.trainer(preset, *settings)
     warm, measured = kit.sizes(15, 1), kit.sizes(40, 2)
-    batches = list(_batches(trainer, warm + measured))
+    batches = list(batches_of(trainer, warm + measured))
     for bounds in batches[:warm]:
         trainer.step(*bounds)
     kit.finish()
@@ -383,7 +382,7 @@ def out_of_memory(kit: Kit) -> Report:
     used = torch.cuda.memory_reserved(kit.device) / whole
     torch.cuda.set_per_process_memory_fraction(used + 0.02, kit.device)
     try:
-        trainer.step(*next(_batches(trainer, 1)))
+        trainer.step(*next(batches_of(trainer, 1)))
         ndcg, _ = trainer._validate()
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0, kit.device)
@@ -422,17 +421,6 @@ def run(kit: Kit) -> bool:
         with written_whole(kit.out / "report.json") as partial:
             partial.write_text(json.dumps(kit.report, indent=1) + "\n", encoding="utf-8")
     return whole
-
-
-def _batches(trainer: Trainer, steps: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """First and one past the last input of the windows of some steps, as training draws them."""
-    generator = torch.Generator().manual_seed(0)
-    trainer.state.model.train()
-    start_W, end_W = training_windows(trainer.start_U, trainer.end_U, trainer.length, generator)
-    batches = shuffled_batches(len(end_W), trainer.config.batch_size, generator)
-    for at in range(steps):
-        batch = batches[at % len(batches)]
-        yield start_W[batch], end_W[batch]
 
 
 def _trained(kit: Kit) -> list[str]:

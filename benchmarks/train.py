@@ -125,18 +125,24 @@ def matmul_peak(device: torch.device, dtype: torch.dtype, size: int = 2048) -> f
     return 2 * size**3 / min(stages.seconds["product"])
 
 
-def some_steps(trainer: Trainer, steps: int) -> Iterator[Callable[[], int]]:
-    """Calls that make one step each, on batches as training draws them; events of the step."""
+def batches_of(trainer: Trainer, steps: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """First and one past the last input of the windows of some steps, as training draws them."""
     generator = torch.Generator().manual_seed(0)
     trainer.state.model.train()
     start_W, end_W = training_windows(trainer.start_U, trainer.end_U, trainer.length, generator)
     batches = shuffled_batches(len(end_W), trainer.config.batch_size, generator)
     for at in range(steps):
         batch = batches[at % len(batches)]
+        yield start_W[batch], end_W[batch]
 
-        def one(batch: torch.Tensor = batch) -> int:
-            trainer.step(start_W[batch], end_W[batch])
-            return int((end_W[batch] - start_W[batch]).sum())
+
+def some_steps(trainer: Trainer, steps: int) -> Iterator[Callable[[], int]]:
+    """Calls that make one step each, on batches as training draws them; events of the step."""
+    for start_B, end_B in batches_of(trainer, steps):
+
+        def one(start_B: torch.Tensor = start_B, end_B: torch.Tensor = end_B) -> int:
+            trainer.step(start_B, end_B)
+            return int((end_B - start_B).sum())
 
         yield one
 

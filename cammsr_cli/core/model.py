@@ -214,17 +214,10 @@ class Cammsr(nn.Module):
         """Everything a step needs of the items of a catalogue."""
         x_PND, present_NS = self.items(catalogue)
         input_TND = self._summed(x_PND)
-        # Streams of a branch stand side by side; a list of them would be copied to the device.
-        present_NT = torch.stack(
-            [
-                present_NS[:, min(streams) : max(streams) + 1].any(1)
-                for streams in (
-                    [p.stream for p in self.items.parts if p.branch == branch]
-                    for branch in range(self.branches)
-                )
-            ],
-            dim=1,
-        )
+        present_NT = present_NS
+        if self._sums:
+            ids_N0 = present_NS[:, : self._alone]
+            present_NT = torch.cat([ids_N0, present_NS.any(1, keepdim=True)], dim=1)
         if self.guide is None:
             guide_NT = equal_weights(present_NT)
             category_TNC = input_TND.new_zeros(*input_TND.shape[:2], 0)
@@ -237,8 +230,8 @@ class Cammsr(nn.Module):
             alone = self._alone
             target_PND = torch.cat([x_PND[:alone], x_PND[alone:] * weight_SN1])
         return ItemTables(
-            beside(input_TND),
-            beside(target_PND),
+            _beside(input_TND),
+            _beside(target_PND),
             guide_NT,
             category_TNC,
             present_NS,
@@ -346,7 +339,7 @@ class Cammsr(nn.Module):
         for one thing of the text and for another of the picture.
         """
         if self.query is None:
-            return beside(h)
+            return _beside(h)
         return torch.cat([*h[:-1], self.query(h[-1])], dim=-1)
 
     @property
@@ -367,7 +360,7 @@ class Cammsr(nn.Module):
         return torch.cat([ids, streams[..., 1:]], dim=-1)
 
 
-def beside(x: Tensor) -> Tensor:
+def _beside(x: Tensor) -> Tensor:
     """Branches side by side: [T, ..., D] to [..., X]."""
     return x.movedim(0, -2).flatten(-2)
 

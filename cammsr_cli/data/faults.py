@@ -10,6 +10,11 @@ from cammsr_cli.errors import CammsrError
 _LONGEST_SHOWN = 80  # characters of a bad value in a message
 
 
+def shortened(said: str) -> str:
+    """A bad value as it is shown in a message."""
+    return said if len(said) <= _LONGEST_SHOWN else f"{said[:_LONGEST_SHOWN]}…"
+
+
 def fail_at(table: Table, row: int, column: str, what: str, hint: str) -> NoReturn:
     """Refuse the value of a column in a row.
 
@@ -24,7 +29,5 @@ def fail_at(table: Table, row: int, column: str, what: str, hint: str) -> NoRetu
         CammsrError: Always.
     """
     [value] = values_of(table, column, [row])
-    said = repr(value)
-    said = said if len(said) <= _LONGEST_SHOWN else f"{said[:_LONGEST_SHOWN]}…"
-    shown = "is empty" if value is None or value == "" else f"is {said}"
+    shown = "is empty" if value is None or value == "" else f"is {shortened(repr(value))}"
     raise CammsrError(f"{table.place(row)}: {column} {shown}, {what}", hint)

@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterable
 
 import polars as pl
 
+from cammsr_cli.data.faults import shortened
+from cammsr_cli.data.json_rows import EXACT_FLOAT
 from cammsr_cli.data.tables import Table
 from cammsr_cli.errors import CammsrError
 
-_EXACT_FLOAT = 2**53  # from here on a float no longer holds every whole number
 _WHOLE = r"^-?\d+(?:\.0+)?$"
 _NO_FRACTION = r"\.0+$"
-_LONGEST_SHOWN = 80  # characters of a bad value in a message
 
 # Why ids of two files differ, and what makes them alike.
 _CAUSES: tuple[tuple[str, Callable[[str], str]], ...] = (
@@ -43,7 +43,7 @@ def clean_ids(table: Table, column: str, notes: list[str] | None = None) -> pl.S
         _refuse(table, column, int((ids.is_not_null()).arg_max() or 0))
     if ids.dtype.is_float():
         ids = ids.fill_nan(None)
-        if (ids.abs() >= _EXACT_FLOAT).any():
+        if (ids.abs() >= EXACT_FLOAT).any():
             raise CammsrError(
                 f"{table.path}: column {column!r} holds ids as floating-point numbers so large "
                 "that different ids look alike",
@@ -106,8 +106,7 @@ def _require_no_json(table: Table, column: str, texts: pl.Series) -> None:
 
 
 def _refuse(table: Table, column: str, row: int) -> None:
-    said = str(table.frame[column].gather([row]).to_list()[0])
-    said = said if len(said) <= _LONGEST_SHOWN else f"{said[:_LONGEST_SHOWN]}…"
+    said = shortened(str(table.frame[column].gather([row]).to_list()[0]))
     raise CammsrError(
         f"{table.place(row)}: {column} is a list or an object, not an id: {said}",
         "Map another column with --map, or write the id as a text or a number.",

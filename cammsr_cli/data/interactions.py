@@ -12,15 +12,13 @@ from numpy.typing import NDArray
 from cammsr_cli.data.faults import fail_at
 from cammsr_cli.data.ids import clean_ids
 from cammsr_cli.data.tables import Table, counted, values_of
-from cammsr_cli.data.timestamps import read_times
+from cammsr_cli.data.timestamps import DAY, YEAR_1980, YEAR_2100, YEAR_2200, read_times
 from cammsr_cli.errors import CammsrError
 
 Order = Literal["time", "file"]
 Duplicates = Literal["exact", "keep", "first", "last"]
 
-_YEAR_1990, _YEAR_2100, _YEAR_2200 = 631_152_000, 4_102_444_800, 7_258_118_400  # since 1970
-_YEAR_1980 = 315_532_800
-_DAY = 86_400  # seconds
+_YEAR_1990 = 631_152_000  # seconds since 1970
 
 
 @dataclass(frozen=True)
@@ -206,10 +204,10 @@ def _rated(
 def _note_far_off(events: pl.DataFrame, table: Table, column: str, notes: list[str]) -> None:
     """Times that stand for none, such as 0 or the year 1, and those of a wrong unit."""
     median = float(events["second"].median() or 0)  # type: ignore[arg-type]
-    if _YEAR_1990 <= median < _YEAR_2100:
-        early = events.filter(pl.col("second") < _YEAR_1980)["row"]
+    if _YEAR_1990 <= median < YEAR_2100:
+        early = events.filter(pl.col("second") < YEAR_1980)["row"]
         _note_odd(early, "earlier than 1980", "put first", table, column, notes)
-    late = events.filter(pl.col("second") >= _YEAR_2200)["row"]
+    late = events.filter(pl.col("second") >= YEAR_2200)["row"]
     _note_odd(late, "later than the year 2200", "put last", table, column, notes)
 
 
@@ -231,7 +229,7 @@ def _note_times(
 ) -> None:
     """What the times were understood as, from when to when they reach, and how many are tied."""
     seconds = events["second"].to_numpy()
-    days = not (seconds % _DAY).any()
+    days = not (seconds % DAY).any()
     first, last = (
         str(np.datetime64(int(one), "s")).replace("T", " ")[: -9 if days else None]
         for one in (seconds.min(), seconds.max())

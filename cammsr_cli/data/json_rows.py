@@ -15,7 +15,9 @@ from cammsr_cli.errors import CammsrError
 
 _HEAD = 2**26  # bytes that tell which keys hold objects
 _LINES_TO_LEARN_FROM = 20
-_EXACT_FLOAT = 2**53  # from here on a float no longer holds every whole number
+EXACT_FLOAT = 2**53
+"""From here on a float no longer holds every whole number."""
+
 _IDS = frozenset(CANDIDATES["interactions"]["user"] + CANDIDATES["items"]["item"])
 _LONE_SURROGATE = re.compile(
     rb"\\u[dD][89abAB]..(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB]..)\\u[dD][c-fC-F]"
@@ -154,7 +156,7 @@ def _python_object(text: str) -> dict[str, object] | None:
 def _json_text(value: object) -> str | None:
     if value is None or (isinstance(value, float) and value != value):
         return None
-    if isinstance(value, float) and value.is_integer() and abs(value) < _EXACT_FLOAT:
+    if isinstance(value, float) and value.is_integer() and abs(value) < EXACT_FLOAT:
         value = int(value)  # an id among gaps, as 7.0, is the 7 of other files
     return _storable(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
 

@@ -34,10 +34,10 @@ _UNITS = {"ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
 # Median magnitude below which numbers are of a unit: seconds reach the year 5138.
 _MEDIANS = {"seconds": 1e11, "milliseconds": 1e14, "microseconds": 1e17, "nanoseconds": np.inf}
 # Seconds since 1970 of the times that logs are of. Those of one unit are never those of another.
-_YEAR_1980, _YEAR_2100, _YEAR_2200 = 315_532_800, 4_102_444_800, 7_258_118_400
+YEAR_1980, YEAR_2100, YEAR_2200 = 315_532_800, 4_102_444_800, 7_258_118_400
 _LARGEST_SECOND = 9e15  # beyond it a float64 no longer tells two seconds apart
-_DAY = 86_400
-_EXCEL_EPOCH = -25_569 * _DAY  # 1899-12-30
+DAY = 86_400
+_EXCEL_EPOCH = -25_569 * DAY  # 1899-12-30
 _EXCEL_DAYS = (29_221, 73_051)  # 1980 to 2099
 # So many of a column's numbers are of a form where it is read as that form; others are faults.
 _MOST = 0.9
@@ -199,7 +199,7 @@ def finer_column(table: Table, column: str, others: Sequence[str]) -> str | None
     coarse = _moments(frame[column])
     if coarse is None:
         return None
-    grain = next((one for one in (_DAY, 3_600, 60, 1) if not (coarse % one).any()), None)
+    grain = next((one for one in (DAY, 3_600, 60, 1) if not (coarse % one).any()), None)
     if grain is None:
         return None
     found: tuple[int, str] | None = None
@@ -208,8 +208,8 @@ def finer_column(table: Table, column: str, others: Sequence[str]) -> str | None
         if fine is None:
             continue
         after = fine - coarse
-        zone = np.floor(after[0] / _ZONE_STEP) * _ZONE_STEP if grain < _DAY else 0.0
-        margin = _FURTHEST_ZONE if grain == _DAY else 0
+        zone = np.floor(after[0] / _ZONE_STEP) * _ZONE_STEP if grain < DAY else 0.0
+        margin = _FURTHEST_ZONE if grain == DAY else 0
         within = (after >= zone - margin).all() and (after < zone + grain + margin).all()
         if within and abs(zone) <= _FURTHEST_ZONE and np.ptp(after) > 0:
             distinct = len(np.unique(fine))
@@ -223,7 +223,7 @@ def _moments(values: pl.Series) -> NDArray[np.float64] | None:
     second = reading.times["second"]
     if not len(second) or second.null_count() or reading.readings:
         return None
-    if int(second.is_between(_YEAR_1980, _YEAR_2100).sum()) < _MOST * len(second):
+    if int(second.is_between(YEAR_1980, YEAR_2100).sum()) < _MOST * len(second):
         return None
     return (second + reading.times["fraction"] / _TICKS["nanoseconds"]).to_numpy()
 
@@ -244,7 +244,7 @@ def read_values(values: pl.Series, time_format: str | None = None) -> Reading:
         return Reading(_split(values.to_physical(), _TICKS[unit]), "dates of the file's own type")
     if values.dtype == pl.Date:
         days = values.to_physical().cast(pl.Int64)
-        return Reading(_split(days * _DAY, 1), "dates of the file's own type")
+        return Reading(_split(days * DAY, 1), "dates of the file's own type")
     if values.dtype.is_numeric() and time_format is None:
         return _from_numbers(_numbers(values))
     return Reading(_split(pl.Series([None] * len(values), dtype=pl.Int64), 1), "")
@@ -340,7 +340,7 @@ def _minutes(digits: int) -> str:
 
 def _from_excel(days: pl.Series) -> pl.DataFrame:
     """Days and parts of a day, to the millisecond: more of it is rounding of the spreadsheet."""
-    milliseconds = (days.cast(pl.Float64) * (_DAY * 1_000)).round()
+    milliseconds = (days.cast(pl.Float64) * (DAY * 1_000)).round()
     fits = milliseconds.abs() < _LARGEST_SECOND
     times = _split(milliseconds.set(~fits, None).cast(pl.Int64), 1_000)
     return times.with_columns(pl.col("second") + _EXCEL_EPOCH)
@@ -352,7 +352,7 @@ def _of_units(numbers: pl.Series, known: pl.Series) -> Reading:
     median = float(size.median() or 0.0)  # type: ignore[arg-type]
     unit = next(name for name, most in _MEDIANS.items() if median < most)
     within = {
-        name: int(known.is_between(_YEAR_1980 * ticks, _YEAR_2100 * ticks, closed="left").sum())
+        name: int(known.is_between(YEAR_1980 * ticks, YEAR_2100 * ticks, closed="left").sum())
         for name, ticks in _TICKS.items()
     }
     units = [name for name, count in within.items() if count]
@@ -361,7 +361,7 @@ def _of_units(numbers: pl.Series, known: pl.Series) -> Reading:
     times = _split(numbers, _TICKS[unit])
     for other in units:
         ticks = _TICKS[other]
-        own = numbers.is_between(_YEAR_1980 * ticks, _YEAR_2100 * ticks, closed="left")
+        own = numbers.is_between(YEAR_1980 * ticks, YEAR_2100 * ticks, closed="left")
         other_times = _split(numbers, ticks)
         times = times.select(
             pl.when(own).then(other_times[name]).otherwise(pl.col(name)).alias(name)
