@@ -33,11 +33,13 @@ class Bias(NamedTuple):
         row_P: int64 position, rising.
         item_P: int64 row of the items it is told apart from; no pair is there twice.
         value_P: float.
+        own_M: float, of each position's own item; 0 where it has none.
     """
 
     row_P: Tensor
     item_P: Tensor
     value_P: Tensor
+    own_M: Tensor
 
 
 def catalogue_cross_entropy(query_MV: Tensor, target_NV: Tensor, own_M: Tensor) -> Tensor:
@@ -59,9 +61,12 @@ def sampled_cross_entropy(
     own_M: Tensor,
     correction_N: Tensor | None = None,
     bias: Bias | None = None,
-    own_bias_M: Tensor | None = None,
 ) -> Tensor:
     """Mean softmax cross-entropy of each position's own item against N others.
+
+    A bias is learnt beside the rest: the value is that of the biased logits, and so is the gradient
+    of the bias, but all else has the gradient of the logits without it. So what the bias tells is
+    still learnt by the rest too, which ranks better for it (docs/notebook.md).
 
     Under autocast the matrix products are made in its dtype, everything else in float32.
 
@@ -73,22 +78,39 @@ def sampled_cross_entropy(
             none is.
         correction_N: Added to the logits of the others: the log-Q correction of `core.sampling`
             where they are a sample of the catalogue.
-        bias: Added to single logits of the others.
-        own_bias_M: Added to the logits of the own items.
+        bias: Added to single logits.
     """
     query_MV, target_NV = query_MV.float(), target_NV.float()
     own_logit_M = (query_MV * own_MV.float()).sum(1)
-    if own_bias_M is not None:
-        own_logit_M = own_logit_M + own_bias_M
-    row_P, item_P, value_P = (None, None, None) if bias is None else bias
-    total: Tensor = _SummedLogSumExp.apply(
-        query_MV, own_logit_M, target_NV, own_M, correction_N, row_P, item_P, value_P
+    row_P, item_P = (None, None) if bias is None else (bias.row_P, bias.item_P)
+    total, own_share_M, share_P = _SummedLogSumExp.apply(
+        query_MV, own_logit_M, target_NV, own_M, correction_N, row_P, item_P
     )
-    return (total - own_logit_M.sum()) / len(query_MV)
+    loss: Tensor = total - own_logit_M.sum()
+    if bias is not None:
+        loss = loss + _of_bias(bias, own_share_M, share_P)
+    return loss / len(query_MV)
+
+
+def _of_bias(bias: Bias, own_share_M: Tensor, share_P: Tensor) -> Tensor:
+    """What a bias adds to the summed cross-entropy.
+
+    Args:
+        bias: The bias.
+        own_share_M: Probabilities of the own items without it.
+        share_P: Those of the pairs.
+    """
+    more_M = (own_share_M * bias.own_M.expm1()).index_add(
+        0, bias.row_P, share_P * bias.value_P.expm1()
+    )
+    # It is above -1 but for rounding.
+    return (more_M.clamp(min=-1 + 1e-6).log1p() - bias.own_M).sum()
 
 
 class _SummedLogSumExp(torch.autograd.Function):
-    """sum_m log(exp(own_logit_m) + sum_n exp(<query_m, target_n> + correction_n + bias_mn)).
+    """sum_m log(exp(own_logit_m) + sum_n exp(<query_m, target_n> + correction_n)).
+
+    And, without gradients, the probabilities of the own items and of some pairs.
 
     The logits of a few rows are made, used for the value and for all gradients, and forgotten:
     three matrix products and no recomputation (the idea of Hsu et al., "Liger Kernel",
@@ -105,29 +127,26 @@ class _SummedLogSumExp(torch.autograd.Function):
         correction_N: Tensor | None,
         row_P: Tensor | None,
         item_P: Tensor | None,
-        value_P: Tensor | None,
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor, Tensor]:
         device = query_MV.device.type
         autocast = torch.is_autocast_enabled(device)
         dtype = torch.get_autocast_dtype(device) if autocast else query_MV.dtype
-        bias = (
-            None
-            if row_P is None or item_P is None or value_P is None
-            else Bias(row_P, item_P, value_P)
-        )
+        if row_P is None or item_P is None:
+            row_P = item_P = own_M[:0]
         with torch.autocast(device, enabled=False):
-            total, *grads = _summed(
-                query_MV, own_logit_M, target_NV, own_M, correction_N, bias, dtype
+            total, query_grad, own_share_M, target_grad, share_P = _summed(
+                query_MV, own_logit_M, target_NV, own_M, correction_N, row_P, item_P, dtype
             )
-        ctx.save_for_backward(*grads)
-        return total
+        ctx.save_for_backward(query_grad, own_share_M, target_grad)
+        ctx.mark_non_differentiable(own_share_M, share_P)
+        ctx.set_materialize_grads(False)
+        return total, own_share_M, share_P
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        query_grad, own_grad, target_grad, *value_grad = ctx.saved_tensors
-        value = value_grad[0] * grad if value_grad else None
-        return query_grad * grad, own_grad * grad, target_grad * grad, None, None, None, None, value
+    def backward(ctx: Any, grad: Tensor, *_: Tensor | None) -> tuple[Tensor | None, ...]:
+        query_grad, own_grad, target_grad = ctx.saved_tensors
+        return query_grad * grad, own_grad * grad, target_grad * grad, None, None, None, None
 
 
 def _summed(
@@ -136,25 +155,26 @@ def _summed(
     target_NV: Tensor,
     own_M: Tensor,
     correction_N: Tensor | None,
-    bias: Bias | None,
+    row_P: Tensor,
+    item_P: Tensor,
     dtype: torch.dtype,
 ) -> tuple[Tensor, ...]:
-    """The sum and its gradients: of queries, own logits, targets and the bias's values."""
+    """The sum, its gradients (of queries, own logits, targets) and the pairs' probabilities."""
     rows = _rows_at_once(len(query_MV), most_on(query_MV.device, LOGITS_AT_ONCE) // len(target_NV))
     target = target_NV.to(dtype)
     corrected = _corrected(target, correction_N)
     total = query_MV.new_zeros(())
     query_grad, target_grad = torch.empty_like(query_MV), torch.zeros_like(target_NV)
     own_grad = torch.empty_like(own_logit_M)
-    biased = _Biased(bias, range(0, len(query_MV), rows), len(target_NV))
-    for number, start in enumerate(range(0, len(query_MV), rows)):
+    starts = range(0, len(query_MV), rows)
+    share_P, bounds = query_MV.new_empty(len(row_P)), _bounds(row_P, starts)
+    for number, start in enumerate(starts):
         chunk = slice(start, start + rows)
         query = query_MV[chunk]
         asked = query.to(dtype)
         if correction_N is not None:
             asked = functional.pad(asked, (0, 2), value=1.0)
         logit = (_filled(asked, rows) @ corrected.T)[: len(query)]
-        biased.add(logit, number)
         _leave_out(logit, own_M[chunk])
         # Among the others; in the products' type, as they would be rounded to it anyway.
         weight = torch.softmax(logit, 1)
@@ -165,7 +185,11 @@ def _summed(
         share = (others - both).exp()
         total += both.sum()
         own_grad[chunk] = (own - both).exp().squeeze(1)
-        biased.learn(weight, share, number)
+        part = slice(bounds[number], bounds[number + 1])
+        if part.stop > part.start:
+            row = row_P[part] - start
+            at = row * len(target_NV) + item_P[part]
+            share_P[part] = weight.view(-1)[at].to(share.dtype) * share[row, 0]
         weight = _filled(weight, rows)
         query_grad[chunk] = (weight @ target)[: len(query)].to(query.dtype) * share
         share = _filled((query * share).to(dtype), rows)
@@ -173,50 +197,15 @@ def _summed(
             target_grad.addmm_(weight.T, share)
         else:
             target_grad += weight.T @ share
-    return total, query_grad, own_grad, target_grad, *biased.gradient
+    return total, query_grad, own_grad, target_grad, share_P
 
 
-class _Biased:
-    """Adds a bias to the logits of chunks of rows, and gathers its gradient.
-
-    Args:
-        bias: None for none.
-        starts: First row of each chunk.
-        items: Columns of the logits.
-    """
-
-    def __init__(self, bias: Bias | None, starts: range, items: int) -> None:
-        self.bias, self.starts, self.items = bias, starts, items
-        self.gradient: list[Tensor] = []
-        self._bounds: list[int] = []
-        if bias is not None:
-            self.gradient = [torch.zeros_like(bias.value_P)]
-            self._bounds = [0, len(bias.row_P)]
-            if len(starts) > 1:  # asking makes a GPU wait, whose chunk holds all rows as a rule
-                edges = torch.tensor([*starts, 2**62], device=bias.row_P.device)
-                self._bounds = torch.searchsorted(bias.row_P, edges).tolist()
-
-    def add(self, logit_MN: Tensor, number: int) -> None:
-        """Add that of chunk `number` to its logits, in place."""
-        if self.bias is not None:
-            at_P, part = self._at(number)
-            flat_X = logit_MN.view(-1)
-            flat_X[at_P] = flat_X[at_P] + self.bias.value_P[part].to(logit_MN.dtype)
-
-    def learn(self, weight_MN: Tensor, share_M1: Tensor, number: int) -> None:
-        """Take the gradient from chunk `number`'s softmax weights, each row's times `share`."""
-        if self.bias is not None:
-            at_P, part = self._at(number)
-            row_P = self.bias.row_P[part] - self.starts[number]
-            weight_P = weight_MN.view(-1)[at_P].to(share_M1.dtype)
-            self.gradient[0][part] = weight_P * share_M1[row_P, 0]
-
-    def _at(self, number: int) -> tuple[Tensor, slice]:
-        """Where the chunk's pairs are among its logits, and among all pairs."""
-        assert self.bias is not None
-        part = slice(self._bounds[number], self._bounds[number + 1])
-        row_P = self.bias.row_P[part] - self.starts[number]
-        return row_P * self.items + self.bias.item_P[part], part
+def _bounds(row_P: Tensor, starts: range) -> list[int]:
+    """Which of some rising rows are in each chunk: from one bound to the next."""
+    if len(starts) == 1 or not len(row_P):  # a GPU's chunk holds all rows as a rule; it waits here
+        return [0, *[len(row_P)] * len(starts)]
+    edges = torch.tensor([*starts, 2**62], device=row_P.device)
+    return torch.searchsorted(row_P, edges).tolist()
 
 
 def _corrected(target_NV: Tensor, correction_N: Tensor | None) -> Tensor:

@@ -134,14 +134,12 @@ class Objective(nn.Module):
             told_CV = functional.embedding(candidates.item_C, target_NV)
             own_M, correction_C = candidates.own_M, candidates.correction_C
         own_MV = functional.embedding(step.target_M, target_NV)
-        bias, own_bias_M = self._repeats(step)
+        bias = self._repeats(step)
         branches = self.model.branches
         share = self.config.branch_share if branches > 1 else 0.0
         losses = []
         if share < 1:
-            whole = sampled_cross_entropy(
-                query_MV, own_MV, told_CV, own_M, correction_C, bias, own_bias_M
-            )
+            whole = sampled_cross_entropy(query_MV, own_MV, told_CV, own_M, correction_C, bias)
             losses.append((1 - share) * whole)
         if share:
             # Split, not sliced: the gradient of a slice is as wide as what it was cut from.
@@ -149,20 +147,17 @@ class Objective(nn.Module):
                 torch.split(x, self.model.score_widths, dim=1) for x in (query_MV, own_MV, told_CV)
             )
             # The bias is one of the summed score: each branch has its part of it.
-            if bias is not None and own_bias_M is not None:
-                bias = bias._replace(value_P=bias.value_P / branches)
-                own_bias_M = own_bias_M / branches
+            if bias is not None:
+                bias = bias._replace(value_P=bias.value_P / branches, own_M=bias.own_M / branches)
             for query, own, told in zip(*each, strict=True):
-                branch = sampled_cross_entropy(
-                    query, own, told, own_M, correction_C, bias, own_bias_M
-                )
+                branch = sampled_cross_entropy(query, own, told, own_M, correction_C, bias)
                 losses.append(share / branches * branch)
         return torch.stack(losses).sum()
 
-    def _repeats(self, step: _Step) -> tuple[Bias | None, Tensor | None]:
+    def _repeats(self, step: _Step) -> Bias | None:
         """What is added to the scores of items that the history of a position holds."""
         if self.model.repeats is None:
-            return None, None
+            return None
         position_P, item_P, age_P = seen_before(step.packed.window)
         value_P = self.model.repeats(age_P)
         own_P = (item_P == step.target_M[position_P]).nonzero().squeeze(1)
@@ -178,7 +173,7 @@ class Objective(nn.Module):
             item_P = place_N[item_P]
             kept_P = (item_P >= 0).nonzero().squeeze(1)
             position_P, item_P, value_P = position_P[kept_P], item_P[kept_P], value_P[kept_P]
-        return Bias(position_P, item_P, value_P), own_bias_M
+        return Bias(position_P, item_P, value_P, own_bias_M)
 
     def _step(self, start_B: Tensor, end_B: Tensor) -> _Step:
         """The windows, and the whole catalogue or the part of it that they need."""

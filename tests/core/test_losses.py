@@ -53,6 +53,43 @@ def test_cross_entropy_in_chunks_is_the_plain_one_in_value_and_gradient(
         torch.testing.assert_close(a, b)
 
 
+@pytest.mark.parametrize("at_once", [10, 30, 10**9])
+def test_a_bias_has_its_own_gradient_and_all_else_that_of_the_logits_without_it(
+    monkeypatch, at_once
+) -> None:
+    torch.manual_seed(0)
+    query, target, own_item = torch.randn(9, 6), torch.randn(10, 6), torch.randint(0, 10, (9,))
+    pair = torch.tensor([[0, 3], [0, int(own_item[0])], [2, 1], [2, 9], [8, 0]]).T
+    value, own_bias = torch.tensor([-2.0, 0.7, 1.5, -30.0, 0.1]), torch.zeros(9)
+    own_bias[0] = 0.7  # it is among the pairs
+    own_bias[5] = -1.0  # and this one's item is no candidate's
+    monkeypatch.setitem(losses.LOGITS_AT_ONCE, "cpu", at_once)
+
+    def ours_of(q, t, v, o):
+        bias = losses.Bias(pair[0], pair[1], v, o)
+        return losses.sampled_cross_entropy(q, t[own_item], t, own_item, None, bias)
+
+    def biased_of(q, t, v, o):
+        added = torch.zeros(9, 10).index_put((pair[0], pair[1]), v)
+        added[torch.arange(9), own_item] = o
+        return functional.cross_entropy(q @ t.T + added, own_item)
+
+    ours, of_query, of_target, of_value, of_own = _value_and_gradients(
+        ours_of, query, target, value, own_bias
+    )
+    _, plain_query, plain_target, *_ = _value_and_gradients(
+        lambda q, t: functional.cross_entropy(q @ t.T, own_item), query, target
+    )
+    theirs, _, _, value_gradient, own_gradient = _value_and_gradients(
+        biased_of, query, target, value, own_bias
+    )
+    torch.testing.assert_close(ours, theirs)
+    torch.testing.assert_close(of_query, plain_query)
+    torch.testing.assert_close(of_target, plain_target)
+    torch.testing.assert_close(of_value, value_gradient)
+    torch.testing.assert_close(of_own, own_gradient)
+
+
 def test_cross_entropy_is_that_of_torch() -> None:
     torch.manual_seed(0)
     query, target, own = torch.randn(9, 4), torch.randn(7, 4), torch.randint(0, 7, (9,))
