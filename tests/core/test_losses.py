@@ -59,7 +59,7 @@ def test_a_bias_has_its_own_gradient_and_all_else_that_of_the_logits_without_it(
 ) -> None:
     torch.manual_seed(0)
     query, target, own_item = torch.randn(9, 6), torch.randn(10, 6), torch.randint(0, 10, (9,))
-    pair = torch.tensor([[0, 3], [0, int(own_item[0])], [2, 1], [2, 9], [8, 0]]).T
+    pair = torch.tensor([[0, 3], [0, int(own_item[0])], [2, 1], [2, 9], [8, 0]]).T.contiguous()
     value, own_bias = torch.tensor([-2.0, 0.7, 1.5, -30.0, 0.1]), torch.zeros(9)
     own_bias[0] = 0.7  # it is among the pairs
     own_bias[5] = -1.0  # and this one's item is no candidate's
