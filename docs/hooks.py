@@ -9,17 +9,17 @@ import os
 import re
 import subprocess
 import sys
+from html import unescape
 from typing import Any
 
 from latex2mathml.converter import convert
 from mkdocs.structure.files import File, Files
-from mkdocs.structure.pages import Page
 
 from cammsr_cli.config import described
 
 COMMANDS = ("prepare", "train", "evaluate", "recommend", "info", "merge", "tune", "encoders")
 
-_MATHS = re.compile(r"```.*?```|`[^`\n]*`|\$\$(.+?)\$\$|\$(?!\s)([^$\n]+?)(?<!\s)\$", re.DOTALL)
+_FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.+?)\\[)\]]</\1>', re.DOTALL)
 
 
 def on_files(files: Files, config: Any) -> Files:
@@ -30,18 +30,14 @@ def on_files(files: Files, config: Any) -> Files:
     return files
 
 
-def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
-    """Formulas to MathML; code stays as it is."""
-    if page.file.src_uri != "method.md":  # a dollar is a dollar elsewhere
-        return markdown
-    return _MATHS.sub(_formula, markdown)
-
-
-def _formula(found: re.Match[str]) -> str:
-    block, inline = found.groups()
-    if block is None and inline is None:
-        return found.group()
-    return convert(block or inline, display="block" if block else "inline")
+def on_page_content(html: str, **_: Any) -> str:
+    """Formulas, which the extension arithmatex has found, to MathML."""
+    return _FORMULA.sub(
+        lambda found: convert(
+            unescape(found[2]), display="block" if found[1] == "div" else "inline"
+        ),
+        html,
+    )
 
 
 def _commands() -> str:
