@@ -24,7 +24,7 @@ EXAMPLES = [
     "cammsr recommend run --user user-0001",
     "cammsr recommend run --user user-0001 --user user-0002 --k 3",
     "cammsr recommend run --user user-0001 --json",
-    "cammsr recommend run --history item-0001,item-0007",
+    "cammsr recommend run --history item-0001,item-0007 --explain",
     "cammsr recommend run --user user-0001 --category Books --per-category 3",
     "cammsr recommend run --all-users --out recommendations.parquet",
 ]
@@ -90,6 +90,14 @@ def command(
             metavar="TIME",
         ),
     ] = None,
+    explain: Annotated[
+        bool,
+        typer.Option(
+            "--explain",
+            help="Say which past items mattered, what the content is taken for, and choose the "
+            "sentence of a text that fits the user best.",
+        ),
+    ] = False,
     out: Annotated[
         Path | None,
         typer.Option(help="Write a .parquet, .csv or .jsonl file instead of printing."),
@@ -134,6 +142,8 @@ def command(
         raise UsageError("--all-users writes a file: name it", EXAMPLES[-1])
     if not (all_users or ids or history is not None or sessions is not None):
         raise UsageError("for whom? Name a user: --user ID", EXAMPLES[0])
+    if explain and out is not None:
+        raise UsageError("--explain is for lists that are printed: leave out --out")
     choice = Choice(
         items=read_ids(items, "item") if items is not None else None,
         categories=category or (),
@@ -164,7 +174,7 @@ def command(
             f"index built in {recall.seconds:.1f} s" + ("" if recall.used else ", not used")
         )
     if out is None:
-        _print(recommender, asking_for or recommender.of_users(users), k, as_json)
+        _print(recommender, asking_for or recommender.of_users(users), k, explain, as_json)
     else:
         _write(recommender, asking_for or users, out, k, recall, force, as_json)
     missing = [*recommender.passed_over, *(asking_for.passed_over if asking_for else [])]
@@ -230,10 +240,18 @@ def _moment(text: str) -> int:
         ) from None
 
 
-def _print(recommender: Recommender, asking_for: Sessions, k: int, as_json: bool) -> None:
+def _print(
+    recommender: Recommender, asking_for: Sessions, k: int, explain: bool, as_json: bool
+) -> None:
     from dataclasses import asdict
 
     lists = recommender.lists(asking_for, k)
+    remarks: list[str] = []
+    if explain:
+        lists = [
+            recommender.explained(one, asking_for.part(at, at + 1), remarks)
+            for at, one in enumerate(lists)
+        ]
     if as_json:
         console.result_json(
             [
@@ -245,14 +263,44 @@ def _print(recommender: Recommender, asking_for: Sessions, k: int, as_json: bool
                 for one in lists
             ]
         )
-        return
+    else:
+        for one in lists:
+            _show(one, recommender.run.model.streams)
+            if explain:
+                _show_reasons(one)
     for one in lists:
-        _show(one, recommender.run.model.streams)
         if one.popular:
             console.note(
                 f"{one.user} has no event that the model knows: these are the most popular items, "
                 "scored by their number of training events"
             )
+    for remark in remarks:
+        console.note(remark)
+
+
+def _show_reasons(one: RecommendedList) -> None:
+    console.result_table(
+        [
+            ("#", True),
+            ("item", False),
+            ("because of", False),
+            ("predicted category", False),
+            ("show", False),
+        ],
+        [
+            [
+                str(item.rank),
+                item.item,
+                "; ".join(
+                    f"{past.title or past.item} ({past.effect:+.2f})" for past in item.because
+                ),
+                ", ".join(f"{name} {share:.0%}" for name, share in item.predicted.items()),
+                "" if item.put_forward is None else item.put_forward.content,
+            ]
+            for item in one.items
+        ],
+        title=f"why, for {one.user}",
+    )
 
 
 def _show(one: RecommendedList, streams: tuple[str, ...]) -> None:

@@ -324,6 +324,10 @@ class ItemEncoder(nn.Module):
         present_NS = torch.stack(present, dim=1)
         return ItemParts(torch.stack(values), present_NS | ~present_NS.any(1, keepdim=True))
 
+    def projected(self, modality: str, features: Tensor) -> Tensor:
+        """Vectors of a modality as its stream has them: [N, dim] to [N, D]."""
+        return dict(self._projections())[modality](features)  # type: ignore[no-any-return]
+
     def _ids(self, catalogue: Catalogue) -> tuple[list[Tensor], Tensor]:
         """What ids say in each of their parts [N, D], and of which items they say anything."""
         own_NX, near_NX, known_N = self._rows_and_neighbours(catalogue)

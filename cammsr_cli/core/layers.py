@@ -25,15 +25,23 @@ class StreamLinear(nn.Module):
         streams: S.
         inputs: I.
         outputs: O.
+        uniform: Of each stream, whether its weights begin at torch's uniform; none, if not given.
     """
 
-    def __init__(self, streams: int, inputs: int, outputs: int) -> None:
+    def __init__(
+        self, streams: int, inputs: int, outputs: int, uniform: Sequence[bool] = ()
+    ) -> None:
         super().__init__()
         self.weight_SIO = nn.Parameter(torch.empty(streams, inputs, outputs))
         self.bias_SO = nn.Parameter(torch.zeros(streams, outputs))
         # Small beside what it is added to, so that an untrained encoder hands its input on: with
         # torch's own start, or Xavier's, learning takes several epochs more (docs/notebook.md).
         nn.init.normal_(self.weight_SIO, std=0.02)
+        bound = inputs**-0.5
+        for stream, is_uniform in enumerate(uniform):
+            if is_uniform:
+                nn.init.uniform_(self.weight_SIO[stream], -bound, bound)
+                nn.init.uniform_(self.bias_SO[stream], -bound, bound)
 
     def forward(self, x: Tensor, of: Tensor | None = None) -> Tensor:
         """[S, M, ..., I] to [S, M, ..., O]; of the streams `of` alone, int64, if given."""
@@ -150,10 +158,12 @@ class TransformerBlock(nn.Module):
         self.distance_bias_LX = (
             nn.Parameter(torch.zeros(distances, streams * heads)) if distances else None
         )
-        self.query_key_value = StreamLinear(streams, width, 3 * width)
-        self.attention_out = StreamLinear(streams, width, width)
-        self.feed_forward_in = StreamLinear(streams, width, 4 * width)
-        self.feed_forward_out = StreamLinear(streams, 4 * width, width)
+        # DyT does not scale its input to unit variance as LayerNorm does: with weights as small, a
+        # branch learns little at first and ranks worse in the end (docs/notebook.md).
+        self.query_key_value = StreamLinear(streams, width, 3 * width, dyt)
+        self.attention_out = StreamLinear(streams, width, width, dyt)
+        self.feed_forward_in = StreamLinear(streams, width, 4 * width, dyt)
+        self.feed_forward_out = StreamLinear(streams, 4 * width, width, dyt)
 
     def forward(
         self, x_SBLD: Tensor, mask_BLL: Tensor | None = None, of: Tensor | None = None

@@ -8,11 +8,12 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from heapq import nsmallest
 from itertools import takewhile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -32,6 +33,12 @@ from cammsr_cli.ranking.seen import Histories, Seen, without
 from cammsr_cli.ranking.sessions import Sessions
 from cammsr_cli.ranking.top_k import RECALL_AIM, ExactIndex, FaissIndex, Index, Top, wants_faiss
 from cammsr_cli.run_folder import LoadedRun
+
+if TYPE_CHECKING:  # it imports encoders, which are needed to explain alone
+    from cammsr_cli.ranking.reasons import SentenceChooser
+
+BECAUSE = 3
+"""Past items told of a recommendation."""
 
 RECALL_USERS = 256
 """Users by whom the recall of an approximate index is measured."""
@@ -55,6 +62,21 @@ class PutForward:
 
 
 @dataclass(frozen=True)
+class PastItem:
+    """An item of the history that mattered for a recommendation.
+
+    Attributes:
+        item: Its id.
+        title: "" where it has none.
+        effect: By how much the score is lower without it.
+    """
+
+    item: str
+    title: str
+    effect: float
+
+
+@dataclass(frozen=True)
 class Recommendation:
     """One item for one user.
 
@@ -67,6 +89,9 @@ class Recommendation:
         weights: Stream name to its share in what lifts this item for this user; sums to 1.
         put_forward: What to show; None for an item without content.
         new: Whether the item is new since training, known by its content alone.
+        because: The past items that mattered most, where it was asked for.
+        predicted: The item's likeliest categories as its content tells them, with their
+            probabilities, where it was asked for.
     """
 
     rank: int
@@ -77,6 +102,8 @@ class Recommendation:
     weights: dict[str, float]
     put_forward: PutForward | None
     new: bool
+    because: list[PastItem] = field(default_factory=list)
+    predicted: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -384,6 +411,83 @@ class Recommender:
             lists.append(RecommendedList(name, found, bool(answers.popular_U[row])))
         return lists
 
+    def explained(
+        self, one: RecommendedList, session: Sessions, remarks: list[str]
+    ) -> RecommendedList:
+        """The list of one session, with the past items, categories and sentences that matter.
+
+        Args:
+            one: What `lists` gave for it.
+            session: That session alone.
+            remarks: Is told why sentences could not be chosen, if so.
+        """
+        from cammsr_cli.ranking import reasons
+
+        if self.choice.until is not None:
+            session = session.until(self.choice.until)
+        data, model, device = self.run.data, self.run.model, self.run.device
+        index = {item: at for at, item in enumerate(data.item_ids)}
+        item_K = torch.tensor([index[item.item] for item in one.items], device=device)
+        history = session.histories
+        last = slice(max(0, len(history.item) - model.length), None)
+        if one.popular or not len(item_K):
+            return one
+        events = Events(
+            torch.from_numpy(history.item[last]).to(device),
+            torch.from_numpy(history.time[last]).to(device),
+            torch.from_numpy(history.tied[last]).to(device),
+        )
+        effect_EK = reasons.influences(model, self.tables, self._average_V, events, item_K)
+        past = history.item[last].tolist()
+        titles = dict(zip(past, data.fields_of(["title"], past)["title"], strict=True))
+        with torch.inference_mode():
+            own = model.item_tables(self.run.catalogue.take(item_K))
+        predicted = reasons.predicted_categories(model, own, item_K, data.category_names)
+        query_V = self._asked(session)[0][0]
+        found = []
+        for place, item in enumerate(one.items):
+            because = _most(effect_EK[:, place].tolist(), past)
+            found.append(
+                replace(
+                    item,
+                    because=[
+                        PastItem(data.item_ids[at], titles[at], effect) for at, effect in because
+                    ],
+                    predicted=predicted[place],
+                    put_forward=self._fitting(item, int(item_K[place]), query_V, remarks),
+                )
+            )
+        return replace(one, items=found)
+
+    def _fitting(
+        self, item: Recommendation, at: int, query_V: Tensor, remarks: list[str]
+    ) -> PutForward | None:
+        """What to put forward; of a text, the sentence that fits the user best."""
+        shown = item.put_forward
+        if shown is None or shown.modality != "text" or not shown.content:
+            return shown
+        chooser = self._sentences(remarks)
+        if chooser is None:
+            return shown
+        text = self.run.data.fields_of([shown.field], [at])[shown.field][0]
+        return replace(shown, content=chooser.best(text, query_V))
+
+    def _sentences(self, remarks: list[str]) -> SentenceChooser | None:
+        """What chooses sentences; None where the encoder is not there, which is told once."""
+        if not hasattr(self, "_chooser"):
+            from cammsr_cli.ranking.reasons import SentenceChooser
+
+            self._chooser: SentenceChooser | None = None
+            try:
+                self._chooser = SentenceChooser(
+                    self.run.model, "text", self.run.data.modalities["text"]
+                )
+            except CammsrError as error:
+                remarks.append(
+                    f"the first sentence of a text is shown, not the one that fits: {error}"
+                )
+        return self._chooser
+
     def _recommendation(
         self, answers: Answers, row: int, place: int, texts: Mapping[str, str]
     ) -> Recommendation:
@@ -402,9 +506,9 @@ class Recommender:
         )
 
     def _content(self, modality: str, texts: Mapping[str, str]) -> PutForward:
-        for field in self._shown_by(modality):
-            if texts[field]:
-                return PutForward(modality, field, _piece(modality, texts[field]))
+        for name in self._shown_by(modality):
+            if texts[name]:
+                return PutForward(modality, name, _piece(modality, texts[name]))
         return PutForward(modality, "", "")
 
     def _shown_by(self, modality: str) -> list[str]:
@@ -476,6 +580,15 @@ def read_ids(file: Path, of: str) -> list[str]:
     if not ids:
         raise UsageError(f"{file} holds no {of} ids", "Write one a line")
     return ids
+
+
+def _most(effects: list[float], items: list[int]) -> list[tuple[int, float]]:
+    """The items with the largest effects above 0, each once, by the sum over its events."""
+    total: dict[int, float] = {}
+    for item, effect in zip(items, effects, strict=True):
+        total[item] = total.get(item, 0.0) + effect
+    best = sorted(total.items(), key=lambda pair: -pair[1])[:BECAUSE]
+    return [(item, effect) for item, effect in best if effect > 0]
 
 
 def _unlike(asked: str, other: str) -> tuple[int, int, str]:
