@@ -13,12 +13,15 @@ from cammsr_cli.commands.examples import epilog
 from cammsr_cli.commands.options import KeepSeen, NewShare
 
 if TYPE_CHECKING:
+    from cammsr_cli.ranking.details import Details
     from cammsr_cli.ranking.evaluate import Evaluation
     from cammsr_cli.ranking.metrics import Estimate
 
 EXAMPLES = [
     "cammsr evaluate run",
     "cammsr evaluate run --against baseline",
+    "cammsr evaluate run --details",
+    "cammsr evaluate run --per-user ranks.csv",
     "cammsr evaluate run --split validation --keep-seen --json",
 ]
 HELP_EPILOG = epilog(EXAMPLES)
@@ -38,8 +41,26 @@ def command(
     ] = None,
     split: Annotated[SplitName, typer.Option(help="Which held-out events.")] = SplitName.TEST,
     against: Annotated[
-        Path | None, typer.Option(help="A second run to compare with, user by user.")
+        list[Path] | None,
+        typer.Option(help="Another run to compare with, user by user; repeatable."),
     ] = None,
+    details: Annotated[
+        bool,
+        typer.Option(
+            "--details",
+            help="Look closer: slices, what the lists are like, what each modality is worth, and "
+            "whether explanations hold.",
+        ),
+    ] = False,
+    per_user: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write each user's held-out item, its rank and the best ten items to a .parquet, "
+            ".csv or .jsonl file.",
+            metavar="FILE",
+        ),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace --per-user.")] = False,
     keep_seen: KeepSeen = None,
     new_share: NewShare = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the bootstrap.")] = 0,
@@ -63,7 +84,10 @@ def command(
         device=resolve_device(device),
         split=split.value,
         exclude_seen=None if keep_seen is None else not keep_seen,
-        against=against,
+        against=against or (),
+        look_closer=details,
+        per_user_file=per_user,
+        force=force,
         new_share=new_share,
         seed=seed,
     )
@@ -72,20 +96,23 @@ def command(
     if as_json:
         console.result_json({"run": str(run), **asdict(evaluation)})
     else:
-        _show(evaluation, run, against)
+        _show(evaluation, run)
+        if evaluation.details is not None:
+            _show_details(evaluation.details)
+        if per_user is not None:
+            console.result(f"{per_user}: {evaluation.users:,} users")
         from_there = () if data is None else ("--data", data)
         console.next_command("cammsr recommend", run, *from_there, "--user USER")
 
 
-def _show(evaluation: Evaluation, run: Path, against: Path | None) -> None:
+def _show(evaluation: Evaluation, run: Path) -> None:
     columns = [("metric", False), (str(run), True), ("popularity", True)]
-    if against is not None:
-        columns.append((f"better than {against} by", True))
+    columns += [(f"better than {other} by", True) for other in evaluation.against]
     rows = []
     for name, estimate in evaluation.model.items():
         row = [name, _interval(estimate), _interval(evaluation.popularity[name])]
-        if evaluation.against is not None:
-            difference = evaluation.against[name]
+        for differences in evaluation.against.values():
+            difference = differences[name]
             relative = "" if difference.relative is None else f" ({difference.relative:+.1%})"
             row.append(
                 f"{difference.mean:+.4f} [{difference.low:+.4f}, {difference.high:+.4f}]{relative}"
@@ -98,6 +125,40 @@ def _show(evaluation: Evaluation, run: Path, against: Path | None) -> None:
         title=f"{evaluation.split}: {evaluation.users:,} users, all {evaluation.items:,} items "
         f"ranked, seen items {seen}; mean and 95 % interval",
     )
+
+
+def _show_details(details: Details) -> None:
+    console.result_table(
+        [("by", False), ("slice", False), ("users", True), ("NDCG@10", True), ("Recall@10", True)],
+        [
+            [one.by, one.value, f"{one.users:,}", _interval(one.ndcg), f"{one.recall:.4f}"]
+            for one in details.slices
+        ],
+        title="slices of the held-out events",
+    )
+    lists = details.lists
+    diversity = "no categories" if lists.diversity is None else f"{lists.diversity:.1%}"
+    console.result_table(
+        [("the best ten of all users", False), ("", True)],
+        [
+            ["share of the catalogue that is in any list", f"{lists.coverage:.1%}"],
+            ["Gini coefficient of how often items are listed", f"{lists.gini:.3f}"],
+            ["novelty: mean -log2 of an item's share of all events", f"{lists.novelty:.2f}"],
+            ["pairs within a list without a common category", diversity],
+        ],
+    )
+    console.result_table(
+        [("without", False), ("NDCG@10", True), ("lower by", True)],
+        [[name, f"{one.without:.4f}", _interval(one.lost)] for name, one in details.worth.items()],
+        title="what each modality is worth to this model",
+    )
+    if details.faithfulness is not None:
+        console.result(
+            "explanations: taking away the modality that is said to count most moves the score "
+            "more than taking away the one that is said to count least in "
+            f"{details.faithfulness.share.mean:.1%} of {details.faithfulness.pairs:,} "
+            "recommendations"
+        )
 
 
 def _interval(estimate: Estimate) -> str:

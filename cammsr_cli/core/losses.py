@@ -100,11 +100,15 @@ def _of_bias(bias: Bias, own_share_M: Tensor, share_P: Tensor) -> Tensor:
         own_share_M: Probabilities of the own items without it.
         share_P: Those of the pairs.
     """
-    more_M = (own_share_M * bias.own_M.expm1()).index_add(
-        0, bias.row_P, share_P * bias.value_P.expm1()
-    )
-    # It is above -1 but for rounding.
-    return (more_M.clamp(min=-1 + 1e-6).log1p() - bias.own_M).sum()
+    least = torch.finfo(share_P.dtype).tiny
+    rest_M = (1 - own_share_M).index_add(0, bias.row_P, -share_P).clamp(min=least)
+    own_M = bias.own_M + own_share_M.clamp(min=least).log()
+    other_P = bias.value_P + share_P.clamp(min=least).log()
+    # A sum of exponentials from the largest of them on, so that a large bias stays finite.
+    top_M = own_M.detach().clamp(min=0).scatter_reduce(0, bias.row_P, other_P.detach(), "amax")
+    total_M = (rest_M.log() - top_M).exp() + (own_M - top_M).exp()
+    total_M = total_M.index_add(0, bias.row_P, (other_P - top_M[bias.row_P]).exp())
+    return (top_M + total_M.log() - bias.own_M).sum()
 
 
 class _SummedLogSumExp(torch.autograd.Function):
@@ -139,7 +143,6 @@ class _SummedLogSumExp(torch.autograd.Function):
             )
         ctx.save_for_backward(query_grad, own_share_M, target_grad)
         ctx.mark_non_differentiable(own_share_M, share_P)
-        ctx.set_materialize_grads(False)
         return total, own_share_M, share_P
 
     @staticmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from cammsr_cli.core.items import are_new
 from cammsr_cli.data.splits import TEST, VALIDATION
 from cammsr_cli.errors import CammsrError, UsageError
+from cammsr_cli.ranking.details import Details, details
 from cammsr_cli.ranking.full_ranking import (
     Questions,
     model_ranks,
@@ -28,6 +30,7 @@ from cammsr_cli.ranking.metrics import (
     per_user,
 )
 from cammsr_cli.ranking.new_items import share_of_new
+from cammsr_cli.ranking.per_user_file import require_free, write_per_user
 from cammsr_cli.run_folder import LoadedRun, RunFolder, load_run
 
 Split = Literal["test", "validation"]
@@ -52,7 +55,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Every metric of a run, of popularity, and of a second run if one was named.
+    """Every metric of a run, of popularity, and its differences from other runs that were named.
 
     Attributes:
         split: "test" or "validation".
@@ -61,8 +64,9 @@ class Evaluation:
         seen_excluded: Whether items already seen were left out of the ranking.
         model: Metric name to estimate.
         popularity: The same for recommending the most bought items to all.
-        against: Metric name to the difference from the second run.
+        against: Other run to metric name to the difference from it.
         remarks: What else should be known of the figures, in words.
+        details: Slices and more, where they were asked for.
     """
 
     split: Split
@@ -71,8 +75,9 @@ class Evaluation:
     seen_excluded: bool
     model: dict[str, Estimate]
     popularity: dict[str, Estimate]
-    against: dict[str, Difference] | None
+    against: dict[str, dict[str, Difference]]
     remarks: list[str]
+    details: Details | None = None
 
 
 def evaluate(
@@ -82,9 +87,12 @@ def evaluate(
     device: torch.device,
     split: Split = "test",
     exclude_seen: bool | None = None,
-    against: Path | None = None,
+    against: Sequence[Path] = (),
     new_share: float | None = None,
     seed: int = 0,
+    look_closer: bool = False,
+    per_user_file: Path | None = None,
+    force: bool = False,
 ) -> Evaluation:
     """Rank the whole catalogue for every user and measure where the next item stands.
 
@@ -95,15 +103,20 @@ def evaluate(
         split: Which held-out event to find.
         exclude_seen: Leave items of the user's history out of the ranking; as the training data
             says (`ModelSpec.repeats`), if not given.
-        against: A second run to compare with, user by user.
+        against: Other runs to compare with, user by user.
         new_share: Share of the best places that new items have; as large as their share of the
             catalogue, if not given.
         seed: Of the bootstrap.
+        look_closer: Give `Details`, too.
+        per_user_file: Where the rank of each held-out item is written, with the best ten items.
+        force: Whether such a file may be replaced.
 
     Raises:
         CammsrError: A run or its data cannot be used, or there is no one to ask about.
-        UsageError: The two runs were trained on different data.
+        UsageError: Two runs were trained on different data, or the file may not be written.
     """
+    if per_user_file is not None:
+        require_free(per_user_file, force)
     loaded = load_run(RunFolder(run), data, device)
     asked = questions(loaded.data, TEST if split == "test" else VALIDATION)
     if not len(asked.item_U):
@@ -114,22 +127,25 @@ def evaluate(
     if exclude_seen is None:
         exclude_seen = not loaded.spec.repeats
     rank = ranks_of(loaded, asked, exclude_seen, new_share)
-    differences = None
-    if against is not None:
-        other = load_run(RunFolder(against), data, device)
+    differences = {}
+    for path in against:
+        other = load_run(RunFolder(path), data, device)
         if other.spec.data_content != loaded.spec.data_content:
             raise UsageError(
-                f"{run} and {against} were trained on different data sets, or on two states of one",
+                f"{run} and {path} were trained on different data sets, or on two states of one",
                 "Train both on the same file",
             )
         other_rank = ranks_of(other, asked, exclude_seen, new_share)
-        differences = compare(rank, other_rank, seed=seed)
+        differences[str(path)] = compare(rank, other_rank, seed=seed)
     remarks = loaded.remarks
     if not loaded.same_data:
         remarks.append(
             f"{run} was trained on another data set than {loaded.data.path} is now: what is held "
             "out here may be among what it learnt from, and then these figures are too good"
         )
+    share = share_of_new(are_new(loaded.catalogue), new_share)
+    if per_user_file is not None:
+        write_per_user(loaded, asked, rank, exclude_seen, share, per_user_file)
     popular = popularity_ranks(loaded.data, loaded.events, asked, exclude_seen)
     return Evaluation(
         split=split,
@@ -140,6 +156,7 @@ def evaluate(
         popularity=estimate_all(popular, seed=seed),
         against=differences,
         remarks=remarks,
+        details=details(loaded, asked, rank, exclude_seen, share, seed) if look_closer else None,
     )
 
 

@@ -19,17 +19,15 @@ from cammsr_cli.core.windows import Events, cut
 from cammsr_cli.data.dataset import DataSet
 from cammsr_cli.data.splits import TRAIN
 from cammsr_cli.ranking.new_items import asking, with_places
-from cammsr_cli.ranking.room import in_parts
+from cammsr_cli.ranking.room import SCORES_AT_ONCE, in_parts
 from cammsr_cli.ranking.seen import Histories, Seen, mark, put_last
+from cammsr_cli.ranking.top_k import ExactIndex
 
 ITEMS_AT_ONCE = 2**15
 """Items whose tables are made at one time: their representations are far larger than the tables."""
 
 POSITIONS_AT_ONCE = {"cpu": 2**12, "cuda": 2**18}
 """Positions of histories that are encoded at one time: what a cache holds, or keeps a GPU busy."""
-
-SCORES_AT_ONCE = {"cpu": 2**20, "cuda": 2**26}
-"""Scores that exist at one time, likewise."""
 
 ROWS_AT_LEAST = 64
 """Users scored at one time even where the catalogue is large: a row alone is slow."""
@@ -126,6 +124,63 @@ def user_queries(
     return query_UV
 
 
+class Ranking:
+    """The whole catalogue ranked for some histories by a model's scores.
+
+    Items of which the model knows nothing rank last. With a `new_share`, new items have that share
+    of the best places (see `new_items`).
+
+    Attributes:
+        tables: Of all items.
+        query_UV: The histories' queries.
+    """
+
+    def __init__(
+        self,
+        model: Cammsr,
+        catalogue: Catalogue,
+        events: Events,
+        asked: Questions,
+        exclude_seen: bool = True,
+        new_share: float | None = None,
+    ) -> None:
+        self.asked = asked
+        self.tables = item_tables(model, catalogue)
+        device = events.item_E.device
+        self._start_U, self._end_U = (
+            torch.from_numpy(at_U).to(device) for at_U in (asked.start_U, asked.end_U)
+        )
+        self.query_UV = user_queries(model, self.tables, events, self._start_U, self._end_U)
+        self._target_NV = self.tables.target_NV
+        self._unknown_F = unknown_items(catalogue)
+        self._history = Histories(events, exclude_seen, model.repeats)
+        if new_share is not None:
+            self._target_NV = with_places(
+                self._target_NV,
+                are_new(catalogue),
+                new_share,
+                len(self.query_UV),
+                self._ask,
+                self._unknown_F,
+            )
+
+    def _ask(self, user_B: Tensor) -> tuple[Tensor, Seen | None]:
+        at_B = user_B.to(self.query_UV.device)
+        return self.query_UV[at_B], self._history.seen(self._start_U[at_B], self._end_U[at_B])
+
+    def ranks(self) -> NDArray[np.int64]:
+        """Rank of the item to be found, for each."""
+        query_UW = asking(self.query_UV, self._target_NV)
+        return ranks(query_UW, self._target_NV, self._history, self.asked, self._unknown_F)
+
+    def top(self, k: int) -> Tensor:
+        """The `k` best items of each, best first, int64 [U, K]; -1 where there are fewer."""
+        index = ExactIndex(self._target_NV, self._unknown_F)
+        seen = self._history.seen(self._start_U, self._end_U)
+        best = index.top_k(asking(self.query_UV, self._target_NV), k, seen)
+        return best.item_UK.masked_fill(best.score_UK.isinf(), -1)
+
+
 def model_ranks(
     model: Cammsr,
     catalogue: Catalogue,
@@ -134,28 +189,8 @@ def model_ranks(
     exclude_seen: bool = True,
     new_share: float | None = None,
 ) -> NDArray[np.int64]:
-    """Rank of the item to be found, for each user, by the model's scores.
-
-    Items of which the model knows nothing rank last. With a `new_share`, new items have that share
-    of the best places (see `new_items`).
-    """
-    tables = item_tables(model, catalogue)
-    device = events.item_E.device
-    start_U, end_U = (torch.from_numpy(at_U).to(device) for at_U in (asked.start_U, asked.end_U))
-    query_UV = user_queries(model, tables, events, start_U, end_U)
-    target_NV = tables.target_NV
-    unknown_F = unknown_items(catalogue)
-    history = Histories(events, exclude_seen, model.repeats)
-    if new_share is not None:
-
-        def ask(user_B: Tensor) -> tuple[Tensor, Seen | None]:
-            at_B = user_B.to(device)
-            return query_UV[at_B], history.seen(start_U[at_B], end_U[at_B])
-
-        target_NV = with_places(
-            target_NV, are_new(catalogue), new_share, len(query_UV), ask, unknown_F
-        )
-    return ranks(asking(query_UV, target_NV), target_NV, history, asked, unknown_F)
+    """Rank of the item to be found, for each user, by the model's scores; see `Ranking`."""
+    return Ranking(model, catalogue, events, asked, exclude_seen, new_share).ranks()
 
 
 def popularity_ranks(

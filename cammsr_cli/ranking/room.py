@@ -10,6 +10,9 @@ from cammsr_cli.errors import CammsrError
 
 T = TypeVar("T")
 
+SCORES_AT_ONCE = {"cpu": 2**20, "cuda": 2**26}
+"""Scores that exist at one time: what a CPU's cache holds, or what keeps a GPU busy."""
+
 
 def in_parts(number: int, at_once: Callable[[int], int], part: Callable[[int, int], T]) -> list[T]:
     """What `part(first, past)` gives for all of `number` rows, some at a time, in order.

@@ -19,8 +19,7 @@ from torch import Tensor
 
 from cammsr_cli.core.limits import most_on
 from cammsr_cli.errors import UsageError
-from cammsr_cli.ranking.full_ranking import SCORES_AT_ONCE
-from cammsr_cli.ranking.room import in_parts
+from cammsr_cli.ranking.room import SCORES_AT_ONCE, in_parts
 from cammsr_cli.ranking.seen import Seen, hide_items, mark
 
 FAISS_FROM_ITEMS = 100_000

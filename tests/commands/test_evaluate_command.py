@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 from toy_data import write_toy_data
 
@@ -52,7 +53,7 @@ def test_seen_items_are_ranked_where_the_data_repeats_them_and_a_flag_wins(
     # Whatever the data says, two runs are compared alike.
     against = json.loads(cammsr("evaluate", run, "--against", run, "--json").out)
     assert against["seen_excluded"] != again
-    assert all(one["mean"] == 0 for one in against["against"].values())
+    assert all(one["mean"] == 0 for one in against["against"][str(run)].values())
 
 
 def test_runs_trained_on_two_states_of_a_file_are_not_compared(
@@ -113,3 +114,50 @@ def test_a_newer_file_of_ready_made_vectors_is_welcome_if_it_is_of_the_same_size
     wider = cammsr(*asked, tmp_path / "wider.h5")
     assert wider.code == 1
     assert "its text vectors have 4 values" in wider.err
+
+
+def test_a_closer_look_and_several_other_runs(run: Path, tmp_path: Path, cammsr: Callable) -> None:
+    other = tmp_path / "other"
+    assert cammsr("train", tmp_path / "toy.h5", "--out", other, *ONE_EPOCH, "--seed", "1").code == 0
+    answer = cammsr("evaluate", run, "--details", "--against", run, "--against", other, "--json")
+    assert answer.code == 0, answer.err
+    told = json.loads(answer.out)
+    assert list(told["against"]) == [str(run), str(other)]
+    assert set(told["details"]) == {"slices", "lists", "worth", "faithfulness"}
+    assert set(told["details"]["worth"]) == {"image", "text"}
+    shown = cammsr("evaluate", run, "--details", "--against", other)
+    assert shown.code == 0, shown.err
+    for words in ("slices of the held-out events", "Gini", "what each modality is worth"):
+        assert words in shown.out
+    assert json.loads(cammsr("evaluate", run, "--json").out)["details"] is None
+
+
+@pytest.mark.parametrize("name", ["ranks.csv", "ranks.parquet", "ranks 1.jsonl"])
+def test_ranks_of_each_user_are_written(
+    run: Path, tmp_path: Path, cammsr: Callable, name: str
+) -> None:
+    file = tmp_path / name
+    answer = cammsr("evaluate", run, "--per-user", file, "--json")
+    assert answer.code == 0, answer.err
+    read = {".csv": pl.read_csv, ".parquet": pl.read_parquet, ".jsonl": pl.read_ndjson}
+    frame = read[file.suffix](file)
+    told = json.loads(answer.out)
+    assert frame.height == told["users"]
+    assert (frame["rank"] <= 10).mean() == pytest.approx(told["model"]["Recall@10"]["mean"])
+    lists = frame["recommended"]
+    lists = lists.str.split("|") if file.suffix == ".csv" else lists
+    for item, rank, listed in zip(frame["item"], frame["rank"], lists, strict=True):
+        if rank <= 10 and told["seen_excluded"] is False:
+            assert item in listed
+    again = cammsr("evaluate", run, "--per-user", file)
+    assert again.code == 2
+    assert "is there already" in again.err
+    assert cammsr("evaluate", run, "--per-user", file, "--force").code == 0
+
+
+def test_a_kind_of_file_that_cannot_be_written_is_refused(
+    run: Path, tmp_path: Path, cammsr: Callable
+) -> None:
+    answer = cammsr("evaluate", run, "--per-user", tmp_path / "ranks.xlsx")
+    assert answer.code == 2
+    assert ".parquet, .jsonl, .csv" in answer.err

