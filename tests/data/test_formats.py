@@ -395,6 +395,11 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     ),
     "recbole": recbole,
     "microlens": lambda folder: microlens(folder, "item,title\n10,T\n"),
+    "mind": lambda folder: sample(
+        folder,
+        behaviors__tsv="1\tU1\t11/15/2019 8:55:22 AM\tN1\tN2-1 N3-0\n",
+        news__tsv="N2\tnews\tus\tT\tA\turl\t[]\t[]\n",
+    ),
     "plain": lambda folder: sample(folder, interactions__csv=PAIRS),
 }
 
