@@ -1,1 +1,1 @@
-"""Scripts that measure, and print the tables of docs/benchmarks.md."""
+"""Scripts that measure, and print the tables of docs/results.md."""

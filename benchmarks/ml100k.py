@@ -3,7 +3,7 @@
     python -m benchmarks.ml100k [--data FOLDER] [--work FOLDER] [--seed N]
 
 FOLDER holds `ml100k/` with interactions.csv.gz, items.jsonl and posters/ (not part of the project;
-../shared/data by default, or CAMMSR_TEST_DATA). Prints a Markdown table for docs/benchmarks.md.
+../shared/data by default, or CAMMSR_TEST_DATA). Prints a Markdown table for docs/results.md.
 """
 
 from __future__ import annotations

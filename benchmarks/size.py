@@ -1,6 +1,6 @@
 """Cost against size: time an event and memory of training, from 10^4 items to 10^6.
 
-    python -m benchmarks.size --work FOLDER [--plot docs/size.svg] [--steps 20]
+    python -m benchmarks.size --work FOLDER [--plot docs/images/size.svg] [--steps 20]
 
 The plot needs matplotlib, which the extra `bench` brings.
 

@@ -54,7 +54,7 @@ from cammsr_cli.files import (
     written_whole,
 )
 
-FORMAT = 6
+FORMAT = 7
 
 REPEATS_FROM = 0.01
 """Share of repeats among the training targets from which on seen items stay in a ranking."""

@@ -173,7 +173,7 @@ def test_a_new_plugin_installs_and_passes_its_own_test_and_the_check_as_it_is(
     assert style.returncode == 0, style.stdout
     install(tmp_path / "mine", tmp_path / "site")
     environment = surroundings(tmp_path / "site")
-    page = (PROJECT / "encoders" / "README.md").read_text(encoding="utf-8")
+    page = (PROJECT / "docs" / "guides" / "write-an-encoder.md").read_text(encoding="utf-8")
     of_the_page = tmp_path / "test_of_the_page.py"
     of_the_page.write_text(page.split("```python\n")[2].split("```")[0])
     own_tests(environment, tmp_path, tmp_path / "mine" / "tests", of_the_page)

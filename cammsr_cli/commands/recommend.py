@@ -17,12 +17,15 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from cammsr_cli.ranking.recommend import Recall, Recommendation, Recommender
+    from cammsr_cli.ranking.recommend import Recall, Recommendation, RecommendedList, Recommender
+    from cammsr_cli.ranking.sessions import Sessions
 
 EXAMPLES = [
     "cammsr recommend run --user user-0001",
     "cammsr recommend run --user user-0001 --user user-0002 --k 3",
     "cammsr recommend run --user user-0001 --json",
+    "cammsr recommend run --history item-0001,item-0007",
+    "cammsr recommend run --user user-0001 --category Books --per-category 3",
     "cammsr recommend run --all-users --out recommendations.parquet",
 ]
 HELP_EPILOG = epilog(EXAMPLES)
@@ -47,6 +50,46 @@ def command(
     all_users: Annotated[
         bool, typer.Option("--all-users", help="All users of the data set; needs --out.")
     ] = False,
+    history: Annotated[
+        str | None,
+        typer.Option(
+            help="What a visitor who is not in the data has taken, oldest first; with times, if "
+            "there are any.",
+            metavar="ITEM[@TIME],…",
+        ),
+    ] = None,
+    sessions: Annotated[
+        Path | None,
+        typer.Option(
+            help="Table of many visitors: session, item and perhaps time, one row an event.",
+            metavar="FILE",
+        ),
+    ] = None,
+    items: Annotated[
+        Path | None,
+        typer.Option(
+            help="Recommend only the items of this text file, one id a line.", metavar="FILE"
+        ),
+    ] = None,
+    category: Annotated[
+        list[str] | None, typer.Option(help="Recommend only items of this category; repeatable.")
+    ] = None,
+    exclude: Annotated[
+        Path | None,
+        typer.Option(
+            help="Recommend none of the items of this text file: sold out, say.", metavar="FILE"
+        ),
+    ] = None,
+    per_category: Annotated[
+        int | None, typer.Option(min=1, help="Most items of one category in a list.")
+    ] = None,
+    as_of: Annotated[
+        str | None,
+        typer.Option(
+            help="Look at histories as they were then: an ISO date, in UTC, or seconds since 1970.",
+            metavar="TIME",
+        ),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(help="Write a .parquet, .csv or .jsonl file instead of printing."),
@@ -76,18 +119,28 @@ def command(
     picture, the clip, or the text.
     """
     from cammsr_cli.devices import resolve_device
-    from cammsr_cli.ranking.recommend import Recommender, read_user_ids
+    from cammsr_cli.ranking import sessions as of_whom
+    from cammsr_cli.ranking.recommend import Choice, Recommender, read_ids
     from cammsr_cli.ranking.top_k import require_faiss
     from cammsr_cli.run_folder import RunFolder, load_run
 
-    ids = [*(user or []), *(read_user_ids(users_from) if users_from is not None else [])]
+    ids = [*(user or []), *(read_ids(users_from, "user") if users_from is not None else [])]
     ids = list(dict.fromkeys(ids))
     if all_users and ids:
         raise UsageError("--all-users leaves no one to name: leave out --user and --users-from")
+    if sum([all_users or bool(ids), history is not None, sessions is not None]) > 1:
+        raise UsageError("users, --history and --sessions are three ways to say for whom: take one")
     if all_users and out is None:
         raise UsageError("--all-users writes a file: name it", EXAMPLES[-1])
-    if not all_users and not ids:
+    if not (all_users or ids or history is not None or sessions is not None):
         raise UsageError("for whom? Name a user: --user ID", EXAMPLES[0])
+    choice = Choice(
+        items=read_ids(items, "item") if items is not None else None,
+        categories=category or (),
+        excluded=read_ids(exclude, "item") if exclude is not None else (),
+        per_category=per_category,
+        until=None if as_of is None else _moment(as_of),
+    )
     if out is not None:
         from cammsr_cli.ranking.recommendation_file import require_writable
 
@@ -95,8 +148,15 @@ def command(
     if index is IndexChoice.FAISS:
         require_faiss()
     loaded = load_run(RunFolder(run), data, resolve_device(device))
-    recommender = Recommender(loaded, new_share, None if keep_seen is None else not keep_seen)
-    asked = len(recommender.everyone) if all_users else len(ids)
+    seen = None if keep_seen is None else not keep_seen
+    recommender = Recommender(loaded, new_share, seen, choice)
+    asking_for: Sessions | None = None
+    if history is not None:
+        asking_for = of_whom.of_visitor(loaded.data, history)
+    elif sessions is not None:
+        asking_for = of_whom.of_file(loaded.data, sessions)
+    users = recommender.users(ids) if ids else recommender.everyone
+    asked = len(users) if asking_for is None else len(asking_for)
     recall = recommender.choose_index(index.value, asked, k)
     if recall is not None:
         console.note(
@@ -104,30 +164,33 @@ def command(
             f"index built in {recall.seconds:.1f} s" + ("" if recall.used else ", not used")
         )
     if out is None:
-        _print(recommender, ids, k, as_json)
+        _print(recommender, asking_for or recommender.of_users(users), k, as_json)
     else:
-        users = recommender.everyone if all_users else recommender.users(ids)
-        _write(recommender, users, out, k, recall, force, as_json)
+        _write(recommender, asking_for or users, out, k, recall, force, as_json)
+    missing = [*recommender.passed_over, *(asking_for.passed_over if asking_for else [])]
+    if missing:
+        shown = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
+        console.note(f"{len(missing):,} named items are not in {loaded.data.path}: {shown}")
     for remark in loaded.remarks:
         console.note(remark)
     if data is None and not loaded.same_data:
         console.note(f"{loaded.data.path} has changed since {run} was trained on it")
-    items = f"{len(loaded.data.item_ids):,} items"
+    catalogue = f"{len(loaded.data.item_ids):,} items"
     if loaded.new_items:
         console.note(
-            f"{loaded.new_items:,} of {items} have no training events: "
+            f"{loaded.new_items:,} of {catalogue} have no training events: "
             "they are judged by their content alone"
         )
     if loaded.unknown_items:
         console.note(
-            f"{loaded.unknown_items:,} of {items} have neither training events nor any content "
+            f"{loaded.unknown_items:,} of {catalogue} have neither training events nor any content "
             "that this model reads: they are not recommended"
         )
 
 
 def _write(
     recommender: Recommender,
-    users: NDArray[np.int64],
+    asking_for: NDArray[np.int64] | Sessions,
     out: Path,
     k: int,
     recall: Recall | None,
@@ -139,7 +202,7 @@ def _write(
     from cammsr_cli.ranking.recommendation_file import write_recommendations
 
     with console.progress_bar("users") as progress:
-        written = write_recommendations(recommender, users, out, k, progress, force)
+        written = write_recommendations(recommender, asking_for, out, k, progress, force)
     if as_json:
         told = None if recall is None else asdict(recall)
         console.result_json({**asdict(written), "out": str(written.out), "recall": told})
@@ -149,27 +212,55 @@ def _write(
             f"{written.items:,} items, {written.seconds:.1f} s "
             f"({written.users / written.seconds:,.0f} users/s)"
         )
+    if written.popular:
+        console.note(
+            f"{written.popular:,} have no event that the model knows: they are given the most "
+            "popular items"
+        )
 
 
-def _print(recommender: Recommender, ids: list[str], k: int, as_json: bool) -> None:
+def _moment(text: str) -> int:
+    from cammsr_cli.ranking.sessions import moment
+
+    try:
+        return moment(text)
+    except ValueError:
+        raise UsageError(
+            f"--as-of {text}: no time", "Write seconds since 1970, or a date: 2026-11-28T12:00"
+        ) from None
+
+
+def _print(recommender: Recommender, asking_for: Sessions, k: int, as_json: bool) -> None:
     from dataclasses import asdict
 
-    answers = {one: recommender.recommend(one, k) for one in ids}
+    lists = recommender.lists(asking_for, k)
     if as_json:
         console.result_json(
             [
-                {"user": one, "recommendations": [asdict(item) for item in items]}
-                for one, items in answers.items()
+                {
+                    "user": one.user,
+                    "popular": one.popular,
+                    "recommendations": [asdict(item) for item in one.items],
+                }
+                for one in lists
             ]
         )
-    else:
-        for one, items in answers.items():
-            _show(one, items, recommender.run.model.streams)
+        return
+    for one in lists:
+        _show(one, recommender.run.model.streams)
+        if one.popular:
+            console.note(
+                f"{one.user} has no event that the model knows: these are the most popular items, "
+                "scored by their number of training events"
+            )
 
 
-def _show(user: str, items: list[Recommendation], streams: tuple[str, ...]) -> None:
+def _show(one: RecommendedList, streams: tuple[str, ...]) -> None:
+    user, items = one.user, one.items
     if not items:
-        console.result(f"user {user}: nothing left to recommend: every item has been seen")
+        console.result(
+            f"user {user}: nothing left to recommend: every item has been seen or left out"
+        )
         return
     console.result_table(
         [

@@ -182,6 +182,9 @@ class Cammsr(nn.Module):
         within = [False] * (branches - 1) + [self._sums and fused_norm == "dyt"]
         self.encoder = UserEncoder(within, width, layers, heads, length, dropout, distances)
         self.repeats = RepeatBias(length) if repeats else None
+        # What each branch's score counts in the sum, 1 on average; found after training.
+        self.branch_weight_T: Tensor
+        self.register_buffer("branch_weight_T", torch.ones(branches))
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -324,13 +327,15 @@ class Cammsr(nn.Module):
     def last_queries(self, tables: ItemTables, window: Window) -> Tensor:
         """What each user asks for after the last event of their window: [B, V].
 
-        Half the work of `queries`. Of an empty window it is the padding's.
+        Half the work of `queries`, and times the branches' weights. Of an empty window it is the
+        padding's.
         """
         if window.within_BL is not None:
             raise ValueError("of rows that hold several histories, ask for all queries")
         e_TBLD, _ = self.history(tables, window)
         last_B = (window.length_B - 1).clamp(min=0)
-        return self.queries_of(self.encoder.last(self._read(e_TBLD), last_B))
+        query_BV = self.queries_of(self.encoder.last(self._read(e_TBLD), last_B))
+        return query_BV * self.weights_of_scores(self.branch_weight_T)
 
     def queries_of(self, h: Tensor) -> Tensor:
         """User states [T, ..., D] to what the items' targets are multiplied with, [..., V].
@@ -347,6 +352,10 @@ class Cammsr(nn.Module):
         """How many of the V values are each branch's."""
         together = len(self.streams) if self._sums else 1
         return [self.width] * (self.branches - 1) + [self.width * together]
+
+    def weights_of_scores(self, weight_T: Tensor) -> Tensor:
+        """Weights of the branches as factors of the V values: [T] to [V]."""
+        return torch.cat([weight_T[at].expand(width) for at, width in enumerate(self.score_widths)])
 
     def contributions(self, query: Tensor, target: Tensor) -> Tensor:
         """The summand of each stream in the score <query, target>: [..., V] to [..., S].

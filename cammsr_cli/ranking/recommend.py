@@ -9,6 +9,7 @@ import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from heapq import nsmallest
 from itertools import takewhile
 from pathlib import Path
@@ -20,12 +21,16 @@ from torch import Tensor
 
 from cammsr_cli.core.items import are_new, unknown_items
 from cammsr_cli.core.windows import Events
-from cammsr_cli.errors import CammsrError, UsageError, first_line
+from cammsr_cli.data.splits import TRAIN
+from cammsr_cli.errors import CammsrError, UsageError, closest, first_line
+from cammsr_cli.ranking import sessions
+from cammsr_cli.ranking.diversity import spread
 from cammsr_cli.ranking.explain import modality_weights, put_forward
 from cammsr_cli.ranking.full_ranking import item_tables, user_queries
 from cammsr_cli.ranking.new_items import asking, evenly, share_of_new, with_places
 from cammsr_cli.ranking.seen import Histories, Seen, without
-from cammsr_cli.ranking.top_k import RECALL_AIM, ExactIndex, FaissIndex, Index, wants_faiss
+from cammsr_cli.ranking.sessions import Sessions
+from cammsr_cli.ranking.top_k import RECALL_AIM, ExactIndex, FaissIndex, Index, Top, wants_faiss
 from cammsr_cli.run_folder import LoadedRun
 
 RECALL_USERS = 256
@@ -75,6 +80,40 @@ class Recommendation:
 
 
 @dataclass(frozen=True)
+class RecommendedList:
+    """What one user or visitor is recommended.
+
+    Attributes:
+        user: The user's id, or the visitor's name.
+        items: Best first.
+        popular: Whether nothing is known of them, so that these are the most popular items.
+    """
+
+    user: str
+    items: list[Recommendation]
+    popular: bool
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What may be recommended.
+
+    Attributes:
+        items: Ids of the only items that may be; None for all.
+        categories: An item must have one of these; none for any.
+        excluded: Ids of items that may not be.
+        per_category: Most items of one category in a list; None for any number.
+        until: Histories end at this moment, in seconds since 1970; None for their end.
+    """
+
+    items: Sequence[str] | None = None
+    categories: Sequence[str] = ()
+    excluded: Sequence[str] = ()
+    per_category: int | None = None
+    until: int | None = None
+
+
+@dataclass(frozen=True)
 class Answers:
     """The best items of U users, best first, as arrays.
 
@@ -84,12 +123,15 @@ class Answers:
             place means nothing.
         weight_UKS: float32 share of each stream in what lifts the item for the user.
         forward_UK: int64 index of the modality to put forward, -1 for an item without content.
+        popular_U: bool, who has no event that the model knows and is given the most popular items:
+            scores are then numbers of training events, and the rest is for the average user.
     """
 
     item_UK: NDArray[np.int64]
     score_UK: NDArray[np.float32]
     weight_UKS: NDArray[np.float32]
     forward_UK: NDArray[np.int64]
+    popular_U: NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -122,12 +164,25 @@ class Recommender:
             share of the catalogue, if not given.
         exclude_seen: Whether items that a user has seen are left out; as the training data says
             (`ModelSpec.repeats`), if not given.
+        choice: What may be recommended; all, if not given.
+
+    Attributes:
+        passed_over: Items of `choice` that the data set does not have.
+
+    Raises:
+        CammsrError: The choice leaves no item, or names a category that there is not.
     """
 
     def __init__(
-        self, run: LoadedRun, new_share: float | None = None, exclude_seen: bool | None = None
+        self,
+        run: LoadedRun,
+        new_share: float | None = None,
+        exclude_seen: bool | None = None,
+        choice: Choice | None = None,
     ) -> None:
         self.run = run
+        self.choice = choice or Choice()
+        self.passed_over: list[str] = []
         self.exclude_seen = not run.spec.repeats if exclude_seen is None else exclude_seen
         self.tables = item_tables(run.model, run.catalogue)
         new_N, self._unknown_F = are_new(run.catalogue), unknown_items(run.catalogue)
@@ -136,10 +191,11 @@ class Recommender:
             new_N,
             share_of_new(new_N, new_share),
             len(self.everyone),
-            lambda some: self._asked(some.numpy()),
+            lambda some: self._asked(self.of_users(some.numpy())),
             self._unknown_F,
         )
-        self.index: Index = ExactIndex(self._target_NV, self._unknown_F)
+        self._hidden_F = self._not_to_be_shown()
+        self.index: Index = ExactIndex(self._target_NV, self._hidden_F)
         self._average_V = self.tables.target_NV.mean(0)
         present = [run.catalogue.present[name] for name in run.model.modalities]
         none_N0 = self.tables.present_NS[:, :0]
@@ -173,9 +229,9 @@ class Recommender:
         if not wants_faiss(name, len(self.tables.target_NV), users, self.run.device):
             return None
         began = time.perf_counter()
-        index = FaissIndex(self._target_NV, self._unknown_F)
+        index = FaissIndex(self._target_NV, self._hidden_F)
         drawn = evenly(len(self.everyone), RECALL_USERS).numpy()
-        query_UV, seen = self._asked(drawn)
+        query_UV, seen = self._asked(self.of_users(drawn))
         query_UW = asking(query_UV, self._target_NV)
         truth = index.exact.top_k(query_UW, k, seen)
         share = index.aim(query_UW, k, seen, truth)
@@ -184,11 +240,32 @@ class Recommender:
             self.index = index
         return Recall(k, share, len(drawn), time.perf_counter() - began, used)
 
-    @torch.inference_mode()
+    def of_users(self, users: NDArray[np.int64]) -> Sessions:
+        """The sessions of some of the data set's users, given by index."""
+        return sessions.of_users(self.run.data, users)
+
     def answers(self, users: NDArray[np.int64], k: int) -> Answers:
         """The `k` best next items of each of `users`, given by index; fewer if there are fewer."""
-        query_UV, seen = self._asked(users)
-        top = self.index.top_k(asking(query_UV, self._target_NV), k, seen)
+        return self.answers_for(self.of_users(users), k)
+
+    @torch.inference_mode()
+    def answers_for(self, asking_for: Sessions, k: int) -> Answers:
+        """The `k` best next items of each session; fewer if there are fewer."""
+        if self.choice.until is not None:
+            asking_for = asking_for.until(self.choice.until)
+        query_UV, seen = self._asked(asking_for)
+        top = self._best(self.index, asking(query_UV, self._target_NV), k, seen)
+        popular_U = torch.from_numpy(self._without_history(asking_for))
+        row_B = popular_U.nonzero().squeeze(1).to(query_UV.device)
+        if len(row_B):
+            query_UV[row_B] = self._average_query
+            most = self._best(
+                self._popularity,
+                query_UV.new_ones(len(row_B), 1),
+                k,
+                seen.of(row_B) if seen else None,
+            )
+            top.item_UK[row_B], top.score_UK[row_B] = most.item_UK, most.score_UK
         weight_UKS = modality_weights(
             self.run.model, query_UV, self.tables, self._average_V, top.item_UK
         )
@@ -198,7 +275,88 @@ class Recommender:
             top.score_UK.cpu().numpy(),
             weight_UKS.cpu().numpy(),
             forward_UK.cpu().numpy(),
+            popular_U.numpy(),
         )
+
+    def _best(self, index: Index, query_UV: Tensor, k: int, seen: Seen | None) -> Top:
+        """The `k` best items of each, with no more of one category than may be."""
+        label_NC, most = self.run.catalogue.label_NC, self.choice.per_category
+        if most is None or label_NC is None:
+            return index.top_k(query_UV, k, seen)
+        return spread(index, query_UV, k, seen, label_NC, most)
+
+    def _without_history(self, asking_for: Sessions) -> NDArray[np.bool_]:
+        """Who has no event of an item that the model knows anything of."""
+        known = np.ones(len(self.run.data.item_ids), dtype=bool)
+        if self._unknown_F is not None:
+            known[self._unknown_F.cpu().numpy()] = False
+        before = np.append(0, np.cumsum(known[asking_for.histories.item]))
+        empty: NDArray[np.bool_] = np.diff(before[asking_for.histories.indptr]) == 0
+        return empty
+
+    @cached_property
+    def _popularity(self) -> ExactIndex:
+        """Finds the items with most training events."""
+        data = self.run.data
+        counts = np.bincount(data.event_item[data.event_part == TRAIN], minlength=self._items)
+        count_N1 = torch.from_numpy(counts).float().to(self.run.device)[:, None]
+        return ExactIndex(count_N1, self._hidden_F)
+
+    @cached_property
+    def _average_query(self) -> Tensor:
+        query_UV, _ = self._asked(self.of_users(evenly(len(self.everyone), RECALL_USERS).numpy()))
+        return query_UV.mean(0)
+
+    @property
+    def _items(self) -> int:
+        return len(self.run.data.item_ids)
+
+    def _not_to_be_shown(self) -> Tensor | None:
+        """Index of the items that nobody is shown: unknown to the model, or not of the choice."""
+        choice, data = self.choice, self.run.data
+        allowed = np.ones(self._items, dtype=bool)
+        if self._unknown_F is not None:
+            allowed[self._unknown_F.cpu().numpy()] = False
+        if choice.items is not None:
+            allowed &= self._named(choice.items)
+        if choice.categories:
+            allowed &= self._of_categories(choice.categories)
+        if choice.excluded:
+            allowed &= ~self._named(choice.excluded)
+        if not allowed.any():
+            raise CammsrError(
+                f"of the {self._items:,} items of {data.path} none may be recommended",
+                "Allow more: --items, --category and --exclude decide together",
+            )
+        if allowed.all():
+            return None
+        return torch.from_numpy(np.flatnonzero(~allowed)).to(self.run.device)
+
+    def _named(self, ids: Sequence[str]) -> NDArray[np.bool_]:
+        """Which items are called so; takes note of ids that no item has."""
+        wanted = set(ids)
+        named = np.array([item in wanted for item in self.run.data.item_ids], dtype=bool)
+        if named.sum() < len(wanted):
+            there = {self.run.data.item_ids[at] for at in np.flatnonzero(named)}
+            self.passed_over += [item for item in dict.fromkeys(ids) if item not in there]
+        return named
+
+    def _of_categories(self, names: Sequence[str]) -> NDArray[np.bool_]:
+        data = self.run.data
+        index = {name.casefold(): at for at, name in enumerate(data.category_names)}
+        unknown = [name for name in names if name.casefold() not in index]
+        if unknown:
+            near = closest(unknown[0], data.category_names, 3)
+            raise CammsrError(
+                f"{data.path} has no category '{unknown[0]}'",
+                f"Its categories are like: {', '.join(near or data.category_names[:5])}"
+                if data.category_names
+                else "It has no categories",
+            )
+        indptr, of = data.categories
+        wanted = {index[name.casefold()] for name in names}
+        hit = np.append(0, np.cumsum(np.isin(of, list(wanted))))
+        return np.diff(hit[indptr]) > 0
 
     def recommend(self, user: str, k: int) -> list[Recommendation]:
         """The `k` best next items for `user`, and what of each to show.
@@ -206,30 +364,38 @@ class Recommender:
         Raises:
             CammsrError: There is no such user; the message has those whose ids are close.
         """
-        answers = self.answers(np.array([self._user(user)]), k)
-        places = np.flatnonzero(np.isfinite(answers.score_UK[0])).tolist()
-        items = [int(answers.item_UK[0, place]) for place in places]
+        return self.lists(self.of_users(np.array([self._user(user)])), k)[0].items
+
+    def lists(self, asking_for: Sessions, k: int) -> list[RecommendedList]:
+        """The `k` best next items of each session, and what of each to show."""
+        answers = self.answers_for(asking_for, k)
         fields = {field for name in self.run.model.modalities for field in self._shown_by(name)}
-        texts = self.run.data.fields_of(sorted({"title", *fields}), items)
-        return [
-            self._recommendation(
-                answers, place, {field: values[place] for field, values in texts.items()}
-            )
-            for place in places
-        ]
+        lists = []
+        for row, name in enumerate(asking_for.ids):
+            places = np.flatnonzero(np.isfinite(answers.score_UK[row])).tolist()
+            items = [int(answers.item_UK[row, place]) for place in places]
+            texts = self.run.data.fields_of(sorted({"title", *fields}), items)
+            found = [
+                self._recommendation(
+                    answers, row, place, {field: values[place] for field, values in texts.items()}
+                )
+                for place in places
+            ]
+            lists.append(RecommendedList(name, found, bool(answers.popular_U[row])))
+        return lists
 
     def _recommendation(
-        self, answers: Answers, place: int, texts: Mapping[str, str]
+        self, answers: Answers, row: int, place: int, texts: Mapping[str, str]
     ) -> Recommendation:
         data, model = self.run.data, self.run.model
-        item, forward = int(answers.item_UK[0, place]), int(answers.forward_UK[0, place])
-        weights = answers.weight_UKS[0, place].tolist()
+        item, forward = int(answers.item_UK[row, place]), int(answers.forward_UK[row, place])
+        weights = answers.weight_UKS[row, place].tolist()
         return Recommendation(
             rank=place + 1,
             item=data.item_ids[item],
             title=texts["title"],
             categories=data.item_categories(item),
-            score=float(answers.score_UK[0, place]),
+            score=float(answers.score_UK[row, place]),
             weights=dict(zip(model.streams, weights, strict=True)),
             put_forward=None if forward < 0 else self._content(model.modalities[forward], texts),
             new=bool(self.run.catalogue.id_row_N[item] < 0),
@@ -275,10 +441,14 @@ class Recommender:
             "Name one of its users: --user ID",
         )
 
-    def _asked(self, users: NDArray[np.int64]) -> tuple[Tensor, Seen | None]:
-        """The users' queries, and what they have seen where that is not to be recommended."""
+    def _asked(self, asking_for: Sessions) -> tuple[Tensor, Seen | None]:
+        """The sessions' queries, and what was seen where that is not to be recommended."""
         device = self.run.device
-        history = self.run.data.histories(users)
+        history = asking_for.histories
+        rejected = [torch.from_numpy(pair_Q).to(device) for pair_Q in asking_for.rejected]
+        if not len(history.item):  # nobody has any: there is nothing to encode
+            query_UV = self.tables.target_NV.new_zeros(len(asking_for), self.score_width)
+            return query_UV, without(None, *rejected)
         events = Events(
             torch.from_numpy(history.item).to(device),
             torch.from_numpy(history.time).to(device),
@@ -288,12 +458,11 @@ class Recommender:
         start_U, end_U = bound[:-1], bound[1:]
         query_UV = user_queries(self.run.model, self.tables, events, start_U, end_U)
         histories = Histories(events, self.exclude_seen, self.run.model.repeats)
-        rejected = (torch.from_numpy(pair_Q).to(device) for pair_Q in self.run.data.rejected(users))
         return query_UV, without(histories.seen(start_U, end_U), *rejected)
 
 
-def read_user_ids(file: Path) -> list[str]:
-    """The user ids in a text file, one a line, each once.
+def read_ids(file: Path, of: str) -> list[str]:
+    """The ids in a text file, one a line, each once; `of` says whose, for messages.
 
     Raises:
         UsageError: The file cannot be read, or holds none.
@@ -302,10 +471,10 @@ def read_user_ids(file: Path) -> list[str]:
         # Not `splitlines`: ids may hold what Unicode calls a line's end, such as U+2028.
         lines = file.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"cannot read the user ids in {file}: {first_line(error)}") from error
+        raise UsageError(f"cannot read the {of} ids in {file}: {first_line(error)}") from error
     ids = list(dict.fromkeys(line.strip() for line in lines if line.strip()))
     if not ids:
-        raise UsageError(f"{file} holds no user ids", "Write one a line")
+        raise UsageError(f"{file} holds no {of} ids", "Write one a line")
     return ids
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from cammsr_cli.errors import UsageError
 from cammsr_cli.files import refusals_told, written_whole
 from cammsr_cli.locks import only_writer
 from cammsr_cli.ranking.recommend import Answers, Recommender
+from cammsr_cli.ranking.sessions import Sessions
 
 USERS_AT_ONCE = 4096
 """Most users whose recommendations are made at one time."""
@@ -45,6 +46,7 @@ class Written:
         items: Size of the catalogue that was ranked for each.
         rows: How many recommendations there are.
         seconds: From the first user to the finished file.
+        popular: How many users have no event that the model knows, and the most popular items.
     """
 
     out: Path
@@ -52,6 +54,7 @@ class Written:
     items: int
     rows: int
     seconds: float
+    popular: int
 
 
 def require_writable(out: Path, force: bool) -> None:
@@ -94,7 +97,7 @@ def _is_ours(file: Path) -> bool:
 
 def write_recommendations(
     recommender: Recommender,
-    users: NDArray[np.int64],
+    asking_for: NDArray[np.int64] | Sessions,
     out: Path,
     k: int,
     progress: Callable[[int, int, int], None],
@@ -107,7 +110,7 @@ def write_recommendations(
 
     Args:
         recommender: Whose recommendations.
-        users: Indices of the users.
+        asking_for: Indices of users, or sessions.
         out: File to write, whole or not at all; its ending says the format.
         k: Most items a user.
         progress: Told how many users are done, of how many, and 0.
@@ -119,24 +122,31 @@ def write_recommendations(
     """
     began = time.perf_counter()
     frames = _Frames(recommender)
-    rows = 0
+    rows = popular = 0
     explained = min(k, len(recommender.run.data.item_ids)) * recommender.score_width
     at_once = max(1, min(USERS_AT_ONCE, VALUES_AT_ONCE // explained))
 
     def chunks(*_: object) -> Iterator[pl.DataFrame]:
-        nonlocal rows
-        for first in range(0, len(users), at_once):
-            chunk = users[first : first + at_once]
-            frame = frames.frame(chunk, recommender.answers(chunk, k))
+        nonlocal rows, popular
+        for first in range(0, len(asking_for), at_once):
+            past = min(first + at_once, len(asking_for))
+            if isinstance(asking_for, Sessions):
+                chunk = asking_for.part(first, past)
+            else:
+                chunk = recommender.of_users(asking_for[first:past])
+            answers = recommender.answers_for(chunk, k)
+            frame = frames.frame(chunk.ids, answers)
             rows += frame.height
-            progress(first + len(chunk), len(users), 0)
+            popular += int(answers.popular_U.sum())
+            progress(past, len(asking_for), 0)
             yield frame
 
     with refusals_told(out), only_writer(out), written_whole(out) as partial:
         require_writable(out, force)  # what another run wrote meanwhile is not overwritten
         _SINKS[out.suffix](register_io_source(chunks, schema=frames.schema), partial)
     seconds = time.perf_counter() - began
-    return Written(out, len(users), len(recommender.run.data.item_ids), rows, seconds)
+    items = len(recommender.run.data.item_ids)
+    return Written(out, len(asking_for), items, rows, seconds, popular)
 
 
 class _Frames:
@@ -144,7 +154,6 @@ class _Frames:
 
     def __init__(self, recommender: Recommender) -> None:
         model, data = recommender.run.model, recommender.run.data
-        self._users = pl.Series(data.user_ids, dtype=pl.String)
         self._items = pl.Series(data.item_ids, dtype=pl.String)
         self._modalities = pl.Series([*model.modalities, None], dtype=pl.String)
         self._streams = model.streams
@@ -159,7 +168,7 @@ class _Frames:
             }
         )
 
-    def frame(self, users: NDArray[np.int64], answers: Answers) -> pl.DataFrame:
+    def frame(self, ids: Sequence[str], answers: Answers) -> pl.DataFrame:
         """The rows of some users' answers."""
         there_UK = np.isfinite(answers.score_UK)
         row_R, place_R = np.nonzero(there_UK)
@@ -167,7 +176,7 @@ class _Frames:
         weight_RS = answers.weight_UKS[there_UK]
         return pl.DataFrame(
             {
-                "user": self._users.gather(users[row_R]),
+                "user": pl.Series(ids, dtype=pl.String).gather(row_R),
                 "rank": place_R.astype(np.int32) + 1,
                 "item": self._items.gather(answers.item_UK[there_UK]),
                 "score": answers.score_UK[there_UK],

@@ -27,7 +27,7 @@ FAISS_FROM_ITEMS = 100_000
 FAISS_FROM_USERS = 10_000
 """From how large a catalogue, and how many users, "auto" takes faiss on a CPU.
 
-Below, building the index costs more than it saves (docs/benchmarks.md).
+Below, building the index costs more than it saves (docs/results.md).
 """
 
 RECALL_AIM = 0.98

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from cammsr_cli.config import Config
@@ -23,7 +24,8 @@ from cammsr_cli.data.splits import TRAIN, VALIDATION
 from cammsr_cli.distributed import World
 from cammsr_cli.errors import CammsrError, Terminated
 from cammsr_cli.files import RESUMABLE, refusals_told
-from cammsr_cli.ranking.full_ranking import model_ranks, questions
+from cammsr_cli.ranking.branch_weights import weigh_branches
+from cammsr_cli.ranking.full_ranking import Questions, model_ranks, questions
 from cammsr_cli.ranking.metrics import per_user
 from cammsr_cli.run_folder import RunFolder, load_weights
 from cammsr_cli.training.checkpoints import (
@@ -102,12 +104,14 @@ class Outcome:
         best_epoch: The epoch it is of.
         epochs: How many there were.
         parameters: Number of trained values.
+        branch_weights: Name of each branch to what its score counts in the sum; 1 on average.
     """
 
     best_ndcg: float
     best_epoch: int
     epochs: int
     parameters: int
+    branch_weights: dict[str, float]
 
 
 class Trainer:
@@ -284,19 +288,14 @@ class Trainer:
 
     def _validate(self) -> tuple[float, float]:
         """NDCG@10 and Recall@10 of the averaged weights on validation; takes note of the best."""
-        mine = self.asked.take(slice(self.world.rank, None, self.world.size))
         rank = model_ranks(
             self.state.averaged,
             self.corpus.catalogue,
             self.corpus.events,
-            mine,
+            self._my_part(),
             exclude_seen=not self.repeats,
         )
-        sums = [per_user(rank, "NDCG", 10).sum(), per_user(rank, "Recall", 10).sum(), len(rank)]
-        total = self.world.sum(
-            torch.tensor(sums, dtype=torch.float64, device=self.world.device)
-        ).tolist()
-        ndcg, recall = total[0] / total[2], total[1] / total[2]
+        ndcg, recall = self._mean(rank, "NDCG"), self._mean(rank, "Recall")
         progress = self.state.progress
         progress.epoch += 1
         if ndcg > progress.best:
@@ -306,6 +305,40 @@ class Trainer:
                 progress.step,
             )
         return ndcg, recall
+
+    def _my_part(self) -> Questions:
+        """What this process asks of validation; all processes together ask all."""
+        return self.asked.take(slice(self.world.rank, None, self.world.size))
+
+    def _mean(self, rank: NDArray[np.int64], metric: str) -> float:
+        """A metric at 10 over the users of all processes."""
+        sums = [per_user(rank, metric, 10).sum(), len(rank)]
+        total, users = self.world.sum(
+            torch.tensor(sums, dtype=torch.float64, device=self.world.device)
+        ).tolist()
+        return float(total / users)
+
+    def _weigh_branches(self) -> float:
+        """Validation NDCG@10 of the best weights, once its branches are weighed.
+
+        Branches that were trained on the loss of the summed score have their weights in them.
+        """
+        model = self.state.averaged
+        if model.branches == 1 or self.config.branch_share < 1:
+            return self.state.progress.best
+        return weigh_branches(
+            model,
+            self.corpus.catalogue,
+            self.corpus.events,
+            self._my_part(),
+            exclude_seen=not self.repeats,
+            quality=lambda rank: self._mean(rank, "NDCG"),
+        )
+
+    def _branch_weights(self) -> dict[str, float]:
+        model = self.state.averaged
+        weights = model.branch_weight_T.tolist()
+        return {name: round(w, 4) for name, w in zip(model.branch_names, weights, strict=True)}
 
     def _agreed(self, ending: bool, due: bool) -> tuple[bool, bool]:
         """Whether any process was asked to end, and whether any finds a checkpoint due.
@@ -378,10 +411,11 @@ class Trainer:
         require_whole(best)
         load_weights(self.state.averaged, best / AVERAGED)
         outcome = Outcome(
-            best_ndcg=self.state.progress.best,
+            best_ndcg=self._weigh_branches(),
             best_epoch=self.state.progress.best_epoch,
             epochs=self.state.progress.epoch,
             parameters=sum(p.numel() for p in self.state.model.parameters()),
+            branch_weights=self._branch_weights(),
         )
         weights = whole_weights(self.state.averaged)
         if self.world.leads:

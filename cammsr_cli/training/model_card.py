@@ -22,6 +22,9 @@ Recommends a user's next item. Made by {{ spec.tool }}.
 | parameters | {{ "{:,}".format(outcome.parameters) }} |
 | epochs | {{ outcome.epochs }}, best {{ outcome.best_epoch }} |
 | validation NDCG@10 | {{ "%.4f" | format(outcome.best_ndcg) }} |
+{% if branches -%}
+| weights of branches | {{ branches }} |
+{% endif -%}
 | seed | {{ config.training.seed }} |
 {% if spec.fingerprints %}
 ## What its vectors were made by
@@ -46,4 +49,9 @@ is favoured. Settings: `config.yaml`.
 def model_card(spec: ModelSpec, config: Config, outcome: Outcome) -> str:
     """The card as Markdown."""
     environment = Environment(undefined=StrictUndefined, autoescape=False, trim_blocks=True)  # noqa: S701 - Markdown, not HTML
-    return environment.from_string(_CARD).render(spec=spec, config=config, outcome=outcome) + "\n"
+    weights = outcome.branch_weights
+    branches = ", ".join(f"{name} {weight:.2f}" for name, weight in weights.items())
+    page = environment.from_string(_CARD).render(
+        spec=spec, config=config, outcome=outcome, branches=branches if len(weights) > 1 else ""
+    )
+    return page + "\n"

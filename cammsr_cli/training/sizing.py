@@ -1,6 +1,6 @@
 """Settings that are left to the data and the device: how large a model, and how it is trained.
 
-The rules were found on validation NDCG@10 of the data sets of docs/benchmarks.md; a setting that is
+The rules were found on validation NDCG@10 of the data sets of docs/results.md; a setting that is
 named wins over them.
 """
 

@@ -51,7 +51,9 @@ def test_users_of_a_file_come_in_its_order(run: Path, tmp_path: Path, cammsr: Ca
     assert answer.code == 0, answer.err
     told = json.loads(answer.out)
     assert told.pop("seconds") > 0
-    assert told == {"out": str(out), "users": 4, "items": 40, "rows": 8, "recall": None}
+    assert told == {
+        "out": str(out), "users": 4, "items": 40, "rows": 8, "popular": 0, "recall": None,
+    }  # fmt: skip
     assert pl.read_ndjson(out)["user"].to_list() == [
         u for u in ("u5", "u9", "u2", "u30") for _ in "ab"
     ]
@@ -68,6 +70,11 @@ def test_users_of_a_file_come_in_its_order(run: Path, tmp_path: Path, cammsr: Ca
         (["--all-users", "--out", "x.txt"], ".parquet, .csv, .jsonl"),
         (["--user", "u1", "--index", "hnsw"], "hnsw"),
         (["--users-from", "nowhere.txt"], "nowhere.txt"),
+        (["--user", "u1", "--history", "i1"], "three ways to say for whom"),
+        (["--history", ","], "names no item"),
+        (["--history", "i1@noon"], "cannot read the time"),
+        (["--user", "u1", "--as-of", "noon"], "--as-of noon: no time"),
+        (["--user", "u1", "--items", "nowhere.txt"], "cannot read the item ids in nowhere.txt"),
     ],
 )
 def test_wrong_usage_is_told(
@@ -214,3 +221,38 @@ def test_one_user_needs_nothing_heavier_than_torch(run: Path) -> None:
     command = [sys.executable, "-c", code, "recommend", str(run), "--user", "u1", "--json"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-2:] == ["set()", "False"]
+
+
+def test_visitors_and_choices_as_they_are_typed(
+    run: Path, tmp_path: Path, cammsr: Callable
+) -> None:
+    sold_out = tmp_path / "sold out.txt"
+    sold_out.write_text("i1\ni2\nnowhere\n")
+    answer = cammsr(
+        "recommend", run, "--history", "i5,i9,lost", "--exclude", sold_out, "--category", "c1",
+        "--category", "c2", "--per-category", "2", "--k", "4", "--json",
+    )  # fmt: skip
+    assert answer.code == 0, answer.err
+    assert "2 named items are not in" in answer.err
+    (told,) = json.loads(answer.out)
+    assert (told["user"], told["popular"]) == ("visitor", False)
+    items = told["recommendations"]
+    assert len(items) == 4
+    assert sorted(one["categories"] for one in items) == [["c1"], ["c1"], ["c2"], ["c2"]]
+    assert not {"i1", "i2"} & {one["item"] for one in items}
+
+
+def test_many_visitors_to_a_file(run: Path, tmp_path: Path, cammsr: Callable) -> None:
+    file, out = tmp_path / "visits.jsonl", tmp_path / "out.csv"
+    rows = [{"session": f"s{n // 3}", "item": f"i{n}", "time": n} for n in range(30)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    answer = cammsr("recommend", run, "--sessions", file, "--out", out, "--k", "2")
+    assert answer.code == 0, answer.err
+    frame = pl.read_csv(out)
+    assert frame["user"].to_list() == [f"s{n}" for n in range(10) for _ in "ab"]
+
+
+def test_who_has_no_history_then_is_told_so(run: Path, cammsr: Callable) -> None:
+    answer = cammsr("recommend", run, "--user", "u3", "--as-of", "1900-01-01", "--k", "2")
+    assert answer.code == 0, answer.err
+    assert "u3 has no event that the model knows: these are the most popular items" in answer.err

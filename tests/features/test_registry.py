@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cammsr_encoders.contract import CHECKS
+from conftest import PROJECT
 
 from cammsr_cli.errors import CammsrError, UsageError
 from cammsr_cli.features.encoder_check import check_encoder
@@ -182,24 +183,24 @@ def test_a_constructor_that_fails_is_told_as_the_plugins_fault(plugins: Path) ->
 
 
 @pytest.fixture
-def toy_of_the_readme(plugins: Path) -> str:
-    """The code that encoders/README.md begins with, installed as the encoder `length`."""
-    readme = (Path(__file__).parents[2] / "encoders" / "README.md").read_text(encoding="utf-8")
-    code = readme.split("```python\n")[1].split("```")[0]
+def toy_of_the_guide(plugins: Path) -> str:
+    """The code that the guide begins with, installed as the encoder `length`."""
+    guide = (PROJECT / "docs" / "guides" / "write-an-encoder.md").read_text(encoding="utf-8")
+    code = guide.split("```python\n")[1].split("```")[0]
     _installed(plugins, "my-package", "length", code.replace("LengthEncoder", "Encoder"))
     return code
 
 
-def test_the_toy_in_the_readme_is_ten_lines_and_works(toy_of_the_readme: str) -> None:
-    assert sum(bool(line.strip()) for line in toy_of_the_readme.splitlines()) <= 10
+def test_the_toy_in_the_guide_is_ten_lines_and_works(toy_of_the_guide: str) -> None:
+    assert sum(bool(line.strip()) for line in toy_of_the_guide.splitlines()) <= 10
     encoder = make_encoder(EncoderSpec("length"))
     features = encode_items(encoder, [{"title": "abc"}, {}], ["1", "2"], None)
     assert features.present.tolist() == [True, False]
     np.testing.assert_allclose(features.values[0], [np.log(4), 0], rtol=1e-3)
 
 
-@pytest.mark.usefixtures("toy_of_the_readme")
-def test_the_toy_in_the_readme_passes_the_contract() -> None:
+@pytest.mark.usefixtures("toy_of_the_guide")
+def test_the_toy_in_the_guide_passes_the_contract() -> None:
     found = list(check_encoder(EncoderSpec("length")))
     assert {one.check for one in found} == {check.__name__ for check in CHECKS}
     assert [one.fault for one in found if one.fault is not None] == []

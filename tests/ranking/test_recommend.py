@@ -14,7 +14,7 @@ from cammsr_cli.data.dataset import DataSet
 from cammsr_cli.errors import CammsrError, UsageError
 from cammsr_cli.ranking import recommend, top_k
 from cammsr_cli.ranking.full_ranking import Questions, model_ranks, user_queries
-from cammsr_cli.ranking.recommend import Recommender, read_user_ids
+from cammsr_cli.ranking.recommend import Recommender, read_ids
 from cammsr_cli.ranking.top_k import ExactIndex, FaissIndex, faiss_is_installed
 from cammsr_cli.run_folder import RunFolder, load_run
 
@@ -211,9 +211,9 @@ def test_few_users_or_items_are_searched_exactly(recommender: Recommender) -> No
 def test_user_ids_are_read_once_each_in_their_order(tmp_path: Path) -> None:
     file = tmp_path / "ids.txt"
     file.write_text("\ufeffu2\r\n\n  u1 \nu2\nэ 3\n", encoding="utf-8")
-    assert read_user_ids(file) == ["u2", "u1", "э 3"]
+    assert read_ids(file, "user") == ["u2", "u1", "э 3"]
     file.write_bytes("u\u2028v\r\nu\x85w\n".encode())  # which Unicode calls ends of lines
-    assert read_user_ids(file) == ["u\u2028v", "u\x85w"]
+    assert read_ids(file, "user") == ["u\u2028v", "u\x85w"]
 
 
 @pytest.mark.parametrize("content", [b"", b"\n \n", b"\xff\xfeu", None])
@@ -222,7 +222,7 @@ def test_a_file_without_user_ids_is_refused_by_name(tmp_path: Path, content: byt
     if content is not None:
         file.write_bytes(content)
     with pytest.raises(UsageError, match=r"ids\.txt"):
-        read_user_ids(file)
+        read_ids(file, "user")
 
 
 @pytest.mark.parametrize("index", ["exact", pytest.param("faiss", marks=needs_faiss)])

@@ -14,6 +14,7 @@ from cammsr_cli.errors import CammsrError, UsageError
 from cammsr_cli.ranking import recommendation_file
 from cammsr_cli.ranking.recommend import Answers, Recommender
 from cammsr_cli.ranking.recommendation_file import require_writable, write_recommendations
+from cammsr_cli.ranking.sessions import Sessions
 
 
 @pytest.fixture(scope="module")
@@ -144,13 +145,13 @@ def test_fewer_users_at_a_time_where_lists_are_long(
 ) -> None:
     """So that what explains them does not grow with them."""
     asked: list[int] = []
-    plain = recommender.answers
+    plain = recommender.answers_for
 
-    def answers(users: np.ndarray, k: int) -> Answers:
-        asked.append(len(users) * k)
-        return plain(users, k)
+    def answers_for(asking_for: Sessions, k: int) -> Answers:
+        asked.append(len(asking_for) * k)
+        return plain(asking_for, k)
 
-    monkeypatch.setattr(recommender, "answers", answers)
+    monkeypatch.setattr(recommender, "answers_for", answers_for)
     width = recommender.score_width
     monkeypatch.setattr(recommendation_file, "VALUES_AT_ONCE", 100 * width)
     frames = []

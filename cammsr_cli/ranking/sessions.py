@@ -1,0 +1,212 @@
+"""Histories to recommend for: those of a data set's users, and of visitors who are not in it.
+
+Axes: U users or visitors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cammsr_cli.data.dataset import DataSet, Histories
+from cammsr_cli.errors import CammsrError, UsageError
+from cammsr_cli.ranking.new_items import evenly
+
+_SAMPLED = 256
+"""Users by whom the usual time between two events is found."""
+
+_NO_PAIRS = np.zeros(0, np.int64), np.zeros(0, np.int64)
+
+
+@dataclass(frozen=True)
+class Sessions:
+    """For whom to recommend, and what each has taken.
+
+    Attributes:
+        ids: [U] of users, or names of visitors.
+        histories: Their events.
+        rejected: Place among them, int64 and rising, and item index of each pair that is not to
+            be recommended.
+        passed_over: Items of visitors that the data set does not have.
+    """
+
+    ids: Sequence[str]
+    histories: Histories
+    rejected: tuple[NDArray[np.int64], NDArray[np.int64]] = _NO_PAIRS
+    passed_over: list[str] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        """U."""
+        return len(self.ids)
+
+    def part(self, first: int, past: int) -> Sessions:
+        """Those from `first` to `past`."""
+        low, high = self.histories.indptr[first], self.histories.indptr[past]
+        row, item = self.rejected
+        here = (row >= first) & (row < past)
+        return Sessions(
+            self.ids[first:past],
+            Histories(
+                self.histories.indptr[first : past + 1] - low,
+                self.histories.item[low:high],
+                self.histories.time[low:high],
+                self.histories.tied[low:high],
+            ),
+            (row[here] - first, item[here]),
+        )
+
+    def until(self, moment: int) -> Sessions:
+        """Without the events after `moment`, in seconds since 1970."""
+        indptr, time = self.histories.indptr, self.histories.time
+        kept = time <= moment
+        before = np.append(0, np.cumsum(kept))
+        return replace(
+            self,
+            histories=Histories(
+                before[indptr],
+                self.histories.item[kept],
+                time[kept],
+                self.histories.tied[kept],
+            ),
+        )
+
+
+def of_users(data: DataSet, users: NDArray[np.int64]) -> Sessions:
+    """The sessions of some users of a data set, given by index."""
+    ids = data.user_ids
+    return Sessions([ids[user] for user in users], data.histories(users), data.rejected(users))
+
+
+def of_visitor(data: DataSet, history: str) -> Sessions:
+    """The session of one visitor.
+
+    Args:
+        data: The data set whose items are meant.
+        history: ITEM or ITEM@TIME, separated by commas, the oldest first. TIME is in seconds since
+            1970, or a date as in ISO 8601, of which one without a zone is in UTC.
+
+    Raises:
+        UsageError: It names no item, a time cannot be read, or only some items have one.
+        CammsrError: None of its items is in the data set.
+    """
+    known = set(data.item_ids)
+    events = [_event(word.strip(), known) for word in history.split(",") if word.strip()]
+    if not events:
+        raise UsageError("--history names no item", "Write --history ITEM,ITEM,…")
+    items, times = zip(*events, strict=True)
+    if len({time is None for time in times}) > 1:
+        raise UsageError(
+            "--history: some items have a time and some have none",
+            "Write ITEM@TIME for each, or for none",
+        )
+    order = sorted(range(len(items)), key=lambda at: times[at] or 0)
+    timed = times[0] is not None
+    return _session(
+        data,
+        ["visitor"],
+        np.array([0, len(items)]),
+        [items[at] for at in order],
+        np.array([times[at] for at in order]) if timed else None,
+    )
+
+
+def of_file(data: DataSet, path: Path) -> Sessions:
+    """The sessions of many visitors, from a table with a session, an item and perhaps a time.
+
+    It is read as `prepare` reads interactions: CSV, TSV, JSONL or Parquet. Without times, the rows
+    of a session stand in their order.
+
+    Raises:
+        UsageError: A column is missing.
+        CammsrError: The file cannot be read, or none of its items is in the data set.
+    """
+    from cammsr_cli.data.columns import Header, match_columns, normalised
+    from cammsr_cli.data.interactions import Filters, read_interactions
+    from cammsr_cli.data.tables import open_table
+
+    table = open_table(path)
+    header = Header(str(path), table.frame.columns)
+    names = [name for name in header.columns if normalised(name) in ("session", "visitor")]
+    named = {"user": names[0]} if names else {}
+    columns = match_columns(header, None, named, required=("user", "item")).interactions
+    timed = "timestamp" in columns
+    log = read_interactions(
+        table, columns, Filters(duplicates="keep", order="time" if timed else "file")
+    )
+    items = [log.item_ids[at] for at in log.item]
+    return _session(data, log.user_ids, log.indptr, items, log.time if timed else None)
+
+
+def moment(text: str) -> int:
+    """A time in seconds since 1970: such a number, or a date as in ISO 8601, in UTC unless it says.
+
+    Raises:
+        ValueError: It is neither.
+    """
+    try:
+        return int(text)
+    except ValueError:
+        told = datetime.fromisoformat(text)
+    return int((told if told.tzinfo else told.replace(tzinfo=UTC)).timestamp())
+
+
+def _event(word: str, known: set[str]) -> tuple[str, int | None]:
+    item, at, time = word.rpartition("@")
+    if word in known or not at:
+        return word, None
+    try:
+        return item, moment(time)
+    except ValueError:
+        raise UsageError(
+            f"--history: cannot read the time in '{word}'",
+            "Write seconds since 1970 or an ISO date: ITEM@2026-11-28T12:00",
+        ) from None
+
+
+def _session(
+    data: DataSet,
+    ids: Sequence[str],
+    indptr: NDArray[np.int64],
+    items: Sequence[str],
+    times: NDArray[np.int64] | None,
+) -> Sessions:
+    index = {item: at for at, item in enumerate(data.item_ids)}
+    found = np.array([index.get(item, -1) for item in items], dtype=np.int32)
+    there = found >= 0
+    if not there.any():
+        raise CammsrError(
+            f"none of the {len(items):,} items of the history is in {data.path}, "
+            f"the first of them '{items[0]}'",
+            f"Its items are called like: {', '.join(data.item_ids[:3])}",
+        )
+    before = np.append(0, np.cumsum(there))
+    bounds = before[indptr]
+    if times is None:
+        place = np.arange(int(there.sum())) - np.repeat(bounds[:-1], np.diff(bounds))
+        time = place * usual_gap(data)
+    else:
+        time = times[there]
+    tied = np.append(False, np.diff(time) == 0)
+    tied[bounds[:-1][bounds[:-1] < len(tied)]] = False
+    histories = Histories(bounds, found[there], time.astype(np.int64), tied)
+    passed_over = [item for item, is_there in zip(items, there, strict=True) if not is_there]
+    return Sessions(ids, histories, passed_over=passed_over)
+
+
+def usual_gap(data: DataSet) -> int:
+    """Median seconds between two events of a user, by a sample of users."""
+    users = evenly(len(data.event_indptr) - 1, _SAMPLED).numpy()
+    if not len(users):
+        return 0
+    histories = data.histories(users)
+    gaps = np.diff(histories.time)
+    first = np.zeros(len(histories.time), dtype=bool)
+    starts = histories.indptr[:-1]
+    first[starts[starts < len(first)]] = True
+    gaps = gaps[~first[1:]]
+    return int(np.median(gaps)) if len(gaps) else 0
