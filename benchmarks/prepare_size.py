@@ -1,6 +1,10 @@
 """Memory of `prepare` against the catalogue's size, stage by stage, and how fast the result opens.
 
     python -m benchmarks.prepare_size --work FOLDER [--items 1000 1000000]
+    python -m benchmarks.prepare_size --work FOLDER --rows 10000000
+
+The second reads and writes interactions alone, ten an item, and tells seconds and peak memory. To
+compare two versions of the tool, run it from both, by turns.
 
 The catalogue is synthetic: a title and a description of its own for each item, one small picture a
 thousand items, two events an item. The first size is small: its peak is the memory of the tool
@@ -29,6 +33,7 @@ from typing import Any
 from benchmarks.size import resident_megabytes
 
 ITEMS_A_PICTURE, EVENTS_A_USER, EVENTS_AN_ITEM = 1000, 10, 2
+ROWS_AN_ITEM = 10
 
 PLUGIN = '''"""A stand-in for a language model: a vector that follows from the text."""
 import hashlib
@@ -89,6 +94,56 @@ def write_catalogue(folder: Path, items: int) -> None:
         for event in range(EVENTS_AN_ITEM * items):
             item = int(items * draw.random() ** 2)
             stream.write(f"user-{event // EVENTS_A_USER},item-{item:07d},{10**9 + event}\n")
+
+
+def write_rows(path: Path, rows: int) -> None:
+    """Interactions of the given number, the same at each call, in no order."""
+    draw = random.Random(0)
+    items = rows // ROWS_AN_ITEM
+    with path.open("w") as stream:
+        stream.write("user,item,timestamp\n")
+        for event in range(rows):
+            item = int(items * draw.random() ** 2)
+            user, second = draw.randrange(rows // EVENTS_A_USER), 10**9 + event * 7919 % rows
+            stream.write(f"user-{user},item-{item:07d},{second}\n")
+
+
+def measure_rows(path: Path, out: Path) -> dict[str, Any]:
+    """Prepare interactions alone, in this process."""
+    from cammsr_cli.data.corpus import SourceOptions
+    from cammsr_cli.features.prepare import PrepareOptions, prepare
+
+    @contextmanager
+    def no_bar(name: str) -> Iterator[Any]:
+        yield lambda *_: None
+
+    began = time.perf_counter()
+    report = prepare(PrepareOptions(SourceOptions(path), out, force=True), no_bar)
+    return {
+        "seconds": time.perf_counter() - began,
+        "processor": time.process_time(),
+        "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "items": report.items,
+        "events": report.events,
+    }
+
+
+def main_rows(work: Path, rows: int) -> None:
+    """Write the interactions, prepare them in a process of its own, print."""
+    path, told = work / f"rows-{rows}.csv", work / f"rows-{rows}.json"
+    work.mkdir(parents=True, exist_ok=True)
+    if not path.is_file():
+        write_rows(path, rows)
+    arguments = ["--measure-rows", path, work / f"rows-{rows}.h5", told]
+    command = [sys.executable, "-m", "benchmarks.prepare_size", *map(str, arguments)]
+    process = os.posix_spawn(command[0], command, os.environ)
+    if os.waitpid(process, 0)[1]:
+        sys.exit(f"failed at {rows:,} rows")
+    found = json.loads(told.read_text())
+    print(
+        f"{found['events']:,} of {rows:,} rows, {found['items']:,} items: "
+        f"{found['seconds']:.1f} s ({found['processor']:.1f} s of a processor), peak {found['peak']:,.0f} MB"
+    )
 
 
 class Stages:
@@ -174,10 +229,18 @@ def main() -> None:
         folder, out, told = map(Path, sys.argv[2:])
         told.write_text(json.dumps(measure(folder, out)))
         return
+    if sys.argv[1:2] == ["--measure-rows"]:
+        path, out, told = map(Path, sys.argv[2:])
+        told.write_text(json.dumps(measure_rows(path, out)))
+        return
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--work", type=Path, required=True, help="for the data; 12 GB at 1,000,000")
     parser.add_argument("--items", type=int, nargs="+", default=[1000, 1_000_000])
+    parser.add_argument("--rows", type=int, help="instead: interactions alone")
     options = parser.parse_args()
+    if options.rows is not None:
+        main_rows(options.work, options.rows)
+        return
     plugin = options.work / "plugin"
     install_plugin(plugin)
     path = os.pathsep.join(filter(None, [str(plugin), os.environ.get("PYTHONPATH")]))

@@ -16,6 +16,8 @@ import pytest
 from toy_data import write_toy_data
 from typer.testing import CliRunner
 
+RANDOM_FILES = 1_000
+
 PROJECT = Path(__file__).resolve().parent.parent
 
 # Everything the tests run, in this process or another, has the same quiet, offline surroundings.
@@ -133,3 +135,17 @@ def start(arguments: list[object], environment: dict[str, str]) -> subprocess.Po
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--random-files",
+        type=int,
+        default=RANDOM_FILES,
+        help="how many small random files of each kind are read beside a strict reader",
+    )
+
+
+@pytest.fixture(scope="session")
+def random_files(request: pytest.FixtureRequest) -> int:
+    return int(request.config.getoption("--random-files"))

@@ -66,6 +66,7 @@ class FormatChoice(StrEnum):
     MOVIELENS = "movielens"
     RECBOLE = "recbole"
     MICROLENS = "microlens"
+    MIND = "mind"
     PLAIN = "plain"
 
 
@@ -95,7 +96,7 @@ def command(
         Path,
         typer.Argument(
             help="Interactions (CSV, TSV, JSONL, Parquet; plain, .gz or .zst), or a folder: "
-            "Amazon Reviews, MovieLens, RecBole or MicroLens as downloaded, or one with "
+            "Amazon Reviews, MovieLens, RecBole, MicroLens or MIND as downloaded, or one with "
             "interactions.* and items.*"
         ),
     ],

@@ -10,9 +10,10 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from cammsr_cli.data.categories import CategoryPath, category_paths
+from cammsr_cli.data.categories import CategoryPath, category_paths, joint_of
 from cammsr_cli.data.cells import cleaned, first_media, text_of
 from cammsr_cli.data.columns import is_index, item_column
+from cammsr_cli.data.faults import shortened
 from cammsr_cli.data.ids import clean_ids
 from cammsr_cli.data.splits import TRAIN
 from cammsr_cli.data.tables import Table, counted, values_of
@@ -88,7 +89,7 @@ def read_catalogue(
         ids=unique["id"].to_list(),
         rows=rows,
         fields=_fields(table, rows, columns, spares, notes),
-        categories=_categories(table, rows, categories, lists_are_paths),
+        categories=_categories(table, rows, categories, lists_are_paths, notes),
         notes=notes,
     )
 
@@ -173,15 +174,24 @@ def _categories(
     rows: Sequence[int],
     columns: Sequence[str],
     lists_are_paths: bool,
+    notes: list[str],
 ) -> list[list[CategoryPath]]:
     """Category paths of each row, from the first of these columns that has any."""
     paths: list[list[CategoryPath]] = [[] for _ in rows]
     for column in columns:
         if all(paths):
             break
+        joint = joint_of(table.frame[column])
+        if joint is not None:
+            cells = table.frame[column].drop_nulls()
+            example = cells.filter(cells.str.contains(joint, literal=True))[0]
+            notes.append(
+                f"column {column!r} of {table.path.name} holds several categories a cell, "
+                f"separated by {joint!r}, as in {shortened(example)!r}"
+            )
         values = values_of(table, column, rows)
         paths = [
-            own or category_paths(value, lists_are_paths)
+            own or category_paths(value, lists_are_paths, joint)
             for own, value in zip(paths, values, strict=True)
         ]
     return paths

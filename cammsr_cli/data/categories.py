@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import polars as pl
 
 from cammsr_cli.data.cells import cleaned, decoded, text_parts
 from cammsr_cli.errors import UsageError
@@ -24,6 +25,8 @@ LARGEST_SHARE = 0.8
 LEAST_COVERAGE = 0.5
 NO_CATEGORY = frozenset({"", "(no genres listed)"})
 _STEP = re.compile(r"\s+[>›]\s+")  # "Home > Kitchen > Knives"
+_JOINTS = (",", ";")
+_OTHER_FORMS = r"^\s*[\[{]|\||\s[>›]\s"  # lists, sets between "|", and paths
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,35 @@ class Labels:
     beside: int
 
 
-def category_paths(value: object, lists_are_paths: bool = False) -> list[CategoryPath]:
+def joint_of(cells: pl.Series) -> str | None:
+    """What joins the names of sets in a column of texts, "," or ";"; None where names hold it.
+
+    The names of sets stand in several cells, each time beside others; those of "Clothing, Shoes &
+    Jewelry" never do. So more than half of the joined names must be in another cell, too.
+    """
+    if cells.dtype != pl.String:
+        return None
+    texts = cells.drop_nulls().unique().to_frame("text")
+    texts = texts.filter(~pl.col("text").str.contains(_OTHER_FORMS)).with_row_index("cell")
+    for joint in _JOINTS:
+        joined = pl.col("text").str.contains(joint, literal=True).alias("joined")
+        names = (
+            texts.select("cell", joined, pl.col("text").str.split(joint).alias("name"))
+            .explode("name")
+            .with_columns(pl.col("name").str.strip_chars())
+            .filter(pl.col("name") != "")
+            .group_by("name")
+            .agg(pl.col("joined").any(), pl.col("cell").n_unique().alias("cells"))
+            .filter("joined")
+        )
+        if names.height and int((names["cells"] > 1).sum()) * 2 > names.height:
+            return joint
+    return None
+
+
+def category_paths(
+    value: object, lists_are_paths: bool = False, joint: str | None = None
+) -> list[CategoryPath]:
     """The category paths of a cell, unique, order kept.
 
     A string is one category; "|" separates several, and " > " the levels of a path. A list is a
@@ -53,6 +84,7 @@ def category_paths(value: object, lists_are_paths: bool = False) -> list[Categor
         value: The cell.
         lists_are_paths: Whether several names, in a list or between "|", are the levels of one
             path.
+        joint: What separates several in a string, beside "|"; see `joint_of`.
     """
     value = decoded(value)
     entries = value if isinstance(value, list) else [value]
@@ -61,7 +93,9 @@ def category_paths(value: object, lists_are_paths: bool = False) -> list[Categor
         if isinstance(entry, list):
             paths.append(tuple(text_parts(entry)))
         elif isinstance(entry, str) and not isinstance(value, list):
-            paths += [_steps(name) for name in entry.split("|")]
+            for names in entry.split("|"):
+                several = joint and not _STEP.search(names)
+                paths += [_steps(name) for name in (names.split(joint) if several else [names])]
         else:
             paths += [_steps(name) for name in text_parts(entry)]
     paths = [path for names in paths if (path := _named(names))]

@@ -13,12 +13,15 @@ from cammsr_cli.data.columns import CANDIDATES, listed, looks_like_data, normali
 from cammsr_cli.data.contents import Reading
 from cammsr_cli.data.grouplens import LAYOUTS, find_grouplens
 from cammsr_cli.data.microlens import find_microlens
+from cammsr_cli.data.properties import is_properties, items_of_properties
+from cammsr_cli.data.public_sets import as_diginetica, find_mind
 from cammsr_cli.data.recbole import as_recbole, find_recbole
 from cammsr_cli.data.tables import (
     FORMATS,
     INTERACTION_NAMES,
     ITEM_NAMES,
     SourceTables,
+    Table,
     columns_of,
     named_table,
     open_table,
@@ -29,10 +32,18 @@ from cammsr_cli.data.tables import (
 from cammsr_cli.errors import UsageError
 
 FormatName = Literal[
-    "amazon-2014", "amazon-2018", "amazon-2023", "movielens", "recbole", "microlens", "plain"
+    "amazon-2014",
+    "amazon-2018",
+    "amazon-2023",
+    "movielens",
+    "recbole",
+    "microlens",
+    "mind",
+    "plain",
 ]
 FORMAT_NAMES: tuple[FormatName, ...] = get_args(FormatName)
 
+_WHOLE_FOLDERS = ("movielens", "microlens", "mind")  # told by several files together
 OTHER_TABLES = (".xlsx", ".xls", ".ods", ".db", ".sqlite", ".duckdb", ".feather", ".orc", ".avro")
 _TEXTS = (".txt", ".dat", ".txt.gz", ".dat.gz", ".txt.zst", ".dat.zst")
 _COLUMNS_TOLD = 8
@@ -46,6 +57,7 @@ HOLDS: dict[FormatName, str] = {
     "recbole": "NAME.inter with types after its columns' names",
     "microlens": "a table of user and item, perhaps one of item and title, and folders covers or "
     "videos with files called by their item's id",
+    "mind": "behaviors.tsv + news.tsv",
     "plain": "interactions.*, or one table with columns user and item",
 }
 
@@ -83,8 +95,8 @@ def open_sources(
                 "Give a file with one row an item as --items, or none: "
                 "a review's title is not the item's.",
             )
-        tables = replace(tables, items=open_table(items, reading))
-    if not (found in ("movielens", "microlens") or format_name == "plain"):
+        tables = replace(tables, items=_as_items([open_table(items, reading)]))
+    if not (found in _WHOLE_FOLDERS or format_name == "plain"):
         tables = _of_format(tables, format_name)
     if interactions.is_dir():
         told = _not_read(interactions, reading, tables, read_otherwise)
@@ -100,8 +112,8 @@ def _of_format(tables: SourceTables, wanted: FormatName | None) -> SourceTables:
     if (wanted is None or wanted.startswith("amazon-")) and (made := as_amazon(tables, year)):
         return made
     if wanted is None:
-        return tables
-    if wanted in ("movielens", "microlens"):
+        return as_diginetica(tables) or tables
+    if wanted in _WHOLE_FOLDERS:
         raise UsageError(
             f"--format {wanted}: {tables.interactions.path} is a file",
             f"Give the folder that holds {HOLDS[wanted]}.",
@@ -195,6 +207,8 @@ def _find(
             return find_recbole(folder, columns, reading)
         case "microlens":
             return find_microlens(folder, columns, reading)
+        case "mind":
+            return find_mind(folder, columns, reading)
         case "plain":
             return _find_plain(folder, columns, reading)
         case _:
@@ -222,8 +236,15 @@ def _find_plain(
     items = [path for path in items if path != interactions]
     opened = [open_table(path, reading) for path in items]
     return SourceTables(
-        open_table(interactions or logs[0], reading), joined_items(opened) if opened else None
+        open_table(interactions or logs[0], reading), _as_items(opened) if opened else None
     )
+
+
+def _as_items(tables: Sequence[Table]) -> Table:
+    """One table with a row an item, of tables of items and of their properties."""
+    wide = [table for table in tables if not is_properties(table.frame.columns)]
+    long = [table for table in tables if is_properties(table.frame.columns)]
+    return joined_items([*wide, items_of_properties(long)] if long else wide)
 
 
 def _has_item(columns: Sequence[str]) -> bool:
@@ -239,4 +260,5 @@ def _describes_items(columns: Sequence[str]) -> bool:
     """Whether there is content, and no user: a table of vectors, say, has neither."""
     names = set(map(normalised, columns))
     content = [names & set(CANDIDATES["items"][f]) for f in CANDIDATES["items"] if f != "item"]
-    return any(content) and _has_item(columns) and not _known(columns, "user")
+    described = any(content) or is_properties(columns)
+    return described and _has_item(columns) and not _known(columns, "user")

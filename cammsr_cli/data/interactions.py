@@ -126,12 +126,11 @@ def read_interactions(
     before = events
     if filters.k_core > 1:
         events = _core(events, filters.k_core, notes)
+    log = _sequences(events, before, user_ids, item_ids, timed, filters.order, notes)
     if timed:
-        _note_times(events, table, columns["timestamp"], told, filters.order, notes)
+        _note_times(log, table, columns["timestamp"], told, filters.order)
     if filters.order == "file" and timed:
         _note_backward_steps(events, notes)
-    tied = _tied(events) if timed and filters.order == "time" else np.zeros(events.height, np.bool_)
-    log = _sequences(events, tied, before, user_ids, item_ids, timed, notes)
     if low is None or low.is_empty():
         return log
     return replace(log, rejected=_rejected(low, events, item_ids))
@@ -224,11 +223,9 @@ def _note_odd(
     )
 
 
-def _note_times(
-    events: pl.DataFrame, table: Table, column: str, told: str, order: Order, notes: list[str]
-) -> None:
+def _note_times(log: Interactions, table: Table, column: str, told: str, order: Order) -> None:
     """What the times were understood as, from when to when they reach, and how many are tied."""
-    seconds = events["second"].to_numpy()
+    seconds = log.time
     days = not (seconds % DAY).any()
     first, last = (
         str(np.datetime64(int(one), "s")).replace("T", " ")[: -9 if days else None]
@@ -237,13 +234,13 @@ def _note_times(
     note = f"times are those of column {column!r} of {table.path.name}: {told}"
     note += f", days without a clock, {first} to {last}" if days else f", {first} to {last}"
     if order == "time":
-        alone = events.select(pl.len().over("user", "second", "fraction") == 1).to_series()
-        tied = 1 - float(alone.mean())  # type: ignore[arg-type]
+        # A user's next event may be tied to this one; the next user's first never is.
+        tied = float((log.tied | np.append(log.tied[1:], False)).mean())
         share = f"{tied:.0%}" if not 0 < tied < 0.01 else "under 1%"
         note += f"; {share} of events share theirs with another of the same user"
         if tied:
             note += ": their order says nothing (--order file if that of the rows does)"
-    notes.append(note)
+    log.notes.append(note)
 
 
 def _note_backward_steps(events: pl.DataFrame, notes: list[str]) -> None:
@@ -329,19 +326,13 @@ def _rejected(low: pl.DataFrame, events: pl.DataFrame, item_ids: list[str]) -> p
     )
 
 
-def _tied(events: pl.DataFrame) -> NDArray[np.bool_]:
-    """Whether an event's time is that of the event before it, among those of its user."""
-    same = [pl.col(name).diff().over("user") == 0 for name in ("second", "fraction")]
-    return events.select(pl.all_horizontal(same).fill_null(False)).to_series().to_numpy()
-
-
 def _sequences(
     events: pl.DataFrame,
-    tied: NDArray[np.bool_],
     before_core: pl.DataFrame,
     user_ids: list[str],
     item_ids: list[str],
     timed: bool,
+    order: Order,
     notes: list[str],
 ) -> Interactions:
     """Group by user what is in order already; number anew the users and items that are left."""
@@ -350,8 +341,12 @@ def _sequences(
     by_user = np.argsort(user, kind="stable")
     indptr = np.zeros(len(users) + 1, dtype=np.int64)
     np.cumsum(np.bincount(user), out=indptr[1:])
+    tied = np.zeros(len(user), np.bool_)
     if timed:
         time = events["second"].to_numpy()[by_user]
+        if order == "time":
+            fraction, own = events["fraction"].to_numpy()[by_user], user[by_user]
+            tied[1:] = (np.diff(time) == 0) & (np.diff(fraction) == 0) & (np.diff(own) == 0)
     else:
         time = np.arange(len(user)) - np.repeat(indptr[:-1], np.diff(indptr))
     dropped = np.setdiff1d(before_core["item"].unique().to_numpy(), items)
@@ -363,7 +358,7 @@ def _sequences(
         time=time.astype(np.int64),
         row=events["row"].to_numpy()[by_user].astype(np.int64),
         rank=by_user.astype(np.int64),
-        tied=tied[by_user],
+        tied=tied,
         dropped_items=frozenset(item_ids[index] for index in dropped),
         notes=notes,
     )

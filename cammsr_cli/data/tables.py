@@ -27,6 +27,7 @@ from cammsr_cli.data.contents import (
     read_text,
 )
 from cammsr_cli.data.delimited import Dialect, header_of, line_of, read_delimited
+from cammsr_cli.data.headerless import known_columns
 from cammsr_cli.data.json_rows import json_keys, read_json
 from cammsr_cli.errors import CammsrError, UsageError, first_line
 
@@ -48,6 +49,7 @@ FORMATS: dict[str, Format] = {
 INTERACTION_NAMES = ("interactions", "reviews", "ratings", "events")
 ITEM_NAMES = ("items", "meta", "products", "catalogue", "movies")
 _USUAL_SEPARATORS: dict[Format, str] = {"csv": ",", "tsv": "\t"}
+_HEAD = 65_536  # bytes in which the first line ends
 _ROWS_A_PIECE = 65_536  # as Python's values a whole column of texts is large
 _SYSTEM_FILES = ("thumbs.db", "desktop.ini")
 _PARTITION = re.compile(r"([^=]+)=(.*)")  # a folder of Hive: the column and its value
@@ -250,6 +252,15 @@ def _open_file(path: Path, reading: Reading) -> Table | None:
         frame, by_line = read_json(path, content)
         return Table(path, frame, "json lines" if by_line else "rows", None, encoding, notes)
     usual, columns = _USUAL_SEPARATORS[kind], reading.columns.get(path.name, ())
+    if not columns:
+        head = content[:_HEAD].decode("utf-8", "replace")
+        columns = known_columns(path.name, header_of([head.partition("\n")[0]], usual))
+        if columns:
+            told = (
+                f"{path.name} has no header: its columns are taken for {', '.join(columns)} "
+                f"(else: --columns {path.name}=NAME,NAME,…)"
+            )
+            notes = (*notes, told)
     read = read_delimited(path, content, usual, columns)
     notes = (*notes, *read.notes, *blank_note(path, read.blank))
     return Table(path, read.frame, "delimited", read.dialect, encoding, notes)
@@ -330,7 +341,10 @@ def columns_of(path: Path, reading: Reading | None = None) -> list[str]:
         return []
     if not lines or kind is None:
         return []
-    return json_keys(path, lines) if kind == "jsonl" else header_of(lines, _USUAL_SEPARATORS[kind])
+    if kind == "jsonl":
+        return json_keys(path, lines)
+    header = header_of(lines, _USUAL_SEPARATORS[kind])
+    return list(known_columns(path.name, header)) or header
 
 
 def counted(number: int, noun: str) -> str:

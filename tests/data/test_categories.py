@@ -1,8 +1,9 @@
 """Category cells as sets or paths, and the level of a hierarchy that guides the model."""
 
+import polars as pl
 import pytest
 
-from cammsr_cli.data.categories import CategoryPath, Labels, category_paths, labels_of
+from cammsr_cli.data.categories import CategoryPath, Labels, category_paths, joint_of, labels_of
 from cammsr_cli.errors import UsageError
 
 
@@ -128,3 +129,27 @@ def test_a_level_deeper_than_any_path() -> None:
 def test_nothing() -> None:
     assert labels_of([[], []], None) == Labels([[], []], 1, [], 0)
     assert labels_of([], "all") == Labels([], "all", [], 0)
+
+
+@pytest.mark.parametrize(
+    ("cells", "joint"),
+    [
+        (["Restaurants, Mexican, Bars", "Mexican, Restaurants", "Bars, Nightlife", None], ","),
+        (["Action;Indie", "Indie;Casual", "Casual", "Action"], ";"),
+        (["Clothing, Shoes & Jewelry", "Arts, Crafts & Sewing", "Books", "Shoes"], None),
+        (["Gloves, Winter", "Hats, Winter", "Scarves, Winter"], None),
+        (["Clothing, Shoes > Men", "Shoes, Clothing > Men", "Clothing, Shoes > Women"], None),
+        (['["A, B", "B, A"]', "A", "B"], None),
+        (["A, B"] * 5, None),
+        ([], None),
+    ],
+)
+def test_what_joins_the_names_of_sets(cells: list[str | None], joint: str | None) -> None:
+    assert joint_of(pl.Series(cells, dtype=pl.String)) == joint
+
+
+def test_cells_of_joined_names() -> None:
+    assert category_paths("A, B;C", joint=",") == set_of("A", "B;C")
+    assert category_paths("A, B|C", joint=",") == set_of("A", "B", "C")
+    assert category_paths("A, B > C", joint=",") == [("A, B", "C")]
+    assert category_paths("A, B, C", lists_are_paths=True, joint=",") == [("A", "B", "C")]

@@ -3,7 +3,6 @@
 import gzip
 import json
 import re
-import shlex
 from collections.abc import Callable
 from pathlib import Path
 
@@ -395,6 +394,11 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     ),
     "recbole": recbole,
     "microlens": lambda folder: microlens(folder, "item,title\n10,T\n"),
+    "mind": lambda folder: sample(
+        folder,
+        behaviors__tsv="1\tU1\t11/15/2019 8:55:22 AM\tN1\tN2-1 N3-0\n",
+        news__tsv="N2\tnews\tus\tT\tA\turl\t[]\t[]\n",
+    ),
     "plain": lambda folder: sample(folder, interactions__csv=PAIRS),
 }
 
@@ -482,22 +486,24 @@ MOVIELENS_25M = {
 }
 
 
-def test_the_commands_of_the_readme_for_each_format(
+def test_the_examples_of_the_guide_for_each_format(
     tmp_path: Path, cammsr: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    amazon_2023(tmp_path)
+    amazon_2023(tmp_path / "beauty")
     (tmp_path / "dataset").mkdir()
     recbole(tmp_path / "dataset" / "ml-100k")
     microlens(tmp_path / "MicroLens-100k", "10,T\n")
+    MAKERS["mind"](tmp_path / "MINDsmall_train")
     sample(tmp_path / "shop", interactions__csv=PAIRS)
     sample(tmp_path / "ml-25m", **MOVIELENS_25M)
-    text = (PROJECT / "README.md").read_text(encoding="utf-8")
-    shown = re.findall(r"^\| (`.*?) \| .*? \| `(cammsr prepare .*?)`", text, flags=re.MULTILINE)
+    text = (PROJECT / "docs" / "guides" / "your-files.md").read_text(encoding="utf-8")
+    table = text.partition("| format |")[2].partition("\n\n")[0]
+    shown = re.findall(r"^\| (`.*?) \| .*? \| `(.*?)`", table, flags=re.MULTILINE)
     names = [name for named, _ in shown for name in re.findall("`(.*?)`", named)]
     assert sorted(names) == sorted(FORMAT_NAMES)
-    for named, command in shown:
-        answer = cammsr(*shlex.split(command)[1:], "--dry-run", "--json")
-        assert answer.code == 0, (command, answer.err)
+    for named, folder in shown:
+        answer = cammsr("prepare", folder, "--dry-run", "--json")
+        assert answer.code == 0, (folder, answer.err)
         read_as = [f"--format {name})" in answer.out for name in re.findall("`(.*?)`", named)]
         assert any(read_as) or named == "`plain`", answer.out
