@@ -39,6 +39,8 @@ class Catalogue:
         standardised: Whether the features have been through `ItemEncoder.standardised`.
         near_NJ: int64 rows of the id table, those of each item's neighbours, -1 for none; if not
             given, items with an id have those found by `ItemEncoder.measure`, and others none.
+        begun_ND: float, where the ids of items with content begin, made by
+            `ItemEncoder.standardised`; if not given, it is made as needed.
     """
 
     id_row_N: Tensor
@@ -47,6 +49,7 @@ class Catalogue:
     label_NC: Tensor | None = None
     standardised: bool = False
     near_NJ: Tensor | None = None
+    begun_ND: Tensor | None = None
 
     def to(self, device: torch.device, features: bool = True) -> Catalogue:
         """The same catalogue on `device`; without `features`, those stay where they are."""
@@ -57,6 +60,7 @@ class Catalogue:
             None if self.label_NC is None else self.label_NC.to(device),
             self.standardised,
             None if self.near_NJ is None else self.near_NJ.to(device),
+            None if self.begun_ND is None else self.begun_ND.to(device),
         )
 
     def take(self, item_U: Tensor) -> Catalogue:
@@ -69,6 +73,7 @@ class Catalogue:
             None if self.label_NC is None else self.label_NC[item_U],
             self.standardised,
             None if self.near_NJ is None else self.near_NJ[item_U],
+            None if self.begun_ND is None else self.begun_ND[item_U],
         )
 
 
@@ -277,7 +282,7 @@ class ItemEncoder(nn.Module):
     def standardised(self, catalogue: Catalogue, dtype: torch.dtype) -> Catalogue:
         """The catalogue with features as the linear layers read them, in `dtype`; missing ones 0.
 
-        They stay the same from step to step, and so need not be made at each.
+        And with where its ids begin. They stay the same from step to step, and so need not be made at each.
         """
         features = {}
         for name, projection in self._projections():
@@ -294,7 +299,15 @@ class ItemEncoder(nn.Module):
                     for values, there in parts
                 ]
             )
-        return replace(catalogue, features=features, standardised=True)
+        catalogue = replace(catalogue, features=features, standardised=True)
+        if self.content_init is None:
+            return catalogue
+        every_N = torch.arange(len(catalogue.id_row_N), device=catalogue.id_row_N.device)
+        begun = [
+            self.content_init(self._content(catalogue, item_B))
+            for item_B in torch.split(every_N, MEASURED_ROWS)
+        ]
+        return replace(catalogue, begun_ND=torch.cat(begun))
 
     @property
     def branches(self) -> int:
@@ -338,9 +351,13 @@ class ItemEncoder(nn.Module):
             has_id_N = shown_N
         own_ND = torch.where(has_id_N[:, None], own_ND, self.missing_SD[0])
         if self.content_init is not None:
-            item_B = (~has_id_N & content_N).nonzero().squeeze(1)
-            begun_BD = self.content_init(self._content(catalogue, item_B)).to(own_ND)
-            own_ND = own_ND.index_copy(0, item_B, begun_BD)
+            begins_N = content_N & ~has_id_N
+            if catalogue.begun_ND is not None:
+                own_ND = torch.where(begins_N[:, None], catalogue.begun_ND, own_ND)
+            else:
+                item_B = begins_N.nonzero().squeeze(1)
+                begun_BD = self.content_init(self._content(catalogue, item_B)).to(own_ND)
+                own_ND = own_ND.index_copy(0, item_B, begun_BD)
             known_N = known_N | content_N
         parts = [own_ND, *(torch.where(shown_N[:, None], other, 0.0) for other in others)]
         near = torch.split(near_NX, self.width, dim=1)

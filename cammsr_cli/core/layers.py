@@ -7,15 +7,40 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 ATTENTION = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 """What may compute a GPU's attention. Not cuDNN, which torch prefers for bfloat16 on Hopper: it
 rounds rates of dropout to sixteenths (torch 2.11), and plans anew for each shape."""
+
+
+class _Gathered(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x_XD: Tensor, at_M: Tensor, back_X: Tensor) -> Tensor:
+        ctx.save_for_backward(back_X)
+        return x_XD.index_select(0, at_M)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_MD: Tensor) -> tuple[Tensor, None, None]:
+        (back_X,) = ctx.saved_tensors
+        return grad_MD.index_select(0, back_X), None, None
+
+
+def gathered(x_XD: Tensor, at_M: Tensor, back_X: Tensor) -> Tensor:
+    """`x[at]`, whose gradient is gathered in its turn: the way back from M to X is known.
+
+    So nothing is summed, in whatever order. Rows of X that are not among the M must point to one of
+    them whose gradient is nought.
+    """
+    out: Tensor = _Gathered.apply(x_XD, at_M, back_X)
+    return out
 
 
 class StreamLinear(nn.Module):
@@ -37,15 +62,19 @@ class StreamLinear(nn.Module):
 
     def forward(self, x: Tensor, of: Tensor | None = None) -> Tensor:
         """[S, M, ..., I] to [S, M, ..., O]; of the streams `of` alone, int64, if given."""
-        return self.part(x, slice(None), of)
+        weight_SIO, bias_SO = self.weight_SIO, self.bias_SO
+        if of is not None:
+            weight_SIO, bias_SO = weight_SIO[of], bias_SO[of]
+        return _linear(x, weight_SIO, bias_SO)
 
-    def part(self, x: Tensor, outputs: slice, of: Tensor | None = None) -> Tensor:
+    def part(self, x: Tensor, outputs: slice) -> Tensor:
         """As `forward`, but only some of the outputs."""
-        chosen = slice(None) if of is None else of
-        weight_SIO, bias_SO = self.weight_SIO[chosen], self.bias_SO[chosen]
-        weight_SIO, bias_SO = weight_SIO[:, :, outputs], bias_SO[:, outputs]
-        out = torch.baddbmm(bias_SO.unsqueeze(1), x.flatten(1, -2), weight_SIO)
-        return out.view(*x.shape[:-1], out.shape[-1])
+        return _linear(x, self.weight_SIO[:, :, outputs], self.bias_SO[:, outputs])
+
+
+def _linear(x: Tensor, weight_SIO: Tensor, bias_SO: Tensor) -> Tensor:
+    out = torch.baddbmm(bias_SO.unsqueeze(1), x.flatten(1, -2), weight_SIO)
+    return out.view(*x.shape[:-1], out.shape[-1])
 
 
 class StreamNorm(nn.Module):
@@ -76,8 +105,9 @@ class StreamNorm(nn.Module):
         normed_SXD = self._normed(x_SXD, of)
         if self.scale_SD is None or self.shift_SD is None:
             return normed_SXD
-        chosen = slice(None) if of is None else of
-        scale_SD, shift_SD = self.scale_SD[chosen], self.shift_SD[chosen]
+        scale_SD, shift_SD = self.scale_SD, self.shift_SD
+        if of is not None:
+            scale_SD, shift_SD = scale_SD[of], shift_SD[of]
         shape = (len(scale_SD), *(1 for _ in x_SXD.shape[1:-1]), x_SXD.shape[-1])
         return torch.addcmul(shift_SD.view(shape), normed_SXD, scale_SD.view(shape))
 

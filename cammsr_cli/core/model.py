@@ -32,7 +32,7 @@ from cammsr_cli.core.items import Catalogue, ItemEncoder
 from cammsr_cli.core.layers import Dropout, StreamNorm
 from cammsr_cli.core.repeats import RepeatBias
 from cammsr_cli.core.sequence import UserEncoder, causal_mask, segment_mask
-from cammsr_cli.core.windows import TIME_BUCKETS, Window
+from cammsr_cli.core.windows import TIME_BUCKETS, Rows, Window
 
 Norm = Literal["dyt", "layernorm"]
 InputNorm = Literal["dyt", "layernorm", "none"]
@@ -268,7 +268,7 @@ class Cammsr(nn.Module):
         weight_NS = logits_NS.masked_fill(~present_NS, float("-inf")).softmax(-1)
         return torch.where(present_NS, weight_NS * present_NS.sum(1, keepdim=True), 1.0)
 
-    def history(self, tables: ItemTables, window: Window) -> tuple[Tensor, Tensor | None]:
+    def history(self, tables: ItemTables, window: Rows) -> tuple[Tensor, Tensor | None]:
         """What the Transformers read of each history, before normalisation: [T, B, L, D].
 
         Each item's branches with their positions, and what the experts add (equations 5 to 11); and
@@ -314,7 +314,7 @@ class Cammsr(nn.Module):
         read: Tensor = self.drop(normed)
         return read
 
-    def queries(self, tables: ItemTables, window: Window) -> Tensor:
+    def queries(self, tables: ItemTables, window: Rows) -> Tensor:
         """What each user asks for after each event of the windows: [B, L, V].
 
         The score of an item is the inner product of that with its target (equation 15).
