@@ -282,7 +282,8 @@ class ItemEncoder(nn.Module):
     def standardised(self, catalogue: Catalogue, dtype: torch.dtype) -> Catalogue:
         """The catalogue with features as the linear layers read them, in `dtype`; missing ones 0.
 
-        And with where its ids begin. They stay the same from step to step, and so need not be made at each.
+        And with where its ids begin. All that stays the same from step to step, and so need not be
+        made at each.
         """
         features = {}
         for name, projection in self._projections():

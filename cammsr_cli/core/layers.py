@@ -62,10 +62,9 @@ class StreamLinear(nn.Module):
 
     def forward(self, x: Tensor, of: Tensor | None = None) -> Tensor:
         """[S, M, ..., I] to [S, M, ..., O]; of the streams `of` alone, int64, if given."""
-        weight_SIO, bias_SO = self.weight_SIO, self.bias_SO
-        if of is not None:
-            weight_SIO, bias_SO = weight_SIO[of], bias_SO[of]
-        return _linear(x, weight_SIO, bias_SO)
+        if of is None:
+            return _linear(x, self.weight_SIO, self.bias_SO)
+        return _linear(x, self.weight_SIO[of], self.bias_SO[of])
 
     def part(self, x: Tensor, outputs: slice) -> Tensor:
         """As `forward`, but only some of the outputs."""
@@ -105,7 +104,8 @@ class StreamNorm(nn.Module):
         normed_SXD = self._normed(x_SXD, of)
         if self.scale_SD is None or self.shift_SD is None:
             return normed_SXD
-        scale_SD, shift_SD = self.scale_SD, self.shift_SD
+        scale_SD: Tensor = self.scale_SD
+        shift_SD: Tensor = self.shift_SD
         if of is not None:
             scale_SD, shift_SD = scale_SD[of], shift_SD[of]
         shape = (len(scale_SD), *(1 for _ in x_SXD.shape[1:-1]), x_SXD.shape[-1])

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cammsr_cli.core.losses import NOWHERE
 from cammsr_cli.core.windows import Window
 
 
@@ -20,20 +19,32 @@ class LastSeen(NamedTuple):
 
     Attributes:
         until_BJ: int64 first position of the row to which an event is not the last of its item: the
-            item's next event in that history, or the history's end; 0 in the padding.
+            item's next event in that history, or the history's end; 0 in the padding, and where
+            targets are not told from the item.
         age_BL: int64 how many events ago the position's target was last; 1 is the event at the
             position itself, 0 never.
-        told_BJ: float, what is added to the logit of each event's item where targets are told from
-            it, and `NOWHERE` where they are not; None for nothing.
+        correction_BJ: float, what is added to the logit of each event's item; None for nothing.
     """
 
     until_BJ: Tensor
     age_BL: Tensor
-    told_BJ: Tensor | None
+    correction_BJ: Tensor | None
 
 
-def last_seen(window: Window, target_BL: Tensor, told_BJ: Tensor | None = None) -> LastSeen:
-    """What the positions of rows on the host have seen; the item `target_BL` follows each."""
+def last_seen(
+    window: Window,
+    target_BL: Tensor,
+    told_BJ: Tensor | None = None,
+    correction_BJ: Tensor | None = None,
+) -> LastSeen:
+    """What the positions of rows have seen; on the host.
+
+    Args:
+        window: The rows.
+        target_BL: int64 item that follows each position.
+        told_BJ: bool, whether targets are told from the event's item; all are if None.
+        correction_BJ: What is added to its logit.
+    """
     item_BL, length = window.item_BL, window.item_BL.shape[1]
     at_X = torch.arange(item_BL.numel())
     within_BL = at_X.view_as(item_BL) % length if window.within_BL is None else window.within_BL
@@ -51,12 +62,12 @@ def last_seen(window: Window, target_BL: Tensor, told_BJ: Tensor | None = None) 
     again_M = key_M[1:] // length == key_M[:-1] // length
     end_M[order_M[:-1][again_M]] = column_M[order_M[1:][again_M]]
     until_X = torch.zeros_like(at_X)
-    until_X[event_M] = end_M
+    until_X[event_M] = end_M if told_BJ is None else end_M * told_BJ.view(-1)[event_M]
     asked_M = key(target_BL)
     last_M = key_M[(torch.searchsorted(key_M, asked_M, right=True) - 1).clamp(min=0)]
     age_X = torch.zeros_like(at_X)
     age_X[event_M] = (asked_M - last_M + 1).where(last_M // length == asked_M // length, 0)
-    return LastSeen(until_X.view_as(item_BL), age_X.view_as(item_BL), told_BJ)
+    return LastSeen(until_X.view_as(item_BL), age_X.view_as(item_BL), correction_BJ)
 
 
 class RepeatBias(nn.Module):
@@ -96,33 +107,42 @@ class RepeatBias(nn.Module):
         bucket: Tensor = torch.frexp(age.double())[1].long() - 1
         return bucket.clamp(max=len(self.weight_R) - 1)
 
-    def told(self, seen: LastSeen) -> Tensor:
-        """What is added to the logit of each event's item at each position, [B, L, J].
+    def kept(self, seen: LastSeen) -> Tensor:
+        """1 where a position has seen an event, the last of its item, and else 0: [B, L, J].
 
-        `NOWHERE` for what a position has not seen, for all but the last event of an item, and for
-        the position's own target; what it says of events ahead does not matter.
+        The position's own target is left out; what it says of events ahead does not matter.
         """
-        length = seen.age_BL.shape[1]
-        age_LJ = self.age_LJ[:length, :length]
-        over_BLJ = seen.until_BJ[:, None, :] < age_LJ[:, :1]
-        hidden_BLJ = over_BLJ | (seen.age_BL[:, :, None] == age_LJ)
-        if seen.told_BJ is None:
-            return torch.zeros_like(hidden_BLJ, dtype=torch.float32).masked_fill_(
-                hidden_BLJ, NOWHERE
-            )
-        return seen.told_BJ[:, None, :].masked_fill(hidden_BLJ, NOWHERE)
+        age_LJ = self.age_LJ[: seen.age_BL.shape[1], : seen.age_BL.shape[1]]
+        kept_BLJ, other_BLJ = torch.empty(
+            2, *seen.age_BL.shape, len(age_LJ), device=age_LJ.device
+        ).unbind()
+        # Numbers and not truth values, which a CPU is slow to make numbers of.
+        torch.ge(seen.until_BJ[:, None, :], age_LJ[:, :1], out=kept_BLJ)
+        torch.ne(seen.age_BL[:, :, None], age_LJ, out=other_BLJ)
+        return kept_BLJ.mul_(other_BLJ)
 
     @torch.no_grad()
-    def shares(self, logit_BLJ: Tensor, told_BLJ: Tensor, log_sum_BL: Tensor) -> Tensor:
+    def shares(
+        self,
+        logit_BLJ: Tensor,
+        log_sum_BL: Tensor,
+        kept_BLJ: Tensor,
+        correction_BJ: Tensor | None = None,
+    ) -> Tensor:
         """Probability of all that each position has seen, by its bucket of age: [X, R].
 
         Args:
             logit_BLJ: Logit of each event's item at each position of its row.
-            told_BLJ: What `told` says.
             log_sum_BL: Logarithm of what the exponentials of the position's logits sum to.
+            kept_BLJ: What `kept` says.
+            correction_BJ: Added to the logits.
         """
         length = logit_BLJ.shape[1]
-        share_BLJ = (logit_BLJ + told_BLJ).sub_(log_sum_BL[:, :, None]).exp_()
+        share_BLJ = logit_BLJ - log_sum_BL[:, :, None]
+        if correction_BJ is not None:
+            share_BLJ += correction_BJ[:, None, :]
+        # What is kept is no larger; the exponential of what is not could have no end.
+        share_BLJ = share_BLJ.clamp_(max=0.0).exp_().mul_(kept_BLJ)
         hot_LJR = self.hot_LJR[:length, :length]
         return torch.bmm(share_BLJ.transpose(0, 1), hot_LJR).transpose(0, 1).flatten(0, 1)
 

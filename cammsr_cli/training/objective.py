@@ -108,19 +108,19 @@ class Objective(nn.Module):
             logits = [query @ item.mT for query, item in pairs]
             if self.scores[0].whole and len(logits) > 1:
                 logits = [torch.stack(logits).sum(0), *logits][: len(self.scores)]
-            told_BLJ = repeats.told(plan.seen)
+            kept_BLJ = repeats.kept(plan.seen)
             sums_KM = torch.stack([x for one in each for x in (one.log_sum_M, one.own_share_M)])
             sums_KX = sums_KM.index_select(1, plan.number_X).view(len(each), 2, -1)
             log_sum_KBL = sums_KX[:, 0].view(len(each), *plan.item_BL.shape)
-            with torch.autocast(told_BLJ.device.type, enabled=False):
+            with torch.autocast(kept_BLJ.device.type, enabled=False):
                 share_KXR = torch.stack(
                     [
-                        repeats.shares(logit, told_BLJ, log_sum)
+                        repeats.shares(logit, log_sum, kept_BLJ, plan.seen.correction_BJ)
                         for logit, log_sum in zip(logits, log_sum_KBL, strict=True)
                     ]
                 )
                 weight_X = plan.weight_M[plan.number_X]
-        with torch.autocast(told_BLJ.device.type, enabled=False):
+        with torch.autocast(kept_BLJ.device.type, enabled=False):
             return repeats.loss(
                 share_KXR, sums_KX[:, 1], self.scale_K, plan.seen.age_BL.view(-1), weight_X
             )

@@ -172,14 +172,14 @@ class Planner:
         item_BL = window.item_BL
         item_U = wanted_U = candidate_C = correction_C = None
         own_M = target_M
-        told_BL = None  # what is added to the logits of the histories' items
+        told: tuple[Tensor | None, Tensor | None] = (
+            None,
+            None,
+        )  # whether targets are told from the histories' items; corrections
         if candidates is not None:
             candidate_C, correction_C, own_M = _even_candidates(candidates, target_M)
-            if self.repeats:
-                told_BL = _told(candidates, item_BL)
-        seen = None
-        if self.repeats:
-            seen = last_seen(window, packed.target_BL, told_BL)
+            told = _told(candidates, item_BL)
+        seen = last_seen(window, packed.target_BL, *told) if self.repeats else None
         if self.corpus.sampled:
             assert candidate_C is not None
             needed_U, place = torch.unique(
@@ -275,11 +275,9 @@ def _even_candidates(
     )
 
 
-def _told(candidates: Candidates, item_BL: Tensor) -> Tensor:
-    """What is added to the logits of some items: their corrections; of no candidates, no part."""
+def _told(candidates: Candidates, item_BL: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Which items are candidates, and what is added to the logits of those that are."""
     place_BL = places(item_BL, candidates.item_C)
     if candidates.correction_C is None:
-        told_BL = torch.zeros(item_BL.shape)
-    else:
-        told_BL = candidates.correction_C[place_BL.clamp(min=0)]
-    return told_BL.masked_fill(place_BL < 0, NOWHERE)
+        return place_BL >= 0, None
+    return place_BL >= 0, candidates.correction_C[place_BL.clamp(min=0)]

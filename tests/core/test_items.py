@@ -554,7 +554,9 @@ def test_features_standardised_beforehand_give_the_same_streams(monkeypatch) -> 
     assert not torch.equal(before.features["text"], catalogue.features["text"])
     some = torch.tensor([5, 0, 6, 2])
     for given, made in ((catalogue, before), (catalogue.take(some), before.take(some))):
-        _same(encoder(made), encoder(given))
+        # Where ids begin is then a product of other rows, which rounds otherwise.
+        for a, b in zip(encoder(made), encoder(given), strict=True):
+            torch.testing.assert_close(a, b)
     assert before.to(torch.device("cpu")).standardised
     halved = encoder.standardised(catalogue, torch.bfloat16)
     assert halved.features["image"].dtype == torch.bfloat16
