@@ -359,19 +359,24 @@ class ItemEncoder(nn.Module):
                 item_B = begins_N.nonzero().squeeze(1)
                 begun_BD = self.content_init(self._content(catalogue, item_B)).to(own_ND)
                 own_ND = own_ND.index_copy(0, item_B, begun_BD)
-            known_N = known_N | content_N
+            known_N = content_N if known_N is None else known_N | content_N
         parts = [own_ND, *(torch.where(shown_N[:, None], other, 0.0) for other in others)]
-        near = torch.split(near_NX, self.width, dim=1)
-        return [part + mean for part, mean in zip(parts, near, strict=True)], has_id_N | known_N
+        if near_NX is not None:
+            near = torch.split(near_NX, self.width, dim=1)
+            parts = [part + mean for part, mean in zip(parts, near, strict=True)]
+        return parts, has_id_N if known_N is None else has_id_N | known_N
 
-    def _rows_and_neighbours(self, catalogue: Catalogue) -> tuple[Tensor, Tensor, Tensor]:
-        """The items' rows of the id table, the mean of their neighbours', and who has any."""
+    def _rows_and_neighbours(
+        self, catalogue: Catalogue
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """The items' rows of the id table, the mean of their neighbours', and who has any.
+
+        The latter are None where there are no neighbours at all.
+        """
         assert self.id_table is not None
         row_N = catalogue.id_row_N.clamp(min=0)
         if self.near_RJ is None:
-            own_NX = self.id_table(row_N)
-            none_11 = own_NX.new_zeros(1, 1)
-            return own_NX, none_11.expand_as(own_NX), none_11.bool()[0].expand(len(own_NX))
+            return self.id_table(row_N), None, None
         near_NJ = self._neighbours(catalogue)
         items, most = near_NJ.shape
         there_NJ = near_NJ >= 0

@@ -261,12 +261,12 @@ class TransformerBlock(nn.Module):
 
     def _bias(self, length: int, device: torch.device) -> Tensor:
         """What is added to the attention of each position to each, [S, A, L, L]; -inf ahead."""
-        at_L = torch.arange(length, device=device)
-        distance_LL = at_L[:, None] - at_L[None, :]
         if self.distance_bias_LX is None:
-            bias_LLX = torch.zeros(length, length, self.streams * self.heads, device=device)
+            past_XL = torch.zeros(self.streams * self.heads, length, device=device)
         else:
-            bias_LLX = functional.embedding(distance_LL.clamp(min=0), self.distance_bias_LX)
-        bias_LLX = bias_LLX.masked_fill(distance_LL[:, :, None] < 0, float("-inf"))
-        # What is added to it takes its layout.
-        return bias_LLX.permute(2, 0, 1).contiguous().view(self.streams, self.heads, length, length)
+            past_XL = self.distance_bias_LX[:length].T
+        # Each row of the matrix is a piece of one line, from the farthest distance to what is
+        # ahead; the last row begins at its beginning, and each row above it one further on.
+        line_XK = functional.pad(past_XL.flip(1), (0, length - 1), value=float("-inf"))
+        bias_XLL = line_XK.unfold(1, length, 1).flip(1)
+        return bias_XLL.view(self.streams, self.heads, length, length)

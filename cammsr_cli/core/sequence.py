@@ -74,8 +74,8 @@ def segment_mask(within_BL: Tensor) -> Tensor:
     By arithmetic: a CPU takes four times as long for booleans and filling by them.
     """
     at_L = torch.arange(within_BL.shape[1], device=within_BL.device, dtype=torch.float32)
-    distance_LL = at_L[:, None] - at_L[None, :]
-    return (within_BL.float()[:, :, None] - distance_LL).clamp_(max=0.0).mul_(1e30)
+    begun_BL = within_BL - at_L  # how far back the history begins, from the row's begin
+    return (begun_BL[:, :, None] + at_L).clamp_(max=0.0).mul_(1e30)
 
 
 def causal_mask(length: int, device: torch.device) -> Tensor:
