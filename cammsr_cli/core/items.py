@@ -15,16 +15,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cammsr_cli.core.limits import most_on
+from cammsr_cli.core.by_device import COSINES_AT_ONCE, most_on
 
 ID = "id"
 """Name of the stream that is the item's own embedding."""
 
 MEASURED_ROWS = 2**15
 """Most items whose features are looked at for their mean and deviation, evenly spread."""
-
-COSINES_AT_ONCE = {"cpu": 2**21, "cuda": 2**26}
-"""Cosines between items that exist at one time."""
 
 
 @dataclass(frozen=True)

@@ -6,18 +6,14 @@ Axes: S streams, B users, L positions, D width, A heads, I inputs, O outputs.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
-ATTENTION = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
-"""What may compute a GPU's attention. Not cuDNN, which torch prefers for bfloat16 on Hopper: it
-rounds rates of dropout to sixteenths (torch 2.11), and plans anew for each shape."""
+from cammsr_cli.core.by_device import attention, dropout
 
 
 class _Gathered(torch.autograd.Function):
@@ -129,11 +125,7 @@ class StreamNorm(nn.Module):
 
 
 class Dropout(nn.Module):
-    """Inverted dropout (Srivastava et al., 2014).
-
-    On the CPU, where drawing numbers is most of dropout's cost, one draw of 64 bits serves eight
-    values, so that `share` is rounded to a 256th.
-    """
+    """Inverted dropout (Srivastava et al., 2014)."""
 
     def __init__(self, share: float) -> None:
         super().__init__()
@@ -141,16 +133,7 @@ class Dropout(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Drop a share of the values of `x`, any shape, and scale up the others."""
-        if not self.training or not self.share:
-            return x
-        if x.device.type != "cpu":
-            return functional.dropout(x, self.share)
-        draws = torch.empty((x.numel() + 7) // 8, dtype=torch.int64).random_(-(2**63), None)
-        dropped = min(max(round(self.share * 256), 1), 255)
-        kept = draws.view(torch.uint8)[: x.numel()].view(x.shape)
-        # Bytes into bytes: a CPU makes booleans, and numbers of those, one at a time.
-        torch.ge(kept, dropped, out=kept)
-        return x * kept.to(x.dtype).mul_(256 / (256 - dropped))
+        return dropout(x, self.share) if self.training and self.share else x
 
 
 class TransformerBlock(nn.Module):
@@ -241,20 +224,8 @@ class TransformerBlock(nn.Module):
         bias = bias_SALL.unsqueeze(1)  # [S, 1, A, L, L], or with all of B
         if mask_BLL is not None:
             bias = bias + mask_BLL.unsqueeze(1)
-        if self.training and x_SBLD.device.type == "cpu":
-            # Torch's own attention with dropout takes half as long again on a CPU.
-            scale = (width // self.heads) ** -0.5
-            weight_SBALL = (q_SBALd * scale @ k_SBALd.mT + bias).softmax(-1)
-            mixed_SBALd = self.drop(weight_SBALL) @ v_SBALd
-        else:
-            with sdpa_kernel(ATTENTION) if x_SBLD.device.type == "cuda" else nullcontext():
-                mixed_SBALd = functional.scaled_dot_product_attention(
-                    q_SBALd,
-                    k_SBALd,
-                    v_SBALd,
-                    attn_mask=bias.to(q_SBALd.dtype),
-                    dropout_p=self.drop.share if self.training else 0.0,
-                )
+        share = self.drop.share if self.training else 0.0
+        mixed_SBALd = attention(q_SBALd, k_SBALd, v_SBALd, bias, share)
         mixed_SBLD = mixed_SBALd.transpose(2, 3).reshape(streams, batch, length, width)
         out: Tensor = self.attention_out(mixed_SBLD, of)
         return out

@@ -13,17 +13,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from cammsr_cli.core.limits import most_on
-
-LOGITS_AT_ONCE = {"cpu": 2**21, "cuda": 2**26}
-"""Most logits that exist at one time: what a CPU's cache holds, or what keeps a GPU busy."""
+from cammsr_cli.core.by_device import filled, rows_at_once
 
 NOWHERE = -1e30
 """Logit of what has no part; finite, so that a softmax over nothing else is a number."""
-
-EVEN_ROWS = 16
-"""Rows of a matrix product are a multiple of it, or where they are more than a thousand, of as many
-times it: a CPU makes code for each shape, and keeps it."""
 
 
 class CrossEntropy(NamedTuple):
@@ -130,7 +123,7 @@ def _in_chunks(
     dtype: torch.dtype,
 ) -> tuple[Tensor, ...]:
     """Each position's cross-entropy, own probability and log-sum; gradients of the weighted sum."""
-    rows = _rows_at_once(len(query_MV), most_on(query_MV.device, LOGITS_AT_ONCE) // len(target_NV))
+    rows = rows_at_once(len(query_MV), len(target_NV), query_MV.device)
     target = target_NV.to(dtype)
     corrected = _corrected(target, correction_N)
     target_grad = torch.zeros_like(target_NV)
@@ -142,7 +135,7 @@ def _in_chunks(
         asked = query.to(dtype)
         if correction_N is not None:
             asked = functional.pad(asked, (0, 2), value=1.0)
-        logit = (_filled(asked, rows) @ corrected.T)[: len(query)]
+        logit = (filled(asked, rows) @ corrected.T)[: len(query)]
         logit[torch.arange(len(query), device=logit.device), own_M[chunk]] = NOWHERE
         # Among the others; in the products' type, as they would be rounded to it anyway.
         among = torch.softmax(logit, 1)
@@ -153,11 +146,11 @@ def _in_chunks(
         own_share = (-each).exp()
         push = (others - log_sum).exp() * weight
         pull = torch.addcmul(-weight, own_share, weight)
-        among = _filled(among, rows)
+        among = filled(among, rows)
         pushed = (among @ target)[: len(query)].to(query.dtype)
         query_grad = torch.addcmul(pushed * push, own, pull)
         parts.append((each, own_share, log_sum, query_grad, query * pull))
-        share = _filled((query * push).to(dtype), rows)
+        share = filled((query * push).to(dtype), rows)
         if dtype == target_grad.dtype:
             target_grad.addmm_(among.T, share)
         else:
@@ -171,28 +164,14 @@ def _in_chunks(
 def _corrected(target_NV: Tensor, correction_N: Tensor | None) -> Tensor:
     """The targets, and beside them the correction, in two columns for a query of ones there.
 
-    So the matrix product adds it: in bfloat16, adding float32 to the logits takes a CPU five times
-    as long as the product. What one bfloat16 loses of it is in the second column.
+    So the matrix product adds it, and the logits are of its type. What one bfloat16 loses of it is
+    in the second column.
     """
     if correction_N is None:
         return target_NV
     high = correction_N.to(target_NV.dtype)
     low = (correction_N - high.to(correction_N.dtype)).to(target_NV.dtype)
     return torch.cat([target_NV, high[:, None], low[:, None]], dim=1)
-
-
-def _rows_at_once(of: int, most: int) -> int:
-    """Rows of a chunk, no more than `most`: so many that all chunks are about as large."""
-    most = max(1, most)
-    even = min(most, EVEN_ROWS * -(-min(most, of) // 1024))
-    each = -(-of // -(-of // (most - most % even)))
-    return each + -each % even
-
-
-def _filled(x_RV: Tensor, rows: int) -> Tensor:
-    """The rows, and rows of zeros after them up to so many."""
-    lacking = rows - len(x_RV)
-    return functional.pad(x_RV, (0, 0, 0, lacking)) if lacking else x_RV
 
 
 def category_loss(

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from cammsr_cli.core.by_device import segment_mask
 from cammsr_cli.core.camoe import (
     Camoe,
     CategoryGuide,
@@ -31,7 +32,7 @@ from cammsr_cli.core.camoe import (
 from cammsr_cli.core.items import Catalogue, ItemEncoder
 from cammsr_cli.core.layers import Dropout, StreamNorm
 from cammsr_cli.core.repeats import RepeatBias
-from cammsr_cli.core.sequence import UserEncoder, causal_mask, segment_mask
+from cammsr_cli.core.sequence import UserEncoder, causal_mask
 from cammsr_cli.core.windows import TIME_BUCKETS, Rows, Window
 
 Norm = Literal["dyt", "layernorm"]

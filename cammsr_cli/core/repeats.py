@@ -116,7 +116,6 @@ class RepeatBias(nn.Module):
         kept_BLJ, other_BLJ = torch.empty(
             2, *seen.age_BL.shape, len(age_LJ), device=age_LJ.device
         ).unbind()
-        # Numbers and not truth values, which a CPU is slow to make numbers of.
         torch.ge(seen.until_BJ[:, None, :], age_LJ[:, :1], out=kept_BLJ)
         torch.ne(seen.age_BL[:, :, None], age_LJ, out=other_BLJ)
         return kept_BLJ.mul_(other_BLJ)

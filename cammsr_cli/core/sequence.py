@@ -68,16 +68,6 @@ class UserEncoder(nn.Module):
         return h_SBD
 
 
-def segment_mask(within_BL: Tensor) -> Tensor:
-    """What keeps histories in one row apart, [B, L, L]: 0 within one, else far below.
-
-    By arithmetic: a CPU takes four times as long for booleans and filling by them.
-    """
-    at_L = torch.arange(within_BL.shape[1], device=within_BL.device, dtype=torch.float32)
-    begun_BL = within_BL - at_L  # how far back the history begins, from the row's begin
-    return (begun_BL[:, :, None] + at_L).clamp_(max=0.0).mul_(1e30)
-
-
 def causal_mask(length: int, device: torch.device) -> Tensor:
     """What hides later positions, [L, L]: 0 up to a position, -inf ahead of it."""
     ahead_LL = torch.full((length, length), float("-inf"), device=device)

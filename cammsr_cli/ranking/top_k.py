@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cammsr_cli.core.limits import most_on
+from cammsr_cli.core.by_device import most_on
 from cammsr_cli.errors import UsageError
 from cammsr_cli.ranking.full_ranking import SCORES_AT_ONCE
 from cammsr_cli.ranking.room import in_parts

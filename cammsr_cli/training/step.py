@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import AdamW, Optimizer, SparseAdam
 
 from cammsr_cli.config import TrainingConfig
-from cammsr_cli.core.limits import most_on
+from cammsr_cli.core.by_device import most_on
 from cammsr_cli.core.model import Cammsr
 from cammsr_cli.devices import is_out_of_memory
 from cammsr_cli.distributed import World
