@@ -1,7 +1,7 @@
-"""How good the recommendations are, beside baselines, peers, and with each part taken away.
+r"""How good the recommendations are, beside baselines, peers, and with each part taken away.
 
     python -m benchmarks.accuracy --work FOLDER [--sets ml1m,amazon-beauty] [--only sasrec,cammsr]
-    python -m benchmarks.accuracy --work FOLDER --render docs/results.md \\
+    python -m benchmarks.accuracy --work FOLDER --render docs/results.md \
         --plot docs/images/accuracy.svg
 
 The first trains what is not there yet, ranks the whole catalogue for every user, and prints a table

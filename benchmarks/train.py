@@ -31,7 +31,7 @@ from cammsr_cli.data.dataset import DataSet
 from cammsr_cli.devices import resolve_device
 from cammsr_cli.distributed import World
 from cammsr_cli.run_folder import RunFolder, describe, training_items
-from cammsr_cli.training import objective, step
+from cammsr_cli.training import objective, plan, step
 from cammsr_cli.training.loop import Trainer
 from cammsr_cli.training.sizing import fitted
 from cammsr_cli.training.train import make_trainer
@@ -99,13 +99,15 @@ class _Nothing:
 
 
 WATCHED: list[tuple[Any, str, str]] = [
-    (objective, "cut", "cut windows"),
-    (objective, "deal_ties", "cut windows"),
+    (plan, "cut", "plan"),
+    (plan, "deal_ties", "plan"),
+    (plan.Planner, "_candidates", "plan"),
+    (plan.Planner, "_go", "plan"),
     (ItemEncoder, "forward", "streams of items"),
     (Cammsr, "item_tables", "categories and weights of items"),
     (Cammsr, "history", "positions and experts"),
     (Cammsr, "encode", "Transformers"),
-    (objective, "seen_before", "repeats"),
+    (objective.Objective, "_repeats", "repeats"),
     (objective, "sampled_cross_entropy", "loss, with its gradients"),
     (objective, "category_loss", "category loss"),
     (torch.Tensor, "backward", "backward of all else"),

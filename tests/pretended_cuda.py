@@ -182,7 +182,7 @@ def _computed(op: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     device = kwargs.get("device")
     gives_cuda = bool(there) if device is None else torch.device(device).type == "cuda"
     if not there and not gives_cuda:
-        return op(*args, **kwargs)
+        return op(*args, **{n: v for n, v in kwargs.items() if n != "pin_memory"})
     here = [x for x in tensors if not isinstance(x, OnCuda)]
     _require_one_device(op, args, kwargs, there, here, gives_cuda)
     _count(op, args, kwargs, there, here, gives_cuda)

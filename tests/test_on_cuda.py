@@ -306,23 +306,22 @@ def test_features_of_a_large_catalogue_stay_on_a_gpu_that_has_room(
 # --- how much a step asks of a device -----------------------------------------------------------
 
 BOUNDS = {
-    ("cammsr", "full"): (4, 620),
-    ("cammsr", "lazy"): (9, 700),
-    ("paper", "full"): (1, 980),
-    ("sasrec", "full"): (1, 280),
-    ("sasrec", "sampled"): (3, 310),
+    ("cammsr", "full"): (0, 440),
+    ("cammsr", "sampled"): (0, 460),
+    ("cammsr", "lazy"): (3, 490),
+    ("paper", "full"): (0, 850),
+    ("sasrec", "full"): (0, 160),
+    ("sasrec", "sampled"): (0, 170),
 }
-"""Most waits and launches of a step, as they were when this was written."""
+"""Most waits and launches of a step, a little above what they were when this was written. Sparse
+gradients of a large catalogue's ids are sorted, and their number read, twice a step."""
 
 
 @pytest.mark.parametrize(("preset", "way"), BOUNDS, ids=lambda one: one)
 def test_waits_and_launches_of_a_step_do_not_become_more(
     data: Path, tmp_path: Path, preset: str, way: str
 ) -> None:
-    """A steady step, the loop around it counted too.
-
-    The aim is no wait, and launches of at most 500 for cammsr and 200 for sasrec.
-    """
+    """A steady step, the loop around it counted too."""
     counted: list[tuple[int, int]] = []
     steady: Counter[str] = Counter()
     with pretended_cuda() as asked:

@@ -3,7 +3,7 @@
 Axes: S streams (the id and each modality), B users, L positions, N items, D width, E experts a
 stream, H an expert's hidden width, C categories.
 
-The equations, and where they depart from what is printed, are in docs/model.md.
+The equations, and where they depart from what is printed, are in docs/method.md.
 """
 
 from __future__ import annotations

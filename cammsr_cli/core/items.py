@@ -15,16 +15,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cammsr_cli.core.limits import most_on
+from cammsr_cli.core.by_device import COSINES_AT_ONCE, most_on
 
 ID = "id"
 """Name of the stream that is the item's own embedding."""
 
 MEASURED_ROWS = 2**15
 """Most items whose features are looked at for their mean and deviation, evenly spread."""
-
-COSINES_AT_ONCE = {"cpu": 2**21, "cuda": 2**26}
-"""Cosines between items that exist at one time."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +36,8 @@ class Catalogue:
         standardised: Whether the features have been through `ItemEncoder.standardised`.
         near_NJ: int64 rows of the id table, those of each item's neighbours, -1 for none; if not
             given, items with an id have those found by `ItemEncoder.measure`, and others none.
+        begun_ND: float, where the ids of items with content begin, made by
+            `ItemEncoder.standardised`; if not given, it is made as needed.
     """
 
     id_row_N: Tensor
@@ -47,6 +46,7 @@ class Catalogue:
     label_NC: Tensor | None = None
     standardised: bool = False
     near_NJ: Tensor | None = None
+    begun_ND: Tensor | None = None
 
     def to(self, device: torch.device, features: bool = True) -> Catalogue:
         """The same catalogue on `device`; without `features`, those stay where they are."""
@@ -57,6 +57,7 @@ class Catalogue:
             None if self.label_NC is None else self.label_NC.to(device),
             self.standardised,
             None if self.near_NJ is None else self.near_NJ.to(device),
+            None if self.begun_ND is None else self.begun_ND.to(device),
         )
 
     def take(self, item_U: Tensor) -> Catalogue:
@@ -69,6 +70,7 @@ class Catalogue:
             None if self.label_NC is None else self.label_NC[item_U],
             self.standardised,
             None if self.near_NJ is None else self.near_NJ[item_U],
+            None if self.begun_ND is None else self.begun_ND[item_U],
         )
 
 
@@ -184,7 +186,7 @@ class ItemEncoder(nn.Module):
 
     A modality's frozen features are standardised and projected (equation 4 of the paper). What
     concerns ids beyond one embedding an item is ours: neighbours, content initialisation, a second
-    embedding for the fused branch, hidden ids; docs/model.md has the equations.
+    embedding for the fused branch, hidden ids; docs/method.md has the equations.
 
     A branch is what one Transformer reads: a single stream, as published, or a sum of several. With
     `fused`, the ids are a branch, and all streams together are another, with ids of its own.
@@ -277,7 +279,8 @@ class ItemEncoder(nn.Module):
     def standardised(self, catalogue: Catalogue, dtype: torch.dtype) -> Catalogue:
         """The catalogue with features as the linear layers read them, in `dtype`; missing ones 0.
 
-        They stay the same from step to step, and so need not be made at each.
+        And with where its ids begin. All that stays the same from step to step, and so need not be
+        made at each.
         """
         features = {}
         for name, projection in self._projections():
@@ -294,7 +297,15 @@ class ItemEncoder(nn.Module):
                     for values, there in parts
                 ]
             )
-        return replace(catalogue, features=features, standardised=True)
+        catalogue = replace(catalogue, features=features, standardised=True)
+        if self.content_init is None:
+            return catalogue
+        every_N = torch.arange(len(catalogue.id_row_N), device=catalogue.id_row_N.device)
+        begun = [
+            self.content_init(self._content(catalogue, item_B))
+            for item_B in torch.split(every_N, MEASURED_ROWS)
+        ]
+        return replace(catalogue, begun_ND=torch.cat(begun))
 
     @property
     def branches(self) -> int:
@@ -342,22 +353,31 @@ class ItemEncoder(nn.Module):
             has_id_N = shown_N
         own_ND = torch.where(has_id_N[:, None], own_ND, self.missing_SD[0])
         if self.content_init is not None:
-            item_B = (~has_id_N & content_N).nonzero().squeeze(1)
-            begun_BD = self.content_init(self._content(catalogue, item_B)).to(own_ND)
-            own_ND = own_ND.index_copy(0, item_B, begun_BD)
-            known_N = known_N | content_N
+            begins_N = content_N & ~has_id_N
+            if catalogue.begun_ND is not None:
+                own_ND = torch.where(begins_N[:, None], catalogue.begun_ND, own_ND)
+            else:
+                item_B = begins_N.nonzero().squeeze(1)
+                begun_BD = self.content_init(self._content(catalogue, item_B)).to(own_ND)
+                own_ND = own_ND.index_copy(0, item_B, begun_BD)
+            known_N = content_N if known_N is None else known_N | content_N
         parts = [own_ND, *(torch.where(shown_N[:, None], other, 0.0) for other in others)]
-        near = torch.split(near_NX, self.width, dim=1)
-        return [part + mean for part, mean in zip(parts, near, strict=True)], has_id_N | known_N
+        if near_NX is not None:
+            near = torch.split(near_NX, self.width, dim=1)
+            parts = [part + mean for part, mean in zip(parts, near, strict=True)]
+        return parts, has_id_N if known_N is None else has_id_N | known_N
 
-    def _rows_and_neighbours(self, catalogue: Catalogue) -> tuple[Tensor, Tensor, Tensor]:
-        """The items' rows of the id table, the mean of their neighbours', and who has any."""
+    def _rows_and_neighbours(
+        self, catalogue: Catalogue
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """The items' rows of the id table, the mean of their neighbours', and who has any.
+
+        The latter are None where there are no neighbours at all.
+        """
         assert self.id_table is not None
         row_N = catalogue.id_row_N.clamp(min=0)
         if self.near_RJ is None:
-            own_NX = self.id_table(row_N)
-            none_11 = own_NX.new_zeros(1, 1)
-            return own_NX, none_11.expand_as(own_NX), none_11.bool()[0].expand(len(own_NX))
+            return self.id_table(row_N), None, None
         near_NJ = self._neighbours(catalogue)
         items, most = near_NJ.shape
         there_NJ = near_NJ >= 0

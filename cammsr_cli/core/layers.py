@@ -6,16 +6,37 @@ Axes: S streams, B users, L positions, D width, A heads, I inputs, O outputs.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
-ATTENTION = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
-"""What may compute a GPU's attention. Not cuDNN, which torch prefers for bfloat16 on Hopper: it
-rounds rates of dropout to sixteenths (torch 2.11), and plans anew for each shape."""
+from cammsr_cli.core.by_device import attention, dropout
+
+
+class _Gathered(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x_XD: Tensor, at_M: Tensor, back_X: Tensor) -> Tensor:
+        ctx.save_for_backward(back_X)
+        return x_XD.index_select(0, at_M)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_MD: Tensor) -> tuple[Tensor, None, None]:
+        (back_X,) = ctx.saved_tensors
+        return grad_MD.index_select(0, back_X), None, None
+
+
+def gathered(x_XD: Tensor, at_M: Tensor, back_X: Tensor) -> Tensor:
+    """`x[at]`, whose gradient is gathered in its turn: the way back from M to X is known.
+
+    So nothing is summed, in whatever order. Rows of X that are not among the M must point to one of
+    them whose gradient is nought.
+    """
+    out: Tensor = _Gathered.apply(x_XD, at_M, back_X)
+    return out
 
 
 class StreamLinear(nn.Module):
@@ -45,15 +66,18 @@ class StreamLinear(nn.Module):
 
     def forward(self, x: Tensor, of: Tensor | None = None) -> Tensor:
         """[S, M, ..., I] to [S, M, ..., O]; of the streams `of` alone, int64, if given."""
-        return self.part(x, slice(None), of)
+        if of is None:
+            return _linear(x, self.weight_SIO, self.bias_SO)
+        return _linear(x, self.weight_SIO[of], self.bias_SO[of])
 
-    def part(self, x: Tensor, outputs: slice, of: Tensor | None = None) -> Tensor:
+    def part(self, x: Tensor, outputs: slice) -> Tensor:
         """As `forward`, but only some of the outputs."""
-        chosen = slice(None) if of is None else of
-        weight_SIO, bias_SO = self.weight_SIO[chosen], self.bias_SO[chosen]
-        weight_SIO, bias_SO = weight_SIO[:, :, outputs], bias_SO[:, outputs]
-        out = torch.baddbmm(bias_SO.unsqueeze(1), x.flatten(1, -2), weight_SIO)
-        return out.view(*x.shape[:-1], out.shape[-1])
+        return _linear(x, self.weight_SIO[:, :, outputs], self.bias_SO[:, outputs])
+
+
+def _linear(x: Tensor, weight_SIO: Tensor, bias_SO: Tensor) -> Tensor:
+    out = torch.baddbmm(bias_SO.unsqueeze(1), x.flatten(1, -2), weight_SIO)
+    return out.view(*x.shape[:-1], out.shape[-1])
 
 
 class StreamNorm(nn.Module):
@@ -84,8 +108,10 @@ class StreamNorm(nn.Module):
         normed_SXD = self._normed(x_SXD, of)
         if self.scale_SD is None or self.shift_SD is None:
             return normed_SXD
-        chosen = slice(None) if of is None else of
-        scale_SD, shift_SD = self.scale_SD[chosen], self.shift_SD[chosen]
+        scale_SD: Tensor = self.scale_SD
+        shift_SD: Tensor = self.shift_SD
+        if of is not None:
+            scale_SD, shift_SD = scale_SD[of], shift_SD[of]
         shape = (len(scale_SD), *(1 for _ in x_SXD.shape[1:-1]), x_SXD.shape[-1])
         return torch.addcmul(shift_SD.view(shape), normed_SXD, scale_SD.view(shape))
 
@@ -107,11 +133,7 @@ class StreamNorm(nn.Module):
 
 
 class Dropout(nn.Module):
-    """Inverted dropout (Srivastava et al., 2014).
-
-    On the CPU, where drawing numbers is most of dropout's cost, one draw of 64 bits serves eight
-    values, so that `share` is rounded to a 256th.
-    """
+    """Inverted dropout (Srivastava et al., 2014)."""
 
     def __init__(self, share: float) -> None:
         super().__init__()
@@ -119,16 +141,7 @@ class Dropout(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Drop a share of the values of `x`, any shape, and scale up the others."""
-        if not self.training or not self.share:
-            return x
-        if x.device.type != "cpu":
-            return functional.dropout(x, self.share)
-        draws = torch.empty((x.numel() + 7) // 8, dtype=torch.int64).random_(-(2**63), None)
-        dropped = min(max(round(self.share * 256), 1), 255)
-        kept = draws.view(torch.uint8)[: x.numel()].view(x.shape)
-        # Bytes into bytes: a CPU makes booleans, and numbers of those, one at a time.
-        torch.ge(kept, dropped, out=kept)
-        return x * kept.to(x.dtype).mul_(256 / (256 - dropped))
+        return dropout(x, self.share) if self.training and self.share else x
 
 
 class TransformerBlock(nn.Module):
@@ -221,32 +234,20 @@ class TransformerBlock(nn.Module):
         bias = bias_SALL.unsqueeze(1)  # [S, 1, A, L, L], or with all of B
         if mask_BLL is not None:
             bias = bias + mask_BLL.unsqueeze(1)
-        if self.training and x_SBLD.device.type == "cpu":
-            # Torch's own attention with dropout takes half as long again on a CPU.
-            scale = (width // self.heads) ** -0.5
-            weight_SBALL = (q_SBALd * scale @ k_SBALd.mT + bias).softmax(-1)
-            mixed_SBALd = self.drop(weight_SBALL) @ v_SBALd
-        else:
-            with sdpa_kernel(ATTENTION) if x_SBLD.device.type == "cuda" else nullcontext():
-                mixed_SBALd = functional.scaled_dot_product_attention(
-                    q_SBALd,
-                    k_SBALd,
-                    v_SBALd,
-                    attn_mask=bias.to(q_SBALd.dtype),
-                    dropout_p=self.drop.share if self.training else 0.0,
-                )
+        share = self.drop.share if self.training else 0.0
+        mixed_SBALd = attention(q_SBALd, k_SBALd, v_SBALd, bias, share)
         mixed_SBLD = mixed_SBALd.transpose(2, 3).reshape(streams, batch, length, width)
         out: Tensor = self.attention_out(mixed_SBLD, of)
         return out
 
     def _bias(self, length: int, device: torch.device) -> Tensor:
         """What is added to the attention of each position to each, [S, A, L, L]; -inf ahead."""
-        at_L = torch.arange(length, device=device)
-        distance_LL = at_L[:, None] - at_L[None, :]
         if self.distance_bias_LX is None:
-            bias_LLX = torch.zeros(length, length, self.streams * self.heads, device=device)
+            past_XL = torch.zeros(self.streams * self.heads, length, device=device)
         else:
-            bias_LLX = functional.embedding(distance_LL.clamp(min=0), self.distance_bias_LX)
-        bias_LLX = bias_LLX.masked_fill(distance_LL[:, :, None] < 0, float("-inf"))
-        # What is added to it takes its layout.
-        return bias_LLX.permute(2, 0, 1).contiguous().view(self.streams, self.heads, length, length)
+            past_XL = self.distance_bias_LX[:length].T
+        # Each row of the matrix is a piece of one line, from the farthest distance to what is
+        # ahead; the last row begins at its beginning, and each row above it one further on.
+        line_XK = functional.pad(past_XL.flip(1), (0, length - 1), value=float("-inf"))
+        bias_XLL = line_XK.unfold(1, length, 1).flip(1)
+        return bias_XLL.view(self.streams, self.heads, length, length)

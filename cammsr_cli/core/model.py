@@ -5,7 +5,7 @@ D width, X = T D (the branches side by side), V = P D (the parts side by side), 
 L positions, C categories.
 
 Method: Xu et al., "CAMMSR: Category-Guided Attentive Mixture of Experts for Multimodal
-Sequential Recommendation", ICDE 2026, arXiv 2603.04320. docs/model.md says equation by equation
+Sequential Recommendation", ICDE 2026, arXiv 2603.04320. docs/method.md says equation by equation
 what is published and what is ours. With the id stream alone and no experts the same code is SASRec
 (Kang and McAuley, ICDM 2018).
 """
@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from cammsr_cli.core.by_device import segment_mask
 from cammsr_cli.core.camoe import (
     Camoe,
     CategoryGuide,
@@ -31,8 +32,8 @@ from cammsr_cli.core.camoe import (
 from cammsr_cli.core.items import Catalogue, ItemEncoder
 from cammsr_cli.core.layers import Dropout, StreamNorm
 from cammsr_cli.core.repeats import RepeatBias
-from cammsr_cli.core.sequence import UserEncoder, causal_mask, segment_mask
-from cammsr_cli.core.windows import TIME_BUCKETS, Window
+from cammsr_cli.core.sequence import UserEncoder, causal_mask
+from cammsr_cli.core.windows import TIME_BUCKETS, Rows, Window
 
 Norm = Literal["dyt", "layernorm"]
 InputNorm = Literal["dyt", "layernorm", "none"]
@@ -271,7 +272,7 @@ class Cammsr(nn.Module):
         weight_NS = logits_NS.masked_fill(~present_NS, float("-inf")).softmax(-1)
         return torch.where(present_NS, weight_NS * present_NS.sum(1, keepdim=True), 1.0)
 
-    def history(self, tables: ItemTables, window: Window) -> tuple[Tensor, Tensor | None]:
+    def history(self, tables: ItemTables, window: Rows) -> tuple[Tensor, Tensor | None]:
         """What the Transformers read of each history, before normalisation: [T, B, L, D].
 
         Each item's branches with their positions, and what the experts add (equations 5 to 11); and
@@ -317,7 +318,7 @@ class Cammsr(nn.Module):
         read: Tensor = self.drop(normed)
         return read
 
-    def queries(self, tables: ItemTables, window: Window) -> Tensor:
+    def queries(self, tables: ItemTables, window: Rows) -> Tensor:
         """What each user asks for after each event of the windows: [B, L, V].
 
         The score of an item is the inner product of that with its target (equation 15).

@@ -22,21 +22,18 @@ class Candidates:
             added to the logits, it makes the sum of their exponentials an unbiased estimate of
             that over the whole catalogue (Horvitz and Thompson, 1952; "log-Q correction", Yi et
             al., RecSys 2019, equation 5).
-        own_M: int64 place of each position's target among the candidates; -1 where it is none.
     """
 
     item_C: Tensor
     correction_C: Tensor | None
-    own_M: Tensor
-
-
-def all_candidates(target_M: Tensor, rival_R: Tensor) -> Candidates:
-    """All of the items `rival_R`, int64 and rising."""
-    return Candidates(rival_R, None, places(target_M, rival_R))
 
 
 def draw_candidates(
-    target_M: Tensor, share_N: Tensor, number: int, rival_R: Tensor | None = None
+    target_M: Tensor,
+    share_N: Tensor,
+    number: int,
+    rival_R: Tensor | None = None,
+    generator: torch.Generator | None = None,
 ) -> Candidates:
     """At most `number` items: half from the step's own targets, half from the whole catalogue.
 
@@ -47,21 +44,21 @@ def draw_candidates(
         share_N: float, each item's share of all training targets; sums to 1.
         number: How many are drawn; some are drawn twice and count once.
         rival_R: The items that stand for the whole catalogue, int64; None if it is all.
+        generator: What draws, a CPU's; torch's own if None.
     """
-    device = target_M.device
-    popular = target_M[torch.randperm(len(target_M), device=device)[: number // 2]]
+    popular = target_M[torch.randperm(len(target_M), generator=generator)[: number // 2]]
     uniform = number - number // 2  # with replacement; rare items are met by these alone
     of = len(share_N) if rival_R is None else len(rival_R)
-    drawn = torch.randint(of, (uniform,), device=device)
+    drawn = torch.randint(of, (uniform,), generator=generator)
     if rival_R is not None:
         drawn = rival_R[drawn]
     item_C = torch.unique(torch.cat([popular, drawn]))
     expected_C = len(popular) * share_N[item_C].double() + uniform / of
     probability_C = -torch.expm1(-expected_C)
-    return Candidates(item_C, -probability_C.log().float(), places(target_M, item_C))
+    return Candidates(item_C, -probability_C.log().float())
 
 
-def places(target_M: Tensor, item_C: Tensor) -> Tensor:
-    """Place of each of `target_M` among `item_C`, which rises; -1 where it is none."""
-    place_M = torch.searchsorted(item_C, target_M).clamp(max=len(item_C) - 1)
-    return torch.where(item_C[place_M] == target_M, place_M, -1)
+def places(item: Tensor, item_C: Tensor) -> Tensor:
+    """Place of each item, of any shape, among `item_C`, which rises; -1 where it is none."""
+    place = torch.searchsorted(item_C, item).clamp(max=len(item_C) - 1)
+    return torch.where(item_C[place] == item, place, -1)

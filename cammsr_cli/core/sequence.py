@@ -68,16 +68,6 @@ class UserEncoder(nn.Module):
         return h_SBD
 
 
-def segment_mask(within_BL: Tensor) -> Tensor:
-    """What keeps histories in one row apart, [B, L, L]: 0 within one, else far below.
-
-    By arithmetic: a CPU takes four times as long for booleans and filling by them.
-    """
-    at_L = torch.arange(within_BL.shape[1], device=within_BL.device, dtype=torch.float32)
-    distance_LL = at_L[:, None] - at_L[None, :]
-    return (within_BL.float()[:, :, None] - distance_LL).clamp_(max=0.0).mul_(1e30)
-
-
 def causal_mask(length: int, device: torch.device) -> Tensor:
     """What hides later positions, [L, L]: 0 up to a position, -inf ahead of it."""
     ahead_LL = torch.full((length, length), float("-inf"), device=device)

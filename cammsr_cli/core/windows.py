@@ -1,4 +1,4 @@
-"""Cutting windows out of all users' events on the device, and laying them end to end.
+"""Cutting windows out of all users' events, and laying them end to end.
 
 Events of all users lie end to end (CSR): user u owns positions `start[u]` to `end[u]`.
 
@@ -35,25 +35,39 @@ class Events:
     time_E: Tensor
     tied_E: Tensor | None = None
 
+    def to(self, device: torch.device) -> Events:
+        """The same events on `device`."""
+        tied_E = None if self.tied_E is None else self.tied_E.to(device)
+        return Events(self.item_E.to(device), self.time_E.to(device), tied_E)
+
 
 @dataclass(frozen=True)
-class Window:
-    """B stretches of history, filled from the left.
+class Rows:
+    """What the model reads of B rows of history, filled from the left.
 
     Attributes:
         item_BL: int64 item index; 0 in the padding.
         gap_BL: int64 bucket of the time since the event before; 0 for the first and for ties.
-        valid_BL: bool, False in the padding.
-        length_B: int64 number of real positions.
         within_BL: int64 place of each position in its own stretch, 0 in the padding, where a row
             holds several, one after another; None where each holds one.
     """
 
     item_BL: Tensor
     gap_BL: Tensor
+    within_BL: Tensor | None
+
+
+@dataclass(frozen=True)
+class Window(Rows):
+    """B stretches of history.
+
+    Attributes:
+        valid_BL: bool, False in the padding.
+        length_B: int64 number of real positions.
+    """
+
     valid_BL: Tensor
     length_B: Tensor
-    within_BL: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -98,41 +112,43 @@ def cut(events: Events, start_B: Tensor, end_B: Tensor) -> Window:
         gap_BL = torch.where(apart_BL, gap_BL.clamp(min=1), 0)
     bucket_BL = torch.log2(gap_BL.double() + 1).ceil().long().clamp(max=TIME_BUCKETS - 1)
     item_BL = torch.where(valid_BL, events.item_E[at_BL].long(), 0)
-    return Window(item_BL, bucket_BL, valid_BL, length_B)
+    return Window(item_BL, bucket_BL, None, valid_BL, length_B)
 
 
-def deal_ties(window: Window) -> Window:
+def deal_ties(window: Window, generator: torch.Generator | None = None) -> Window:
     """The windows with the items of each run of events at one time dealt anew.
 
     The order of events at one time says nothing; dealt anew at each step, it cannot be learnt.
+
+    Args:
+        window: The windows, on the host.
+        generator: What deals; torch's own if None.
     """
     tie_BL = (window.gap_BL > 0).cumsum(1).double()
-    chance_BL = torch.rand(tie_BL.shape, device=tie_BL.device, dtype=torch.float64)
+    chance_BL = torch.rand(tie_BL.shape, dtype=torch.float64, generator=generator)
     key_BL = (tie_BL + chance_BL).masked_fill(~window.valid_BL, float("inf"))
     return replace(window, item_BL=window.item_BL.gather(1, key_BL.argsort(1)))
 
 
-def pack(window: Window, most: int, even: int = 1, known_W: Tensor | None = None) -> Packed:
-    """Lay stretches of history end to end, so that little of a batch is padding.
+def pack(window: Window, most: int, even: int = 1, even_length: int = 1) -> Packed:
+    """Lay stretches of history end to end, so that little of a batch is padding; on the host.
 
     Args:
         window: Stretches of two events or more; the last event of each is a target alone.
         most: Longest row; no stretch has more than `most` events beside its last.
         even: The number of rows is a multiple of it.
-        known_W: The stretches' lengths without their last events, if the host knows them: then it
-            need not wait for the device.
+        even_length: And so is their length, if it is not `most`.
     """
-    device = window.item_BL.device
     length_W = window.length_B - 1
-    lengths: list[int] = (length_W if known_W is None else known_W).tolist()
-    width = min(most, max(ROW_AT_LEAST, *lengths))
+    lengths: list[int] = length_W.tolist()
+    longest = max(ROW_AT_LEAST, *lengths)
+    width = min(most, longest + -longest % even_length)
     rows, columns = _placed(lengths, width)
-    row_W, column_W = (torch.tensor(at).to(device, non_blocking=True) for at in (rows, columns))
+    row_W, column_W = torch.tensor(rows), torch.tensor(columns)
     high = max(rows) + 1
     # Each real position: which stretch it belongs to, where it is there, and where it goes.
-    stretch_M = torch.repeat_interleave(length_W, output_size=sum(lengths))
-    within_M = torch.arange(len(stretch_M), device=device)
-    within_M = within_M - (length_W.cumsum(0) - length_W)[stretch_M]
+    stretch_M = torch.repeat_interleave(length_W)
+    within_M = torch.arange(len(stretch_M)) - (length_W.cumsum(0) - length_W)[stretch_M]
     to_M = (row_W * width + column_W)[stretch_M] + within_M
 
     def laid(value_M: Tensor) -> Tensor:

@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cammsr_cli.core.by_device import most_on
 from cammsr_cli.core.items import Catalogue, are_new, unknown_items
-from cammsr_cli.core.limits import most_on
 from cammsr_cli.core.model import Cammsr, ItemTables
 from cammsr_cli.core.windows import Events, cut
 from cammsr_cli.data.dataset import DataSet

@@ -40,7 +40,8 @@ from cammsr_cli.training.checkpoints import (
     save_checkpoint,
     set_aside_later,
 )
-from cammsr_cli.training.objective import Corpus, Objective
+from cammsr_cli.training.objective import Objective
+from cammsr_cli.training.plan import Corpus
 from cammsr_cli.training.sharding import large_table, whole_weights
 from cammsr_cli.training.step import Stepper, diverged, optimizers_of
 from cammsr_cli.training.stopping import StopRequest, noticed_signals
@@ -120,7 +121,7 @@ class Trainer:
     Args:
         model: Already on the world's device.
         data: The data set.
-        corpus: What is learnt from it, on the device.
+        corpus: What is learnt from it.
         config: All settings.
         folder: Where checkpoints and metrics go; process 0 alone writes there.
         world: This process and those it works with.
@@ -140,6 +141,7 @@ class Trainer:
         repeats: bool,
     ) -> None:
         self.corpus = corpus
+        self.events = corpus.events.to(world.device)
         self.config = config.training
         self.folder = folder
         self.world = world
@@ -255,7 +257,7 @@ class Trainer:
             start_B, end_B = start_W[batch], end_W[batch]
             losses = self.step(start_B, end_B)
             for name, value in losses.items():
-                sums[name] = sums.get(name, torch.zeros_like(value)) + value
+                sums[name] = sums[name] + value if name in sums else value
             progress.batch += 1
             events += int((end_B - start_B).sum())
             elapsed = time.perf_counter() - began
@@ -282,6 +284,7 @@ class Trainer:
                 if ending:
                     self._end(stop)
         elapsed = time.perf_counter() - began
+        self.step.require_finite()
         means = {name: float(total) / len(batches) for name, total in sums.items()}
         progress.batch, progress.sums = 0, {}
         return means, events / elapsed
@@ -291,7 +294,7 @@ class Trainer:
         rank = model_ranks(
             self.state.averaged,
             self.corpus.catalogue,
-            self.corpus.events,
+            self.events,
             self._my_part(),
             exclude_seen=not self.repeats,
         )
@@ -329,7 +332,7 @@ class Trainer:
         return weigh_branches(
             model,
             self.corpus.catalogue,
-            self.corpus.events,
+            self.events,
             self._my_part(),
             exclude_seen=not self.repeats,
             quality=lambda rank: self._mean(rank, "NDCG"),
@@ -362,7 +365,12 @@ class Trainer:
         raise Terminated  # another process was asked to end
 
     def _save(self) -> None:
-        """A checkpoint of the present state; old ones go."""
+        """A checkpoint of the present state; old ones go.
+
+        Raises:
+            CammsrError: The weights are of no use, and are not kept.
+        """
+        self.step.require_finite()
         save_checkpoint(self.folder.checkpoints, self.state, self.world.leads)
         if self.world.leads:
             drop_old_checkpoints(

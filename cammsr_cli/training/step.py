@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
+from functools import reduce
 
 import torch
 from torch import Tensor, nn
@@ -12,13 +13,18 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import AdamW, Optimizer, SparseAdam
 
 from cammsr_cli.config import TrainingConfig
+from cammsr_cli.core.by_device import most_on
 from cammsr_cli.core.model import Cammsr
 from cammsr_cli.devices import is_out_of_memory
 from cammsr_cli.distributed import World
 from cammsr_cli.errors import CammsrError
 from cammsr_cli.training.checkpoints import TrainingState
 from cammsr_cli.training.objective import Objective
+from cammsr_cli.training.plan import Planner
 from cammsr_cli.training.sharding import RowShardedTable, large_table, local_part
+
+STEPS_UNREAD = {"cpu": 1, "cuda": 20}
+"""Most steps whose gradients have not been looked at: to look, the host waits for a GPU."""
 
 
 def optimizers_of(model: Cammsr, config: TrainingConfig) -> list[Optimizer]:
@@ -74,6 +80,10 @@ class Stepper:
         self.note = note
         self.micro_batch = config.micro_batch or config.batch_size
         self.bfloat16 = config.precision == "bfloat16"
+        self.planner = Planner(
+            objective.corpus, config, state.model.length, state.model.repeats is not None
+        )
+        self._unread: list[tuple[Tensor, dict[str, Tensor]]] = []
         self.module: nn.Module = objective
         if world.size > 1:
             sharded = [
@@ -114,48 +124,61 @@ class Stepper:
         """Gradients of the batch's mean loss, in `grad`; and the loss in parts."""
         for optimizer in self.state.optimizers:
             optimizer.zero_grad(set_to_none=True)
-        mine = slice(self.world.rank, None, self.world.size)
-        own_start, own_end = start_W[mine], end_W[mine]
-        goes = -(-len(start_W) // (self.world.size * self.micro_batch))
-        targets = float((end_W - start_W).sum())
+        world = self.world
+        goes = -(-len(start_W) // (world.size * self.micro_batch))
+        plans = self.planner.goes(
+            start_W, end_W, self.state.progress.step, self.micro_batch, world.rank, world.size
+        )
         sums: dict[str, Tensor] = {}
-        for at in range(goes):
-            last = at == goes - 1
-            part = slice(at * self.micro_batch, (at + 1) * self.micro_batch)
-            start_B, end_B = own_start[part], own_end[part]
-            # Fewer windows than other processes have: this one computes along, at no weight.
-            idle = not len(start_B)
-            if idle:
-                start_B, end_B = start_W[:1], end_W[:1]
-            with self._autocast():
-                # The mean over positions is one over the whole batch, wherever they are computed.
-                share = 0.0 if idle else float((end_B - start_B).sum()) / targets * self.world.size
-                weights = {"recommendation": share}
-                with nullcontext() if last else self._unsynchronised():
-                    parts = {
-                        name: value * weights.get(name, 1 / goes)
-                        for name, value in self.module(start_B, end_B).items()
-                    }
-                    torch.stack(list(parts.values())).sum().backward()  # type: ignore[no-untyped-call]
+        for at, plan in enumerate(plans):
+            # The mean over positions is one over the whole batch, wherever they are computed.
+            weights = {"recommendation": plan.share * world.size}
+            with nullcontext() if at == goes - 1 else self._unsynchronised():
+                with self._autocast():
+                    parts = self.module(plan.to(world.device))
+                parts = {
+                    name: _times(value, weights.get(name, 1 / goes))
+                    for name, value in parts.items()
+                }
+                reduce(torch.add, parts.values()).backward()
             for name, value in parts.items():
-                sums[name] = sums.get(name, 0.0) + value.detach()
-        names = list(sums)
-        whole = self.world.sum(torch.stack([sums[name] for name in names])) / self.world.size
-        return dict(zip(names, whole, strict=True))
+                sums[name] = sums[name] + value.detach() if at else value.detach()
+        if world.size == 1:
+            return sums
+        whole = world.sum(torch.stack(list(sums.values()))) / world.size
+        return dict(zip(sums, whole, strict=True))
 
     def _update(self, losses: dict[str, Tensor]) -> None:
-        norm = self._clip()
-        progress = self.state.progress
-        if not math.isfinite(norm):
-            parts = ", ".join(f"{name} {value.item():.3g}" for name, value in losses.items())
-            raise diverged(
-                f"training diverged at step {progress.step + 1}: the gradient is not "
-                f"finite (loss parts: {parts})",
-                self.config,
-            )
+        self._unread.append((self._clip(), losses))
+        if len(self._unread) >= most_on(self.world.device, STEPS_UNREAD):
+            self.require_finite(1)
         self._move()
-        progress.step += 1
+        self.state.progress.step += 1
         self._average()
+
+    def require_finite(self, under_way: int = 0) -> None:
+        """Look at the gradients of the steps since this was last asked.
+
+        Args:
+            under_way: Of these, steps that have not moved the weights yet.
+
+        Raises:
+            CammsrError: One was no number, or has no end. What the weights are by then is of no
+                use: they must not be kept.
+        """
+        unread, self._unread = self._unread, []
+        if not unread:
+            return
+        norms = torch.stack([norm for norm, _ in unread]).tolist()
+        for at, (norm, (_, losses)) in enumerate(zip(norms, unread, strict=True)):
+            if not math.isfinite(norm):
+                step = self.state.progress.step + under_way - len(unread) + at + 1
+                parts = ", ".join(f"{name} {value.item():.3g}" for name, value in losses.items())
+                raise diverged(
+                    f"training diverged at step {step}: the gradient is not "
+                    f"finite (loss parts: {parts})",
+                    self.config,
+                )
 
     def _move(self) -> None:
         """Move the weights by their gradients; the first time, optimisers make their state.
@@ -178,7 +201,7 @@ class Stepper:
                 "memory: --device cpu",
             ) from error
 
-    def _clip(self) -> float:
+    def _clip(self) -> Tensor:
         """Scale the gradient down to the norm `clip`; the norm it had."""
         every = [w.grad for w in self.state.model.parameters() if w.grad is not None]
         grads = [local_part(grad) for grad in every]
@@ -196,7 +219,7 @@ class Stepper:
             )
         scale = (self.config.clip / (norm + 1e-6)).clamp(max=1.0)
         torch._foreach_mul_(grads, scale)
-        return float(norm)
+        return norm
 
     @torch.no_grad()
     def _average(self) -> None:
@@ -244,3 +267,8 @@ class Stepper:
             f"out of memory with {largest} histories at once: going on with "
             f"{self.micro_batch} at a time, in batches of the same size"
         )
+
+
+def _times(value: Tensor, factor: float) -> Tensor:
+    """A product, which by 1 need not be made."""
+    return value if factor == 1 else value * factor

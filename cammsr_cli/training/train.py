@@ -30,7 +30,7 @@ from cammsr_cli.run_folder import (
 )
 from cammsr_cli.training.loop import EpochReport, Outcome, StepReport, Trainer, training_bounds
 from cammsr_cli.training.model_card import model_card
-from cammsr_cli.training.objective import Corpus
+from cammsr_cli.training.plan import Corpus
 from cammsr_cli.training.sharding import shard_id_table
 from cammsr_cli.training.sizing import fitted
 
@@ -206,9 +206,9 @@ def make_trainer(
         model = model.to(device)
     corpus = Corpus(
         catalogue=catalogue.to(device, features=features),
-        events=read_events(data, device),
+        events=read_events(data, torch.device("cpu")),
         ties=config.training.shuffle_ties and has_ties(data),
-        share_N=torch.from_numpy(_target_shares(data)).to(device),
+        share_N=torch.from_numpy(_target_shares(data)),
         sampled=sampled,
         large=large,
     )

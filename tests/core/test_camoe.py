@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch.nn import functional
 
+from cammsr_cli.core.by_device import segment_mask
 from cammsr_cli.core.camoe import Camoe, CategoryGuide, Router, difference, equal_weights
-from cammsr_cli.core.sequence import causal_mask, segment_mask
+from cammsr_cli.core.sequence import causal_mask
 
 N, S, B, L, D, E, H, C = 7, 3, 2, 5, 8, 2, 6, 4
 CAUSAL = causal_mask(L, torch.device("cpu"))

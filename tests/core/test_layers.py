@@ -34,9 +34,7 @@ def test_each_stream_has_a_linear_layer_of_its_own(shape) -> None:
 def test_some_outputs_of_a_linear_layer_are_those_among_all() -> None:
     linear, x = _some_linear(), torch.randn(S, 2, 5, 4)
     torch.testing.assert_close(linear.part(x, slice(2, 5)), linear(x)[..., 2:5])
-    torch.testing.assert_close(
-        linear.part(x[[1, 0]], slice(2), torch.tensor([1, 0])), linear(x)[[1, 0], ..., :2]
-    )
+    torch.testing.assert_close(linear(x[[1, 0]], torch.tensor([1, 0])), linear(x)[[1, 0]])
 
 
 @pytest.mark.parametrize("of", [[0], [2, 0], [1, 2], [0, 1, 2]])

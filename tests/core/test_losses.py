@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from cammsr_cli.core import losses
+from cammsr_cli.core import by_device, losses
 
 
 def _value_and_gradients(loss_of, *given) -> list[torch.Tensor]:
@@ -19,75 +19,62 @@ def _value_and_gradients(loss_of, *given) -> list[torch.Tensor]:
     return [loss.detach(), *(leaf.grad for leaf in leaves)]
 
 
-def _plainly(query, target, own, own_row, correction) -> torch.Tensor:
+def _plainly(query, target, own, own_row, correction, weight) -> torch.Tensor:
     """-log softmax, position by position, of one's own among the others; those are corrected."""
     each = []
     for m, item in enumerate(own_row.tolist()):
         logits = target @ query[m] + correction
-        others = torch.cat([logits[:item], logits[item + 1 :]]) if item >= 0 else logits
+        others = torch.cat([logits[:item], logits[item + 1 :]])
         mine = own[m] @ query[m]
         each.append(torch.log(torch.exp(others).sum() + torch.exp(mine)) - mine)
-    return torch.stack(each).mean()
+    return torch.stack(each) @ weight
 
 
+@pytest.mark.parametrize("weighted", [False, True], ids=["mean", "weighted"])
 @pytest.mark.parametrize("corrected", [False, True], ids=["plain", "corrected"])
 @pytest.mark.parametrize("at_once", [1, 10, 30, 70, 229, 10**9])
 def test_cross_entropy_in_chunks_is_the_plain_one_in_value_and_gradient(
-    monkeypatch, at_once, corrected
+    monkeypatch, at_once, corrected, weighted
 ) -> None:
     torch.manual_seed(0)
     query, target, own = torch.randn(23, 6), torch.randn(10, 6), torch.randn(23, 6)
-    own_row = torch.randint(-1, 10, (23,))  # some are not among the others
-    assert (own_row == -1).any()
+    own_row = torch.randint(0, 10, (23,))
+    weight = torch.rand(23) * (torch.rand(23) < 0.7) if weighted else None
     correction = torch.rand(10) * 3 if corrected else None
-    monkeypatch.setitem(losses.LOGITS_AT_ONCE, "cpu", at_once)
+    if corrected:  # the last item has no part: those whose own it is have none among the others
+        correction[9] = losses.NOWHERE
+        assert (own_row == 9).any()
+    monkeypatch.setitem(by_device.LOGITS_AT_ONCE, "cpu", at_once)
     ours = _value_and_gradients(
-        lambda q, o, t: losses.sampled_cross_entropy(q, o, t, own_row, correction),
+        lambda q, o, t: losses.sampled_cross_entropy(q, o, t, own_row, correction, weight).loss,
         query, own, target,
     )  # fmt: skip
     added = torch.zeros(10) if correction is None else correction
+    weights = torch.full((23,), 1 / 23) if weight is None else weight
     plain = _value_and_gradients(
-        lambda q, o, t: _plainly(q, t, o, own_row, added), query, own, target
+        lambda q, o, t: _plainly(q, t, o, own_row, added, weights), query, own, target
     )
     for a, b in zip(ours, plain, strict=True):
         torch.testing.assert_close(a, b)
 
 
-@pytest.mark.parametrize("at_once", [10, 30, 10**9])
-def test_a_bias_has_its_own_gradient_and_all_else_that_of_the_logits_without_it(
-    monkeypatch, at_once
-) -> None:
+def test_what_is_told_beside_the_loss() -> None:
     torch.manual_seed(0)
-    query, target, own_item = torch.randn(9, 6), torch.randn(10, 6), torch.randint(0, 10, (9,))
-    pair = torch.tensor([[0, 3], [0, int(own_item[0])], [2, 1], [2, 9], [8, 0]]).T.contiguous()
-    value, own_bias = torch.tensor([-2.0, 0.7, 1.5, -30.0, 0.1]), torch.zeros(9)
-    own_bias[0] = 0.7  # it is among the pairs
-    own_bias[5] = -1.0  # and this one's item is no candidate's
-    monkeypatch.setitem(losses.LOGITS_AT_ONCE, "cpu", at_once)
+    query, target, own = torch.randn(9, 4), torch.randn(7, 4), torch.randint(0, 7, (9,))
+    told = losses.sampled_cross_entropy(query, target[own], target, own)
+    logit = query @ target.T
+    torch.testing.assert_close(told.log_sum_M, logit.logsumexp(1))
+    torch.testing.assert_close(told.own_share_M, logit.softmax(1)[torch.arange(9), own])
 
-    def ours_of(q, t, v, o):
-        bias = losses.Bias(pair[0], pair[1], v, o)
-        return losses.sampled_cross_entropy(q, t[own_item], t, own_item, None, bias)
 
-    def biased_of(q, t, v, o):
-        added = torch.zeros(9, 10).index_put((pair[0], pair[1]), v)
-        added[torch.arange(9), own_item] = o
-        return functional.cross_entropy(q @ t.T + added, own_item)
-
-    ours, of_query, of_target, of_value, of_own = _value_and_gradients(
-        ours_of, query, target, value, own_bias
-    )
-    _, plain_query, plain_target, *_ = _value_and_gradients(
-        lambda q, t: functional.cross_entropy(q @ t.T, own_item), query, target
-    )
-    theirs, _, _, value_gradient, own_gradient = _value_and_gradients(
-        biased_of, query, target, value, own_bias
-    )
-    torch.testing.assert_close(ours, theirs)
-    torch.testing.assert_close(of_query, plain_query)
-    torch.testing.assert_close(of_target, plain_target)
-    torch.testing.assert_close(of_value, value_gradient)
-    torch.testing.assert_close(of_own, own_gradient)
+def test_a_position_of_no_weight_moves_nothing() -> None:
+    query, target = torch.randn(2, 4) * 1e3, torch.randn(7, 4) * 1e3
+    own, weight = torch.tensor([1, 2]), torch.tensor([0.0, 0.0])
+    _, *moved = _value_and_gradients(
+        lambda q, t: losses.sampled_cross_entropy(q, t[own], t, own, None, weight).loss,
+        query, target,
+    )  # fmt: skip
+    assert not any(one.any() for one in moved)
 
 
 def test_cross_entropy_is_that_of_torch() -> None:
@@ -104,7 +91,7 @@ def test_an_item_s_own_position_is_not_corrected_by_hand() -> None:
     correction = torch.log(torch.tensor([4.0, 100.0, 2.0]))
     loss = losses.sampled_cross_entropy(
         torch.ones(1, 1), target[1:2], target, torch.tensor([1]), correction
-    )
+    ).loss
     assert loss.item() == pytest.approx(-math.log(2 / 16))
 
 
@@ -138,7 +125,7 @@ def test_under_autocast_it_is_nearly_the_same_and_of_full_precision(corrected) -
     correction = torch.rand(50) * 3 if corrected else None
 
     def loss_of(q: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        return losses.sampled_cross_entropy(q, t[own], t, own, correction)
+        return losses.sampled_cross_entropy(q, t[own], t, own, correction).loss
 
     exact = _value_and_gradients(loss_of, query, target)
     with torch.autocast("cpu", torch.bfloat16):
@@ -186,9 +173,9 @@ class _Largest(TorchDispatchMode):
 def test_no_more_logits_than_allowed_exist_at_once(monkeypatch, at_once, allowed) -> None:
     query, target = torch.randn(500, 1, requires_grad=True), torch.randn(40, 1, requires_grad=True)
     own, correction = torch.zeros(500).long(), torch.rand(40)
-    monkeypatch.setitem(losses.LOGITS_AT_ONCE, "cpu", at_once)
+    monkeypatch.setitem(by_device.LOGITS_AT_ONCE, "cpu", at_once)
     with _Largest() as seen:
-        losses.sampled_cross_entropy(query, target[own], target, own, correction).backward()
+        losses.sampled_cross_entropy(query, target[own], target, own, correction).loss.backward()
     # Width 1, so that nothing but the logits and the 500 queries is large.
     assert seen.size == max(allowed, 500)
 

@@ -13,7 +13,6 @@ from cammsr_cli.core import model as model_module
 from cammsr_cli.core.items import Catalogue
 from cammsr_cli.core.losses import category_loss
 from cammsr_cli.core.model import Cammsr, ItemTables
-from cammsr_cli.core.repeats import seen_before
 from cammsr_cli.core.windows import Events, Window, cut, pack
 
 LENGTH = 6
@@ -51,9 +50,14 @@ def _scores(model: Cammsr, tables: ItemTables, window: Window | None = None) -> 
     score_MN = model.queries(tables, window)[window.valid_BL] @ tables.target_NV.T
     if model.repeats is None:
         return score_MN
-    position_P, item_P, age_P = seen_before(window)
-    bias_P = model.repeats(age_P).to(score_MN.dtype)
-    return score_MN.index_put((position_P, item_P), bias_P, accumulate=True)
+    position = 0
+    for row, length in zip(window.item_BL.tolist(), window.length_B.tolist(), strict=True):
+        for past in range(1, length + 1):
+            for item in set(row[:past]):
+                age = 1 + row[:past][::-1].index(item)
+                score_MN[position, item] += model.repeats(torch.tensor(age))
+            position += 1
+    return score_MN
 
 
 PARTS = {
@@ -154,7 +158,7 @@ def test_parts_switched_off_leave_no_buffers_behind() -> None:
     assert "content_init" not in buffers(content_init=False)
     assert "near_RJ" in buffers()
     assert "near_RJ" not in buffers(neighbours=0)
-    assert buffers(modalities=()) == "branch_weight_T"
+    assert buffers(modalities=(), repeats=False) == "branch_weight_T"
 
 
 def test_a_model_of_nothing_is_refused() -> None:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cammsr_cli.core import losses
-from cammsr_cli.core.losses import Bias
-from cammsr_cli.core.repeats import RepeatBias, seen_before
+from cammsr_cli.core.losses import NOWHERE
+from cammsr_cli.core.repeats import RepeatBias, last_seen
 from cammsr_cli.core.windows import Events, Window, cut, pack
 
 HISTORIES = st.lists(
@@ -38,42 +35,63 @@ def _slowly(histories: list[list[int]]) -> list[tuple[int, int, int]]:
     return pairs
 
 
-def _found(window: Window) -> list[tuple[int, int, int]]:
-    pairs = seen_before(window)
-    assert all(one.dtype == torch.int64 for one in pairs)
-    assert all(a <= b for a, b in pairwise(pairs.position_P.tolist()))
-    found = sorted(zip(*(one.tolist() for one in pairs), strict=True))
-    assert len({pair[:2] for pair in found}) == len(found)  # each item once a position
-    return found
+def _found(window: Window, target_BL: torch.Tensor | None = None) -> list[tuple[int, int, int]]:
+    """The pairs that a bias is told of, of a target that is never met."""
+    target_BL = torch.full_like(window.item_BL, 9) if target_BL is None else target_BL
+    seen = last_seen(window, target_BL)
+    kept_BLJ = RepeatBias(window.item_BL.shape[1]).kept(seen)
+    assert set(kept_BLJ.unique().tolist()) <= {0.0, 1.0}
+    found = []
+    for number, at in enumerate(window.valid_BL.view(-1).nonzero().squeeze(1).tolist()):
+        row, position = divmod(at, window.item_BL.shape[1])
+        for event in range(position + 1):
+            if kept_BLJ[row, position, event]:
+                item = window.item_BL[row, event].item()
+                found.append((number, item, position - event + 1))
+    assert not kept_BLJ[~window.valid_BL].any()
+    return sorted(found)
 
 
-def test_seen_before_by_hand() -> None:
-    pairs = seen_before(_cut([[3, 0, 3], [0]]))
-    assert sorted(zip(*(one.tolist() for one in pairs), strict=True)) == [
+def test_last_seen_by_hand() -> None:
+    window = _cut([[3, 0, 3], [0]])
+    assert _found(window) == [
         (0, 3, 1), (1, 0, 1), (1, 3, 2), (2, 0, 2), (2, 3, 1), (3, 0, 1),
     ]  # fmt: skip
+    target_BL = torch.tensor([[3, 3, 0], [3, 0, 0]])
+    assert last_seen(window, target_BL).age_BL.tolist() == [[1, 2, 2], [0, 0, 0]]
+    # Their targets are left out.
+    assert _found(window, target_BL) == [(1, 0, 1), (2, 3, 1), (3, 0, 1)]
 
 
 @given(HISTORIES)
-@settings(max_examples=100, deadline=None)
-def test_seen_before_is_what_a_slow_search_finds(histories) -> None:
+@settings(max_examples=60, deadline=None)
+def test_last_seen_is_what_a_slow_search_finds(histories) -> None:
     """Rows of one history each, with padding behind the shorter ones."""
     assert _found(_cut(histories)) == _slowly(histories)
 
 
 @given(HISTORIES)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_in_rows_of_several_histories_each_has_its_own(histories) -> None:
     packed = pack(_cut(histories), 8, even=4)
-    assert packed.window.within_BL is not None
     # The last event of each is a target alone; rows hold them in another order.
     ends = zip(packed.row_W.tolist(), packed.last_W.tolist(), histories, strict=True)
-    assert _found(packed.window) == _slowly([history[:-1] for *_, history in sorted(ends)])
+    ordered = [history for *_, history in sorted(ends)]
+    pairs = _slowly([history[:-1] for history in ordered])
+    assert _found(packed.window) == pairs
+    # How long ago the target of each position was there.
+    ages = {(position, item): age for position, item, age in pairs}
+    targets = [item for history in ordered for item in history[1:]]
+    seen = last_seen(packed.window, packed.target_BL)
+    found = seen.age_BL.view(-1)[packed.place_M].tolist()
+    assert found == [ages.get(pair, 0) for pair in enumerate(targets)]
+    left = [pair for pair in pairs if pair[1] != targets[pair[0]]]
+    assert _found(packed.window, packed.target_BL) == left
 
 
 def test_of_an_empty_history_nothing_is_seen() -> None:
     window = cut(Events(torch.tensor([4]), torch.tensor([0])), torch.tensor([1]), torch.tensor([1]))
-    assert all(len(one) == 0 for one in seen_before(window))
+    assert _found(window) == []
 
 
 # The bias.
@@ -122,183 +140,79 @@ def test_the_gradient_of_a_bucket_is_the_sum_over_its_ages() -> None:
     assert bias.weight_R.grad.tolist() == [10.0, 50.0, 0.0, 90.0]
 
 
-# In the cross-entropy. M positions, N items, V their width.
-
-M, N, V = 23, 10, 6
+# In the loss: two histories in rows of their own, of items with random targets.
 
 
-def _pairs() -> tuple[torch.Tensor, torch.Tensor]:
-    """About a third of all pairs, of some positions none, of others many."""
-    torch.manual_seed(1)
-    there = torch.rand(M, N) < torch.linspace(0, 0.7, M)[torch.randperm(M), None]
-    row_P, item_P = there.nonzero(as_tuple=True)
-    return row_P, item_P
-
-
-def _given() -> tuple[torch.Tensor, ...]:
+@pytest.mark.parametrize("sampled", [False, True], ids=["all", "sampled"])
+def test_a_bias_has_the_gradient_of_biased_logits(sampled: bool) -> None:
     torch.manual_seed(0)
-    return torch.randn(M, V), torch.randn(N, V), torch.randn(M, V)
+    histories = [[3, 1, 3, 3, 5, 1], [7, 7, 0, 7, 2, 2]]
+    packed = pack(_cut(histories), 5)
+    histories = [histories[at] for at in packed.row_W.argsort().tolist()]
+    item_BL, target_BL = packed.window.item_BL, packed.target_BL
+    query_BLV, target_NV = torch.randn(2, 5, 6), torch.randn(10, 6)
+    kept = [0, 2, 3, 7, 9] if sampled else list(range(10))  # what targets are told from
+    correction_N = torch.rand(10) * 2 if sampled else torch.zeros(10)
+    told_N = torch.full((10,), NOWHERE)
+    told_N[kept] = correction_N[kept]
 
+    bias = RepeatBias(5)
+    scale_K = torch.tensor([1.0, 0.5])
+    with torch.no_grad():
+        bias.weight_R.copy_(torch.tensor([-0.2, 0.13, 0.05]))
+    weight_X = torch.rand(10)
 
-def _value_and_gradients(loss_of, *given) -> list[torch.Tensor]:
-    leaves = [one.clone().requires_grad_() for one in given]
-    loss = loss_of(*leaves)
-    loss.backward()
-    return [loss.detach(), *(leaf.grad for leaf in leaves)]
+    def dense(scale: float, weight_R: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Cross-entropy, own probability and log-sum, biased by so much."""
+        each, own_share, log_sum = [], [], []
+        for row in range(2):
+            for at in range(5):
+                history, target = histories[row][: at + 1], histories[row][at + 1]
+                logit = target_NV @ query_BLV[row, at] + told_N
+                logit[target] = target_NV[target] @ query_BLV[row, at]
+                for item in set(history):
+                    age = 1 + history[::-1].index(item)
+                    added = torch.zeros(10)
+                    added[item] = 1.0
+                    logit = logit + scale * 10 * weight_R[age.bit_length() - 1] * added
+                each.append(logit.logsumexp(0) - logit[target])
+                own_share.append(logit.softmax(0)[target])
+                log_sum.append(logit.logsumexp(0))
+        return torch.stack(each), torch.stack(own_share), torch.stack(log_sum)
 
-
-def _same(ours: list[torch.Tensor], dense: list[torch.Tensor]) -> None:
-    for a, b in zip(ours, dense, strict=True):
-        torch.testing.assert_close(a.double(), b.double(), rtol=1e-4, atol=1e-6)
-
-
-@pytest.mark.parametrize("corrected", [False, True], ids=["plain", "corrected"])
-@pytest.mark.parametrize("at_once", [1, 10, 30, 70, 229, 10**9])
-def test_biased_cross_entropy_in_chunks_is_the_dense_one(monkeypatch, at_once, corrected) -> None:
-    """Against float64: the value and the bias's gradients; all others are those without a bias.
-
-    The own item may be among the others, or not.
-    """
-    monkeypatch.setitem(losses.LOGITS_AT_ONCE, "cpu", at_once)
-    query, target, own = _given()
-    own_M = torch.randint(-1, N, (M,))
-    row_P, item_P = _pairs()
-    assert (own_M[row_P] == item_P).any()  # some own items have been there before
-    assert (own_M == -1).any()
-    value, own_bias = torch.randn(len(row_P)) * 3, torch.randn(M) * 3
-    correction = torch.rand(N) * 3 if corrected else None
-
-    def ours(q, t, o, value, own_bias):
-        bias = Bias(row_P, item_P, value, own_bias)
-        return losses.sampled_cross_entropy(q, o, t, own_M, correction, bias)
-
-    def dense(q, t, o, value, own_bias):
-        added = torch.zeros(N).double() if correction is None else correction.double()
-        logit = (q @ t.T + added).index_put((row_P, item_P), value, accumulate=True)
-        logit = logit.masked_fill(torch.arange(N) == own_M[:, None], float("-inf"))
-        mine = (q * o).sum(1) + own_bias
-        return (torch.cat([logit, mine[:, None]], dim=1).logsumexp(1) - mine).mean()
-
-    given = (query, target, own, value, own_bias)
-    found = _value_and_gradients(ours, *given)
-    biased = _value_and_gradients(dense, *(one.double() for one in given))
-    nothing = torch.zeros(len(row_P)).double(), torch.zeros(M).double()
-    plain = _value_and_gradients(dense, *(one.double() for one in given[:3]), *nothing)
-    _same(found, [biased[0], *plain[1:4], *biased[4:]])
-
-
-@pytest.mark.parametrize("at_once", [1, 70, 10**9])
-def test_it_is_that_of_torch_where_an_own_item_s_bias_counts_as_the_others(
-    monkeypatch, at_once
-) -> None:
-    """Over the whole catalogue: softmax cross-entropy of scores and biases, in any order."""
-    monkeypatch.setitem(losses.LOGITS_AT_ONCE, "cpu", at_once)
-    query, target, _ = _given()
-    own_M = torch.randint(0, N, (M,))
-    row_P, item_P = _pairs()
-    own_P = (item_P == own_M[row_P]).nonzero().squeeze(1)
-    assert 0 < len(own_P) < M
-
-    def ours(value):
-        own_bias_M = torch.zeros(M).index_add(0, row_P[own_P], value[own_P])
-        bias = Bias(row_P, item_P, value, own_bias_M)
-        return losses.sampled_cross_entropy(query, target[own_M], target, own_M, bias=bias)
-
-    def dense(value):
-        score = (query @ target.T).double()
-        score = score.index_put((row_P, item_P), value, accumulate=True)
-        return torch.nn.functional.cross_entropy(score, own_M)
-
-    value = torch.randn(len(row_P)) * 3
-    _same(_value_and_gradients(ours, value), _value_and_gradients(dense, value.double()))
-
-
-@pytest.mark.parametrize("at_once", [20, 10**9])
-def test_the_sum_has_the_gradients_of_its_differences(monkeypatch, at_once) -> None:
-    monkeypatch.setitem(losses.LOGITS_AT_ONCE, "cpu", at_once)
-    torch.manual_seed(0)
-    own_M = torch.tensor([2, -1, 0, 4])
-    row_P, item_P = torch.tensor([0, 0, 2, 3, 3]), torch.tensor([1, 2, 3, 0, 4])
-    leaves = [
-        torch.randn(*shape, dtype=torch.float64, requires_grad=True)
-        for shape in ((4, 3), (4,), (5, 3))
-    ]
-
-    def total(query, own_logit, target):
-        return losses._SummedLogSumExp.apply(query, own_logit, target, own_M, None, row_P, item_P)[
-            0
-        ]
-
-    assert torch.autograd.gradcheck(total, leaves)
-
-
-def test_a_bias_of_no_pairs_changes_nothing() -> None:
-    query, target, own = _given()
-    own_M, none_P = torch.randint(-1, N, (M,)), torch.zeros(0).long()
-
-    def loss_of(bias):
-        return lambda q, t, o: losses.sampled_cross_entropy(q, o, t, own_M, bias=bias)
-
-    biased = loss_of(Bias(none_P, none_P, torch.zeros(0), torch.zeros(M)))
-    for a, b in zip(
-        _value_and_gradients(biased, query, target, own),
-        _value_and_gradients(loss_of(None), query, target, own),
-        strict=True,
-    ):
-        torch.testing.assert_close(a, b)
-
-
-def test_what_a_bias_says_of_an_own_item_is_left_out_with_it() -> None:
-    query, target, own = _given()
-    own_M, row_P = torch.arange(M) % N, torch.arange(M)
-    value = torch.randn(M, requires_grad=True)
-    bias = Bias(row_P, own_M, value, torch.zeros(M))
-    loss = losses.sampled_cross_entropy(query, own, target, own_M, bias=bias)
-    loss.backward()
-    plain = losses.sampled_cross_entropy(query, own, target, own_M)
-    torch.testing.assert_close(loss, plain)
-    torch.testing.assert_close(value.grad, torch.zeros(M))
+    plain, own_share, log_sum = dense(0.0, bias.weight_R.detach())
+    told = (torch.isin(item_BL, torch.tensor(kept)), correction_N[item_BL]) if sampled else ()
+    seen = last_seen(packed.window, target_BL, *told)
+    logit = query_BLV @ target_NV[item_BL].mT
+    share = bias.shares(logit, log_sum.view(2, 5), bias.kept(seen), seen.correction_BJ)
+    ours = bias.loss(
+        torch.stack([share, share]),
+        torch.stack([own_share, own_share]),
+        scale_K,
+        seen.age_BL.view(-1),
+        weight_X,
+    )
+    (our_gradient,) = torch.autograd.grad(ours.sum(), [bias.weight_R])
+    weight_R = bias.weight_R.detach().clone().requires_grad_()
+    theirs = torch.stack([(dense(float(s), weight_R)[0] - plain) @ weight_X for s in scale_K])
+    (their_gradient,) = torch.autograd.grad(theirs.sum(), [weight_R])
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(our_gradient, their_gradient, rtol=1e-4, atol=1e-5)
 
 
 def test_a_bias_that_rules_an_item_out_or_lets_it_win_stays_finite() -> None:
-    query, target, own = _given()
-    own_M = torch.zeros(M).long()
-    row_P, item_P = torch.arange(2), torch.tensor([3, 4])
-    value = torch.tensor([-1e4, 1e4], requires_grad=True)
-    bias = Bias(row_P, item_P, value, torch.zeros(M))
-    loss = losses.sampled_cross_entropy(query, own, target, own_M, bias=bias)
-    loss.backward()
-    assert loss.item() == pytest.approx(1e4 / M, rel=0.01)
-    torch.testing.assert_close(value.grad, torch.tensor([0.0, 1 / M]))
+    bias = RepeatBias(4)
+    share_KXR = torch.tensor([[[0.5, 0.0, 0.0], [0.0, 0.0, 1.0], [0.0, 1.0, 0.0]]])
+    with torch.no_grad():
+        bias.weight_R.copy_(torch.tensor([0.1, -1e3, 8.0]))
+    age_X = torch.tensor([0, 1, 0])
+    loss = bias.loss(
+        share_KXR, torch.full((1, 3), 1e-9), torch.ones(1), age_X, torch.full((3,), 1 / 3)
+    )
+    loss.sum().backward()
+    assert loss.isfinite().all()
+    assert bias.weight_R.grad.isfinite().all()
 
 
-def test_a_bias_that_rules_nearly_all_out_stays_finite() -> None:
-    query, target = torch.zeros(1, 2), torch.zeros(3, 2)
-    value, own = torch.tensor([-1e4, -1e4], requires_grad=True), torch.tensor([-1e4])
-    bias = Bias(torch.tensor([0, 0]), torch.tensor([1, 2]), value, own)
-    loss = losses.sampled_cross_entropy(query, target[:1], target, torch.tensor([0]), bias=bias)
-    loss.backward()
-    assert loss.isfinite()
-    assert value.grad.isfinite().all()
-
-
-def test_under_autocast_it_is_nearly_the_same_and_of_full_precision() -> None:
-    torch.manual_seed(0)
-    query, target = torch.randn(200, 16), torch.randn(50, 16)
-    own = torch.randint(0, 50, (200,))
-    row_P, item_P = (torch.rand(200, 50) < 0.2).nonzero(as_tuple=True)
-    value, own_bias = torch.randn(len(row_P)), torch.randn(200)
-
-    def loss_of(q, t, value, own_bias):
-        bias = Bias(row_P, item_P, value, own_bias)
-        return losses.sampled_cross_entropy(q, t[own], t, own, bias=bias)
-
-    exact = _value_and_gradients(loss_of, query, target, value, own_bias)
-    with torch.autocast("cpu", torch.bfloat16):
-        rough = _value_and_gradients(loss_of, query, target, value, own_bias)
-    # A bfloat16 keeps 8 bits: each logit, of size about 4, may be off by 2**-8 of itself.
-    for a, b in zip(rough, exact, strict=True):
-        assert a.dtype == torch.float32
-        assert not torch.equal(a, b)  # or it would not have been computed in bfloat16
-        off = (a - b).norm() / b.norm()
-        assert off < 2**-6, off
+def test_the_buckets_of_a_model_are_not_saved() -> None:
+    assert list(RepeatBias(50).state_dict()) == ["weight_R"]

@@ -9,8 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cammsr_cli.core.losses import catalogue_cross_entropy, sampled_cross_entropy
-from cammsr_cli.core.sampling import Candidates, draw_candidates
+from cammsr_cli.core.losses import NOWHERE, catalogue_cross_entropy, sampled_cross_entropy
+from cammsr_cli.core.sampling import Candidates, draw_candidates, places
 
 
 @settings(max_examples=80, deadline=None)
@@ -32,7 +32,7 @@ def test_candidates_are_no_more_than_asked_for_each_once_and_in_order(
     assert 1 <= len(item) <= number
     if positions <= number // 2:
         assert set(target.tolist()) <= set(item)
-    for own, one in zip(drawn.own_M.tolist(), target.tolist(), strict=True):
+    for own, one in zip(places(target, drawn.item_C).tolist(), target.tolist(), strict=True):
         assert own == (item.index(one) if one in item else -1)
     assert drawn.correction_C.shape == drawn.item_C.shape
     assert drawn.correction_C.dtype == torch.float32
@@ -112,8 +112,12 @@ def test_a_draw_of_everything_gives_the_full_softmax() -> None:
     drawn = draw_candidates(target, _shares(), number=50 * ITEMS)
     assert len(drawn.item_C) == ITEMS
     sampled = sampled_cross_entropy(
-        query, table[target], table[drawn.item_C], drawn.own_M, drawn.correction_C
-    )
+        query,
+        table[target],
+        table[drawn.item_C],
+        places(target, drawn.item_C),
+        drawn.correction_C,
+    ).loss
     torch.testing.assert_close(sampled, catalogue_cross_entropy(query, table, target))
 
 
@@ -125,9 +129,18 @@ def test_the_loss_of_a_sample_is_about_that_of_all() -> None:
         query = torch.randn(POSITIONS, 8)
         target = torch.multinomial(share, POSITIONS, replacement=True)
         drawn = draw_candidates(target, share, NUMBER)
-        given = query, table[target], table[drawn.item_C], drawn.own_M
-        corrected.append(sampled_cross_entropy(*given, drawn.correction_C))
-        uncorrected.append(sampled_cross_entropy(*given))
+        # After the candidates one of no part, for targets that are none.
+        none = torch.zeros(1)
+        table_C = torch.cat([table[drawn.item_C], table[:1]])
+        place = places(target, drawn.item_C)
+        own = place.where(place >= 0, len(drawn.item_C))
+        for losses, correction in (
+            (corrected, drawn.correction_C),
+            (uncorrected, torch.zeros_like(drawn.correction_C)),
+        ):
+            added = torch.cat([correction, none + NOWHERE])
+            found = sampled_cross_entropy(query, table[target], table_C, own, added)
+            losses.append(found.loss)
         exact.append(catalogue_cross_entropy(query, table, target))
     mean = torch.stack(exact).mean().item()
     # The logarithm of an estimate is low by half its relative variance: a little.

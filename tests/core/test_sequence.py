@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from cammsr_cli.core.sequence import UserEncoder, causal_mask, segment_mask
+from cammsr_cli.core.by_device import segment_mask
+from cammsr_cli.core.sequence import UserEncoder, causal_mask
 from cammsr_cli.core.windows import Events, cut, pack
 
 S, WIDTH, LENGTH = 2, 16, 8

@@ -20,7 +20,8 @@ from cammsr_cli.core.losses import swap_loss
 from cammsr_cli.core.model import Cammsr
 from cammsr_cli.core.windows import Events, cut
 from cammsr_cli.errors import UsageError
-from cammsr_cli.training.objective import Corpus, Objective
+from cammsr_cli.training.objective import Objective
+from cammsr_cli.training.plan import Corpus, Plan, Planner
 
 N = 9
 ITEMS = [0, 1, 2, 3, 4, 5, 6, 7, 8, 0, 2]
@@ -73,13 +74,27 @@ def _model(**changed) -> Cammsr:
     return model
 
 
+def _planned(objective: Objective, start: torch.Tensor, end: torch.Tensor, step: int = 0) -> Plan:
+    model = objective.model
+    repeats = model.repeats is not None
+    planner = Planner(objective.corpus, objective.config, model.length, repeats)
+    (plan,) = planner.goes(start, end, step, most=len(start))
+    return plan
+
+
+def _parts(
+    objective: Objective, start: torch.Tensor, end: torch.Tensor, step: int = 0
+) -> dict[str, torch.Tensor]:
+    parts: dict[str, torch.Tensor] = objective(_planned(objective, start, end, step))
+    return parts
+
+
 def _losses(
     model: Cammsr, corpus: Corpus | None = None, config: TrainingConfig | None = None
 ) -> dict[str, torch.Tensor]:
     objective = Objective(model, corpus or _corpus(), config or _config())
     torch.manual_seed(11)
-    parts: dict[str, torch.Tensor] = objective(START, END)
-    return parts
+    return _parts(objective, START, END)
 
 
 def _require_gradients(model: Cammsr, parts: dict[str, torch.Tensor]) -> None:
@@ -183,7 +198,7 @@ def test_the_items_of_each_position_s_own_history_have_their_bias(sampled: bool,
     with torch.no_grad():
         model.repeats.weight_R.copy_(torch.tensor([-0.2, 0.3, 0.1]))
     objective = Objective(model, corpus, _config(negatives=200 * N))  # a sample has all of them
-    ours = objective(REPEATED_START, REPEATED_END)["recommendation"]
+    ours = _parts(objective, REPEATED_START, REPEATED_END)["recommendation"]
 
     target_NV = model.item_tables(catalogue).target_NV
     states = torch.cat([_states(model, corpus, 0, 5), _states(model, corpus, 6, 9)])
@@ -228,7 +243,8 @@ def test_a_share_of_the_loss_is_the_branches_mean_each_by_its_score_alone(
             )
         ]
         each.append((1 - share) * losses[0] + share * sum(losses[1:]) / len(branches))
-    ours = Objective(model, corpus, config)(REPEATED_START, REPEATED_END)["recommendation"]
+    objective = Objective(model, corpus, config)
+    ours = _parts(objective, REPEATED_START, REPEATED_END)["recommendation"]
     torch.testing.assert_close(ours, torch.stack(each).mean())
 
 
@@ -339,7 +355,8 @@ def test_each_position_trades_places_by_itself() -> None:
         expected.append(swap_loss(one, other, 1.0).item())
     objective = Objective(model, corpus, _config(swap_weight=1.0))
     torch.manual_seed(0)
-    found = {round(objective(start, end)["swap"].item(), 4) for _ in range(60)}
+    plan = _planned(objective, start, end)
+    found = {round(objective(plan)["swap"].item(), 4) for _ in range(60)}
     assert found == {round(value, 4) for value in expected}
     assert len(found) == 4
 
@@ -356,8 +373,7 @@ def test_the_step_needs_no_event_beyond_the_last_target(corpus: Corpus, ties: bo
     def losses_of(item: torch.Tensor, time: torch.Tensor) -> dict[str, torch.Tensor]:
         changed = dataclasses.replace(corpus, events=Events(item, time))
         torch.manual_seed(11)
-        parts: dict[str, torch.Tensor] = Objective(model, changed, _config())(start, end)
-        return parts
+        return _parts(Objective(model, changed, _config()), start, end)
 
     item, time = corpus.events.item_E, corpus.events.time_E
     ours = losses_of(item, time)
@@ -382,11 +398,14 @@ def test_tied_events_are_dealt_anew_inputs_and_target_together() -> None:
         return Objective(model, _corpus(events=given, ties=ties), config)
 
     orders = [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]]
-    each = {of(order, ties=False)(start, end)["recommendation"].item() for order in orders}
+
+    def loss_of(objective: Objective, step: int = 0) -> float:
+        return _parts(objective, start, end, step)["recommendation"].item()
+
+    each = {loss_of(of(order, ties=False)) for order in orders}
     assert len(each) == 6
     dealt = of(orders[0], ties=True)
-    torch.manual_seed(0)
-    assert {dealt(start, end)["recommendation"].item() for _ in range(60)} == each
+    assert {loss_of(dealt, step) for step in range(60)} == each
 
 
 # --- a sample of the catalogue ------------------------------------------------------------------
@@ -432,7 +451,8 @@ def test_the_loss_of_a_sample_by_hand() -> None:
     """Only targets and what was drawn are told apart, others' scores corrected, one's own not."""
     model, corpus = _model(), _sampled()
     with _drawing(0, 8, 8, 0):
-        parts = Objective(model, corpus, _config(negatives=8, swap_weight=0))(START[1:], END[1:])
+        objective = Objective(model, corpus, _config(negatives=8, swap_weight=0))
+        parts = _parts(objective, START[1:], END[1:])
     targets = [7, 8, 0, 2]
     candidates = [0, 2, 7, 8]  # what follows the events 6-9, and what was drawn
     target_NV = model.item_tables(corpus.catalogue).target_NV
@@ -468,10 +488,8 @@ def test_a_sample_reads_only_the_features_of_items_it_needs() -> None:
     def losses_of(corpus: Corpus) -> dict[str, torch.Tensor]:
         torch.manual_seed(5)
         with _drawing(3, 3, 3, 3):
-            parts: dict[str, torch.Tensor] = Objective(
-                model, corpus, _config(negatives=8, swap_weight=0)
-            )(START[1:], END[1:])
-        return parts
+            objective = Objective(model, corpus, _config(negatives=8, swap_weight=0))
+            return _parts(objective, START[1:], END[1:])
 
     whole, part = losses_of(corpus), losses_of(_without_items(corpus, [1, 4, 5]))
     assert all(torch.equal(whole[name], part[name]) for name in whole)
@@ -486,7 +504,7 @@ def test_a_sample_s_item_drawn_by_nobody_gets_no_gradient() -> None:
     model.items.id_table.sparse = True
     with _drawing(3, 3, 3, 3):
         config = _config(negatives=8, swap_weight=0)
-        parts = Objective(model, corpus, config)(START[1:], END[1:])
+        parts = _parts(Objective(model, corpus, config), START[1:], END[1:])
     torch.stack(list(parts.values())).sum().backward()
     met = model.items.id_table.weight.grad.coalesce().indices()[0].tolist()
     assert met == [0, 2, 3, 6, 7, 8]
@@ -496,7 +514,8 @@ def test_categories_are_learnt_of_the_items_in_the_sample() -> None:
     model, corpus = _model(), _sampled()
     weights = {"category_weight": 1.0, "swap_weight": 0.0, "negatives": 8}
     with _drawing(3, 3, 3, 3):
-        ours = Objective(model, corpus, _config(**weights))(START[1:], END[1:])["category"]
+        objective = Objective(model, corpus, _config(**weights))
+        ours = _parts(objective, START[1:], END[1:])["category"]
     needed = torch.tensor([0, 2, 3, 6, 7, 8])
     catalogue = corpus.catalogue.take(needed)
     tables = model.item_tables(catalogue)

@@ -19,7 +19,8 @@ from cammsr_cli.distributed import World
 from cammsr_cli.errors import CammsrError
 from cammsr_cli.training.checkpoints import TrainingState
 from cammsr_cli.training.loop import averaged_copy
-from cammsr_cli.training.objective import Corpus, Objective
+from cammsr_cli.training.objective import Objective
+from cammsr_cli.training.plan import Corpus, Plan
 from cammsr_cli.training.step import Stepper, optimizers_of
 
 ITEMS, USERS, EVENTS = 20, 10, 80
@@ -151,11 +152,12 @@ class _Small(nn.Module):
         self.spare = spare
         self.asked: list[int] = []
 
-    def forward(self, start_B: Tensor, end_B: Tensor) -> dict[str, Tensor]:
-        self.asked.append(len(start_B))
-        if len(start_B) > self.room and len(self.asked) > self.spare:
+    def forward(self, plan: Plan) -> dict[str, Tensor]:
+        windows = len(plan.last_W)
+        self.asked.append(windows)
+        if windows > self.room and len(self.asked) > self.spare:
             raise self.error
-        parts: dict[str, Tensor] = self.objective(start_B, end_B)
+        parts: dict[str, Tensor] = self.objective(plan)
         return parts
 
 
@@ -271,8 +273,8 @@ class _Loud(nn.Module):
         super().__init__()
         self.objective = objective
 
-    def forward(self, start_B: Tensor, end_B: Tensor) -> dict[str, Tensor]:
-        return {name: value * 1e25 for name, value in self.objective(start_B, end_B).items()}
+    def forward(self, plan: Plan) -> dict[str, Tensor]:
+        return {name: value * 1e25 for name, value in self.objective(plan).items()}
 
 
 def test_a_gradient_without_end_ends_the_training() -> None:
@@ -369,7 +371,8 @@ def test_a_dense_table_moves_as_plain_adam_moves_it() -> None:
     for _ in range(3):
         ours(START, END)
         adam.zero_grad()
-        parts = theirs.module(START, END)
+        (plan,) = theirs.planner.goes(START, END, 0, most=len(START))
+        parts = theirs.module(plan)
         (parts["recommendation"] + parts["category"]).backward()
         adam.step()
     one, other = _weights(ours.state.model), _weights(theirs.state.model)
