@@ -52,6 +52,8 @@ NEIGHBOURS = (20, 100, 500)
 """Of item-kNN: the number with the best validation NDCG@10 counts."""
 
 SHOWN = ("Recall@10", "NDCG@5", "NDCG@10", "MRR@10")
+KEPT = ("NDCG@5", "NDCG@10", "MRR@5")
+"""Of what is measured, the columns of the tables: seen items excluded, and kept."""
 
 SETTINGS: dict[str, tuple[Size, tuple[str, ...]]] = {
     "ml1m": (
@@ -316,7 +318,7 @@ def ndcg(rank: Ranks) -> float:
 def table(rows: Sequence[Row]) -> str:
     """The rows as Markdown."""
     references = list(dict.fromkeys(reference for row in rows for reference in row.over))
-    heads = ["seeds", "validation NDCG@10", *SHOWN, "NDCG@10, seen kept"]
+    heads = ["seeds", "validation NDCG@10", *SHOWN, *(f"{metric}, seen kept" for metric in KEPT)]
     heads += [*(f"− {one}" for one in references), "min"]
     lines = [f"| | {' | '.join(heads)} |", f"|---|{'---:|' * len(heads)}"]
     for row in rows:
@@ -327,7 +329,7 @@ def table(rows: Sequence[Row]) -> str:
             for one in references
         ]
         minutes = f"{row.seconds / 60:.0f}" if row.seconds else "–"
-        cells += [f"{row.kept['NDCG@10']:.4f}", *over, minutes]
+        cells += [*(f"{row.kept[metric]:.4f}" for metric in KEPT), *over, minutes]
         lines.append(f"| {row.name} | {row.seeds} | {row.validation:.4f} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
