@@ -110,6 +110,7 @@ class Corpus:
             before; None where times alone tell.
         rejected: Users and items, int64 each, rising by user: what a user rated too low, or has
             otherwise said no to, and is not to be shown; None for nothing.
+        decisions: What was decided as the files were read, and how: a short table for people.
     """
 
     user_ids: list[str]
@@ -129,6 +130,7 @@ class Corpus:
     columns: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     event_tied: NDArray[np.bool_] | None = None
     rejected: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None
+    decisions: Sequence[tuple[str, str]] = ()
 
 
 def read_corpus(options: SourceOptions) -> Corpus:
@@ -161,11 +163,12 @@ def read_corpus(options: SourceOptions) -> Corpus:
     chosen = None
     if options.where:
         chosen = chosen_rows(tables.interactions, columns.interactions, options.where, choices)
+    kinds: list[str] = []
     if "event" in columns.interactions:
-        choices += told_kinds(tables.interactions, columns.interactions["event"], chosen)
+        kinds = told_kinds(tables.interactions, columns.interactions["event"], chosen)
     log = read_interactions(tables.interactions, columns.interactions, filters, chosen)
     listed = _listed(tables, columns, options)
-    notes = [*tables.notes, *choices, *finer, *log.notes, *listed.notes]
+    notes = [*tables.notes, *choices, *kinds, *finer, *log.notes, *listed.notes]
 
     positions = _kept_positions(listed, log, options.catalogue, notes)
     unlisted = _unlisted(listed, log, tables.items, notes)
@@ -185,7 +188,8 @@ def read_corpus(options: SourceOptions) -> Corpus:
         fields |= written
     paths = [listed.categories[position] for position in positions] + [[] for _ in unlisted]
     labels = labels_of(paths, options.category_level)
-    _note_level(labels, notes)
+    level = _told_level(labels)
+    notes += level
     category_names, category_indptr, category_index = _category_table(labels.names)
     return Corpus(
         user_ids=log.user_ids,
@@ -205,7 +209,33 @@ def read_corpus(options: SourceOptions) -> Corpus:
         columns={"interactions": columns.interactions, "items": columns.items},
         event_tied=log.tied,
         rejected=_rejected(log, index),
+        decisions=_decisions(
+            tables,
+            columns,
+            {
+                "files": tables.notes,
+                "columns": [*choices, *finer],
+                "times": [log.times] if log.times else ["none: events are in the file's order"],
+                "events": kinds,
+                "categories": level,
+            },
+        ),
     )
+
+
+def _decisions(
+    tables: SourceTables, columns: MatchedColumns, told: Mapping[str, Sequence[str]]
+) -> list[tuple[str, str]]:
+    """Which columns were read of which files, and what was told of the choices there were."""
+    rows = [("interactions", _fields_of(tables.interactions, columns.interactions))]
+    if tables.items is not None:
+        rows.append(("items", _fields_of(tables.items, columns.items)))
+    return rows + [(what, note) for what, notes in told.items() for note in notes]
+
+
+def _fields_of(table: Table, columns: Mapping[str, str]) -> str:
+    fields = ", ".join(f"{name} = {column}" for name, column in columns.items())
+    return f"{table.path.name}: {fields}"
 
 
 # --- reading the tables -------------------------------------------------------------------------
@@ -349,10 +379,10 @@ def _rejected(
     return (user.to_numpy()[known], place[known]) if known.any() else None
 
 
-def _note_level(labels: Labels, notes: list[str]) -> None:
+def _told_level(labels: Labels) -> list[str]:
     """Where categories are a hierarchy, which level was taken and what the others hold."""
     if len(labels.counts) < 2:
-        return
+        return []
     each = ", ".join(f"{level}: {count:,}" for level, count in enumerate(labels.counts, 1))
     taken = "all levels" if labels.level == "all" else f"level {labels.level}"
     note = (
@@ -361,7 +391,7 @@ def _note_level(labels: Labels, notes: list[str]) -> None:
     )
     if labels.beside:
         note += f"; {counted(labels.beside, 'item')} whose category ends above it without one"
-    notes.append(note)
+    return [note]
 
 
 def _category_table(
