@@ -20,10 +20,17 @@ from cammsr_cli.data.catalogue import (
     training_tags,
 )
 from cammsr_cli.data.categories import Labels, Level, labels_of
-from cammsr_cli.data.columns import Header, MatchedColumns, match_columns
+from cammsr_cli.data.columns import (
+    Header,
+    MatchedColumns,
+    UnmatchedError,
+    looks_like_data,
+    match_columns,
+)
 from cammsr_cli.data.conditions import Condition, chosen_rows, told_kinds
 from cammsr_cli.data.contents import Reading
 from cammsr_cli.data.formats import FormatName, open_sources
+from cammsr_cli.data.guesses import guessed_columns
 from cammsr_cli.data.ids import cause_of
 from cammsr_cli.data.interactions import (
     Duplicates,
@@ -36,7 +43,7 @@ from cammsr_cli.data.splits import TRAIN, leave_one_out
 from cammsr_cli.data.tables import SourceTables, Table, counted
 from cammsr_cli.data.texts import Texts
 from cammsr_cli.data.timestamps import checked_time_format, finer_column
-from cammsr_cli.errors import CammsrError
+from cammsr_cli.errors import CammsrError, UsageError, typed
 from cammsr_cli.files import sha256_of
 
 
@@ -255,7 +262,33 @@ def _match(tables: SourceTables, options: SourceOptions) -> MatchedColumns:
     if options.min_rating is not None:
         required.append("rating")
     items = _header(tables.items) if tables.items else None
-    return match_columns(_header(tables.interactions), items, options.columns, required)
+    try:
+        return match_columns(_header(tables.interactions), items, options.columns, required)
+    except UnmatchedError as unmatched:
+        guess = _guess(tables.interactions, options, unmatched)
+        raise UsageError(unmatched.message, unmatched.hint + guess) from None
+
+
+def _guess(table: Table, options: SourceOptions, unmatched: UnmatchedError) -> str:
+    """The command that may be meant, by what the columns of the interactions hold; or nothing."""
+    names = table.frame.columns
+    headerless = looks_like_data(names)
+    taken = () if headerless else tuple(unmatched.found.values())
+    missing = ("user", "item", "timestamp") if headerless else unmatched.missing
+    found = guessed_columns(table.frame, missing, taken)
+    if not found:
+        return ""
+    words = ["cammsr prepare", typed(options.interactions)]
+    if options.items is not None:
+        words += ["--items", typed(options.items)]
+    if headerless:
+        fields = {column: name for name, column in found.items()}
+        every = ",".join(fields.get(name, f"column{at}") for at, name in enumerate(names, 1))
+        file = "" if table.path == options.interactions else f"{table.path.name}="
+        words += ["--columns", typed(f"{file}{every}")]
+    else:
+        words += [f"--map {typed(f'{name}={column}')}" for name, column in found.items()]
+    return f" By what they hold, perhaps: {' '.join(words)}"
 
 
 def _with_finest_times(
