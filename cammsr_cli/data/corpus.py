@@ -224,7 +224,7 @@ def read_corpus(options: SourceOptions) -> Corpus:
                 "columns": [*choices, *finer],
                 "times": [log.times] if log.times else ["none: events are in the file's order"],
                 "events": kinds,
-                "categories": level,
+                "categories": [*listed.choices, *level],
             },
         ),
     )
@@ -266,7 +266,7 @@ def _match(tables: SourceTables, options: SourceOptions) -> MatchedColumns:
         return match_columns(_header(tables.interactions), items, options.columns, required)
     except UnmatchedError as unmatched:
         guess = _guess(tables.interactions, options, unmatched)
-        raise UsageError(unmatched.message, unmatched.hint + guess) from None
+        raise UsageError(unmatched.message, unmatched.hint.removesuffix(".") + guess) from None
 
 
 def _guess(table: Table, options: SourceOptions, unmatched: UnmatchedError) -> str:
@@ -288,7 +288,7 @@ def _guess(table: Table, options: SourceOptions, unmatched: UnmatchedError) -> s
         words += ["--columns", typed(f"{file}{every}")]
     else:
         words += [f"--map {typed(f'{name}={column}')}" for name, column in found.items()]
-    return f" By what they hold, perhaps: {' '.join(words)}"
+    return f"; by what they hold, perhaps: {' '.join(words)}"
 
 
 def _with_finest_times(

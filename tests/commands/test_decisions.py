@@ -15,11 +15,13 @@ LOG = "user,item,date,event\n" + "".join(
     f"u{n % 2},i{n % 5},2024-03-2{n % 8},{'view' if n % 3 else 'buy'}\n" for n in range(16)
 )
 ITEMS = "id,name,genres\n" + "".join(f'i{n},T{n},"A, {"BC"[n % 2]}"\n' for n in range(5))
+ITEMS = ITEMS.replace('"A, B"', '"B, A"', 1).replace('"A, C"', '"C"', 1)
 SAID = [
     ("interactions", "interactions.csv: user = user, item = item, timestamp = date, event = event"),
     ("items", "items.csv: item = id, title = name, category = genres"),
     ("times", "times are those of column 'date' of interactions.csv: dates such as '2024-03-20'"),
     ("events", "kinds of events, column 'event' of interactions.csv: view 10, buy 6; all count"),
+    ("categories", "column 'genres' of items.csv holds several categories a cell, separated by"),
 ]
 
 

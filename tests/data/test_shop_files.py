@@ -352,7 +352,7 @@ def test_columns_are_guessed_for_a_hint(tmp_path: Path, log: str, options: str) 
         read_corpus(SourceOptions(path))
     assert caught.value.hint is not None
     assert caught.value.hint.endswith(
-        f"By what they hold, perhaps: cammsr prepare {path} {options}"
+        f"; by what they hold, perhaps: cammsr prepare {path} {options}"
     )
 
 
