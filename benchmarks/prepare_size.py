@@ -142,7 +142,8 @@ def main_rows(work: Path, rows: int) -> None:
     found = json.loads(told.read_text())
     print(
         f"{found['events']:,} of {rows:,} rows, {found['items']:,} items: "
-        f"{found['seconds']:.1f} s ({found['processor']:.1f} s of a processor), peak {found['peak']:,.0f} MB"
+        f"{found['seconds']:.1f} s ({found['processor']:.1f} s of a processor), "
+        f"peak {found['peak']:,.0f} MB"
     )
 
 
@@ -230,8 +231,8 @@ def main() -> None:
         told.write_text(json.dumps(measure(folder, out)))
         return
     if sys.argv[1:2] == ["--measure-rows"]:
-        path, out, told = map(Path, sys.argv[2:])
-        told.write_text(json.dumps(measure_rows(path, out)))
+        rows, out, told = map(Path, sys.argv[2:])
+        told.write_text(json.dumps(measure_rows(rows, out)))
         return
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--work", type=Path, required=True, help="for the data; 12 GB at 1,000,000")

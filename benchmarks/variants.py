@@ -32,7 +32,7 @@ def variant(source: Path, out: Path, change: Callable[[h5py.File], None]) -> Pat
                 for name in ("content", "schema", "tool", "sources"):
                     del file.attrs[name]
                 change(file)
-                seal(file, sources)
+                seal(file, sources, str(file.attrs.get("decisions", "[]")))
             add_checksums(partial)
     return out
 

@@ -71,6 +71,12 @@ def result_table(
     output.print(table)
 
 
+def result_decisions(decisions: Sequence[Sequence[str]]) -> None:
+    """Print how raw files were read, if it is known."""
+    if decisions:
+        result_table([("read", False), ("as", False)], [list(pair) for pair in decisions])
+
+
 def note(text: str) -> None:
     """Tell the person something on stderr."""
     sys.stderr.write("\n".join(plain(line) for line in text.split("\n")) + "\n")

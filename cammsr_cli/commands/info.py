@@ -24,10 +24,11 @@ def command(
 ) -> None:
     """Show what a data set holds.
 
-    Counts; each modality with its encoder, its weights' revision, the item fields it read, how
-    many items have it, how many lack it, and how many of these had a text or a file that could not
-    be decoded; the fingerprint of all that decided the vectors; and the raw files with their
-    SHA-256. Files that were missing or refused are listed by `cammsr prepare`.
+    Counts; how the raw files were read; each modality with its encoder, its weights' revision, the
+    item fields it read, how many items have it, how many lack it, and how many of these had a text
+    or a file that could not be decoded; the fingerprint of all that decided the vectors; and the
+    raw files with their SHA-256. Files that were missing or refused are listed by
+    `cammsr prepare`.
     """
     from cammsr_cli.data.summary import summarise
 
@@ -69,6 +70,7 @@ def command(
             for name, one in summary["modalities"].items()
         ],
     )
+    console.result_decisions(summary["decisions"])
     for name, one in summary["modalities"].items():
         console.result(f"fingerprint of {name}  {one['fingerprint']}")
     for name, digest in summary["sources"].items():

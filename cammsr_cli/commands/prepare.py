@@ -351,7 +351,7 @@ def command(
             return  # one plan is enough
     with contextlib.redirect_stdout(sys.stderr):  # what an encoder prints is no result
         report = plan(options) if dry_run else prepare(options, console.progress_bar)
-    _tell(report)
+    _tell(report, in_table=not as_json)
     if as_json:
         console.result_json(asdict(report))
     else:
@@ -475,11 +475,15 @@ def _spare_cores() -> int:
     return max(1, min(8, processors() - 1))
 
 
-def _tell(report: PrepareReport) -> None:
-    """What people should know, on stderr."""
+def _tell(report: PrepareReport, in_table: bool) -> None:
+    """What people should know, on stderr; what the table of decisions tells is not told twice."""
+    shown = {how for _, how in report.decisions} if in_table else set()
     for line in report.notes:
-        console.note(f"note: {line}")
+        if line not in shown:
+            console.note(f"note: {line}")
     for name, one in report.modalities.items():
+        if one.look is not None:
+            console.note(f"{name}: {one.look}")
         if one.changes is not None:
             console.note(f"{name}: {one.changes} since {report.out} was last prepared")
     if report.problems_file is not None:
@@ -528,6 +532,7 @@ def _show(report: PrepareReport, dry_run: bool) -> None:
         title=f"{report.users:,} users, {report.items:,} items, {report.events:,} events, "
         f"{report.categories:,} categories",
     )
+    console.result_decisions(report.decisions)
     size = None if report.bytes is None else f"{report.bytes / 1e6:,.1f} MB"
     if dry_run:
         about = "; its size is known once an encoder has run" if size is None else f", about {size}"

@@ -38,6 +38,7 @@ class Catalogue:
             `video` (media as written in the file), and every unrecognised column by its name.
         categories: [N] category paths of each item, unique, in the file's order.
         notes: Counts for people.
+        choices: Those of the notes that tell how categories are read.
     """
 
     ids: list[str] = field(default_factory=list)
@@ -45,6 +46,7 @@ class Catalogue:
     fields: dict[str, Texts] = field(default_factory=dict)
     categories: list[list[CategoryPath]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    choices: list[str] = field(default_factory=list)
 
 
 def read_catalogue(
@@ -85,13 +87,10 @@ def read_catalogue(
     spares = spares or {}
     category = columns.get("category")
     categories = [category, *spares.get("category", ())] if category else []
-    return Catalogue(
-        ids=unique["id"].to_list(),
-        rows=rows,
-        fields=_fields(table, rows, columns, spares, notes),
-        categories=_categories(table, rows, categories, lists_are_paths, notes),
-        notes=notes,
-    )
+    fields = _fields(table, rows, columns, spares, notes)
+    choices: list[str] = []
+    paths = _categories(table, rows, categories, lists_are_paths, choices)
+    return Catalogue(unique["id"].to_list(), rows, fields, paths, [*notes, *choices], choices)
 
 
 def joined_items(tables: Sequence[Table]) -> Table:
@@ -174,7 +173,7 @@ def _categories(
     rows: Sequence[int],
     columns: Sequence[str],
     lists_are_paths: bool,
-    notes: list[str],
+    choices: list[str],
 ) -> list[list[CategoryPath]]:
     """Category paths of each row, from the first of these columns that has any."""
     paths: list[list[CategoryPath]] = [[] for _ in rows]
@@ -185,7 +184,7 @@ def _categories(
         if joint is not None:
             cells = table.frame[column].drop_nulls()
             example = cells.filter(cells.str.contains(joint, literal=True))[0]
-            notes.append(
+            choices.append(
                 f"column {column!r} of {table.path.name} holds several categories a cell, "
                 f"separated by {joint!r}, as in {shortened(example)!r}"
             )

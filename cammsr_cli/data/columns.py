@@ -67,6 +67,24 @@ CANDIDATES: dict[FileKind, dict[str, tuple[str, ...]]] = {
 _VALUE = re.compile(r"[-+]?\d{4,}|\d+[.,]\d+|\d{4}-\d\d-\d\d.*")
 
 
+class UnmatchedError(UsageError):
+    """Columns of the interactions are not recognised.
+
+    Attributes:
+        hint: How to mend it.
+        missing: The fields that no column was found for; none if something else is wrong.
+        found: Field to column for the others.
+    """
+
+    def __init__(
+        self, message: str, hint: str, missing: Sequence[str], found: Mapping[str, str]
+    ) -> None:
+        super().__init__(message, hint)
+        self.hint: str = hint
+        self.missing = missing
+        self.found = found
+
+
 @dataclass(frozen=True)
 class Header:
     """The column names of one file, and how the file is called in messages."""
@@ -174,7 +192,8 @@ def match_columns(
             )
         if hints or len(faults) > len(unlisted) + len(headerless):
             advice.append(_hint(hints))
-        raise UsageError("; ".join(faults), " ".join(advice))
+        lacking = [name for name in required if name not in matched["interactions"]]
+        raise UnmatchedError("; ".join(faults), " ".join(advice), lacking, matched["interactions"])
     others = {kind: _others(kind, header, mapped[kind]) for kind, header in headers.items()}
     return MatchedColumns(matched["interactions"], matched.get("items", {}), others)
 

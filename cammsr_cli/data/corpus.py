@@ -20,10 +20,17 @@ from cammsr_cli.data.catalogue import (
     training_tags,
 )
 from cammsr_cli.data.categories import Labels, Level, labels_of
-from cammsr_cli.data.columns import Header, MatchedColumns, match_columns
+from cammsr_cli.data.columns import (
+    Header,
+    MatchedColumns,
+    UnmatchedError,
+    looks_like_data,
+    match_columns,
+)
 from cammsr_cli.data.conditions import Condition, chosen_rows, told_kinds
 from cammsr_cli.data.contents import Reading
 from cammsr_cli.data.formats import FormatName, open_sources
+from cammsr_cli.data.guesses import guessed_columns
 from cammsr_cli.data.ids import cause_of
 from cammsr_cli.data.interactions import (
     Duplicates,
@@ -36,7 +43,7 @@ from cammsr_cli.data.splits import TRAIN, leave_one_out
 from cammsr_cli.data.tables import SourceTables, Table, counted
 from cammsr_cli.data.texts import Texts
 from cammsr_cli.data.timestamps import checked_time_format, finer_column
-from cammsr_cli.errors import CammsrError
+from cammsr_cli.errors import CammsrError, UsageError, typed
 from cammsr_cli.files import sha256_of
 
 
@@ -110,6 +117,7 @@ class Corpus:
             before; None where times alone tell.
         rejected: Users and items, int64 each, rising by user: what a user rated too low, or has
             otherwise said no to, and is not to be shown; None for nothing.
+        decisions: What was decided as the files were read, and how: a short table for people.
     """
 
     user_ids: list[str]
@@ -129,6 +137,7 @@ class Corpus:
     columns: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     event_tied: NDArray[np.bool_] | None = None
     rejected: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None
+    decisions: Sequence[tuple[str, str]] = ()
 
 
 def read_corpus(options: SourceOptions) -> Corpus:
@@ -161,11 +170,12 @@ def read_corpus(options: SourceOptions) -> Corpus:
     chosen = None
     if options.where:
         chosen = chosen_rows(tables.interactions, columns.interactions, options.where, choices)
+    kinds: list[str] = []
     if "event" in columns.interactions:
-        choices += told_kinds(tables.interactions, columns.interactions["event"], chosen)
+        kinds = told_kinds(tables.interactions, columns.interactions["event"], chosen)
     log = read_interactions(tables.interactions, columns.interactions, filters, chosen)
     listed = _listed(tables, columns, options)
-    notes = [*tables.notes, *choices, *finer, *log.notes, *listed.notes]
+    notes = [*tables.notes, *choices, *kinds, *finer, *log.notes, *listed.notes]
 
     positions = _kept_positions(listed, log, options.catalogue, notes)
     unlisted = _unlisted(listed, log, tables.items, notes)
@@ -185,7 +195,8 @@ def read_corpus(options: SourceOptions) -> Corpus:
         fields |= written
     paths = [listed.categories[position] for position in positions] + [[] for _ in unlisted]
     labels = labels_of(paths, options.category_level)
-    _note_level(labels, notes)
+    level = _told_level(labels)
+    notes += level
     category_names, category_indptr, category_index = _category_table(labels.names)
     return Corpus(
         user_ids=log.user_ids,
@@ -205,7 +216,33 @@ def read_corpus(options: SourceOptions) -> Corpus:
         columns={"interactions": columns.interactions, "items": columns.items},
         event_tied=log.tied,
         rejected=_rejected(log, index),
+        decisions=_decisions(
+            tables,
+            columns,
+            {
+                "files": tables.notes,
+                "columns": [*choices, *finer],
+                "times": [log.times] if log.times else ["none: events are in the file's order"],
+                "events": kinds,
+                "categories": [*listed.choices, *level],
+            },
+        ),
     )
+
+
+def _decisions(
+    tables: SourceTables, columns: MatchedColumns, told: Mapping[str, Sequence[str]]
+) -> list[tuple[str, str]]:
+    """Which columns were read of which files, and what was told of the choices there were."""
+    rows = [("interactions", _fields_of(tables.interactions, columns.interactions))]
+    if tables.items is not None:
+        rows.append(("items", _fields_of(tables.items, columns.items)))
+    return rows + [(what, note) for what, notes in told.items() for note in notes]
+
+
+def _fields_of(table: Table, columns: Mapping[str, str]) -> str:
+    fields = ", ".join(f"{name} = {column}" for name, column in columns.items())
+    return f"{table.path.name}: {fields}"
 
 
 # --- reading the tables -------------------------------------------------------------------------
@@ -225,7 +262,33 @@ def _match(tables: SourceTables, options: SourceOptions) -> MatchedColumns:
     if options.min_rating is not None:
         required.append("rating")
     items = _header(tables.items) if tables.items else None
-    return match_columns(_header(tables.interactions), items, options.columns, required)
+    try:
+        return match_columns(_header(tables.interactions), items, options.columns, required)
+    except UnmatchedError as unmatched:
+        guess = _guess(tables.interactions, options, unmatched)
+        raise UsageError(unmatched.message, unmatched.hint.removesuffix(".") + guess) from None
+
+
+def _guess(table: Table, options: SourceOptions, unmatched: UnmatchedError) -> str:
+    """The command that may be meant, by what the columns of the interactions hold; or nothing."""
+    names = table.frame.columns
+    headerless = looks_like_data(names)
+    taken = () if headerless else tuple(unmatched.found.values())
+    missing = ("user", "item", "timestamp") if headerless else unmatched.missing
+    found = guessed_columns(table.frame, missing, taken)
+    if not found:
+        return ""
+    words = ["cammsr prepare", typed(options.interactions)]
+    if options.items is not None:
+        words += ["--items", typed(options.items)]
+    if headerless:
+        fields = {column: name for name, column in found.items()}
+        every = ",".join(fields.get(name, f"column{at}") for at, name in enumerate(names, 1))
+        file = "" if table.path == options.interactions else f"{table.path.name}="
+        words += ["--columns", typed(f"{file}{every}")]
+    else:
+        words += [f"--map {typed(f'{name}={column}')}" for name, column in found.items()]
+    return f"; by what they hold, perhaps: {' '.join(words)}"
 
 
 def _with_finest_times(
@@ -349,10 +412,10 @@ def _rejected(
     return (user.to_numpy()[known], place[known]) if known.any() else None
 
 
-def _note_level(labels: Labels, notes: list[str]) -> None:
+def _told_level(labels: Labels) -> list[str]:
     """Where categories are a hierarchy, which level was taken and what the others hold."""
     if len(labels.counts) < 2:
-        return
+        return []
     each = ", ".join(f"{level}: {count:,}" for level, count in enumerate(labels.counts, 1))
     taken = "all levels" if labels.level == "all" else f"level {labels.level}"
     note = (
@@ -361,7 +424,7 @@ def _note_level(labels: Labels, notes: list[str]) -> None:
     )
     if labels.beside:
         note += f"; {counted(labels.beside, 'item')} whose category ends above it without one"
-    notes.append(note)
+    return [note]
 
 
 def _category_table(

@@ -2,7 +2,8 @@
 
 Layout (schema 1), U users, N items, E events, C categories:
 
-    /                       schema, tool, content (SHA-256 of all below), sources (JSON)
+    /                       schema, tool, content (SHA-256 of all below), sources (JSON), decisions
+                            (JSON, how the raw files were read)
     /users/id               [U] str
     /items/id               [N] str
     /items/fields/<name>    [N] str, empty where missing: title, description, image, video, ...
@@ -65,6 +66,7 @@ if TYPE_CHECKING:  # it imports polars, which reading does not need
     from cammsr_cli.data.corpus import Corpus
 
 SCHEMA = 1
+_ATTRIBUTE_BYTES = 60_000
 
 _TEXT = h5py.string_dtype("utf-8")
 # Written, read and hashed a piece at a time: bytes of numbers, and texts.
@@ -233,7 +235,7 @@ def write_dataset(
             _write_texts(file, "problems", [json.dumps(one) for one in part.problems])
         for name, modality in sorted(modalities.items()):
             write_modality(file, name, modality, rows_alone=part is not None)
-        seal(file, json.dumps(corpus.sources, sort_keys=True))
+        seal(file, json.dumps(corpus.sources, sort_keys=True), _as_json(corpus.decisions))
         if part is not None:
             file.attrs["shard"] = part.shard
 
@@ -271,13 +273,20 @@ def write_modality(
     group.attrs["fields"] = json.dumps(modality.info.fields)
 
 
-def seal(file: h5py.File, sources: str) -> None:
+def _as_json(decisions: Sequence[tuple[str, str]]) -> str:
+    """The decisions as an attribute, which holds 64 KiB: texts too long for it are cut."""
+    longest = _ATTRIBUTE_BYTES // (8 * max(1, len(decisions)))  # a letter may be 6 bytes of JSON
+    return json.dumps([(what[:longest], how[:longest]) for what, how in decisions])
+
+
+def seal(file: h5py.File, sources: str, decisions: str) -> None:
     """Write what says that a file is a data set, after all else."""
     file.require_group("features")
     file.attrs["content"] = digest(file)
     file.attrs["schema"] = SCHEMA
     file.attrs["tool"] = f"cammsr {__version__}"
     file.attrs["sources"] = sources
+    file.attrs["decisions"] = decisions
     file.attrs["checksums"] = "SHA-256 of each MiB, after the end"
 
 
@@ -327,6 +336,8 @@ class DataSet:
             self.content = str(file.attrs["content"])
             self.tool = str(file.attrs["tool"])
             self.sources: dict[str, str] = json.loads(str(file.attrs["sources"]))
+            # Files of a cammsr that did not write them are read all the same.
+            self.decisions: list[list[str]] = json.loads(str(file.attrs.get("decisions", "[]")))
             self.category_names = _read_strings(file["items/categories/names"])
             self.modalities = {
                 name: ModalityInfo.of(group) for name, group in file["features"].items()

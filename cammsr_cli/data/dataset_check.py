@@ -69,6 +69,14 @@ def check_layout(file: h5py.File, path: Path) -> None:
     sources = _json(text_attribute(file, "sources", path), "sources", path)
     if not isinstance(sources, dict) or not all(isinstance(one, str) for one in sources.values()):
         raise DamagedDataError(path, "the attribute sources is not a table of files and digests")
+    if "decisions" in file.attrs:
+        decisions = _json(text_attribute(file, "decisions", path), "decisions", path)
+        pairs = isinstance(decisions, list) and all(
+            isinstance(pair, list) and len(pair) == 2 and all(isinstance(one, str) for one in pair)
+            for pair in decisions
+        )
+        if not pairs:
+            raise DamagedDataError(path, "the attribute decisions is not a table of texts")
     sizes: dict[str, int] = {}
     for name, (kind, shape) in _ARRAYS.items():
         _check_array(file, name, kind, shape, sizes, path)

@@ -65,7 +65,8 @@ class Interactions:
         dropped_items: Items which the k-core dropped.
         rejected: Column `user`, index into `user_ids`, and `item`, an id: what users rated too low
             and of which no event is left; sorted by user, no pair is there twice.
-        notes: Counts for people.
+        times: What times were understood as, in words; "" if there are none.
+        notes: Counts for people; what is told of times is among them.
     """
 
     user_ids: list[str]
@@ -78,6 +79,7 @@ class Interactions:
     tied: NDArray[np.bool_]
     dropped_items: frozenset[str] = frozenset()
     rejected: pl.DataFrame = field(default_factory=_nothing_rejected)
+    times: str = ""
     notes: list[str] = field(default_factory=list)
 
 
@@ -128,7 +130,8 @@ def read_interactions(
         events = _core(events, filters.k_core, notes)
     log = _sequences(events, before, user_ids, item_ids, timed, filters.order, notes)
     if timed:
-        _note_times(log, table, columns["timestamp"], told, filters.order)
+        log = replace(log, times=_told_times(log, table, columns["timestamp"], told, filters.order))
+        notes.append(log.times)
     if filters.order == "file" and timed:
         _note_backward_steps(events, notes)
     if low is None or low.is_empty():
@@ -223,7 +226,7 @@ def _note_odd(
     )
 
 
-def _note_times(log: Interactions, table: Table, column: str, told: str, order: Order) -> None:
+def _told_times(log: Interactions, table: Table, column: str, told: str, order: Order) -> str:
     """What the times were understood as, from when to when they reach, and how many are tied."""
     seconds = log.time
     days = not (seconds % DAY).any()
@@ -240,7 +243,7 @@ def _note_times(log: Interactions, table: Table, column: str, told: str, order: 
         note += f"; {share} of events share theirs with another of the same user"
         if tied:
             note += ": their order says nothing (--order file if that of the rows does)"
-    log.notes.append(note)
+    return note
 
 
 def _note_backward_steps(events: pl.DataFrame, notes: list[str]) -> None:

@@ -73,7 +73,7 @@ def merge(paths: Sequence[Path], out: Path) -> Merged:
                 modality = _joined([part[f"features/{name}"] for part in parts.values()])
                 write_modality(file, name, modality)
                 present[name] = int(modality.present.sum())
-            seal(file, str(first.attrs["sources"]))
+            seal(file, str(first.attrs["sources"]), str(first.attrs.get("decisions", "[]")))
         return Merged(len(first["items/id"]), present, _problems(list(parts.values())))
 
 

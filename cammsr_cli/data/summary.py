@@ -51,6 +51,7 @@ def summarise(path: Path, verify: bool = False) -> dict[str, Any]:
             "categories": len(data.category_names),
         },
         "modalities": modalities,
+        "decisions": data.decisions,
         "sources": data.sources,
         "content": data.content,
         "tool": data.tool,

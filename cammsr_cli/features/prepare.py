@@ -27,6 +27,7 @@ from cammsr_cli.errors import CammsrError, UsageError
 from cammsr_cli.features.changes import Changes, changes_since
 from cammsr_cli.features.download import DownloadOptions, Downloads
 from cammsr_cli.features.encoding import Encoding, Engine, full_fingerprint, told
+from cammsr_cli.features.look import Look, look_at
 from cammsr_cli.features.processes import on_devices
 from cammsr_cli.features.registry import EncoderSpec, make_encoder
 from cammsr_cli.features.runner import (
@@ -98,6 +99,7 @@ class ModalityReport:
         cached: Distinct inputs known from earlier runs.
         dim: Length of a vector; None in a dry run if no earlier run tells.
         changes: Since the data set that is replaced; None if there is none, or it does not tell.
+        look: What the vectors tell of their encoder; None in a dry run, and if no item has any.
     """
 
     made_by: str
@@ -108,6 +110,7 @@ class ModalityReport:
     cached: int
     dim: int | None
     changes: Changes | None = None
+    look: Look | None = None
 
 
 @dataclass(frozen=True)
@@ -122,6 +125,7 @@ class PrepareReport:
         categories: Number of categories.
         trainable: Whether any user has events enough to train on.
         columns: By file, "interactions" and "items", the column that each field was read from.
+        decisions: How the raw files were read: what was decided, and how.
         modalities: By name.
         downloads: Media named by URL; None if there are none.
         notes: Counts for people.
@@ -136,6 +140,7 @@ class PrepareReport:
     categories: int
     trainable: bool
     columns: dict[str, dict[str, str]]
+    decisions: list[tuple[str, str]]
     modalities: dict[str, ModalityReport]
     downloads: DownloadReport | None
     notes: list[str]
@@ -218,7 +223,9 @@ def _prepare(
     return PrepareReport(
         out=str(options.out),
         **_told_of(corpus),
-        modalities={name: _report(by, f, changes[name]) for name, (by, f) in made.items()},
+        modalities={
+            name: _report(by, f, changes[name], _look(f, corpus)) for name, (by, f) in made.items()
+        },
         downloads=media.report(downloads),
         notes=[
             *corpus.notes,
@@ -505,7 +512,13 @@ def _stored(features: Features) -> ModalityVectors:
     return ModalityVectors(features.values, features.present, info, features.inputs)
 
 
-def _report(made_by: str, features: Features, changes: Changes | None = None) -> ModalityReport:
+def _look(features: Features, corpus: Corpus) -> Look | None:
+    return look_at(features.values, features.present, corpus.category_indptr, corpus.category_index)
+
+
+def _report(
+    made_by: str, features: Features, changes: Changes | None = None, look: Look | None = None
+) -> ModalityReport:
     present = int(features.present.sum())
     return ModalityReport(
         made_by=made_by,
@@ -516,6 +529,7 @@ def _report(made_by: str, features: Features, changes: Changes | None = None) ->
         cached=features.cached,
         dim=int(features.values.shape[1]),
         changes=changes,
+        look=look,
     )
 
 
@@ -528,4 +542,5 @@ def _told_of(corpus: Corpus) -> dict[str, Any]:
         "categories": len(corpus.category_names),
         "trainable": bool((np.diff(corpus.event_indptr) >= HISTORY_TO_TRAIN_ON).any()),
         "columns": {kind: dict(columns) for kind, columns in corpus.columns.items()},
+        "decisions": list(corpus.decisions),
     }

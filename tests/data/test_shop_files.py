@@ -318,3 +318,47 @@ def test_lines_of_faults_in_vectors(tmp_path: Path) -> None:
     path.write_text('item,t,x\n1,"bad "quote",1\n2,c,2\n')
     with pytest.raises(CammsrError, match=r"v\.csv, line 2: a quoted field is broken"):
         read_vectors(path, ["1", "2"], [None] * 2, "v")
+
+
+# --- guesses ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("log", "options"),
+    [
+        (
+            "when,buyer,kind,ware,paid\n"
+            + "".join(
+                f"2024-03-{n % 9 + 1:02},b{n % 6},k{n % 2},w{n % 7},1.5\n" for n in range(40)
+            ),
+            "--map timestamp=when --map user=buyer --map item=ware",
+        ),
+        (
+            "user,n,thing\n" + "".join(f"u{n % 6},{n % 3},t{n % 7}\n" for n in range(40)),
+            "--map item=thing",
+        ),
+        (
+            "".join(
+                f"{n % 6},2014-04-0{n % 9 + 1}T10:51:09.277Z,21453650{n % 7},0\n" for n in range(40)
+            ),
+            "--columns user,timestamp,item,column4",
+        ),
+    ],
+)
+def test_columns_are_guessed_for_a_hint(tmp_path: Path, log: str, options: str) -> None:
+    path = tmp_path / "log.csv"
+    path.write_text(log)
+    with pytest.raises(UsageError) as caught:
+        read_corpus(SourceOptions(path))
+    assert caught.value.hint is not None
+    assert caught.value.hint.endswith(
+        f"; by what they hold, perhaps: cammsr prepare {path} {options}"
+    )
+
+
+def test_nothing_is_guessed_where_nothing_comes_again(tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_text("a,b\n1.5,x\n2.5,y\n3.5,z\n")
+    with pytest.raises(UsageError) as caught:
+        read_corpus(SourceOptions(tmp_path / "log.csv"))
+    assert caught.value.hint is not None
+    assert "perhaps" not in caught.value.hint
