@@ -7,22 +7,25 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pretended_cuda as pretended_device
 import pytest
 import torch
 from pretended_cuda import Asked, OnCuda, WrongDeviceError, pretended_cuda
+from safetensors.torch import load_file
 from toy_data import write_toy_data
 
 from cammsr_cli.config import resolve
 from cammsr_cli.data.splits import TEST
 from cammsr_cli.distributed import World
-from cammsr_cli.errors import Terminated
+from cammsr_cli.errors import CammsrError, Terminated
 from cammsr_cli.ranking.full_ranking import model_ranks, questions
 from cammsr_cli.ranking.recommend import Recommender
 from cammsr_cli.run_folder import RunFolder, load_run
 from cammsr_cli.training.loop import StepReport
+from cammsr_cli.training.step import Stepper
 from cammsr_cli.training.train import Listener, resume, train
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -301,6 +304,38 @@ def test_features_of_a_large_catalogue_stay_on_a_gpu_that_has_room(
             found.append(sum(asked.waits[why] for why in waits if "copied to the host" in why))
     assert found[0] == 0
     assert found[1] > 3
+
+
+@pytest.mark.parametrize("way", ["full", "lazy"])
+def test_a_value_that_is_no_number_is_noticed_late_and_never_kept(
+    data: Path, tmp_path: Path, way: str
+) -> None:
+    """The host looks at a GPU's gradients only now and then, and before anything is kept."""
+    run, models = tmp_path / "run", []
+    plain = Stepper.__call__
+
+    def spoilt(stepper: Stepper, *bounds: torch.Tensor) -> dict[str, torch.Tensor]:
+        models.append(stepper.state.model)
+        if len(models) == 5:  # in the second epoch
+            with torch.no_grad():
+                models[0].position.weight.mul_(float("nan"))
+        return plain(stepper, *bounds)
+
+    with (
+        pretended_cuda(),
+        patch.object(Stepper, "__call__", spoilt),
+        pytest.raises(CammsrError, match=r"diverged at step 5: .*recommendation nan"),
+    ):
+        _train(data, run, "cammsr", way, GPU, "training.epochs=3")
+    assert len(models) == 6  # it had gone on
+    assert len(_metrics(run)) == 1
+    (kept,) = (run / "checkpoints").glob("step-*")
+    weights = load_file(kept / "model.safetensors")
+    assert all(weight.isfinite().all() for weight in weights.values())
+    with pretended_cuda():  # from there a training can go on
+        listener = Listener(_nothing, _nothing, _nothing, _nothing)
+        resume(data, run, world=World(0, 1, GPU), listener=listener)
+    assert RunFolder(run).finished
 
 
 # --- how much a step asks of a device -----------------------------------------------------------
