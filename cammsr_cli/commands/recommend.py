@@ -147,7 +147,7 @@ def command(
     choice = Choice(
         items=read_ids(items, "item") if items is not None else None,
         categories=category or (),
-        excluded=read_ids(exclude, "item") if exclude is not None else (),
+        excluded=read_ids(exclude, "item", may_be_empty=True) if exclude is not None else (),
         per_category=per_category,
         until=None if as_of is None else _moment(as_of),
     )

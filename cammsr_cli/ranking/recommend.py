@@ -565,11 +565,11 @@ class Recommender:
         return query_UV, without(histories.seen(start_U, end_U), *rejected)
 
 
-def read_ids(file: Path, of: str) -> list[str]:
+def read_ids(file: Path, of: str, may_be_empty: bool = False) -> list[str]:
     """The ids in a text file, one a line, each once; `of` says whose, for messages.
 
     Raises:
-        UsageError: The file cannot be read, or holds none.
+        UsageError: The file cannot be read, or holds none though it may not be empty.
     """
     try:
         # Not `splitlines`: ids may hold what Unicode calls a line's end, such as U+2028.
@@ -577,7 +577,7 @@ def read_ids(file: Path, of: str) -> list[str]:
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"cannot read the {of} ids in {file}: {first_line(error)}") from error
     ids = list(dict.fromkeys(line.strip() for line in lines if line.strip()))
-    if not ids:
+    if not ids and not may_be_empty:
         raise UsageError(f"{file} holds no {of} ids", "Write one a line")
     return ids
 

@@ -180,8 +180,8 @@ def _session(
     there = found >= 0
     if not there.any():
         raise CammsrError(
-            f"none of the {len(items):,} items of the history is in {data.path}, "
-            f"the first of them '{items[0]}'",
+            f"no item of the history is in {data.path} ({len(items):,} in all, the first of them "
+            f"'{items[0]}')",
             f"Its items are called like: {', '.join(data.item_ids[:3])}",
         )
     before = np.append(0, np.cumsum(there))

@@ -252,6 +252,15 @@ def test_many_visitors_to_a_file(run: Path, tmp_path: Path, cammsr: Callable) ->
     assert frame["user"].to_list() == [f"s{n}" for n in range(10) for _ in "ab"]
 
 
+def test_nothing_may_be_sold_out(run: Path, tmp_path: Path, cammsr: Callable) -> None:
+    (tmp_path / "sold-out.txt").write_text("")
+    plain, without = (
+        cammsr("recommend", run, "--user", "u3", "--json", *flag).out
+        for flag in ((), ("--exclude", tmp_path / "sold-out.txt"))
+    )
+    assert plain == without
+
+
 def test_who_has_no_history_then_is_told_so(run: Path, cammsr: Callable) -> None:
     answer = cammsr("recommend", run, "--user", "u3", "--as-of", "1900-01-01", "--k", "2")
     assert answer.code == 0, answer.err

@@ -95,7 +95,11 @@ def test_times_decide_the_order_and_may_be_dates(recommender: Recommender) -> No
         (" , ", UsageError, "names no item"),
         ("i1@noon", UsageError, "cannot read the time in 'i1@noon'"),
         ("i1@5,i2", UsageError, "some have none"),
-        ("x,y,z", CammsrError, "none of the 3 items of the history"),
+        (
+            "x,y,z",
+            CammsrError,
+            r"no item of the history is in .* \(3 in all, the first of them 'x'\)",
+        ),
     ],
 )
 def test_a_history_that_cannot_be_read_is_told(
