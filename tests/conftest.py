@@ -16,7 +16,7 @@ import pytest
 from toy_data import write_toy_data
 from typer.testing import CliRunner
 
-RANDOM_FILES = 1_000
+RANDOM_FILES = 4_000
 
 PROJECT = Path(__file__).resolve().parent.parent
 

@@ -70,7 +70,6 @@ def test_random_csv(separator: str, random_files: int) -> None:
             outcomes["refused"] += 1
         elif wanted is not None:
             assert plain(rows) == plain(wanted), text
-            assert read.blank <= text.count("\n"), text
             outcomes["read"] += 1
         else:
             assert read.dialect.quotes == "escaped", text
