@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -165,7 +166,10 @@ def test_a_plan_says_what_is_then_done_and_writes_nothing(files: Path) -> None:
     planned = plan(_options(files))
     assert not (files / "out.h5").exists()
     done = _prepare(_options(files))
-    assert planned.modalities == done.modalities
+    # What vectors are like is known once they are there.
+    assert all(one.look is not None for one in done.modalities.values())
+    unlooked = {name: replace(one, look=None) for name, one in done.modalities.items()}
+    assert planned.modalities == unlooked
     assert (planned.users, planned.items, planned.events) == (2, 6, 8)
     assert (done.users, done.items, done.events) == (2, 6, 8)
 
