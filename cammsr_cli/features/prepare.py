@@ -99,7 +99,8 @@ class ModalityReport:
         cached: Distinct inputs known from earlier runs.
         dim: Length of a vector; None in a dry run if no earlier run tells.
         changes: Since the data set that is replaced; None if there is none, or it does not tell.
-        look: What the vectors tell of their encoder; None in a dry run, and if no item has any.
+        look: What the vectors tell of their encoder; None if no item has any, and in a dry run that
+            would have to make them.
     """
 
     made_by: str
@@ -283,7 +284,7 @@ def plan(options: PrepareOptions) -> PrepareReport:
     for modality, path in options.vectors.items():
         vectors = _ready_made(path, corpus, modality, options)
         notes += [f"{modality}: {note}" for note in vectors.notes]
-        reports[modality] = _report(str(path), vectors)
+        reports[modality] = _report(str(path), vectors, look=_look(vectors, corpus))
         if size is not None:
             size += vectors.values.dtype.itemsize * int(np.prod(vectors.values.shape))
     return PrepareReport(
