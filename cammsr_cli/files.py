@@ -162,3 +162,31 @@ def _number(error: BaseException) -> int | None:
     if number is None and error.__context__ is not None:
         return _number(error.__context__)
     return number
+
+
+def require_table_output(
+    option: str, file: Path, kinds: Iterable[str], what: str, best: str, force: bool
+) -> None:
+    """Refuse a file of an unknown kind, a folder, and what is there unless it may be replaced.
+
+    Args:
+        option: What names the file on the command line, such as "--out".
+        file: The file.
+        kinds: Endings that can be written.
+        what: What is written, in the plural.
+        best: The ending to propose.
+        force: Whether a file that is there may be replaced.
+
+    Raises:
+        UsageError: It is one of those.
+    """
+    kinds = tuple(kinds)
+    if file.suffix not in kinds:
+        raise UsageError(
+            f"{option} {file}: {what} are written as {', '.join(kinds)}",
+            f"Name it so: {option} {file.with_suffix(best)}",
+        )
+    if file.is_dir():
+        raise UsageError(f"{option} {file} is a folder", "Name a file")
+    if file.exists() and not force:
+        raise UsageError(f"{file} is there already", "Choose another name, or replace it: --force")

@@ -8,11 +8,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cammsr_cli.core.items import Catalogue, unknown_items
+from cammsr_cli.core.items import Catalogue
 from cammsr_cli.core.model import Cammsr
 from cammsr_cli.core.windows import Events
-from cammsr_cli.ranking.full_ranking import Questions, item_tables, ranks, user_queries
-from cammsr_cli.ranking.seen import Histories
+from cammsr_cli.ranking.full_ranking import Questions, Ranking
 
 WEIGHTS = (0.25, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0)
 """Those tried of a branch, as multiples of the others'."""
@@ -40,18 +39,11 @@ def weigh_branches(
     Returns:
         The quality with those weights.
     """
-    tables = item_tables(model, catalogue)
-    start_U, end_U = (
-        torch.from_numpy(at_U).to(events.item_E.device) for at_U in (asked.start_U, asked.end_U)
-    )
     model.branch_weight_T.fill_(1.0)
-    query_UV = user_queries(model, tables, events, start_U, end_U)
-    history = Histories(events, exclude_seen, model.repeats)
-    unknown_F = unknown_items(catalogue)
+    ranking = Ranking(model, catalogue, events, asked, exclude_seen)
 
     def found(weight_T: torch.Tensor) -> float:
-        weighted_UV = query_UV * model.weights_of_scores(weight_T)
-        return quality(ranks(weighted_UV, tables.target_NV, history, asked, unknown_F))
+        return quality(ranking.ranks(model.weights_of_scores(weight_T)))
 
     best_T = torch.ones_like(model.branch_weight_T)
     best = found(best_T)

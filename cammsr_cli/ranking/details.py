@@ -116,24 +116,13 @@ class Details:
     faithfulness: Faithfulness | None
 
 
-def details(
-    run: LoadedRun,
-    asked: Questions,
-    rank: NDArray[np.int64],
-    exclude_seen: bool,
-    new_share: float | None,
-    seed: int = 0,
-) -> Details:
-    """Look closer at ranks that `evaluate.ranks_of` found."""
-    ranking = Ranking(run.model, run.catalogue, run.events, asked, exclude_seen, new_share)
+def details(run: LoadedRun, ranking: Ranking, rank: NDArray[np.int64], seed: int = 0) -> Details:
+    """Look closer at a ranking of the run, which found these ranks."""
     top_UK = ranking.top(CUTOFF)
     return Details(
-        slices=slices(run, asked, rank, seed),
+        slices=slices(run, ranking.asked, rank, seed),
         lists=like(run, top_UK.cpu().numpy()),
-        worth={
-            name: _worth(run, asked, rank, exclude_seen, new_share, name, seed)
-            for name in run.model.modalities
-        },
+        worth={name: _worth(run, ranking, rank, name, seed) for name in run.model.modalities},
         faithfulness=faithfulness(run, ranking, top_UK[:, 0], seed),
     )
 
@@ -234,17 +223,17 @@ def _diversity(label_NC: NDArray[np.bool_], top_UK: NDArray[np.int64]) -> float:
 
 
 def _worth(
-    run: LoadedRun,
-    asked: Questions,
-    rank: NDArray[np.int64],
-    exclude_seen: bool,
-    new_share: float | None,
-    modality: str,
-    seed: int,
+    run: LoadedRun, ranking: Ranking, rank: NDArray[np.int64], modality: str, seed: int
 ) -> Worth:
-    masked = without(run.catalogue, modality)
-    ranking = Ranking(run.model, masked, run.events, asked, exclude_seen, new_share)
-    ndcg_U = per_user(ranking.ranks(), "NDCG", CUTOFF)
+    masked = Ranking(
+        run.model,
+        without(run.catalogue, modality),
+        run.events,
+        ranking.asked,
+        ranking.exclude_seen,
+        ranking.new_share,
+    )
+    ndcg_U = per_user(masked.ranks(), "NDCG", CUTOFF)
     lost_U = per_user(rank, "NDCG", CUTOFF) - ndcg_U
     return Worth(float(ndcg_U.mean()), _estimate(lost_U, seed))
 

@@ -17,7 +17,7 @@ from cammsr_cli.errors import CammsrError, UsageError
 from cammsr_cli.ranking.details import Details, details
 from cammsr_cli.ranking.full_ranking import (
     Questions,
-    model_ranks,
+    Ranking,
     popularity_ranks,
     questions,
 )
@@ -126,7 +126,8 @@ def evaluate(
         )
     if exclude_seen is None:
         exclude_seen = not loaded.spec.repeats
-    rank = ranks_of(loaded, asked, exclude_seen, new_share)
+    ranking = ranking_of(loaded, asked, exclude_seen, new_share)
+    rank = ranking.ranks()
     differences = {}
     for path in against:
         other = load_run(RunFolder(path), data, device)
@@ -143,9 +144,8 @@ def evaluate(
             f"{run} was trained on another data set than {loaded.data.path} is now: what is held "
             "out here may be among what it learnt from, and then these figures are too good"
         )
-    share = share_of_new(are_new(loaded.catalogue), new_share)
     if per_user_file is not None:
-        write_per_user(loaded, asked, rank, exclude_seen, share, per_user_file)
+        write_per_user(loaded, ranking, rank, per_user_file)
     popular = popularity_ranks(loaded.data, loaded.events, asked, exclude_seen)
     return Evaluation(
         split=split,
@@ -156,8 +156,16 @@ def evaluate(
         popularity=estimate_all(popular, seed=seed),
         against=differences,
         remarks=remarks,
-        details=details(loaded, asked, rank, exclude_seen, share, seed) if look_closer else None,
+        details=details(loaded, ranking, rank, seed) if look_closer else None,
     )
+
+
+def ranking_of(
+    run: LoadedRun, asked: Questions, exclude_seen: bool = True, new_share: float | None = None
+) -> Ranking:
+    """The catalogue ranked as `evaluate` does it."""
+    share = share_of_new(are_new(run.catalogue), new_share)
+    return Ranking(run.model, run.catalogue, run.events, asked, exclude_seen, share)
 
 
 def ranks_of(
@@ -167,8 +175,7 @@ def ranks_of(
     new_share: float | None = None,
 ) -> NDArray[np.int64]:
     """Rank of the item to be found, for each user, as `evaluate` takes it."""
-    share = share_of_new(are_new(run.catalogue), new_share)
-    return model_ranks(run.model, run.catalogue, run.events, asked, exclude_seen, share)
+    return ranking_of(run, asked, exclude_seen, new_share).ranks()
 
 
 def compare(

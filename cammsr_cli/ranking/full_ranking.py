@@ -131,6 +131,9 @@ class Ranking:
     of the best places (see `new_items`).
 
     Attributes:
+        asked: The histories, and what followed each.
+        exclude_seen: Whether seen items are left out.
+        new_share: Share of the best places that new items have; None where they are not raised.
         tables: Of all items.
         query_UV: The histories' queries.
     """
@@ -144,7 +147,7 @@ class Ranking:
         exclude_seen: bool = True,
         new_share: float | None = None,
     ) -> None:
-        self.asked = asked
+        self.asked, self.exclude_seen, self.new_share = asked, exclude_seen, new_share
         self.tables = item_tables(model, catalogue)
         device = events.item_E.device
         self._start_U, self._end_U = (
@@ -168,9 +171,10 @@ class Ranking:
         at_B = user_B.to(self.query_UV.device)
         return self.query_UV[at_B], self._history.seen(self._start_U[at_B], self._end_U[at_B])
 
-    def ranks(self) -> NDArray[np.int64]:
-        """Rank of the item to be found, for each."""
-        query_UW = asking(self.query_UV, self._target_NV)
+    def ranks(self, factor_V: Tensor | None = None) -> NDArray[np.int64]:
+        """Rank of the item to be found, for each; with queries times `factor_V`, if given."""
+        query_UV = self.query_UV if factor_V is None else self.query_UV * factor_V
+        query_UW = asking(query_UV, self._target_NV)
         return ranks(query_UW, self._target_NV, self._history, self.asked, self._unknown_F)
 
     def top(self, k: int) -> Tensor:

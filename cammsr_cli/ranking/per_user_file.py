@@ -10,11 +10,10 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from cammsr_cli.errors import UsageError
-from cammsr_cli.files import refusals_told, written_whole
+from cammsr_cli.files import refusals_told, require_table_output, written_whole
 from cammsr_cli.locks import only_writer
 from cammsr_cli.ranking.details import CUTOFF
-from cammsr_cli.ranking.full_ranking import Questions, Ranking
+from cammsr_cli.ranking.full_ranking import Ranking
 from cammsr_cli.run_folder import LoadedRun
 
 _WRITERS: dict[str, Callable[[pl.DataFrame, Path], Any]] = {
@@ -30,25 +29,10 @@ def require_free(file: Path, force: bool) -> None:
     Raises:
         UsageError: It is one of those.
     """
-    if file.suffix not in _WRITERS:
-        raise UsageError(
-            f"--per-user {file}: ranks are written as {', '.join(_WRITERS)}",
-            f"Name it so: --per-user {file.with_suffix('.csv')}",
-        )
-    if file.is_dir():
-        raise UsageError(f"--per-user {file} is a folder", "Name a file")
-    if file.exists() and not force:
-        raise UsageError(f"{file} is there already", "Choose another name, or replace it: --force")
+    require_table_output("--per-user", file, _WRITERS, "ranks", ".csv", force)
 
 
-def write_per_user(
-    run: LoadedRun,
-    asked: Questions,
-    rank: NDArray[np.int64],
-    exclude_seen: bool,
-    new_share: float | None,
-    file: Path,
-) -> None:
+def write_per_user(run: LoadedRun, ranking: Ranking, rank: NDArray[np.int64], file: Path) -> None:
     """Write one row a user: user, item, rank, recommended (ids, best first).
 
     In CSV the recommended items are separated by `|`.
@@ -56,7 +40,7 @@ def write_per_user(
     Raises:
         CammsrError: Another process is writing it, or the system does not let it be written.
     """
-    ranking = Ranking(run.model, run.catalogue, run.events, asked, exclude_seen, new_share)
+    asked = ranking.asked
     ids = run.data.item_ids
     listed = [[ids[at] for at in row if at >= 0] for row in ranking.top(CUTOFF).tolist()]
     frame = pl.DataFrame(

@@ -322,6 +322,11 @@ class Recommender:
         return empty
 
     @cached_property
+    def _index(self) -> dict[str, int]:
+        """Item id to index."""
+        return {item: at for at, item in enumerate(self.run.data.item_ids)}
+
+    @cached_property
     def _popularity(self) -> ExactIndex:
         """Finds the items with most training events."""
         data = self.run.data
@@ -426,8 +431,7 @@ class Recommender:
         if self.choice.until is not None:
             session = session.until(self.choice.until)
         data, model, device = self.run.data, self.run.model, self.run.device
-        index = {item: at for at, item in enumerate(data.item_ids)}
-        item_K = torch.tensor([index[item.item] for item in one.items], device=device)
+        item_K = torch.tensor([self._index[item.item] for item in one.items], device=device)
         history = session.histories
         last = slice(max(0, len(history.item) - model.length), None)
         if one.popular or not len(item_K):

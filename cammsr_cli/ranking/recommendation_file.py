@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from polars.io.plugins import register_io_source
 
 from cammsr_cli.errors import UsageError
-from cammsr_cli.files import refusals_told, written_whole
+from cammsr_cli.files import refusals_told, require_table_output, written_whole
 from cammsr_cli.locks import only_writer
 from cammsr_cli.ranking.recommend import Answers, Recommender
 from cammsr_cli.ranking.sessions import Sessions
@@ -63,15 +63,7 @@ def require_writable(out: Path, force: bool) -> None:
     Raises:
         UsageError: It is one of those.
     """
-    if out.suffix not in _SINKS:
-        raise UsageError(
-            f"--out {out}: recommendations are written as {', '.join(_SINKS)}",
-            f"Name it so: --out {out.with_suffix('.parquet')}",
-        )
-    if out.is_dir():
-        raise UsageError(f"--out {out} is a folder", "Name a file")
-    if out.exists() and not force:
-        raise UsageError(f"{out} is there already", "Choose another name, or replace it: --force")
+    require_table_output("--out", out, _SINKS, "recommendations", ".parquet", force)
     if out.exists() and not _is_ours(out):
         raise UsageError(
             f"--force replaces only recommendations, and {out} is something else",

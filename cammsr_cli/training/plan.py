@@ -172,10 +172,8 @@ class Planner:
         item_BL = window.item_BL
         item_U = wanted_U = candidate_C = correction_C = None
         own_M = target_M
-        told: tuple[Tensor | None, Tensor | None] = (
-            None,
-            None,
-        )  # whether targets are told from the histories' items; corrections
+        # Whether targets are told from the histories' items, and what corrects those.
+        told: tuple[Tensor | None, Tensor | None] = (None, None)
         if candidates is not None:
             candidate_C, correction_C, own_M = _even_candidates(candidates, target_M)
             told = _told(candidates, item_BL)

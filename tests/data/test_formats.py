@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 from conftest import PROJECT
+from read_back import categories_of, sequences
 
 from cammsr_cli.data.contents import Reading
-from cammsr_cli.data.corpus import Corpus, SourceOptions, read_corpus
+from cammsr_cli.data.corpus import SourceOptions, read_corpus
 from cammsr_cli.data.formats import FORMAT_NAMES, open_sources
 from cammsr_cli.errors import UsageError
 
@@ -31,22 +32,6 @@ def json_lines(*rows: dict[str, object]) -> str:
 
 def python_lines(*rows: dict[str, object]) -> str:
     return "".join(repr(row) + "\n" for row in rows)
-
-
-def categories_of(corpus: Corpus) -> dict[str, list[str]]:
-    starts = corpus.category_indptr
-    return {
-        item: [corpus.category_names[c] for c in corpus.category_index[starts[n] : starts[n + 1]]]
-        for n, item in enumerate(corpus.item_ids)
-    }
-
-
-def sequences(corpus: Corpus) -> dict[str, list[str]]:
-    starts = corpus.event_indptr
-    return {
-        user: [corpus.item_ids[item] for item in corpus.event_item[starts[n] : starts[n + 1]]]
-        for n, user in enumerate(corpus.user_ids)
-    }
 
 
 # --- Amazon Reviews -----------------------------------------------------------------------------

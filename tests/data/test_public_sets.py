@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
+from read_back import categories_of, sequences
 
-from cammsr_cli.data.corpus import Corpus, SourceOptions, read_corpus
+from cammsr_cli.data.corpus import SourceOptions, read_corpus
 from cammsr_cli.errors import CammsrError
 
 
@@ -270,22 +271,6 @@ SETS = {
 }
 
 
-def events_of(corpus: Corpus) -> dict[str, list[str]]:
-    bounds = corpus.event_indptr
-    return {
-        user: [corpus.item_ids[item] for item in corpus.event_item[bounds[n] : bounds[n + 1]]]
-        for n, user in enumerate(corpus.user_ids)
-    }
-
-
-def categories_of(corpus: Corpus) -> dict[str, list[str]]:
-    bounds = corpus.category_indptr
-    return {
-        item: [corpus.category_names[c] for c in corpus.category_index[bounds[n] : bounds[n + 1]]]
-        for n, item in enumerate(corpus.item_ids)
-    }
-
-
 @pytest.mark.parametrize("name", SETS)
 def test_the_usual_sets_are_read_without_a_map(tmp_path: Path, name: str) -> None:
     sample = SETS[name]
@@ -293,7 +278,7 @@ def test_the_usual_sets_are_read_without_a_map(tmp_path: Path, name: str) -> Non
         encoding = "latin-1" if file.startswith("BX") else "utf-8"
         (tmp_path / file).write_bytes(content.encode(encoding))
     corpus = read_corpus(SourceOptions(tmp_path / sample.source, order=sample.order))
-    assert events_of(corpus) == sample.events
+    assert sequences(corpus) == sample.events
     first = corpus.item_ids.index(next(iter(sample.events.values()))[0])
     found = {name: texts[first] for name, texts in corpus.fields.items()}
     assert {key: found.get(key) for key in sample.fields} == sample.fields
@@ -342,7 +327,7 @@ def test_properties_without_times_are_all_kept(tmp_path: Path) -> None:
 def test_a_header_where_there_is_none_usually(tmp_path: Path) -> None:
     path = tmp_path / "UserBehavior.csv"
     path.write_text("user_id,item_id,category_id,behavior_type,timestamp\n1,2,3,pv,1511544070\n")
-    assert events_of(read_corpus(SourceOptions(path))) == {"1": ["2"]}
+    assert sequences(read_corpus(SourceOptions(path))) == {"1": ["2"]}
     path.write_text("1,2268318,2520377,pv,1511544071\n")
     assert "UserBehavior.csv has no header: its columns are taken for user_id, item_id, " in (
         notes_of(path)

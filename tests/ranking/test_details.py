@@ -72,7 +72,7 @@ def test_what_a_modality_is_worth_is_what_is_lost_without_it(recommender: Recomm
     run = recommender.run
     asked = questions(run.data, TEST)
     rank = ranks_of(run, asked)
-    found = details.details(run, asked, rank, exclude_seen=True, new_share=None)
+    found = details.details(run, Ranking(run.model, run.catalogue, run.events, asked), rank)
     assert set(found.worth) == {"image", "text"}
     for name, worth in found.worth.items():
         masked = details.without(run.catalogue, name)
