@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from read_back import categories_of
 
 from cammsr_cli.data.corpus import Corpus, SourceOptions, read_corpus
 from cammsr_cli.errors import CammsrError, UsageError
@@ -33,14 +34,6 @@ def corpus_of(folder: Path, log: str, items: str | None = None, **options: objec
             paths[name] = folder / f"{name}.{'jsonl' if text.startswith('{') else 'csv'}"
             paths[name].write_text(text, encoding="utf-8")
     return read_corpus(SourceOptions(paths["log"], paths.get("items"), **options))
-
-
-def categories_of(corpus: Corpus) -> dict[str, list[str]]:
-    starts = corpus.category_indptr
-    return {
-        item: [corpus.category_names[c] for c in corpus.category_index[starts[n] : starts[n + 1]]]
-        for n, item in enumerate(corpus.item_ids)
-    }
 
 
 def test_items_and_events_are_joined_by_hand(tmp_path: Path) -> None:
