@@ -97,10 +97,10 @@ def measure(path: Path, items: int, events: int, steps: int) -> Cost:
     import torch
 
     from cammsr_cli.config import resolve
-    from cammsr_cli.core.windows import shuffled_batches, training_windows
     from cammsr_cli.data.dataset import DataSet
     from cammsr_cli.distributed import World
-    from cammsr_cli.run_folder import RunFolder, describe, training_items
+    from cammsr_cli.model.windows import shuffled_batches, training_windows
+    from cammsr_cli.runs.folder import RunFolder, describe, training_items
     from cammsr_cli.training.sizing import fitted
     from cammsr_cli.training.train import make_trainer
 

@@ -24,13 +24,13 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from cammsr_cli.config import resolve
-from cammsr_cli.core.items import ItemEncoder
-from cammsr_cli.core.model import Cammsr
-from cammsr_cli.core.windows import shuffled_batches, training_windows
 from cammsr_cli.data.dataset import DataSet
 from cammsr_cli.devices import resolve_device
 from cammsr_cli.distributed import World
-from cammsr_cli.run_folder import RunFolder, describe, training_items
+from cammsr_cli.model.cammsr import Cammsr
+from cammsr_cli.model.items import ItemEncoder
+from cammsr_cli.model.windows import shuffled_batches, training_windows
+from cammsr_cli.runs.folder import RunFolder, describe, training_items
 from cammsr_cli.training import objective, plan, step
 from cammsr_cli.training.loop import Trainer
 from cammsr_cli.training.sizing import fitted

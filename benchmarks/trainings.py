@@ -13,7 +13,7 @@ from benchmarks.data_sets import PROJECT, Prepared
 from benchmarks.peers.environments import python_of
 from benchmarks.processes import Measured, cammsr, measure
 from benchmarks.timing import median_after_first
-from cammsr_cli.run_folder import RunFolder
+from cammsr_cli.runs.folder import RunFolder
 
 PEERS = {
     "rectools": "benchmarks.peers.rectools_sasrec",

@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from cammsr_cli.config import PRESETS, Config, ModelConfig, TrainingConfig, described, resolve
-from cammsr_cli.core.model import Cammsr
 from cammsr_cli.errors import UsageError
+from cammsr_cli.model.cammsr import Cammsr
 
 
 def _file(folder: Path, text: str) -> Path:

@@ -23,7 +23,7 @@ from cammsr_cli.distributed import World
 from cammsr_cli.errors import CammsrError, Terminated
 from cammsr_cli.ranking.full_ranking import model_ranks, questions
 from cammsr_cli.ranking.recommend import Recommender
-from cammsr_cli.run_folder import RunFolder, load_run
+from cammsr_cli.runs.folder import RunFolder, load_run
 from cammsr_cli.training.loop import StepReport
 from cammsr_cli.training.step import Stepper
 from cammsr_cli.training.train import Listener, resume, train
@@ -300,7 +300,7 @@ def test_features_of_a_large_catalogue_stay_on_a_gpu_that_has_room(
     for free in (2**34, 100):
         with pretended_cuda(free=free) as asked:
             _train(data, tmp_path / f"{free}", "cammsr", "lazy", GPU)
-            waits = [why for why in asked.waits if "core/items.py" in why]
+            waits = [why for why in asked.waits if "model/items.py" in why]
             found.append(sum(asked.waits[why] for why in waits if "copied to the host" in why))
     assert found[0] == 0
     assert found[1] > 3

@@ -15,7 +15,7 @@ _CONTEXT.set_forkserver_preload(
         *("cammsr_cli.commands.train", "cammsr_cli.training.train"),
         *(
             "cammsr_cli.commands.prepare",
-            "cammsr_cli.features.prepare",
+            "cammsr_cli.prepare.run",
             "cammsr_encoders.image",
             "timm",
         ),

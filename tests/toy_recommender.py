@@ -10,7 +10,7 @@ from toy_data import write_toy_data
 from cammsr_cli.config import Config, ModelConfig
 from cammsr_cli.data.dataset import DataSet
 from cammsr_cli.ranking.recommend import Recommender
-from cammsr_cli.run_folder import (
+from cammsr_cli.runs.folder import (
     RunFolder,
     build_model,
     describe,

@@ -56,7 +56,7 @@ def list_encoders(as_json: AsJson = False) -> None:
     """
     from dataclasses import asdict
 
-    from cammsr_cli.features.registry import find_encoders
+    from cammsr_cli.plugins.registry import find_encoders
 
     found = find_encoders()
     if as_json:
@@ -92,8 +92,8 @@ def info(spec: Spec, as_json: AsJson = False) -> None:
     """
     from dataclasses import asdict
 
-    from cammsr_cli.features.encoder_facts import encoder_facts
-    from cammsr_cli.features.registry import EncoderSpec
+    from cammsr_cli.plugins.facts import encoder_facts
+    from cammsr_cli.plugins.registry import EncoderSpec
 
     facts = encoder_facts(EncoderSpec.parse(spec))
     if as_json:
@@ -143,8 +143,8 @@ def check(
 
     from cammsr_encoders.contract import ASKED
 
-    from cammsr_cli.features.encoder_check import check_encoder
-    from cammsr_cli.features.registry import EncoderSpec
+    from cammsr_cli.plugins.check import check_encoder
+    from cammsr_cli.plugins.registry import EncoderSpec
 
     found = []
     for one in check_encoder(EncoderSpec.parse(spec), device):
@@ -175,7 +175,7 @@ def new(
 
     It installs, works, and passes its tests as it is. Nothing is overwritten.
     """
-    from cammsr_cli.features.scaffold import write_plugin
+    from cammsr_cli.plugins.template import write_plugin
 
     folder = write_plugin(name, out)
     console.result(str(folder))

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from cammsr_cli.data.categories import Level
-    from cammsr_cli.data.contents import Reading
-    from cammsr_cli.features.prepare import PrepareOptions, PrepareReport
+    from cammsr_cli.data.readers.contents import Reading
+    from cammsr_cli.prepare.run import PrepareOptions, PrepareReport
 
 EXAMPLES = [
     "cammsr prepare shop --out shop.h5 --encoder text --encoder image --encoder video",
@@ -284,11 +284,11 @@ def command(
     from cammsr_cli.cache_folder import cache_folder
     from cammsr_cli.data.conditions import Condition
     from cammsr_cli.data.corpus import SourceOptions
-    from cammsr_cli.features.download import DownloadOptions, any_address
-    from cammsr_cli.features.parts import part_path
-    from cammsr_cli.features.prepare import PrepareOptions, plan, prepare
-    from cammsr_cli.features.registry import EncoderSpec
-    from cammsr_cli.features.runner import FeatureOptions, Shard
+    from cammsr_cli.encoding.encode import FeatureOptions, Shard
+    from cammsr_cli.media.download import DownloadOptions, any_address
+    from cammsr_cli.plugins.registry import EncoderSpec
+    from cammsr_cli.prepare.parts import part_path
+    from cammsr_cli.prepare.run import PrepareOptions, plan, prepare
 
     part = Shard() if shard is None else Shard.parse(shard)
 
@@ -388,7 +388,7 @@ def _prepare_together(options: PrepareOptions, as_json: bool) -> None:
 
     from cammsr_cli.commands import merge
     from cammsr_cli.distributed import joined
-    from cammsr_cli.features.parts import prepare_together, require_shareable
+    from cammsr_cli.prepare.parts import prepare_together, require_shareable
 
     require_shareable(options)
     with (
@@ -427,7 +427,7 @@ def _reading(
     source: Path, encodings: Sequence[str], columns: Sequence[str], missing: Sequence[str] | None
 ) -> Reading:
     """How files are read, from what is said of one file and of all."""
-    from cammsr_cli.data.contents import MISSING, Reading, checked_encoding
+    from cammsr_cli.data.readers.contents import MISSING, Reading, checked_encoding
 
     of_all = [text for text in encodings if "=" not in text]
     if len(of_all) > 1:
@@ -470,7 +470,7 @@ def _beside(source: Path, items: Path | None) -> Path:
 
 def _spare_cores() -> int:
     """One process a core but for the one that feeds the model; one at least, eight at most."""
-    from cammsr_cli.features.encoding import processors
+    from cammsr_cli.encoding.engine import processors
 
     return max(1, min(8, processors() - 1))
 
@@ -496,7 +496,7 @@ def _tell(report: PrepareReport, in_table: bool) -> None:
 
 
 def _tell_what_training_needs() -> None:
-    from cammsr_cli.features.prepare import HISTORY_TO_TRAIN_ON
+    from cammsr_cli.prepare.run import HISTORY_TO_TRAIN_ON
 
     console.note(
         f"Nothing to train on yet: no user has {HISTORY_TO_TRAIN_ON} events, of which 2 are to "

@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 import polars as pl
 
-from cammsr_cli.data.cells import cleaned, decoded, text_parts
+from cammsr_cli.data.readers.cells import cleaned, decoded, text_parts
 from cammsr_cli.errors import UsageError
 
 CategoryPath = tuple[str, ...]

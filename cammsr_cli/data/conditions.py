@@ -10,10 +10,10 @@ from typing import Literal
 
 import polars as pl
 
-from cammsr_cli.data.columns import listed
-from cammsr_cli.data.ids import clean_ids
-from cammsr_cli.data.tables import Table, counted
-from cammsr_cli.data.timestamps import read_values
+from cammsr_cli.data.readers.columns import listed
+from cammsr_cli.data.readers.ids import clean_ids
+from cammsr_cli.data.readers.tables import Table, counted
+from cammsr_cli.data.readers.timestamps import read_values
 from cammsr_cli.errors import CammsrError, UsageError, closest
 
 Relation = Literal["=", "!=", ">=", "<=", "in"]

@@ -20,18 +20,7 @@ from cammsr_cli.data.catalogue import (
     training_tags,
 )
 from cammsr_cli.data.categories import Labels, Level, labels_of
-from cammsr_cli.data.columns import (
-    Header,
-    MatchedColumns,
-    UnmatchedError,
-    looks_like_data,
-    match_columns,
-)
 from cammsr_cli.data.conditions import Condition, chosen_rows, told_kinds
-from cammsr_cli.data.contents import Reading
-from cammsr_cli.data.formats import FormatName, open_sources
-from cammsr_cli.data.guesses import guessed_columns
-from cammsr_cli.data.ids import cause_of
 from cammsr_cli.data.interactions import (
     Duplicates,
     Filters,
@@ -39,10 +28,21 @@ from cammsr_cli.data.interactions import (
     Order,
     read_interactions,
 )
+from cammsr_cli.data.readers.columns import (
+    Header,
+    MatchedColumns,
+    UnmatchedError,
+    looks_like_data,
+    match_columns,
+)
+from cammsr_cli.data.readers.contents import Reading
+from cammsr_cli.data.readers.formats import FormatName, open_sources
+from cammsr_cli.data.readers.guesses import guessed_columns
+from cammsr_cli.data.readers.ids import cause_of
+from cammsr_cli.data.readers.tables import SourceTables, Table, counted
+from cammsr_cli.data.readers.timestamps import checked_time_format, finer_column
 from cammsr_cli.data.splits import TRAIN, leave_one_out
-from cammsr_cli.data.tables import SourceTables, Table, counted
 from cammsr_cli.data.texts import Texts
-from cammsr_cli.data.timestamps import checked_time_format, finer_column
 from cammsr_cli.errors import CammsrError, UsageError, typed
 from cammsr_cli.files import sha256_of
 

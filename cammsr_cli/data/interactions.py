@@ -9,10 +9,10 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from cammsr_cli.data.faults import fail_at
-from cammsr_cli.data.ids import clean_ids
-from cammsr_cli.data.tables import Table, counted, values_of
-from cammsr_cli.data.timestamps import DAY, YEAR_1980, YEAR_2100, YEAR_2200, read_times
+from cammsr_cli.data.readers.faults import fail_at
+from cammsr_cli.data.readers.ids import clean_ids
+from cammsr_cli.data.readers.tables import Table, counted, values_of
+from cammsr_cli.data.readers.timestamps import DAY, YEAR_1980, YEAR_2100, YEAR_2200, read_times
 from cammsr_cli.errors import CammsrError
 
 Order = Literal["time", "file"]

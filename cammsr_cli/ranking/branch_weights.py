@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cammsr_cli.core.items import Catalogue
-from cammsr_cli.core.model import Cammsr
-from cammsr_cli.core.windows import Events
+from cammsr_cli.model.cammsr import Cammsr
+from cammsr_cli.model.items import Catalogue
+from cammsr_cli.model.windows import Events
 from cammsr_cli.ranking.full_ranking import Questions, Ranking
 
 WEIGHTS = (0.25, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from cammsr_cli.core.model import Cammsr, ItemTables
+from cammsr_cli.model.cammsr import Cammsr, ItemTables
 
 
 @torch.inference_mode()

@@ -12,12 +12,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cammsr_cli.core.by_device import most_on
-from cammsr_cli.core.items import Catalogue, are_new, unknown_items
-from cammsr_cli.core.model import Cammsr, ItemTables
-from cammsr_cli.core.windows import Events, cut
 from cammsr_cli.data.dataset import DataSet
 from cammsr_cli.data.splits import TRAIN
+from cammsr_cli.model.by_device import most_on
+from cammsr_cli.model.cammsr import Cammsr, ItemTables
+from cammsr_cli.model.items import Catalogue, are_new, unknown_items
+from cammsr_cli.model.windows import Events, cut
 from cammsr_cli.ranking.new_items import asking, with_places
 from cammsr_cli.ranking.room import SCORES_AT_ONCE, in_parts
 from cammsr_cli.ranking.seen import Histories, Seen, mark, put_last

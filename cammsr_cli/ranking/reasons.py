@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cammsr_cli.core.model import Cammsr, ItemTables
-from cammsr_cli.core.windows import Events
 from cammsr_cli.data.dataset import ModalityInfo
+from cammsr_cli.encoding.engine import full_fingerprint, told
 from cammsr_cli.errors import CammsrError
-from cammsr_cli.features.encoding import full_fingerprint, told
-from cammsr_cli.features.registry import EncoderSpec, make_encoder
+from cammsr_cli.model.cammsr import Cammsr, ItemTables
+from cammsr_cli.model.windows import Events
+from cammsr_cli.plugins.registry import EncoderSpec, make_encoder
 from cammsr_cli.ranking.full_ranking import user_queries
 
 _SENTENCE = re.compile(r".+?(?:[.!?](?=\s|$)|$)", re.DOTALL)

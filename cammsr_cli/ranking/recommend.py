@@ -20,10 +20,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cammsr_cli.core.items import are_new, unknown_items
-from cammsr_cli.core.windows import Events
 from cammsr_cli.data.splits import TRAIN
 from cammsr_cli.errors import CammsrError, UsageError, closest, first_line
+from cammsr_cli.model.items import are_new, unknown_items
+from cammsr_cli.model.windows import Events
 from cammsr_cli.ranking import sessions
 from cammsr_cli.ranking.diversity import spread
 from cammsr_cli.ranking.explain import modality_weights, put_forward
@@ -32,7 +32,7 @@ from cammsr_cli.ranking.new_items import asking, evenly, share_of_new, with_plac
 from cammsr_cli.ranking.seen import Histories, Seen, without
 from cammsr_cli.ranking.sessions import Sessions
 from cammsr_cli.ranking.top_k import RECALL_AIM, ExactIndex, FaissIndex, Index, Top, wants_faiss
-from cammsr_cli.run_folder import LoadedRun
+from cammsr_cli.runs.folder import LoadedRun
 
 if TYPE_CHECKING:  # it imports encoders, which are needed to explain alone
     from cammsr_cli.ranking.reasons import SentenceChooser

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cammsr_cli.core.repeats import RepeatBias
-from cammsr_cli.core.windows import Events
+from cammsr_cli.model.repeats import RepeatBias
+from cammsr_cli.model.windows import Events
 
 
 @dataclass(frozen=True)

@@ -125,9 +125,9 @@ def of_file(data: DataSet, path: Path) -> Sessions:
         UsageError: A column is missing.
         CammsrError: The file cannot be read, or none of its items is in the data set.
     """
-    from cammsr_cli.data.columns import Header, match_columns, normalised
     from cammsr_cli.data.interactions import Filters, read_interactions
-    from cammsr_cli.data.tables import open_table
+    from cammsr_cli.data.readers.columns import Header, match_columns, normalised
+    from cammsr_cli.data.readers.tables import open_table
 
     table = open_table(path)
     header = Header(str(path), table.frame.columns)

@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cammsr_cli.core.by_device import most_on
 from cammsr_cli.errors import UsageError
+from cammsr_cli.model.by_device import most_on
 from cammsr_cli.ranking.room import SCORES_AT_ONCE, in_parts
 from cammsr_cli.ranking.seen import Seen, hide_items, mark
 

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from cammsr_cli.core.model import Cammsr
 from cammsr_cli.errors import CammsrError, first_line
 from cammsr_cli.files import (
     RESUMABLE,
@@ -22,7 +21,8 @@ from cammsr_cli.files import (
     write_checksums,
     written_whole,
 )
-from cammsr_cli.run_folder import load_weights, write_weights
+from cammsr_cli.model.cammsr import Cammsr
+from cammsr_cli.runs.folder import load_weights, write_weights
 from cammsr_cli.training.sharding import (
     load_optimizer_state,
     whole_optimizer_state,

@@ -17,17 +17,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cammsr_cli.config import Config
-from cammsr_cli.core.model import Cammsr
-from cammsr_cli.core.windows import shuffled_batches, training_windows
 from cammsr_cli.data.dataset import DataSet
 from cammsr_cli.data.splits import TRAIN, VALIDATION
 from cammsr_cli.distributed import World
 from cammsr_cli.errors import CammsrError, Terminated
 from cammsr_cli.files import RESUMABLE, refusals_told
+from cammsr_cli.model.cammsr import Cammsr
+from cammsr_cli.model.windows import shuffled_batches, training_windows
 from cammsr_cli.ranking.branch_weights import weigh_branches
 from cammsr_cli.ranking.full_ranking import Questions, model_ranks, questions
 from cammsr_cli.ranking.metrics import per_user
-from cammsr_cli.run_folder import RunFolder, load_weights
+from cammsr_cli.runs.folder import RunFolder, load_weights
 from cammsr_cli.training.checkpoints import (
     AVERAGED,
     TrainingState,

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cammsr_cli.config import TrainingConfig
-from cammsr_cli.core.layers import gathered
-from cammsr_cli.core.losses import CrossEntropy, category_loss, sampled_cross_entropy, swap_loss
-from cammsr_cli.core.model import Cammsr
 from cammsr_cli.errors import UsageError
+from cammsr_cli.model.cammsr import Cammsr
+from cammsr_cli.model.layers import gathered
+from cammsr_cli.model.losses import CrossEntropy, category_loss, sampled_cross_entropy, swap_loss
 from cammsr_cli.training.plan import Corpus, Plan
 
 

@@ -21,11 +21,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from cammsr_cli.config import TrainingConfig
-from cammsr_cli.core.items import Catalogue, are_new
-from cammsr_cli.core.losses import NOWHERE
-from cammsr_cli.core.repeats import LastSeen, last_seen
-from cammsr_cli.core.sampling import Candidates, draw_candidates, places
-from cammsr_cli.core.windows import Events, Rows, Window, cut, deal_ties, pack
+from cammsr_cli.model.items import Catalogue, are_new
+from cammsr_cli.model.losses import NOWHERE
+from cammsr_cli.model.negatives import Candidates, draw_candidates, places
+from cammsr_cli.model.repeats import LastSeen, last_seen
+from cammsr_cli.model.windows import Events, Rows, Window, cut, deal_ties, pack
 
 EVEN_ROWS, EVEN_LENGTH = 4, 8
 """Rows of a step, and their length where it is not the longest, are multiples of these, so that few

@@ -19,8 +19,8 @@ from torch.distributed.tensor import DTensor, Partial, Shard
 from torch.nn import functional
 from torch.optim import Optimizer, SparseAdam
 
-from cammsr_cli.core.model import Cammsr
 from cammsr_cli.distributed import World
+from cammsr_cli.model.cammsr import Cammsr
 
 
 def shard_id_table(model: Cammsr, world: World) -> None:

@@ -12,14 +12,14 @@ import torch
 from numpy.typing import NDArray
 
 from cammsr_cli.config import Config
-from cammsr_cli.core.items import MEASURED_ROWS, Catalogue
 from cammsr_cli.data.dataset import DataSet
 from cammsr_cli.data.splits import TRAIN
 from cammsr_cli.devices import repeatable, room_for
 from cammsr_cli.distributed import World
 from cammsr_cli.errors import CammsrError, UsageError, typed
 from cammsr_cli.locks import in_use, only_writer
-from cammsr_cli.run_folder import (
+from cammsr_cli.model.items import MEASURED_ROWS, Catalogue
+from cammsr_cli.runs.folder import (
     ModelSpec,
     RunFolder,
     build_model,

@@ -15,7 +15,7 @@ from cammsr_cli.data.catalogue import (
     training_reviews,
     training_tags,
 )
-from cammsr_cli.data.tables import open_table
+from cammsr_cli.data.readers.tables import open_table
 from cammsr_cli.errors import CammsrError
 
 

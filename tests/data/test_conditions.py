@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from cammsr_cli.data.conditions import Condition
 from cammsr_cli.data.corpus import SourceOptions, read_corpus
-from cammsr_cli.data.tables import Table
+from cammsr_cli.data.readers.tables import Table
 from cammsr_cli.errors import CammsrError, UsageError
 
 

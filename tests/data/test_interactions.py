@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cammsr_cli.data.interactions import Filters, Interactions, k_core, read_interactions
-from cammsr_cli.data.tables import Table, open_table
+from cammsr_cli.data.readers.tables import Table, open_table
 from cammsr_cli.errors import CammsrError
 
 COLUMNS = {"user": "user", "item": "item", "timestamp": "time", "rating": "rating"}

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from cammsr_cli.core.items import Catalogue
-from cammsr_cli.core.model import Cammsr
-from cammsr_cli.core.windows import Events
+from cammsr_cli.model.cammsr import Cammsr
+from cammsr_cli.model.items import Catalogue
+from cammsr_cli.model.windows import Events
 from cammsr_cli.ranking.branch_weights import WEIGHTS, weigh_branches
 from cammsr_cli.ranking.full_ranking import Questions, item_tables, model_ranks, ranks, user_queries
 from cammsr_cli.ranking.metrics import per_user

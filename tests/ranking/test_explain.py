@@ -9,8 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cammsr_cli.core.items import Catalogue
-from cammsr_cli.core.model import Cammsr, ItemTables
+from cammsr_cli.model.cammsr import Cammsr, ItemTables
+from cammsr_cli.model.items import Catalogue
 from cammsr_cli.ranking.explain import modality_weights, put_forward
 from cammsr_cli.ranking.full_ranking import item_tables
 

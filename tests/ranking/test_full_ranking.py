@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from cammsr_cli.core.items import Catalogue
-from cammsr_cli.core.model import Cammsr
-from cammsr_cli.core.repeats import RepeatBias
-from cammsr_cli.core.windows import Events
 from cammsr_cli.data.splits import TEST, VALIDATION
+from cammsr_cli.model.cammsr import Cammsr
+from cammsr_cli.model.items import Catalogue
+from cammsr_cli.model.repeats import RepeatBias
+from cammsr_cli.model.windows import Events
 from cammsr_cli.ranking import full_ranking
 from cammsr_cli.ranking.full_ranking import (
     Questions,

@@ -9,8 +9,8 @@ from cammsr_encoders.text import TextEncoder
 from toy_recommender import make_recommender
 
 from cammsr_cli.data.dataset import ModalityInfo
+from cammsr_cli.encoding.engine import full_fingerprint
 from cammsr_cli.errors import CammsrError
-from cammsr_cli.features.encoding import full_fingerprint
 from cammsr_cli.ranking import reasons, sessions
 from cammsr_cli.ranking.recommend import BECAUSE, Recommender
 
@@ -95,7 +95,7 @@ def test_the_sentence_that_a_user_asks_for_is_chosen(recommender: Recommender) -
     )
     text = "It comes in a blue box. The engine of this racing car is loud. Wash it by hand."
     asked = encoder.encode(["a fast car with a roaring motor"])
-    from cammsr_cli.core.model import Cammsr
+    from cammsr_cli.model.cammsr import Cammsr
 
     torch.manual_seed(0)
     model = Cammsr(5, {"text": encoder.dim}, 0, width=384, length=4, layers=1, fused=True).eval()

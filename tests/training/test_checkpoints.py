@@ -12,9 +12,9 @@ import pytest
 import torch
 from pretended_cuda import pretended_cuda
 
-from cammsr_cli.core.model import Cammsr
 from cammsr_cli.errors import CammsrError
 from cammsr_cli.files import CHECKSUMS
+from cammsr_cli.model.cammsr import Cammsr
 from cammsr_cli.training.checkpoints import (
     Progress,
     TrainingState,

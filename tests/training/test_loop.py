@@ -20,8 +20,6 @@ import torch
 from altered import with_settings
 
 from cammsr_cli.config import validated
-from cammsr_cli.core.model import Cammsr, ItemTables
-from cammsr_cli.core.windows import Window
 from cammsr_cli.data.corpus import SourceOptions, read_corpus
 from cammsr_cli.data.dataset import DataSet, write_dataset
 from cammsr_cli.data.interactions import Order
@@ -29,9 +27,11 @@ from cammsr_cli.data.splits import VALIDATION
 from cammsr_cli.distributed import World
 from cammsr_cli.errors import CammsrError, Terminated
 from cammsr_cli.files import CHECKSUMS
+from cammsr_cli.model.cammsr import Cammsr, ItemTables
+from cammsr_cli.model.windows import Window
 from cammsr_cli.ranking.full_ranking import model_ranks, questions
 from cammsr_cli.ranking.metrics import per_user
-from cammsr_cli.run_folder import RunFolder, load_run, read_events
+from cammsr_cli.runs.folder import RunFolder, load_run, read_events
 from cammsr_cli.training import loop
 from cammsr_cli.training.checkpoints import Progress
 from cammsr_cli.training.loop import EpochReport, Outcome, StepReport, Trainer

@@ -14,12 +14,12 @@ import torch
 from torch.nn import functional
 
 from cammsr_cli.config import TrainingConfig
-from cammsr_cli.core import sampling
-from cammsr_cli.core.items import Catalogue
-from cammsr_cli.core.losses import swap_loss
-from cammsr_cli.core.model import Cammsr
-from cammsr_cli.core.windows import Events, cut
 from cammsr_cli.errors import UsageError
+from cammsr_cli.model import negatives as sampling
+from cammsr_cli.model.cammsr import Cammsr
+from cammsr_cli.model.items import Catalogue
+from cammsr_cli.model.losses import swap_loss
+from cammsr_cli.model.windows import Events, cut
 from cammsr_cli.training.objective import Objective
 from cammsr_cli.training.plan import Corpus, Plan, Planner
 

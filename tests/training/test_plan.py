@@ -10,9 +10,9 @@ import torch
 from pretended_cuda import OnCuda, pretended_cuda
 
 from cammsr_cli.config import TrainingConfig
-from cammsr_cli.core.items import Catalogue
-from cammsr_cli.core.losses import NOWHERE
-from cammsr_cli.core.windows import Events
+from cammsr_cli.model.items import Catalogue
+from cammsr_cli.model.losses import NOWHERE
+from cammsr_cli.model.windows import Events
 from cammsr_cli.training.plan import EVEN_CANDIDATES, EVEN_POSITIONS, Corpus, Plan, Planner
 
 ITEMS, LENGTH = 30, 9

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from cammsr_cli.config import PRESETS, Config, resolve, validated
-from cammsr_cli.core.model import Cammsr
 from cammsr_cli.data.splits import leave_one_out
+from cammsr_cli.model.cammsr import Cammsr
 from cammsr_cli.training.sizing import fitted
 
 CPU = torch.device("cpu")

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from cammsr_cli.config import TrainingConfig
-from cammsr_cli.core import sampling
-from cammsr_cli.core.items import Catalogue
-from cammsr_cli.core.model import Cammsr
-from cammsr_cli.core.windows import Events
 from cammsr_cli.distributed import World
 from cammsr_cli.errors import CammsrError
+from cammsr_cli.model import negatives as sampling
+from cammsr_cli.model.cammsr import Cammsr
+from cammsr_cli.model.items import Catalogue
+from cammsr_cli.model.windows import Events
 from cammsr_cli.training.checkpoints import TrainingState
 from cammsr_cli.training.loop import averaged_copy
 from cammsr_cli.training.objective import Objective

@@ -1,0 +1,1 @@
+"""Raw files of any shop to tables: formats, columns, ids, cells and times."""

@@ -1,0 +1,264 @@
+"""The formats of raw files that are known, recognised by what is in them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal, get_args
+
+from cammsr_cli.data.readers.amazon import as_amazon, find_amazon
+from cammsr_cli.data.readers.columns import CANDIDATES, listed, looks_like_data, normalised
+from cammsr_cli.data.readers.contents import Reading
+from cammsr_cli.data.readers.grouplens import LAYOUTS, find_grouplens
+from cammsr_cli.data.readers.joined import joined_items
+from cammsr_cli.data.readers.microlens import find_microlens
+from cammsr_cli.data.readers.properties import is_properties, items_of_properties
+from cammsr_cli.data.readers.public_sets import as_diginetica, find_mind
+from cammsr_cli.data.readers.recbole import as_recbole, find_recbole
+from cammsr_cli.data.readers.tables import (
+    FORMATS,
+    INTERACTION_NAMES,
+    ITEM_NAMES,
+    SourceTables,
+    Table,
+    columns_of,
+    named_table,
+    open_table,
+    part_files,
+    table_format,
+    visible,
+)
+from cammsr_cli.errors import UsageError
+
+FormatName = Literal[
+    "amazon-2014",
+    "amazon-2018",
+    "amazon-2023",
+    "movielens",
+    "recbole",
+    "microlens",
+    "mind",
+    "plain",
+]
+FORMAT_NAMES: tuple[FormatName, ...] = get_args(FormatName)
+
+_WHOLE_FOLDERS = ("movielens", "microlens", "mind")  # told by several files together
+OTHER_TABLES = (".xlsx", ".xls", ".ods", ".db", ".sqlite", ".duckdb", ".feather", ".orc", ".avro")
+_TEXTS = (".txt", ".dat", ".txt.gz", ".dat.gz", ".txt.zst", ".dat.zst")
+_COLUMNS_TOLD = 8
+
+# What a folder of a format holds, for messages.
+HOLDS: dict[FormatName, str] = {
+    "amazon-2014": "reviews with reviewerID, asin and overall",
+    "amazon-2018": "reviews with reviewerID, asin, overall and verified",
+    "amazon-2023": "reviews with user_id, parent_asin and rating",
+    "movielens": ", ".join(LAYOUTS),
+    "recbole": "NAME.inter with types after its columns' names",
+    "microlens": "a table of user and item, perhaps one of item and title, and folders covers or "
+    "videos with files called by their item's id",
+    "mind": "behaviors.tsv + news.tsv",
+    "plain": "interactions.*, or one table with columns user and item",
+}
+
+
+def open_sources(
+    interactions: Path,
+    items: Path | None = None,
+    format_name: FormatName | None = None,
+    reading: Reading | None = None,
+    read_otherwise: Sequence[Path] = (),
+) -> SourceTables:
+    """Open the raw tables of a file, a pair of files or a folder.
+
+    Args:
+        interactions: A file with a row an interaction, or a folder of a known format.
+        items: A file with a row an item; it takes the place of the folder's.
+        format_name: The format; None recognises it.
+        reading: How to read the files; None finds out.
+        read_otherwise: Files that are not told as not read.
+
+    Raises:
+        UsageError: The files are not what was said, or of no known format.
+        CammsrError: A file is missing or broken.
+    """
+    reading = reading or Reading()
+    found: FormatName | None = None
+    if interactions.is_dir() and not part_files(interactions):
+        found, tables = _open_folder(interactions, format_name, reading)
+    else:
+        tables = SourceTables(open_table(interactions, reading))
+    if items is not None:
+        if items.exists() and items.samefile(tables.interactions.path):
+            raise UsageError(
+                f"{items} is given as the interactions and as the items",
+                "Give a file with one row an item as --items, or none: "
+                "a review's title is not the item's.",
+            )
+        tables = replace(tables, items=_as_items([open_table(items, reading)]))
+    if not (found in _WHOLE_FOLDERS or format_name == "plain"):
+        tables = _of_format(tables, format_name)
+    if interactions.is_dir():
+        told = _not_read(interactions, reading, tables, read_otherwise)
+        tables = replace(tables, notes=(*tables.notes, *told))
+    return tables
+
+
+def _of_format(tables: SourceTables, wanted: FormatName | None) -> SourceTables:
+    """Tables as their format's readers want them, which some formats tell by the columns."""
+    if wanted in (None, "recbole") and (made := as_recbole(tables)):
+        return made
+    year = wanted.removeprefix("amazon-") if wanted else None
+    if (wanted is None or wanted.startswith("amazon-")) and (made := as_amazon(tables, year)):
+        return made
+    if wanted is None:
+        return as_diginetica(tables) or tables
+    if wanted in _WHOLE_FOLDERS:
+        raise UsageError(
+            f"--format {wanted}: {tables.interactions.path} is a file",
+            f"Give the folder that holds {HOLDS[wanted]}.",
+        )
+    raise UsageError(
+        f"--format {wanted}: {tables.interactions.path} is something else; expected are "
+        f"{HOLDS[wanted]} (its columns: {listed(tables.interactions.frame.columns)})",
+        "Leave out --format to have it recognised, or name another: " + ", ".join(FORMAT_NAMES),
+    )
+
+
+# --- folders ------------------------------------------------------------------------------------
+
+
+def _open_folder(
+    folder: Path, wanted: FormatName | None, reading: Reading
+) -> tuple[FormatName, SourceTables]:
+    columns = _tables_in(folder, reading)
+    for name in FORMAT_NAMES if wanted is None else (wanted,):
+        tables = _find(name, folder, columns, reading)
+        if tables is not None:
+            return name, tables
+    looked_for = "; ".join(
+        f"{name}: {holds}" for name, holds in HOLDS.items() if wanted in (None, name)
+    )
+    there = ", ".join(f"{path.name} ({_why_not(names)})" for path, names in columns.items())
+    raise UsageError(
+        f"{folder} holds no interactions: looked for {looked_for}; "
+        f"its tables: {there or 'none'}; tables are {', '.join(FORMATS)}",
+        "Give the file itself, or rename it to one of interactions.*, reviews.*, ratings.*, "
+        "events.*; where it has no header: --columns FILE=user,item,timestamp",
+    )
+
+
+def _may_be_meant(path: Path, columns: Sequence[str], reading: Reading) -> bool:
+    """Whether a file of a folder is a table: of those called .txt many are texts for people."""
+    known = _known(columns, "user") or _has_item(columns) or path.name in reading.columns
+    return known or looks_like_data(columns) or not path.name.lower().endswith(_TEXTS)
+
+
+def _tables_in(folder: Path, reading: Reading) -> dict[Path, list[str]]:
+    """The tables in a folder, with their columns."""
+    return {
+        path: names
+        for path in visible(folder)
+        if table_format(path) and _may_be_meant(path, names := columns_of(path, reading), reading)
+    }
+
+
+def _not_read(
+    folder: Path, reading: Reading, tables: SourceTables, read_otherwise: Sequence[Path]
+) -> list[str]:
+    """A note for each table of the folder that is not part of what was read, with the reason."""
+    if part_files(folder):
+        return []
+    read = [table for table in (tables.interactions, tables.items, tables.tags) if table]
+    used = {path for table in read for path in (table.path, *table.files)} | {*read_otherwise}
+    used = {path.resolve() for path in used}
+    there = [path for path in visible(folder) if path.resolve() not in used]
+    columns = _tables_in(folder, reading)
+    notes = [f"{p.name} not read: {_why_not(columns[p])}" for p in there if p in columns]
+    others = [path for path in there if path.suffix.lower() in OTHER_TABLES]
+    return notes + [f"{path.name} not read: save it as CSV or Parquet" for path in others]
+
+
+def _why_not(columns: Sequence[str]) -> str:
+    """Why a table is taken neither for the interactions nor for the items."""
+    if not columns:
+        return "its columns cannot be told"
+    if looks_like_data(columns):
+        return "no header; --columns FILE=NAME,NAME,… names its columns"
+    if _known(columns, "user") and _known(columns, "item"):
+        return "another table of users and items"
+    if not _has_item(columns):
+        return f"no column known as the item ({listed(columns[:_COLUMNS_TOLD])})"
+    if _known(columns, "user"):
+        return "it tells of users"
+    return (
+        "no column known as title, description, category, image or video "
+        f"({listed(columns[:_COLUMNS_TOLD])}); to read it: --items FILE --map title=COLUMN"
+    )
+
+
+def _find(
+    name: FormatName, folder: Path, columns: Mapping[Path, list[str]], reading: Reading
+) -> SourceTables | None:
+    match name:
+        case "movielens":
+            return find_grouplens(folder, reading)
+        case "recbole":
+            return find_recbole(folder, columns, reading)
+        case "microlens":
+            return find_microlens(folder, columns, reading)
+        case "mind":
+            return find_mind(folder, columns, reading)
+        case "plain":
+            return _find_plain(folder, columns, reading)
+        case _:
+            return find_amazon(folder, columns, reading, name.removeprefix("amazon-"))
+
+
+def _find_plain(
+    folder: Path, columns: Mapping[Path, list[str]], reading: Reading
+) -> SourceTables | None:
+    """Tables of well-known names, else the only one of users and items; all that tell of items."""
+    logs = [p for p, names in columns.items() if _known(names, "user") and _known(names, "item")]
+    interactions = named_table(folder, columns, INTERACTION_NAMES)
+    if interactions is None and len(logs) > 1:
+        raise UsageError(
+            f"{folder} holds several tables of users and items: {listed(p.name for p in logs)}",
+            "Give one of them with its --items, or put the parts of one log into a folder.",
+        )
+    if interactions is None and not logs:
+        return None
+    named = named_table(folder, columns, ITEM_NAMES)
+    items = [path for path, names in columns.items() if _describes_items(names)]
+    if named is not None:
+        others = [path for path in items if path != named] if _has_item(columns[named]) else []
+        items = [named, *others]
+    items = [path for path in items if path != interactions]
+    opened = [open_table(path, reading) for path in items]
+    return SourceTables(
+        open_table(interactions or logs[0], reading), _as_items(opened) if opened else None
+    )
+
+
+def _as_items(tables: Sequence[Table]) -> Table:
+    """One table with a row an item, of tables of items and of their properties."""
+    wide = [table for table in tables if not is_properties(table.frame.columns)]
+    long = [table for table in tables if is_properties(table.frame.columns)]
+    return joined_items([*wide, items_of_properties(long)] if long else wide)
+
+
+def _has_item(columns: Sequence[str]) -> bool:
+    """Whether there is an item's id, be it called as in a table of items."""
+    return not set(CANDIDATES["items"]["item"]).isdisjoint(map(normalised, columns))
+
+
+def _known(columns: Sequence[str], field: str) -> bool:
+    return not set(CANDIDATES["interactions"][field]).isdisjoint(map(normalised, columns))
+
+
+def _describes_items(columns: Sequence[str]) -> bool:
+    """Whether there is content, and no user: a table of vectors, say, has neither."""
+    names = set(map(normalised, columns))
+    content = [names & set(CANDIDATES["items"][f]) for f in CANDIDATES["items"] if f != "item"]
+    described = any(content) or is_properties(columns)
+    return described and _has_item(columns) and not _known(columns, "user")

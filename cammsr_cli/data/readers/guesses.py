@@ -1,0 +1,55 @@
+"""Which columns of a log may be its users, items and times, by what they hold: for hints alone."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+import polars as pl
+
+from cammsr_cli.data.readers.timestamps import YEAR_1980, YEAR_2100, read_values
+
+_ROWS = 100_000
+_MOST = 0.9
+_FRACTION = r"^[-+]?\d+[.,]\d+$"
+
+
+def guessed_columns(
+    frame: pl.DataFrame, missing: Sequence[str], taken: Collection[str]
+) -> dict[str, str]:
+    """For missing fields the columns that may be meant; a field that none may be is not there.
+
+    Times are what can be read as such. Users and items are the two columns with the most values
+    among those whose values come again, each time beside others; users stand first in most logs.
+
+    Args:
+        frame: The log.
+        missing: Of "user", "item" and "timestamp" those that are looked for.
+        taken: Columns that are something else.
+    """
+    frame = frame.head(_ROWS)
+    free = [name for name in frame.columns if name not in taken]
+    found: dict[str, str] = {}
+    timed = [name for name in free if _is_time(frame[name])]
+    if "timestamp" in missing and timed:
+        found["timestamp"] = max(timed, key=lambda name: frame[name].n_unique())
+    ids = [name for name in free if name not in timed and _may_be_id(frame[name])]
+    wanted = [name for name in ("user", "item") if name in missing]
+    most = sorted(ids, key=lambda name: frame[name].n_unique(), reverse=True)[: len(wanted)]
+    if len(most) == len(wanted):
+        found |= zip(wanted, sorted(most, key=free.index), strict=True)
+    return found
+
+
+def _is_time(values: pl.Series) -> bool:
+    second = read_values(values).times["second"]
+    return int(second.is_between(YEAR_1980, YEAR_2100).sum()) >= _MOST * max(1, len(values))
+
+
+def _may_be_id(values: pl.Series) -> bool:
+    """Whether values come again, are several, and no amounts."""
+    if not (values.dtype == pl.String or values.dtype.is_integer()):
+        return False
+    if values.dtype == pl.String and values.str.contains(_FRACTION).any():
+        return False
+    distinct = values.drop_nulls().n_unique()
+    return 1 < distinct < len(values) or distinct == len(values) == 1

@@ -1,0 +1,1 @@
+"""Runs encoders over a catalogue: inputs, decoding, devices, cached vectors."""

@@ -1,0 +1,191 @@
+"""Turns samples into vectors: decodes ahead in worker processes while the model runs.
+
+This is what runs wherever an encoder is: in this process, in one a device, in a Ray actor.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from cammsr_encoders.protocol import MEDIA_FIELDS, Encoder, WeightsUnavailable, class_name
+from numpy.typing import NDArray
+
+from cammsr_cli.encoding.decode import Decoder, Failure, Sample, reason_of
+from cammsr_cli.errors import SEE_WHERE, CammsrError
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What became of a chunk of n samples.
+
+    Attributes:
+        vectors: float32 [good, dim], of the samples without a reason, in order.
+        reasons: [n] why a sample has no vector; None for one that has.
+    """
+
+    vectors: NDArray[np.float32]
+    reasons: list[str | None]
+
+
+Engine = Callable[[Iterator[list[Sample]]], Iterator[tuple[int, Encoded]]]
+"""Encodes chunks, and yields each one's number and result, in any order."""
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How an encoder is used; may be sent to another process.
+
+    Attributes:
+        name: The encoder's, for messages.
+        dim: Length of its vectors.
+        workers: Processes that decode media; 0 decodes in the model's.
+        decode_seconds: An item takes so long to decode at most, where workers decode.
+    """
+
+    name: str
+    dim: int
+    workers: int = 0
+    decode_seconds: float = 120.0
+
+    def here(self, encoder: Encoder) -> Engine:
+        """The engine that is this process."""
+        return lambda chunks: enumerate(self.stream(encoder, chunks))
+
+    def stream(self, encoder: Encoder, chunks: Iterator[list[Sample]]) -> Iterator[Encoded]:
+        """Encode chunk after chunk, in order.
+
+        At most `ahead` chunks are taken before the first is answered.
+
+        Raises:
+            CammsrError: If the encoder misbehaves, or decoding processes die time and again.
+        """
+        with closing(self.decoder(encoder)) as decoder:
+            yield from self.decoded_by(decoder, encoder, chunks)
+
+    def decoder(self, encoder: Encoder) -> Decoder:
+        """What decodes for an encoder; to be closed."""
+        media = any(one in MEDIA_FIELDS for one in encoder.fields)
+        workers = min(self.workers, processors()) if media else 0
+        return Decoder(encoder, workers, self.decode_seconds)
+
+    def decoded_by(
+        self, decoder: Decoder, encoder: Encoder, chunks: Iterator[list[Sample]]
+    ) -> Iterator[Encoded]:
+        """As `stream`, with a decoder that outlives the chunks."""
+        lengths: deque[int] = deque()
+        for chunk in chunks:
+            decoder.give(chunk)
+            lengths.append(len(chunk))
+            if len(lengths) == self.ahead:
+                yield self._encoded(encoder, decoder.take(lengths.popleft()))
+        while lengths:
+            yield self._encoded(encoder, decoder.take(lengths.popleft()))
+
+    @property
+    def ahead(self) -> int:
+        """Chunks taken at most before the first is answered: two are decoded while one is run."""
+        return 3 if self.workers else 1
+
+    def _encoded(self, encoder: Encoder, samples: list[Any]) -> Encoded:
+        good = [one for one in samples if not isinstance(one, Failure)]
+        reasons = [one.reason if isinstance(one, Failure) else None for one in samples]
+        return Encoded(self._vectors(encoder, good), reasons)
+
+    def _vectors(self, encoder: Encoder, samples: list[Any]) -> NDArray[np.float32]:
+        """The encoder's vectors, float32 [n, dim], its answer checked."""
+        if not samples:
+            return np.zeros((0, self.dim), np.float32)
+        with told(self.name, f"on a batch of {len(samples)}"):
+            vectors = np.asarray(encoder.encode(samples))
+        if vectors.shape != (len(samples), self.dim) or vectors.dtype.kind not in "fiu":
+            raise CammsrError(
+                f"encoder {self.name!r} returned {vectors.dtype} {list(vectors.shape)} for "
+                f"{len(samples)} samples; its contract is float32 {[len(samples), self.dim]}",
+                "report it to the encoder's author; other vectors need another fingerprint",
+            )
+        return vectors.astype(np.float32)
+
+
+def full_fingerprint(encoder: Encoder, name: str) -> str:
+    """What decides an encoder's vectors: its own fingerprint, and the class that it is.
+
+    All comparisons use this one, so that two encoders whose authors both wrote "1.0" are not taken
+    for each other. One made by `fingerprint_of` names the class already, and stays as it is.
+
+    Args:
+        encoder: The encoder.
+        name: Its name, for messages.
+
+    Raises:
+        CammsrError: If its own is no string, or empty. What the encoder raises is passed on.
+    """
+    own: object = encoder.fingerprint
+    if not isinstance(own, str) or not own.strip():
+        raise CammsrError(
+            f"encoder {name!r}: its `fingerprint` is {_shown(own)}; it must be a string that is "
+            "not empty",
+            "report it to the encoder's author",
+        )
+    kind = class_name(type(encoder))
+    try:
+        facts = json.loads(own)
+    except ValueError:
+        facts = None
+    if isinstance(facts, dict) and facts.get("encoder") == kind:
+        return own
+    return json.dumps({"encoder": kind, "fingerprint": own})
+
+
+def vector_length(encoder: Encoder, name: str) -> int:
+    """An encoder's `dim`; may load the model.
+
+    Args:
+        encoder: The encoder.
+        name: Its name, for messages.
+
+    Raises:
+        CammsrError: If it is no whole number above 0. What the encoder raises is passed on.
+    """
+    dim: object = encoder.dim
+    if isinstance(dim, bool) or not isinstance(dim, int | np.integer) or dim < 1:
+        raise CammsrError(
+            f"encoder {name!r}: its `dim` is {_shown(dim)}; it must be the length of the vectors, "
+            "a whole number",
+            "report it to the encoder's author",
+        )
+    return int(dim)
+
+
+def _shown(value: object) -> str:
+    return "a method (is @property missing?)" if callable(value) else repr(value)
+
+
+def processors() -> int:
+    """Processors this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+@contextmanager
+def told(name: str, doing: str = "") -> Iterator[None]:
+    """Turn what an encoder raises into an error that names the encoder."""
+    try:
+        yield
+    except CammsrError:
+        raise
+    except WeightsUnavailable as error:
+        raise CammsrError(f"encoder {name!r}: {error}") from error
+    except (Exception, SystemExit) as error:  # a stranger's fault is told as its own
+        hint = SEE_WHERE
+        if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+            hint = "use a smaller batch size"
+        failed = " ".join(["failed", doing]).strip()
+        raise CammsrError(f"encoder {name!r} {failed}: {reason_of(error)}", hint) from error

@@ -1,1 +1,0 @@
-"""Runs encoders over a catalogue: finds them, caches their work, merges it."""

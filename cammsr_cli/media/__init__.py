@@ -1,0 +1,1 @@
+"""Where a picture or a clip is, safely: paths, addresses, downloads and their cache."""

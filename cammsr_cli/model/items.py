@@ -1,0 +1,479 @@
+"""What the model knows of items: their streams, one for the id and one for each modality.
+
+Axes: N items, S streams, P parts (of a stream in a branch), D width, B some of the items, K items
+with an id and content, J neighbours of an item, R rows of the id table, I id parts, X = I D,
+C categories.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from cammsr_cli.model.by_device import COSINES_AT_ONCE, most_on
+
+ID = "id"
+"""Name of the stream that is the item's own embedding."""
+
+MEASURED_ROWS = 2**15
+"""Most items whose features are looked at for their mean and deviation, evenly spread."""
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """What the model is told of N items.
+
+    Attributes:
+        id_row_N: int64 row of the id table, -1 for an item that has none (new since training).
+        features: Modality to float [N, dim].
+        present: Modality to bool [N].
+        label_NC: bool, the known categories; None where there are none at all.
+        standardised: Whether the features have been through `ItemEncoder.standardised`.
+        near_NJ: int64 rows of the id table, those of each item's neighbours, -1 for none; if not
+            given, items with an id have those found by `ItemEncoder.measure`, and others none.
+        begun_ND: float, where the ids of items with content begin, made by
+            `ItemEncoder.standardised`; if not given, it is made as needed.
+    """
+
+    id_row_N: Tensor
+    features: Mapping[str, Tensor]
+    present: Mapping[str, Tensor]
+    label_NC: Tensor | None = None
+    standardised: bool = False
+    near_NJ: Tensor | None = None
+    begun_ND: Tensor | None = None
+
+    def to(self, device: torch.device, features: bool = True) -> Catalogue:
+        """The same catalogue on `device`; without `features`, those stay where they are."""
+        return Catalogue(
+            self.id_row_N.to(device),
+            {m: f.to(device) if features else f for m, f in self.features.items()},
+            {m: p.to(device) for m, p in self.present.items()},
+            None if self.label_NC is None else self.label_NC.to(device),
+            self.standardised,
+            None if self.near_NJ is None else self.near_NJ.to(device),
+            None if self.begun_ND is None else self.begun_ND.to(device),
+        )
+
+    def take(self, item_U: Tensor) -> Catalogue:
+        """The items `item_U` alone; features come from wherever they lie to `item_U`'s device."""
+        device = item_U.device
+        return Catalogue(
+            self.id_row_N[item_U],
+            {m: f[item_U.to(f.device)].to(device) for m, f in self.features.items()},
+            {m: p[item_U] for m, p in self.present.items()},
+            None if self.label_NC is None else self.label_NC[item_U],
+            self.standardised,
+            None if self.near_NJ is None else self.near_NJ[item_U],
+            None if self.begun_ND is None else self.begun_ND[item_U],
+        )
+
+
+class Part(NamedTuple):
+    """A stream as one branch has it.
+
+    Attributes:
+        branch: Index of the branch.
+        stream: Index of the stream.
+    """
+
+    branch: int
+    stream: int
+
+
+class ItemParts(NamedTuple):
+    """The streams of N items, in each branch that has them.
+
+    Attributes:
+        x_PND: What each part says of each item; where it says nothing, its learnt vector.
+        present_NS: Which streams each item has; all, for an item that has none.
+    """
+
+    x_PND: Tensor
+    present_NS: Tensor
+
+
+class FeatureProjection(nn.Module):
+    """A frozen feature to width D: standardised by column, scaled to rows of about 1, projected.
+
+    The column statistics are measured on the training catalogue and travel with the weights; a
+    column that is constant there says nothing and is left out. Rows of length 1, not sqrt(dim):
+    Adam moves every weight by the same amount, so with long rows a single step would move a
+    2,560-d feature's projection by many times its own size.
+    """
+
+    FARTHEST = 10.0
+    """Standard deviations beyond which a value is cut: one odd picture must not rule."""
+
+    def __init__(self, dim: int, width: int) -> None:
+        super().__init__()
+        self.mean: Tensor
+        self.scale: Tensor
+        self.register_buffer("mean", torch.zeros(dim))
+        self.register_buffer("scale", torch.full((dim,), dim**-0.5))
+        self.linear = nn.Linear(dim, width)
+        nn.init.normal_(self.linear.weight, std=0.02)
+        nn.init.zeros_(self.linear.bias)
+
+    def measure(self, features: Tensor, present: Tensor) -> None:
+        """Take column mean and standard deviation of the rows `present` [N] of `features`."""
+        row = present.to(features.device).nonzero().squeeze(1)
+        if len(row) < 2:
+            return
+        values = features[row[:: -(-len(row) // MEASURED_ROWS)]].double()
+        mean, deviation = values.mean(0), values.std(0)
+        constant = deviation <= 1e-6 * mean.abs().clamp(min=1e-6)
+        self.mean.copy_(mean)
+        self.scale.copy_(torch.where(constant, 0.0, len(mean) ** -0.5 / deviation))
+
+    def standardise(self, features: Tensor) -> Tensor:
+        """What the linear layer reads of features [N, dim], float32 of the same shape."""
+        farthest = self.FARTHEST * features.shape[1] ** -0.5
+        return ((features.float() - self.mean) * self.scale).clamp_(-farthest, farthest)
+
+    def forward(self, features: Tensor, standardised: bool = False) -> Tensor:
+        """[N, dim] to [N, D]; of what `standardise` gave, if it did."""
+        x: Tensor = self.linear(features if standardised else self.standardise(features))
+        return x
+
+
+class ContentInitialisation(nn.Module):
+    """Where ids begin: at the D main directions of the content, of like variance, turned at random.
+
+    So an item that few have met is near what looks like it, and one that nobody has met is there.
+    The directions are measured on the training catalogue and travel with the weights.
+    """
+
+    SPREAD = 0.02
+    """Standard deviation of each coordinate, that of an id's random part."""
+
+    OVERSAMPLED = 8
+
+    def __init__(self, dim: int, width: int) -> None:
+        super().__init__()
+        self.mean: Tensor
+        self.directions: Tensor
+        self.register_buffer("mean", torch.zeros(dim))
+        self.register_buffer("directions", torch.zeros(dim, width))
+
+    def measure(self, content: Tensor) -> None:
+        """Find the main directions of rows [N, dim] (Halko et al., arXiv 0909.4061)."""
+        most = min(content.shape)
+        width = self.directions.shape[1]
+        if most < 2:
+            return
+        self.mean.copy_(content.mean(0))
+        _, length, direction = torch.svd_lowrank(
+            content - self.mean, q=min(width + self.OVERSAMPLED, most), niter=4
+        )
+        told = length > 1e-3 * length[0].clamp(min=1e-12)
+        scale = torch.where(told, len(content) ** 0.5 / length, 0.0)[:width]
+        turn, _ = torch.linalg.qr(torch.randn(width, len(scale)).to(scale))
+        self.directions.copy_(self.SPREAD * direction[:, :width] * scale @ turn.T)
+
+    def forward(self, content: Tensor) -> Tensor:
+        """Rows [N, dim] to where their ids begin, [N, D]."""
+        return (content - self.mean) @ self.directions
+
+
+class ItemEncoder(nn.Module):
+    """Items to their streams.
+
+    A modality's frozen features are standardised and projected (equation 4 of the paper). What
+    concerns ids beyond one embedding an item is ours: neighbours, content initialisation, a second
+    embedding for the fused branch, hidden ids; docs/method.md has the equations.
+
+    A branch is what one Transformer reads: a single stream, as published, or a sum of several. With
+    `fused`, the ids are a branch, and all streams together are another, with ids of its own.
+
+    Args:
+        num_ids: Rows of the id table (items seen in training).
+        feature_dims: Modality to the size of its prepared vectors, in the order of the streams.
+        use_id: Whether items have an id stream.
+        width: D.
+        content_init: Whether ids begin at the main directions of the content.
+        neighbours: Items of like content whose ids' mean is added to each id; 0 for none.
+        fused: Whether there are two branches, the ids and the sum of all streams; otherwise each
+            stream is a branch.
+        id_dropout: Share of items whose id is hidden in a training step, so that content learns;
+            with `fused`, from the branch of all streams alone.
+    """
+
+    def __init__(
+        self,
+        num_ids: int,
+        feature_dims: Mapping[str, int],
+        *,
+        use_id: bool,
+        width: int,
+        content_init: bool,
+        neighbours: int,
+        fused: bool,
+        id_dropout: float,
+    ) -> None:
+        super().__init__()
+        if not use_id and not feature_dims:
+            raise ValueError("the model needs at least one stream: the id or a modality")
+        self.modalities = tuple(feature_dims)
+        self.streams = ((ID,) if use_id else ()) + self.modalities
+        self.width, self.id_dropout = width, id_dropout
+        both = use_id and bool(self.modalities)
+        self.parts = _parts(len(self.streams), fused, both)
+        id_parts = 2 if both and fused else 1
+        self.id_table = nn.Embedding(max(num_ids, 1), id_parts * width) if use_id else None
+        if self.id_table is not None:
+            nn.init.normal_(self.id_table.weight, std=0.02)
+        self.projections = nn.ModuleList(
+            FeatureProjection(dim, width) for dim in feature_dims.values()
+        )
+        self.missing_SD = nn.Parameter(torch.randn(len(self.streams), width) * 0.02)
+        self.content_init = (
+            ContentInitialisation(sum(feature_dims.values()), width)
+            if both and content_init
+            else None
+        )
+        self.near_RJ: Tensor | None
+        if not both or not neighbours:
+            self.near_RJ = None
+        else:
+            none_RJ = torch.full((max(num_ids, 1), neighbours), -1)
+            self.register_buffer("near_RJ", none_RJ)
+
+    @torch.no_grad()
+    def measure(self, catalogue: Catalogue) -> None:
+        """Take each modality's column statistics from the items that have it; place the ids.
+
+        Of a new model, on its training catalogue, once: ids are begun, and told their neighbours.
+        """
+        for name, projection in self._projections():
+            projection.measure(catalogue.features[name], catalogue.present[name])
+        item_K = _known(catalogue)
+        if self.near_RJ is not None:
+            self.near_RJ[catalogue.id_row_N[item_K]] = self._nearest(catalogue, item_K)
+        if self.content_init is None or self.id_table is None:
+            return
+        apart = max(1, -(-len(item_K) // MEASURED_ROWS))
+        self.content_init.measure(self._content(catalogue, item_K[::apart]))
+        for item_B in torch.split(item_K, MEASURED_ROWS):
+            begun_BD = self.content_init(self._content(catalogue, item_B))
+            self.id_table.weight[catalogue.id_row_N[item_B], : self.width] += begun_BD
+
+    @torch.no_grad()
+    def beside_neighbours(self, catalogue: Catalogue) -> Catalogue:
+        """The catalogue with the neighbours of its new items, found among those with an id."""
+        if self.near_RJ is None:
+            return catalogue
+        item_B = are_new(catalogue).nonzero().squeeze(1)
+        if not len(item_B):
+            return catalogue
+        near_NJ = self._neighbours(catalogue).clone()
+        near_NJ[item_B] = self._nearest(catalogue, item_B)
+        return replace(catalogue, near_NJ=near_NJ)
+
+    @torch.no_grad()
+    def standardised(self, catalogue: Catalogue, dtype: torch.dtype) -> Catalogue:
+        """The catalogue with features as the linear layers read them, in `dtype`; missing ones 0.
+
+        And with where its ids begin. All that stays the same from step to step, and so need not be
+        made at each.
+        """
+        features = {}
+        for name, projection in self._projections():
+            parts = zip(
+                torch.split(catalogue.features[name], MEASURED_ROWS),
+                torch.split(catalogue.present[name], MEASURED_ROWS),
+                strict=True,
+            )
+            features[name] = torch.cat(
+                [
+                    projection.standardise(values)
+                    .to(dtype)
+                    .where(there[:, None].to(values.device), 0)
+                    for values, there in parts
+                ]
+            )
+        catalogue = replace(catalogue, features=features, standardised=True)
+        if self.content_init is None:
+            return catalogue
+        every_N = torch.arange(len(catalogue.id_row_N), device=catalogue.id_row_N.device)
+        begun = [
+            self.content_init(self._content(catalogue, item_B))
+            for item_B in torch.split(every_N, MEASURED_ROWS)
+        ]
+        return replace(catalogue, begun_ND=torch.cat(begun))
+
+    @property
+    def branches(self) -> int:
+        """Number of branches."""
+        return self.parts[-1].branch + 1
+
+    def forward(self, catalogue: Catalogue) -> ItemParts:
+        """The streams of N items, in the order of `parts`.
+
+        A missing stream holds its learnt vector; an item with no stream at all is described by the
+        learnt vectors alone. An id stands beside its neighbours'. Where an item has no id, or it is
+        hidden, what stands in its place is where it would have begun, and its neighbours are seen.
+        """
+        values: list[Tensor] = []
+        present: list[Tensor] = []
+        if self.id_table is not None:
+            values, has_id_N = self._ids(catalogue)
+            present.append(has_id_N)
+        for name, projection in self._projections():
+            there_N = catalogue.present[name]
+            features = catalogue.features[name]
+            if not catalogue.standardised:  # what is stored for a missing vector may be odd
+                features = features.where(there_N[:, None], 0.0)
+            x_ND = projection(features, catalogue.standardised)
+            values.append(torch.where(there_N[:, None], x_ND, self.missing_SD[len(present)]))
+            present.append(there_N)
+        present_NS = torch.stack(present, dim=1)
+        return ItemParts(torch.stack(values), present_NS | ~present_NS.any(1, keepdim=True))
+
+    def projected(self, modality: str, features: Tensor) -> Tensor:
+        """Vectors of a modality as its stream has them: [N, dim] to [N, D]."""
+        return dict(self._projections())[modality](features)  # type: ignore[no-any-return]
+
+    def _ids(self, catalogue: Catalogue) -> tuple[list[Tensor], Tensor]:
+        """What ids say in each of their parts [N, D], and of which items they say anything."""
+        own_NX, near_NX, known_N = self._rows_and_neighbours(catalogue)
+        has_id_N = catalogue.id_row_N >= 0
+        content_N = has_content(catalogue)
+        shown_N = has_id_N
+        if self.training and self.id_dropout and self.modalities:
+            kept_N = torch.rand(len(has_id_N), device=has_id_N.device) >= self.id_dropout
+            shown_N = has_id_N & (kept_N | ~content_N)
+        own_ND, *others = torch.split(own_NX, self.width, dim=1)
+        if not others:  # of several branches, only that of all streams is hidden ids
+            has_id_N = shown_N
+        own_ND = torch.where(has_id_N[:, None], own_ND, self.missing_SD[0])
+        if self.content_init is not None:
+            begins_N = content_N & ~has_id_N
+            if catalogue.begun_ND is not None:
+                own_ND = torch.where(begins_N[:, None], catalogue.begun_ND, own_ND)
+            else:
+                item_B = begins_N.nonzero().squeeze(1)
+                begun_BD = self.content_init(self._content(catalogue, item_B)).to(own_ND)
+                own_ND = own_ND.index_copy(0, item_B, begun_BD)
+            known_N = content_N if known_N is None else known_N | content_N
+        parts = [own_ND, *(torch.where(shown_N[:, None], other, 0.0) for other in others)]
+        if near_NX is not None:
+            near = torch.split(near_NX, self.width, dim=1)
+            parts = [part + mean for part, mean in zip(parts, near, strict=True)]
+        return parts, has_id_N if known_N is None else has_id_N | known_N
+
+    def _rows_and_neighbours(
+        self, catalogue: Catalogue
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """The items' rows of the id table, the mean of their neighbours', and who has any.
+
+        The latter are None where there are no neighbours at all.
+        """
+        assert self.id_table is not None
+        row_N = catalogue.id_row_N.clamp(min=0)
+        if self.near_RJ is None:
+            return self.id_table(row_N), None, None
+        near_NJ = self._neighbours(catalogue)
+        items, most = near_NJ.shape
+        there_NJ = near_NJ >= 0
+        share_NJ = there_NJ.float() / there_NJ.sum(1, keepdim=True).clamp(min=1)
+        # Two bags an item, its own row and its neighbours': one lookup, whose gradient is as large
+        # as the table.
+        at_N = torch.arange(items, device=row_N.device)
+        own_NX, near_NX = functional.embedding_bag(
+            torch.cat([row_N, near_NJ.clamp(min=0).flatten()]),
+            self.id_table.weight,
+            torch.cat([at_N, items + most * at_N]),
+            mode="sum",
+            per_sample_weights=torch.cat([torch.ones_like(share_NJ[:, 0]), share_NJ.flatten()]),
+        ).chunk(2)
+        return own_NX, near_NX, there_NJ.any(1)
+
+    def _neighbours(self, catalogue: Catalogue) -> Tensor:
+        """Those the catalogue tells of, or else those found when the model was measured."""
+        assert self.near_RJ is not None
+        if catalogue.near_NJ is not None:
+            return catalogue.near_NJ
+        has_id_N1 = catalogue.id_row_N[:, None] >= 0
+        return self.near_RJ[catalogue.id_row_N.clamp(min=0)].where(has_id_N1, -1)
+
+    def _nearest(self, catalogue: Catalogue, item_B: Tensor) -> Tensor:
+        """Id rows of the items with id and content whose content has the largest cosine, [B, J].
+
+        An item is no neighbour of itself; -1 where there are too few.
+        """
+        assert self.near_RJ is not None
+        item_K = _known(catalogue)
+        most = min(self.near_RJ.shape[1], len(item_K))
+        near_BJ = self.near_RJ.new_full((len(item_B), self.near_RJ.shape[1]), -1)
+        if not most:
+            return near_BJ
+        content_KX = functional.normalize(self._content(catalogue, item_K), dim=1)
+        at_once = max(1, most_on(item_K.device, COSINES_AT_ONCE) // len(item_K))
+        for first in range(0, len(item_B), at_once):
+            rows = slice(first, first + at_once)
+            content_bX = functional.normalize(self._content(catalogue, item_B[rows]), dim=1)
+            cosine_bK = content_bX @ content_KX.T
+            cosine_bK.masked_fill_(item_B[rows, None] == item_K, float("-inf"))
+            cosine_bJ, place_bJ = cosine_bK.topk(most, dim=1)
+            row_bJ = catalogue.id_row_N[item_K][place_bJ]
+            near_BJ[rows, :most] = row_bJ.masked_fill(cosine_bJ.isneginf(), -1)
+        return near_BJ
+
+    def _content(self, catalogue: Catalogue, item_B: Tensor) -> Tensor:
+        """All that the modalities say of some items, side by side; zeros where one is missing."""
+        part = catalogue.take(item_B)
+        values = []
+        for name, projection in self._projections():
+            value = part.features[name]
+            if not part.standardised:
+                value = projection.standardise(value)
+            values.append(value.float().where(part.present[name][:, None], 0.0))
+        return torch.cat(values, dim=1)
+
+    def _projections(self) -> list[tuple[str, FeatureProjection]]:
+        """Each modality's name and projection."""
+        return [
+            (name, projection)
+            for name, projection in zip(self.modalities, self.projections, strict=True)
+            if isinstance(projection, FeatureProjection)
+        ]
+
+
+def _parts(streams: int, fused: bool, both: bool) -> tuple[Part, ...]:
+    """The parts, branch by branch; `both`: there are ids and content."""
+    if not fused:
+        return tuple(Part(stream, stream) for stream in range(streams))
+    together = tuple(Part(int(both), stream) for stream in range(streams))
+    return (Part(0, 0), *together) if both else together
+
+
+def _known(catalogue: Catalogue) -> Tensor:
+    """The items with an id and some content, int64 and rising."""
+    return ((catalogue.id_row_N >= 0) & has_content(catalogue)).nonzero().squeeze(1)
+
+
+def has_content(catalogue: Catalogue) -> Tensor:
+    """Which items have any modality, bool [N]."""
+    if not catalogue.present:
+        return torch.zeros_like(catalogue.id_row_N, dtype=torch.bool)
+    return torch.stack(list(catalogue.present.values())).any(0)
+
+
+def are_new(catalogue: Catalogue) -> Tensor:
+    """bool [N]: without an id, but with content."""
+    return (catalogue.id_row_N < 0) & has_content(catalogue)
+
+
+def unknown_items(catalogue: Catalogue) -> Tensor | None:
+    """Items with neither id nor content, int64 and rising: no score of theirs means anything.
+
+    None where there are none.
+    """
+    item_F = ((catalogue.id_row_N < 0) & ~has_content(catalogue)).nonzero().squeeze(1)
+    return item_F if len(item_F) else None

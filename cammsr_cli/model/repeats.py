@@ -1,0 +1,175 @@
+"""Items that are in the history already: whether this data repeats them, and after how long.
+
+Axes: B rows, L positions, J the events of a row, R buckets of age, K scores, X = B L.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from cammsr_cli.model.windows import Window
+
+
+class LastSeen(NamedTuple):
+    """What each position of some rows has in its history, its own event included.
+
+    Attributes:
+        until_BJ: int64 first position of the row to which an event is not the last of its item: the
+            item's next event in that history, or the history's end; 0 in the padding, and where
+            targets are not told from the item.
+        age_BL: int64 how many events ago the position's target was last; 1 is the event at the
+            position itself, 0 never.
+        correction_BJ: float, what is added to the logit of each event's item; None for nothing.
+    """
+
+    until_BJ: Tensor
+    age_BL: Tensor
+    correction_BJ: Tensor | None
+
+
+def last_seen(
+    window: Window,
+    target_BL: Tensor,
+    told_BJ: Tensor | None = None,
+    correction_BJ: Tensor | None = None,
+) -> LastSeen:
+    """What the positions of rows have seen; on the host.
+
+    Args:
+        window: The rows.
+        target_BL: int64 item that follows each position.
+        told_BJ: bool, whether targets are told from the event's item; all are if None.
+        correction_BJ: What is added to its logit.
+    """
+    item_BL, length = window.item_BL, window.item_BL.shape[1]
+    at_X = torch.arange(item_BL.numel())
+    within_BL = at_X.view_as(item_BL) % length if window.within_BL is None else window.within_BL
+    event_M = window.valid_BL.view(-1).nonzero().squeeze(1)
+    column_M = event_M % length
+    history_M = event_M - within_BL.view(-1)[event_M]  # where it begins
+    end_M = history_M % length + torch.bincount(history_M, minlength=1)[history_M]
+    items = 1 + int(torch.maximum(item_BL, target_BL).max())
+
+    def key(of_BL: Tensor) -> Tensor:
+        """Rises by history, item and event."""
+        return (history_M * items + of_BL.view(-1)[event_M]) * length + column_M
+
+    key_M, order_M = key(item_BL).sort()
+    again_M = key_M[1:] // length == key_M[:-1] // length
+    end_M[order_M[:-1][again_M]] = column_M[order_M[1:][again_M]]
+    until_X = torch.zeros_like(at_X)
+    until_X[event_M] = end_M if told_BJ is None else end_M * told_BJ.view(-1)[event_M]
+    asked_M = key(target_BL)
+    last_M = key_M[(torch.searchsorted(key_M, asked_M, right=True) - 1).clamp(min=0)]
+    age_X = torch.zeros_like(at_X)
+    age_X[event_M] = (asked_M - last_M + 1).where(last_M // length == asked_M // length, 0)
+    return LastSeen(until_X.view_as(item_BL), age_X.view_as(item_BL), correction_BJ)
+
+
+class RepeatBias(nn.Module):
+    """What is added to the score of an item that the history holds, by how long ago it was last.
+
+    One number for each power of two of events. Where data never repeats, it falls until the item is
+    out of the ranking; where it does, it learns after how long.
+
+    Args:
+        length: Longest history; what was longer ago counts like the longest.
+    """
+
+    SCALE = 10.0
+    """The bias is this many times its parameter: Adam moves all parameters alike, and this one has
+    a long way to go."""
+
+    def __init__(self, length: int) -> None:
+        super().__init__()
+        self.weight_R = nn.Parameter(torch.zeros(length.bit_length()))
+        self.length = length
+        # The buckets of all ages, and of each position and event; of what is not past, none.
+        age_LJ = 1 + torch.arange(length)[:, None] - torch.arange(length)
+        hot_AR = functional.one_hot(self._bucket(torch.arange(1, length + 1)), len(self.weight_R))
+        hot_AR = functional.pad(hot_AR.float(), (0, 0, 1, 0))
+        self.age_LJ: Tensor
+        self.hot_AR: Tensor
+        self.hot_LJR: Tensor
+        self.register_buffer("age_LJ", age_LJ, persistent=False)
+        self.register_buffer("hot_AR", hot_AR, persistent=False)
+        self.register_buffer("hot_LJR", hot_AR[age_LJ.clamp(min=0)], persistent=False)
+
+    def forward(self, age: Tensor) -> Tensor:
+        """The biases of items last seen `age` events ago, int64 of any shape, at least 1."""
+        return self.SCALE * self.weight_R[self._bucket(age)]
+
+    def _bucket(self, age: Tensor) -> Tensor:
+        bucket: Tensor = torch.frexp(age.double())[1].long() - 1
+        return bucket.clamp(max=len(self.weight_R) - 1)
+
+    def kept(self, seen: LastSeen) -> Tensor:
+        """1 where a position has seen an event, the last of its item, and else 0: [B, L, J].
+
+        The position's own target is left out; what it says of events ahead does not matter.
+        """
+        age_LJ = self.age_LJ[: seen.age_BL.shape[1], : seen.age_BL.shape[1]]
+        kept_BLJ, other_BLJ = torch.empty(
+            2, *seen.age_BL.shape, len(age_LJ), device=age_LJ.device
+        ).unbind()
+        torch.ge(seen.until_BJ[:, None, :], age_LJ[:, :1], out=kept_BLJ)
+        torch.ne(seen.age_BL[:, :, None], age_LJ, out=other_BLJ)
+        return kept_BLJ.mul_(other_BLJ)
+
+    @torch.no_grad()
+    def shares(
+        self,
+        logit_BLJ: Tensor,
+        log_sum_BL: Tensor,
+        kept_BLJ: Tensor,
+        correction_BJ: Tensor | None = None,
+    ) -> Tensor:
+        """Probability of all that each position has seen, by its bucket of age: [X, R].
+
+        Args:
+            logit_BLJ: Logit of each event's item at each position of its row.
+            log_sum_BL: Logarithm of what the exponentials of the position's logits sum to.
+            kept_BLJ: What `kept` says.
+            correction_BJ: Added to the logits.
+        """
+        length = logit_BLJ.shape[1]
+        share_BLJ = logit_BLJ - log_sum_BL[:, :, None]
+        if correction_BJ is not None:
+            share_BLJ += correction_BJ[:, None, :]
+        # What is kept is no larger; the exponential of what is not could have no end.
+        share_BLJ = share_BLJ.clamp_(max=0.0).exp_().mul_(kept_BLJ)
+        hot_LJR = self.hot_LJR[:length, :length]
+        return torch.bmm(share_BLJ.transpose(0, 1), hot_LJR).transpose(0, 1).flatten(0, 1)
+
+    def loss(
+        self,
+        share_KXR: Tensor,
+        own_share_KX: Tensor,
+        scale_K: Tensor,
+        age_X: Tensor,
+        weight_X: Tensor,
+    ) -> Tensor:
+        """What the bias adds to the cross-entropies of K scores: [K].
+
+        The value is that of the biased logits. The bias is learnt beside the rest: its gradient,
+        too, is that of the biased logits, but all else has the gradient of the logits without it.
+        So what the bias tells is still learnt by the rest too, which ranks better for it
+        (docs/notebook.md).
+
+        Args:
+            share_KXR: Probability of what has been seen, of each score, by bucket, without a bias.
+            own_share_KX: That of the positions' targets.
+            scale_K: The part of the bias that each score has.
+            age_X: int64 how many events ago the target was last, 0 for never.
+            weight_X: Each position's part of the mean.
+        """
+        value_KR = scale_K[:, None] * (self.SCALE * self.weight_R)
+        own_KX = value_KR @ functional.embedding(age_X, self.hot_AR).T
+        seen_KX = (share_KXR @ value_KR.expm1()[:, :, None]).squeeze(-1)
+        # It is above -1 but for rounding.
+        more_KX = (own_share_KX * own_KX.expm1() + seen_KX).clamp(min=-1 + 1e-6).log1p()
+        return (more_KX - own_KX) @ weight_X

@@ -1,0 +1,1 @@
+"""Encoders as plugins: found, described, checked, begun from a template."""

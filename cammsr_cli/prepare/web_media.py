@@ -1,0 +1,129 @@
+"""The pictures and clips that an items file names by URL: which there are, and what became of them.
+
+What is downloaded, and how, is `features.download`'s.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from cammsr_encoders.protocol import MEDIA_FIELDS, Encoder
+
+from cammsr_cli.data.readers.tables import counted
+from cammsr_cli.encoding.encode import ProgressBar
+from cammsr_cli.media.addresses import is_web_address, parse_url
+from cammsr_cli.media.cache import MediaCache
+from cammsr_cli.media.download import DownloadOptions, Downloads, download, look_up
+
+_HOSTS_TOLD = 5
+
+
+@dataclass(frozen=True)
+class DownloadReport:
+    """What became, or would become, of media named by URL.
+
+    Attributes:
+        urls: Distinct URLs.
+        hosts: Distinct hosts of these.
+        cached: URLs downloaded by earlier runs.
+        fetched: Downloaded now; in a dry run those that would be.
+        failed: Those that could not be had.
+        bytes: Downloaded now.
+    """
+
+    urls: int
+    hosts: int
+    cached: int
+    fetched: int
+    failed: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class WebMedia:
+    """The media of a catalogue that are named by URL.
+
+    Attributes:
+        urls: Each URL, with the field that names it.
+    """
+
+    urls: Mapping[str, str]
+
+    @classmethod
+    def of(
+        cls, fields: Mapping[str, Sequence[str | None]], encoders: Sequence[Encoder]
+    ) -> WebMedia:
+        """The URLs among the media that the encoders read."""
+        names = dict.fromkeys(one for encoder in encoders for one in encoder.fields)
+        return cls(
+            {
+                value.strip(): name
+                for name in names
+                if name in MEDIA_FIELDS
+                for value in fields.get(name, ())
+                if value and is_web_address(value)
+            }
+        )
+
+    def looked_up(self, options: DownloadOptions | None, cache_dir: Path | None) -> Downloads:
+        """What the cache has of them; the others would be downloaded, if `options` says how."""
+        if cache_dir is None:
+            return Downloads(urls=len(self.urls))
+        found = look_up(self.urls, MediaCache(cache_dir))
+        return replace(found, pending=options is not None)
+
+    def had(
+        self, options: DownloadOptions | None, cache_dir: Path | None, progress_bar: ProgressBar
+    ) -> Downloads:
+        """What the cache has of them after the others were downloaded, if `options` says how."""
+        if not self.urls or options is None or cache_dir is None:
+            return replace(self.looked_up(options, cache_dir), pending=False)
+        with progress_bar("downloads") as progress:
+            return download(self.urls, MediaCache(cache_dir), options, progress)
+
+    def report(self, downloads: Downloads) -> DownloadReport | None:
+        """In numbers; None if there are no URLs."""
+        if not self.urls:
+            return None
+        missing = downloads.urls - downloads.cached
+        fetched = missing - len(downloads.failures) if downloads.pending else downloads.fetched
+        return DownloadReport(
+            urls=downloads.urls,
+            hosts=len(self._hosts()),
+            cached=downloads.cached,
+            fetched=fetched,
+            failed=missing - fetched,
+            bytes=downloads.bytes,
+        )
+
+    def notes(self, downloads: Downloads, options: DownloadOptions | None) -> list[str]:
+        """What was, or would be, asked of which hosts; nothing if there are no URLs."""
+        report = self.report(downloads)
+        if report is None:
+            return []
+        hosts = self._hosts()
+        told = [f"{count:,} on {host}" for host, count in hosts.most_common(_HOSTS_TOLD)]
+        if len(hosts) > _HOSTS_TOLD:
+            told.append(f"others on {counted(len(hosts) - _HOSTS_TOLD, 'more host')}")
+        if options is None:
+            became = f"{report.failed:,} not there and not downloaded (--no-download)"
+        else:
+            became = f"{report.fetched:,} to download"
+            if not downloads.pending:
+                became = f"{report.fetched:,} downloaded ({report.bytes / 1e6:,.1f} MB)"
+            became += f", {report.failed:,} failed" if report.failed else ""
+        where = f" ({', '.join(told)})" if told else ""
+        urls = counted(report.urls, "media URL")
+        return [f"{urls}{where}: {report.cached:,} in the cache, {became}"]
+
+    def _hosts(self) -> Counter[str]:
+        """How many URLs each host has; those that are not sound have none."""
+        hosts: Counter[str] = Counter()
+        for url in self.urls:
+            with suppress(ValueError):
+                hosts[parse_url(url).host] += 1
+        return hosts
