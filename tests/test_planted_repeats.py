@@ -116,7 +116,7 @@ def test_what_is_taken_again_is_found_where_it_stays_in_the_ranking(planted: Loa
         kept, hidden = (
             _accuracy(planted, metric, k, exclude_seen=exclude) for exclude in (False, True)
         )
-        assert kept > hidden + 0.05
+        assert kept > hidden + 0.1
         assert kept > 0.5  # six in ten are known
 
 

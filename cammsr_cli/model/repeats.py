@@ -5,6 +5,7 @@ Axes: B rows, L positions, J the events of a row, R buckets of age, K scores, X 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -70,6 +71,20 @@ def last_seen(
     return LastSeen(until_X.view_as(item_BL), age_X.view_as(item_BL), correction_BJ)
 
 
+class Slopes(NamedTuple):
+    """Gradients of K biased cross-entropies by their logits, at X positions.
+
+    Attributes:
+        factor_KX: What the gradient of the plain cross-entropy is multiplied with.
+        own_KX: What is added for the target's logit.
+        seen_K: [B, L, J] each, what is added for each event's item.
+    """
+
+    factor_KX: Tensor
+    own_KX: Tensor
+    seen_K: list[Tensor]
+
+
 class RepeatBias(nn.Module):
     """What is added to the score of an item that the history holds, by how long ago it was last.
 
@@ -78,14 +93,23 @@ class RepeatBias(nn.Module):
 
     Args:
         length: Longest history; what was longer ago counts like the longest.
+
+    Attributes:
+        separate: Whether the bias is learnt beside the rest, see `loss`: best where users hardly
+            ever take an item again. Else the biased logits have all gradients: best where they do
+            (docs/notebook.md).
     """
 
     SCALE = 10.0
     """The bias is this many times its parameter: Adam moves all parameters alike, and this one has
     a long way to go."""
 
+    LARGEST = 60.0
+    """Largest bias: beyond what any score outweighs, and its exponential is a float32."""
+
     def __init__(self, length: int) -> None:
         super().__init__()
+        self.separate = True
         self.weight_R = nn.Parameter(torch.zeros(length.bit_length()))
         self.length = length
         # The buckets of all ages, and of each position and event; of what is not past, none.
@@ -101,7 +125,11 @@ class RepeatBias(nn.Module):
 
     def forward(self, age: Tensor) -> Tensor:
         """The biases of items last seen `age` events ago, int64 of any shape, at least 1."""
-        return self.SCALE * self.weight_R[self._bucket(age)]
+        return self.values()[self._bucket(age)]
+
+    def values(self) -> Tensor:
+        """The bias of each bucket of age."""
+        return (self.SCALE * self.weight_R).clamp(max=self.LARGEST)
 
     def _bucket(self, age: Tensor) -> Tensor:
         bucket: Tensor = torch.frexp(age.double())[1].long() - 1
@@ -120,7 +148,6 @@ class RepeatBias(nn.Module):
         torch.ne(seen.age_BL[:, :, None], age_LJ, out=other_BLJ)
         return kept_BLJ.mul_(other_BLJ)
 
-    @torch.no_grad()
     def shares(
         self,
         logit_BLJ: Tensor,
@@ -128,7 +155,7 @@ class RepeatBias(nn.Module):
         kept_BLJ: Tensor,
         correction_BJ: Tensor | None = None,
     ) -> Tensor:
-        """Probability of all that each position has seen, by its bucket of age: [X, R].
+        """Probability of each event's item at each position that has seen it: [B, L, J], else 0.
 
         Args:
             logit_BLJ: Logit of each event's item at each position of its row.
@@ -136,12 +163,15 @@ class RepeatBias(nn.Module):
             kept_BLJ: What `kept` says.
             correction_BJ: Added to the logits.
         """
-        length = logit_BLJ.shape[1]
         share_BLJ = logit_BLJ - log_sum_BL[:, :, None]
         if correction_BJ is not None:
             share_BLJ += correction_BJ[:, None, :]
         # What is kept is no larger; the exponential of what is not could have no end.
-        share_BLJ = share_BLJ.clamp_(max=0.0).exp_().mul_(kept_BLJ)
+        return share_BLJ.clamp_(max=0.0).exp_().mul_(kept_BLJ)
+
+    def by_age(self, share_BLJ: Tensor) -> Tensor:
+        """Sums of what `shares` gives, by bucket of age: [X, R]."""
+        length = share_BLJ.shape[1]
         hot_LJR = self.hot_LJR[:length, :length]
         return torch.bmm(share_BLJ.transpose(0, 1), hot_LJR).transpose(0, 1).flatten(0, 1)
 
@@ -155,10 +185,8 @@ class RepeatBias(nn.Module):
     ) -> Tensor:
         """What the bias adds to the cross-entropies of K scores: [K].
 
-        The value is that of the biased logits. The bias is learnt beside the rest: its gradient,
-        too, is that of the biased logits, but all else has the gradient of the logits without it.
-        So what the bias tells is still learnt by the rest too, which ranks better for it
-        (docs/notebook.md).
+        The value is that of the biased logits, and so is the bias's gradient; all else has none
+        here. So what the bias tells is still learnt by the rest too.
 
         Args:
             share_KXR: Probability of what has been seen, of each score, by bucket, without a bias.
@@ -167,9 +195,49 @@ class RepeatBias(nn.Module):
             age_X: int64 how many events ago the target was last, 0 for never.
             weight_X: Each position's part of the mean.
         """
-        value_KR = scale_K[:, None] * (self.SCALE * self.weight_R)
+        more_KX, own_KX = self._more(share_KXR, own_share_KX, scale_K, age_X)
+        return (more_KX.log1p() - own_KX) @ weight_X
+
+    def _more(
+        self, share_KXR: Tensor, own_share_KX: Tensor, scale_K: Tensor, age_X: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """By how much the bias changes the sum of exponentials, beside 1; the targets' biases."""
+        value_KR = scale_K[:, None] * self.values()
         own_KX = value_KR @ functional.embedding(age_X, self.hot_AR).T
         seen_KX = (share_KXR @ value_KR.expm1()[:, :, None]).squeeze(-1)
         # It is above -1 but for rounding.
-        more_KX = (own_share_KX * own_KX.expm1() + seen_KX).clamp(min=-1 + 1e-6).log1p()
-        return (more_KX - own_KX) @ weight_X
+        return (own_share_KX * own_KX.expm1() + seen_KX).clamp(min=-1 + 1e-6), own_KX
+
+    @torch.no_grad()
+    def slopes(
+        self,
+        share_KBLJ: Sequence[Tensor],
+        share_KXR: Tensor,
+        own_share_KX: Tensor,
+        scale_K: Tensor,
+        age_X: Tensor,
+    ) -> Slopes:
+        """What the gradient of the biased cross-entropy is, beside that of the plain one.
+
+        With S the sum of exponentials of a position's logits l, and T that with the biases b,
+        d log T = S/T (d log S + sum of share (exp(b) - 1) dl over all that has a bias).
+
+        Args:
+            share_KBLJ: What `shares` gives, of each score.
+            share_KXR: The same `by_age`.
+            own_share_KX: As in `loss`.
+            scale_K: As in `loss`.
+            age_X: As in `loss`.
+        """
+        more_KX, own_KX = self._more(share_KXR, own_share_KX, scale_K, age_X)
+        factor_KX = 1 / (1 + more_KX)
+        own_slope_KX = factor_KX * (1 + own_share_KX * own_KX.expm1()) - 1
+        length = share_KBLJ[0].shape[1]
+        hot_LJR = self.hot_LJR[:length, :length]
+        seen_K = [
+            share_BLJ * (hot_LJR @ value_R.expm1()) * factor_X.view(-1, length, 1)
+            for share_BLJ, value_R, factor_X in zip(
+                share_KBLJ, scale_K[:, None] * self.values(), factor_KX, strict=True
+            )
+        ]
+        return Slopes(factor_KX, own_slope_KX, seen_K)

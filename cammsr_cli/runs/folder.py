@@ -300,7 +300,10 @@ def describe(data: DataSet, config: ModelConfig, preset: str) -> ModelSpec:
 def build_model(spec: ModelSpec, config: ModelConfig) -> Cammsr:
     """A new model with random weights."""
     sizes = config.model_dump(exclude={"modalities"})
-    return Cammsr(spec.num_ids, spec.feature_dims, len(spec.category_names), **sizes)
+    model = Cammsr(spec.num_ids, spec.feature_dims, len(spec.category_names), **sizes)
+    if model.repeats is not None:
+        model.repeats.separate = not spec.repeats
+    return model
 
 
 def read_catalogue(data: DataSet, modalities: Mapping[str, int], id_rows: list[str]) -> Catalogue:

@@ -19,7 +19,11 @@ from cammsr_cli.errors import UsageError
 from cammsr_cli.model.cammsr import Cammsr
 from cammsr_cli.model.layers import gathered
 from cammsr_cli.model.losses import CrossEntropy, category_loss, sampled_cross_entropy, swap_loss
+from cammsr_cli.model.repeats import LastSeen
 from cammsr_cli.training.plan import Corpus, Plan
+
+Sides = Sequence[tuple[Tensor, Tensor, Tensor]]
+"""Of each score: the positions' queries, their own items and the candidates."""
 
 
 class Objective(nn.Module):
@@ -72,19 +76,71 @@ class Objective(nn.Module):
         """Cross-entropy of the next item against the whole catalogue, or the candidates."""
         query_MV = gathered(query_BLV.flatten(0, 1), plan.place_M, plan.number_X)
         own_MV = functional.embedding(plan.target_M, target_NV)
-        told_CV = target_NV
+        candidate_CV = target_NV
         if plan.candidate_C is not None:
-            told_CV = functional.embedding(plan.candidate_C, target_NV)
-        each = [
-            sampled_cross_entropy(query, own, told, plan.own_M, plan.correction_C, plan.weight_M)
-            for query, own, told in zip(
-                *(self._split(x) for x in (query_MV, own_MV, told_CV)), strict=True
-            )
-        ]
-        loss_K = torch.stack([one.loss for one in each])
-        if plan.seen is not None:
-            loss_K = loss_K + self._repeats(plan, query_BLV, target_NV, each)
+            candidate_CV = functional.embedding(plan.candidate_C, target_NV)
+        sides = list(zip(*map(self._split, (query_MV, own_MV, candidate_CV)), strict=True))
+        if plan.seen is None:
+            weights = [plan.weight_M] * len(sides)
+            loss_K = torch.stack([one.loss for one in _cross_entropies(plan, sides, weights)])
+        else:
+            loss_K = self._biased(plan, plan.seen, sides, query_BLV, target_NV)
         return (loss_K * self.weight_K).sum()
+
+    def _biased(
+        self, plan: Plan, seen: LastSeen, sides: Sides, query_BLV: Tensor, target_NV: Tensor
+    ) -> Tensor:
+        """Cross-entropies where items of the history have a bias, of each score: [K]."""
+        repeats = self.model.repeats
+        assert repeats is not None
+        with torch.set_grad_enabled(repeats.separate):
+            each = _cross_entropies(plan, sides, [plan.weight_M] * len(sides))
+        with torch.set_grad_enabled(not repeats.separate):
+            logits = self._logits_of_seen(plan, query_BLV, target_NV)
+        with torch.no_grad(), torch.autocast(query_BLV.device.type, enabled=False):
+            sums_KM = torch.stack([x for one in each for x in (one.log_sum_M, one.own_share_M)])
+            sums_KX = sums_KM.index_select(1, plan.number_X).view(len(each), 2, -1)
+            kept_BLJ = repeats.kept(seen)
+            shares = [
+                repeats.shares(logit, log_sum, kept_BLJ, seen.correction_BJ)
+                for logit, log_sum in zip(
+                    logits, sums_KX[:, 0].view(len(each), *plan.item_BL.shape), strict=True
+                )
+            ]
+            share_KXR = torch.stack([repeats.by_age(share_BLJ) for share_BLJ in shares])
+            weight_X = plan.weight_M[plan.number_X]
+        of_bias = share_KXR, sums_KX[:, 1], self.scale_K, seen.age_BL.view(-1)
+        with torch.autocast(query_BLV.device.type, enabled=False):
+            loss_K = torch.stack([one.loss for one in each]) + repeats.loss(*of_bias, weight_X)
+        if repeats.separate:
+            return loss_K
+        # What has the gradients of the biased logits; its value is of no use.
+        slopes = repeats.slopes(shares, *of_bias)
+        factor_KM, own_KM = (
+            x_KX.index_select(1, plan.place_M) * plan.weight_M
+            for x_KX in (slopes.factor_KX, slopes.own_KX)
+        )
+        weight_BL1 = weight_X.view(*plan.item_BL.shape, 1)
+        each = _cross_entropies(plan, sides, factor_KM.unbind())
+        gradient_K = torch.stack(
+            [
+                one.loss + own_M @ (query * own).float().sum(1) + (slope * weight_BL1 * logit).sum()
+                for one, own_M, (query, own, _), slope, logit in zip(
+                    each, own_KM, sides, slopes.seen_K, logits, strict=True
+                )
+            ]
+        )
+        return loss_K + (gradient_K - gradient_K.detach())
+
+    def _logits_of_seen(self, plan: Plan, query_BLV: Tensor, target_NV: Tensor) -> list[Tensor]:
+        """Of each score, the logits of all events of a row at each of its positions: [B, L, J]."""
+        item_BJV = functional.embedding(plan.item_BL, target_NV)
+        widths = self.model.score_widths
+        pairs = zip(*(torch.split(x, widths, -1) for x in (query_BLV, item_BJV)), strict=True)
+        logits = [query @ item.mT for query, item in pairs]
+        if self.scores[0].whole and len(logits) > 1:
+            logits = [torch.stack(logits).sum(0), *logits][: len(self.scores)]
+        return logits
 
     def _split(self, x: Tensor) -> list[Tensor]:
         """Queries or targets as each score has them: all, or a branch's alone."""
@@ -93,37 +149,6 @@ class Objective(nn.Module):
             return whole
         # Split, not sliced: the gradient of a slice is as wide as what it was cut from.
         return [*whole, *torch.split(x, self.model.score_widths, dim=-1)]
-
-    def _repeats(
-        self, plan: Plan, query_BLV: Tensor, target_NV: Tensor, each: Sequence[CrossEntropy]
-    ) -> Tensor:
-        """What the bias of items in the history adds to the loss of each score."""
-        repeats = self.model.repeats
-        assert repeats is not None
-        assert plan.seen is not None
-        with torch.no_grad():
-            item_BJV = functional.embedding(plan.item_BL, target_NV)
-            widths = self.model.score_widths
-            pairs = zip(*(torch.split(x, widths, -1) for x in (query_BLV, item_BJV)), strict=True)
-            logits = [query @ item.mT for query, item in pairs]
-            if self.scores[0].whole and len(logits) > 1:
-                logits = [torch.stack(logits).sum(0), *logits][: len(self.scores)]
-            kept_BLJ = repeats.kept(plan.seen)
-            sums_KM = torch.stack([x for one in each for x in (one.log_sum_M, one.own_share_M)])
-            sums_KX = sums_KM.index_select(1, plan.number_X).view(len(each), 2, -1)
-            log_sum_KBL = sums_KX[:, 0].view(len(each), *plan.item_BL.shape)
-            with torch.autocast(kept_BLJ.device.type, enabled=False):
-                share_KXR = torch.stack(
-                    [
-                        repeats.shares(logit, log_sum, kept_BLJ, plan.seen.correction_BJ)
-                        for logit, log_sum in zip(logits, log_sum_KBL, strict=True)
-                    ]
-                )
-                weight_X = plan.weight_M[plan.number_X]
-        with torch.autocast(kept_BLJ.device.type, enabled=False):
-            return repeats.loss(
-                share_KXR, sums_KX[:, 1], self.scale_K, plan.seen.age_BL.view(-1), weight_X
-            )
 
     def _swap(self, plan: Plan, e_TBLD: Tensor, mask_BLL: Tensor | None) -> Tensor:
         """Modality swap (equations 16 to 18), summed over the pairs of streams.
@@ -147,6 +172,14 @@ class Objective(nn.Module):
             one_WD, other_WD = h_TBLD.flatten(1, 2).index_select(1, plan.last_W)
             losses.append(swap_loss(one_WD, other_WD, self.config.swap_temperature))
         return torch.stack(losses).sum()
+
+
+def _cross_entropies(plan: Plan, sides: Sides, weight_KM: Sequence[Tensor]) -> list[CrossEntropy]:
+    """Of each score, summed with these weights of the positions."""
+    return [
+        sampled_cross_entropy(*side, plan.own_M, plan.correction_C, weight_M)
+        for side, weight_M in zip(sides, weight_KM, strict=True)
+    ]
 
 
 class _Score(NamedTuple):

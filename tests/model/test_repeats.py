@@ -186,7 +186,7 @@ def test_a_bias_has_the_gradient_of_biased_logits(sampled: bool) -> None:
     logit = query_BLV @ target_NV[item_BL].mT
     share = bias.shares(logit, log_sum.view(2, 5), bias.kept(seen), seen.correction_BJ)
     ours = bias.loss(
-        torch.stack([share, share]),
+        torch.stack([bias.by_age(share)] * 2),
         torch.stack([own_share, own_share]),
         scale_K,
         seen.age_BL.view(-1),
@@ -204,7 +204,7 @@ def test_a_bias_that_rules_an_item_out_or_lets_it_win_stays_finite() -> None:
     bias = RepeatBias(4)
     share_KXR = torch.tensor([[[0.5, 0.0, 0.0], [0.0, 0.0, 1.0], [0.0, 1.0, 0.0]]])
     with torch.no_grad():
-        bias.weight_R.copy_(torch.tensor([0.1, -1e3, 8.0]))
+        bias.weight_R.copy_(torch.tensor([0.1, -1e3, 50.0]))
     age_X = torch.tensor([0, 1, 0])
     loss = bias.loss(
         share_KXR, torch.full((1, 3), 1e-9), torch.ones(1), age_X, torch.full((3,), 1 / 3)

@@ -217,15 +217,19 @@ def test_the_items_of_each_position_s_own_history_have_their_bias(sampled: bool,
     torch.testing.assert_close(our_gradient, their_gradient, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("share", [0.3, 1.0])
+@pytest.mark.parametrize("separate", [True, False], ids=["bias separate", "bias in all gradients"])
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
 @pytest.mark.parametrize("sampled", [False, True], ids=["full", "sampled"])
 @pytest.mark.parametrize("fused", [False, True])
 def test_a_share_of_the_loss_is_the_branches_mean_each_by_its_score_alone(
-    fused: bool, sampled: bool, share: float
+    fused: bool, sampled: bool, share: float, separate: bool
 ) -> None:
     corpus = _corpus(events=REPEATED, sampled=sampled)
     model, config = _model(fused=fused), _config(negatives=200 * N, branch_share=share)
     assert model.repeats is not None
+    model.repeats.separate = separate
+    with torch.no_grad():
+        model.repeats.weight_R.copy_(torch.tensor([-0.2, 0.3, 0.1]))
     target_NV = model.item_tables(corpus.catalogue).target_NV
     states = torch.cat([_states(model, corpus, 0, 5), _states(model, corpus, 6, 9)])
     each = []
@@ -234,7 +238,7 @@ def test_a_share_of_the_loss_is_the_branches_mean_each_by_its_score_alone(
         branches = [part.sum(1) for part in parts]
         bias_N = torch.zeros(N)
         for item, age in ages.items():
-            bias_N[item] = model.repeats(torch.tensor(age))
+            bias_N = bias_N.scatter(0, torch.tensor(item), model.repeats(torch.tensor(age)))
         losses = [
             functional.cross_entropy(score, torch.tensor(target))
             for score in (
@@ -245,7 +249,18 @@ def test_a_share_of_the_loss_is_the_branches_mean_each_by_its_score_alone(
         each.append((1 - share) * losses[0] + share * sum(losses[1:]) / len(branches))
     objective = Objective(model, corpus, config)
     ours = _parts(objective, REPEATED_START, REPEATED_END)["recommendation"]
-    torch.testing.assert_close(ours, torch.stack(each).mean())
+    theirs = torch.stack(each).mean()
+    torch.testing.assert_close(ours, theirs)
+    if separate:
+        return
+    parameters = list(model.parameters())
+    our_gradients, their_gradients = (
+        torch.autograd.grad(loss, parameters, allow_unused=True) for loss in (ours, theirs)
+    )
+    for our, their in zip(our_gradients, their_gradients, strict=True):
+        assert (our is None) == (their is None)
+        if our is not None:
+            torch.testing.assert_close(our, their, rtol=1e-3, atol=1e-6)
 
 
 def test_one_stream_has_no_loss_beside_that_of_the_score() -> None:
