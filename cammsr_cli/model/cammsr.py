@@ -95,6 +95,7 @@ class Cammsr(nn.Module):
         guidance: See `CategoryGuide`.
         item_weights: Whether predicted categories weigh the streams of the items that are scored.
         repeats: Whether items that the history holds have a bias in the score.
+        separate_bias: Whether that bias is learnt beside the rest, see `RepeatBias`.
     """
 
     def __init__(
@@ -126,6 +127,7 @@ class Cammsr(nn.Module):
         guidance: Guidance = "accuracy",
         item_weights: bool = True,
         repeats: bool = True,
+        separate_bias: bool = True,
     ) -> None:
         super().__init__()
         self.items = ItemEncoder(
@@ -182,7 +184,7 @@ class Cammsr(nn.Module):
         self.drop = Dropout(dropout)
         within = [False] * (branches - 1) + [self._sums and fused_norm == "dyt"]
         self.encoder = UserEncoder(within, width, layers, heads, length, dropout, distances)
-        self.repeats = RepeatBias(length) if repeats else None
+        self.repeats = RepeatBias(length, separate_bias) if repeats else None
         # What each branch's score counts in the sum, 1 on average; found after training.
         self.branch_weight_T: Tensor
         self.register_buffer("branch_weight_T", torch.ones(branches))

@@ -93,8 +93,6 @@ class RepeatBias(nn.Module):
 
     Args:
         length: Longest history; what was longer ago counts like the longest.
-
-    Attributes:
         separate: Whether the bias is learnt beside the rest, see `loss`: best where users hardly
             ever take an item again. Else the biased logits have all gradients: best where they do
             (docs/notebook.md).
@@ -107,9 +105,9 @@ class RepeatBias(nn.Module):
     LARGEST = 60.0
     """Largest bias: beyond what any score outweighs, and its exponential is a float32."""
 
-    def __init__(self, length: int) -> None:
+    def __init__(self, length: int, separate: bool = True) -> None:
         super().__init__()
-        self.separate = True
+        self.separate = separate
         self.weight_R = nn.Parameter(torch.zeros(length.bit_length()))
         self.length = length
         # The buckets of all ages, and of each position and event; of what is not past, none.

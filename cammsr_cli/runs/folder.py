@@ -300,10 +300,13 @@ def describe(data: DataSet, config: ModelConfig, preset: str) -> ModelSpec:
 def build_model(spec: ModelSpec, config: ModelConfig) -> Cammsr:
     """A new model with random weights."""
     sizes = config.model_dump(exclude={"modalities"})
-    model = Cammsr(spec.num_ids, spec.feature_dims, len(spec.category_names), **sizes)
-    if model.repeats is not None:
-        model.repeats.separate = not spec.repeats
-    return model
+    return Cammsr(
+        spec.num_ids,
+        spec.feature_dims,
+        len(spec.category_names),
+        separate_bias=not spec.repeats,
+        **sizes,
+    )
 
 
 def read_catalogue(data: DataSet, modalities: Mapping[str, int], id_rows: list[str]) -> Catalogue:
