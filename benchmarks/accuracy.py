@@ -42,7 +42,8 @@ from cammsr_cli.files import written_whole
 from cammsr_cli.ranking.evaluate import ranks_of
 from cammsr_cli.ranking.full_ranking import questions
 from cammsr_cli.ranking.metrics import CUTOFFS, METRICS, bootstrap_interval, per_user
-from cammsr_cli.runs.folder import RunFolder, load_run
+from cammsr_cli.runs.folder import RunFolder
+from cammsr_cli.runs.loading import load_run
 
 Ranks = NDArray[np.int64]
 

@@ -44,7 +44,9 @@ from cammsr_cli.files import written_whole
 from cammsr_cli.ranking.full_ranking import model_ranks, questions
 from cammsr_cli.ranking.metrics import per_user
 from cammsr_cli.ranking.recommend import Recommender
-from cammsr_cli.runs.folder import LoadedRun, RunFolder, describe, load_run, training_items
+from cammsr_cli.runs.folder import RunFolder
+from cammsr_cli.runs.loading import LoadedRun, load_run
+from cammsr_cli.runs.spec import describe, training_items
 from cammsr_cli.training.loop import Trainer
 from cammsr_cli.training.sizing import fitted
 from cammsr_cli.training.train import make_trainer

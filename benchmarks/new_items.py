@@ -30,7 +30,8 @@ from cammsr_cli.ranking.evaluate import ranks_of
 from cammsr_cli.ranking.full_ranking import Questions, questions, ranks
 from cammsr_cli.ranking.metrics import bootstrap_interval, per_user
 from cammsr_cli.ranking.seen import Histories
-from cammsr_cli.runs.folder import RunFolder, load_run, read_events
+from cammsr_cli.runs.folder import RunFolder
+from cammsr_cli.runs.loading import load_run, read_events
 
 SHARE, SEED = 0.1, 0
 

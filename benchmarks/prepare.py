@@ -34,8 +34,9 @@ from numpy.typing import NDArray
 
 from benchmarks.data_sets import RAW
 from benchmarks.timing import median_after_first
-from cammsr_cli.encoding.encode import FeatureOptions, encode_items
+from cammsr_cli.encoding.encode import encode_items
 from cammsr_cli.encoding.engine import processors
+from cammsr_cli.encoding.features import FeatureOptions
 
 BATCH = 32
 CLIP_FRAMES = 250

@@ -111,7 +111,8 @@ def write_rows(path: Path, rows: int) -> None:
 def measure_rows(path: Path, out: Path) -> dict[str, Any]:
     """Prepare interactions alone, in this process."""
     from cammsr_cli.data.corpus import SourceOptions
-    from cammsr_cli.prepare.run import PrepareOptions, prepare
+    from cammsr_cli.prepare.options import PrepareOptions
+    from cammsr_cli.prepare.run import prepare
 
     @contextmanager
     def no_bar(name: str) -> Iterator[Any]:
@@ -178,9 +179,10 @@ def measure(folder: Path, out: Path) -> dict[str, Any]:
     from cammsr_cli.cache_folder import cache_folder
     from cammsr_cli.data.corpus import SourceOptions
     from cammsr_cli.data.dataset import DataSet
-    from cammsr_cli.encoding.encode import FeatureOptions
+    from cammsr_cli.encoding.features import FeatureOptions
     from cammsr_cli.plugins.registry import EncoderSpec
-    from cammsr_cli.prepare.run import PrepareOptions, prepare
+    from cammsr_cli.prepare.options import PrepareOptions
+    from cammsr_cli.prepare.run import prepare
 
     stages = Stages()
 

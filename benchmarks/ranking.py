@@ -17,7 +17,8 @@ import torch
 from benchmarks.timing import median_seconds
 from cammsr_cli.data.splits import TEST
 from cammsr_cli.ranking.full_ranking import model_ranks, questions
-from cammsr_cli.runs.folder import RunFolder, load_run
+from cammsr_cli.runs.folder import RunFolder
+from cammsr_cli.runs.loading import load_run
 
 
 def main() -> None:

@@ -29,7 +29,8 @@ from cammsr_cli.ranking.full_ranking import user_queries
 from cammsr_cli.ranking.recommend import Recommender
 from cammsr_cli.ranking.recommendation_file import write_recommendations
 from cammsr_cli.ranking.top_k import ExactIndex, FaissIndex, faiss_is_installed, recall
-from cammsr_cli.runs.folder import RunFolder, load_run
+from cammsr_cli.runs.folder import RunFolder
+from cammsr_cli.runs.loading import load_run
 
 K = 10
 WARM_CALLS = 1000

@@ -29,7 +29,8 @@ from cammsr_cli.devices import resolve_device
 from cammsr_cli.ranking.evaluate import ranks_of
 from cammsr_cli.ranking.full_ranking import questions
 from cammsr_cli.ranking.metrics import bootstrap_interval, per_user
-from cammsr_cli.runs.folder import RunFolder, load_run
+from cammsr_cli.runs.folder import RunFolder
+from cammsr_cli.runs.loading import load_run
 
 SEED = 0
 WRONG = (0.1, 0.2, 0.4)

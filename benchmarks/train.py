@@ -30,7 +30,8 @@ from cammsr_cli.distributed import World
 from cammsr_cli.model.cammsr import Cammsr
 from cammsr_cli.model.items import ItemEncoder
 from cammsr_cli.model.windows import shuffled_batches, training_windows
-from cammsr_cli.runs.folder import RunFolder, describe, training_items
+from cammsr_cli.runs.folder import RunFolder
+from cammsr_cli.runs.spec import describe, training_items
 from cammsr_cli.training import objective, plan, step
 from cammsr_cli.training.loop import Trainer
 from cammsr_cli.training.sizing import fitted

@@ -23,7 +23,8 @@ from cammsr_cli.distributed import World
 from cammsr_cli.errors import CammsrError, Terminated
 from cammsr_cli.ranking.full_ranking import model_ranks, questions
 from cammsr_cli.ranking.recommend import Recommender
-from cammsr_cli.runs.folder import RunFolder, load_run
+from cammsr_cli.runs.folder import RunFolder
+from cammsr_cli.runs.loading import load_run
 from cammsr_cli.training.loop import StepReport
 from cammsr_cli.training.step import Stepper
 from cammsr_cli.training.train import Listener, resume, train
@@ -359,7 +360,7 @@ def test_waits_and_launches_of_a_step_do_not_become_more(
 ) -> None:
     """A steady step, the loop around it counted too."""
     if way != "repeats":  # of data as most are; what repeats costs the loss's forward pass again
-        monkeypatch.setattr("cammsr_cli.runs.folder.REPEATS_FROM", 2.0)
+        monkeypatch.setattr("cammsr_cli.runs.spec.REPEATS_FROM", 2.0)
     counted: list[tuple[int, int]] = []
     steady: Counter[str] = Counter()
     with pretended_cuda() as asked:

@@ -15,7 +15,8 @@ from cammsr_cli.data.splits import TEST, leave_one_out
 from cammsr_cli.distributed import World
 from cammsr_cli.ranking.full_ranking import model_ranks, questions
 from cammsr_cli.ranking.metrics import per_user
-from cammsr_cli.runs.folder import LoadedRun, RunFolder, load_run
+from cammsr_cli.runs.folder import RunFolder
+from cammsr_cli.runs.loading import LoadedRun, load_run
 from cammsr_cli.training.train import Listener, train
 
 CPU = torch.device("cpu")

@@ -10,11 +10,12 @@ import pytest
 import torch
 
 from cammsr_cli.data.splits import TEST
-from cammsr_cli.model.items import Catalogue
+from cammsr_cli.model.catalogue import Catalogue
 from cammsr_cli.ranking.full_ranking import model_ranks, questions
 from cammsr_cli.ranking.metrics import per_user
 from cammsr_cli.ranking.recommend import Recommender
-from cammsr_cli.runs.folder import LoadedRun, RunFolder, load_run
+from cammsr_cli.runs.folder import RunFolder
+from cammsr_cli.runs.loading import LoadedRun, load_run
 
 MODALITY = {"look": "image", "theme": "text", "motion": "video"}
 SHUFFLES = 5

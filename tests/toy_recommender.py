@@ -10,13 +10,9 @@ from toy_data import write_toy_data
 from cammsr_cli.config import Config, ModelConfig
 from cammsr_cli.data.dataset import DataSet
 from cammsr_cli.ranking.recommend import Recommender
-from cammsr_cli.runs.folder import (
-    RunFolder,
-    build_model,
-    describe,
-    load_run,
-    training_items,
-)
+from cammsr_cli.runs.folder import RunFolder
+from cammsr_cli.runs.loading import load_run
+from cammsr_cli.runs.spec import build_model, describe, training_items
 from cammsr_cli.training.sizing import fitted
 
 USERS, ITEMS = 60, 40

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
     from cammsr_cli.data.categories import Level
     from cammsr_cli.data.readers.contents import Reading
-    from cammsr_cli.prepare.run import PrepareOptions, PrepareReport
+    from cammsr_cli.prepare.options import PrepareOptions
+    from cammsr_cli.prepare.report import PrepareReport
 
 EXAMPLES = [
     "cammsr prepare shop --out shop.h5 --encoder text --encoder image --encoder video",
@@ -284,11 +285,12 @@ def command(
     from cammsr_cli.cache_folder import cache_folder
     from cammsr_cli.data.conditions import Condition
     from cammsr_cli.data.corpus import SourceOptions
-    from cammsr_cli.encoding.encode import FeatureOptions, Shard
+    from cammsr_cli.encoding.features import FeatureOptions, Shard
     from cammsr_cli.media.download import DownloadOptions, any_address
     from cammsr_cli.plugins.registry import EncoderSpec
+    from cammsr_cli.prepare.options import PrepareOptions
     from cammsr_cli.prepare.parts import part_path
-    from cammsr_cli.prepare.run import PrepareOptions, plan, prepare
+    from cammsr_cli.prepare.run import plan, prepare
 
     part = Shard() if shard is None else Shard.parse(shard)
 
@@ -496,7 +498,7 @@ def _tell(report: PrepareReport, in_table: bool) -> None:
 
 
 def _tell_what_training_needs() -> None:
-    from cammsr_cli.prepare.run import HISTORY_TO_TRAIN_ON
+    from cammsr_cli.prepare.report import HISTORY_TO_TRAIN_ON
 
     console.note(
         f"Nothing to train on yet: no user has {HISTORY_TO_TRAIN_ON} events, of which 2 are to "

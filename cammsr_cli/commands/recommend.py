@@ -130,7 +130,8 @@ def command(
     from cammsr_cli.ranking import sessions as of_whom
     from cammsr_cli.ranking.recommend import Choice, Recommender, read_ids
     from cammsr_cli.ranking.top_k import require_faiss
-    from cammsr_cli.runs.folder import RunFolder, load_run
+    from cammsr_cli.runs.folder import RunFolder
+    from cammsr_cli.runs.loading import load_run
 
     ids = [*(user or []), *(read_ids(users_from, "user") if users_from is not None else [])]
     ids = list(dict.fromkeys(ids))

@@ -16,7 +16,7 @@ from cammsr_cli.data.readers.columns import CANDIDATES, is_index, item_column, l
 from cammsr_cli.data.readers.contents import Reading
 from cammsr_cli.data.readers.ids import clean_ids
 from cammsr_cli.data.readers.tables import Table, open_table, table_format
-from cammsr_cli.encoding.encode import Features, Problem, StoredType, fitting
+from cammsr_cli.encoding.features import Features, Problem, StoredType, fitting
 from cammsr_cli.encoding.rows import RowFile
 from cammsr_cli.errors import CammsrError, UsageError
 from cammsr_cli.files import sha256_of

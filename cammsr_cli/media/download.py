@@ -14,19 +14,12 @@ A catalogue's URLs come from strangers, and so does what they answer. Therefore:
 from __future__ import annotations
 
 import asyncio
-import email.utils
-import http
 import random
-import re
 import socket
-import ssl
-import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 from urllib.parse import urljoin
 
 import httpcore2
@@ -35,18 +28,25 @@ from cammsr_cli import __version__
 from cammsr_cli.errors import first_line
 from cammsr_cli.media.addresses import is_public, parse_url
 from cammsr_cli.media.cache import MediaCache
-from cammsr_cli.media.signatures import HEAD_BYTES, media_extension
+from cammsr_cli.media.http import (
+    CheckedBackend,
+    PassingError,
+    RefusedError,
+    Resolve,
+    extension_of,
+    faults_named,
+    header,
+    require_usable,
+    too_large,
+)
+from cammsr_cli.media.signatures import HEAD_BYTES
 
 Progress = Callable[[int, int, int], None]
 """Called with URLs done (those that failed, too), URLs in all, and failed ones."""
 
-Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
-"""Host and port to its IP addresses; raises OSError if there are none."""
 
 _REDIRECTS = 5
 _REDIRECT_STATUS = (301, 302, 303, 307, 308)
-# Worth asking again: too early, too often, or the server's own trouble.
-_PASSING_STATUS = (408, 425, 429)
 _LONGEST_PAUSE = 60.0
 # So many URLs of a host failing in a row, and nothing else from it, end what is asked of it.
 _HOST_FAILURES = 20
@@ -169,23 +169,6 @@ def download(
     return result
 
 
-class _RefusedError(Exception):
-    """A URL that will not be had, however often it is asked for."""
-
-
-class _PassingError(Exception):
-    """A failure that may pass.
-
-    Args:
-        reason: Why, in one line.
-        after: Seconds that the server asks to wait; None if it does not say.
-    """
-
-    def __init__(self, reason: str, after: float | None = None) -> None:
-        super().__init__(reason)
-        self.after = after
-
-
 @dataclass
 class _Host:
     """One host's URLs, and how it has behaved.
@@ -234,7 +217,7 @@ class _Run:
         )
         pool = httpcore2.AsyncConnectionPool(
             max_connections=self.options.connections,
-            network_backend=_CheckedBackend(self.options),
+            network_backend=CheckedBackend(self.options.resolve, self.options.reachable),
         )
         try:
             # One worker's error ends the others before the pool is closed under them.
@@ -282,14 +265,14 @@ class _Run:
             try:
                 async with asyncio.timeout(self.options.seconds):
                     await self._transfer(pool, url)
-            except _RefusedError as refused:
+            except RefusedError as refused:
                 host.failures = 0
                 return first_line(refused)
             except TimeoutError:
                 # As slow a second time, most likely; the time was given.
                 reason = f"not done after {self.options.seconds:g} seconds"
                 break
-            except _PassingError as passing:
+            except PassingError as passing:
                 reason = first_line(passing)
                 if passing.after is not None:
                     if passing.after > _LONGEST_PAUSE:
@@ -314,15 +297,15 @@ class _Run:
         """One try at one URL, redirects followed.
 
         Raises:
-            _RefusedError: It will not be had.
-            _PassingError: It may be had another time.
+            RefusedError: It will not be had.
+            PassingError: It may be had another time.
         """
         at = url
         for _ in range(_REDIRECTS + 1):
             try:
                 target = parse_url(at)
             except ValueError as refused:
-                raise _RefusedError(f"redirected to {at[:200]}: {refused}") from None
+                raise RefusedError(f"redirected to {at[:200]}: {refused}") from None
             to = httpcore2.URL(
                 scheme=target.scheme, host=target.host, port=target.port, target=target.target
             )
@@ -334,167 +317,35 @@ class _Run:
             ]
             limits = {"connect": _CONNECT_SECONDS, "read": self.options.silence}
             limits |= {"write": self.options.silence}
-            with _told(target.host, self.options.silence):
+            with faults_named(target.host, self.options.silence):
                 async with pool.stream(
                     "GET", to, headers=headers, extensions={"timeout": limits}
                 ) as response:
-                    location = _header(response, b"location")
+                    location = header(response, b"location")
                     if response.status not in _REDIRECT_STATUS or location is None:
                         await self._receive(response, url)
                         return
             at = urljoin(str(target), location)
-        raise _RefusedError(f"more than {_REDIRECTS} redirects")
+        raise RefusedError(f"more than {_REDIRECTS} redirects")
 
     async def _receive(self, response: httpcore2.Response, url: str) -> None:
         """Put an answer's body into the cache, if it is what was asked for."""
-        _require_usable(response, self.options.max_bytes)
+        require_usable(response, self.options.max_bytes)
         kind = self.kinds[url]
         with self.cache.download() as file:
             head, extension = b"", None
             async for chunk in response.aiter_stream():
                 if file.bytes + len(head) + len(chunk) > self.options.max_bytes:
-                    raise _RefusedError(_too_large(self.options.max_bytes))
+                    raise RefusedError(too_large(self.options.max_bytes))
                 if extension is None:
                     head += chunk
                     if len(head) < HEAD_BYTES:
                         continue
-                    extension = _extension(kind, head[:HEAD_BYTES])
+                    extension = extension_of(kind, head[:HEAD_BYTES])
                     chunk, head = head, b""
                 file.write(chunk)
             if extension is None:
-                extension = _extension(kind, head)
+                extension = extension_of(kind, head)
                 file.write(head)
             file.keep(url, extension)
             self.result.bytes += file.bytes
-
-
-def _require_usable(response: httpcore2.Response, max_bytes: int) -> None:
-    """Judge an answer by its status and headers, before its body is read."""
-    status = response.status
-    if status in _PASSING_STATUS or status >= 500:
-        raise _PassingError(_status(status), _retry_after(_header(response, b"retry-after")))
-    if status != 200:
-        raise _RefusedError(_status(status))
-    media_type = (_header(response, b"content-type") or "").partition(";")[0].strip().lower()
-    if media_type in ("text/html", "application/xhtml+xml"):
-        raise _RefusedError(f"a web page ({media_type}), not a media file")
-    encoding = (_header(response, b"content-encoding") or "identity").strip().lower()
-    if encoding not in ("", "identity"):
-        raise _RefusedError(f"sent compressed ({encoding[:40]}), which was not asked for")
-    length = _header(response, b"content-length")
-    if length is not None and length.isdecimal() and int(length) > max_bytes:
-        raise _RefusedError(_too_large(max_bytes))
-
-
-def _extension(kind: str, head: bytes) -> str:
-    try:
-        return media_extension(kind, head)
-    except ValueError as error:
-        raise _RefusedError(str(error)) from None
-
-
-def _too_large(max_bytes: int) -> str:
-    return f"larger than {max_bytes / 1e6:,.6g} MB"
-
-
-def _status(status: int) -> str:
-    try:
-        return f"HTTP {status} {http.HTTPStatus(status).phrase}"
-    except ValueError:
-        return f"HTTP {status}"
-
-
-def _header(response: httpcore2.Response, name: bytes) -> str | None:
-    """A header's value; the last, if it is given more than once."""
-    values = [value for one, value in response.headers if one.lower() == name]
-    if not values:
-        return None
-    try:
-        return values[-1].decode("utf-8")
-    except UnicodeDecodeError:
-        return values[-1].decode("latin-1")
-
-
-def _retry_after(value: str | None) -> float | None:
-    """Seconds to wait, from either form of Retry-After; None if it says nothing to be read."""
-    if value is None:
-        return None
-    if re.fullmatch(r"\d{1,9}", value.strip()):
-        return float(value)
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
-    except (TypeError, ValueError, OverflowError, IndexError):
-        return None
-
-
-@contextmanager
-def _told(host: str, silence: float) -> Iterator[None]:
-    """Turn what goes wrong on a connection into what is told of it."""
-    try:
-        yield
-    except httpcore2.ConnectTimeout as error:
-        raise _PassingError(f"{host} does not answer") from error
-    except httpcore2.TimeoutException as error:
-        raise _PassingError(f"no byte for {silence:g} seconds") from error
-    except httpcore2.ConnectError as error:
-        if _caused_by(error, ssl.SSLCertVerificationError):
-            raise _RefusedError(f"the certificate of {host} is not trusted") from error
-        raise _PassingError(f"{host} cannot be connected to: {first_line(error)}") from error
-    except (httpcore2.NetworkError, httpcore2.RemoteProtocolError) as error:
-        raise _PassingError(f"the connection broke off: {first_line(error)}") from error
-    except httpcore2.LocalProtocolError as error:
-        raise _RefusedError(f"cannot be asked for: {first_line(error)}") from error
-
-
-def _caused_by(error: BaseException | None, kind: type[BaseException]) -> bool:
-    while error is not None:
-        if isinstance(error, kind):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
-
-
-class _CheckedBackend(httpcore2.AsyncNetworkBackend):
-    """Connects to addresses that may be reached, and to no others."""
-
-    def __init__(self, options: DownloadOptions) -> None:
-        self.options = options
-        self.backend = httpcore2.AnyIOBackend()
-
-    async def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,
-        local_address: str | None = None,
-        socket_options: Iterable[Any] | None = None,
-    ) -> httpcore2.AsyncNetworkStream:
-        """Resolve a host, check all its addresses, and connect to the first that answers.
-
-        Raises:
-            _RefusedError: One of its addresses may not be reached.
-            httpcore2.ConnectError: None of them answers.
-        """
-        try:
-            addresses = await self.options.resolve(host, port)
-        except OSError as error:
-            raise httpcore2.ConnectError(error.strerror or str(error)) from error
-        for address in addresses:
-            if not self.options.reachable(address):
-                raise _RefusedError(
-                    f"{host} is at the private address {address}; "
-                    "--allow-private-hosts would allow it"
-                )
-        last: Exception = httpcore2.ConnectError("it has no address")
-        for address in addresses:
-            try:
-                return await self.backend.connect_tcp(
-                    address, port, timeout, local_address, socket_options
-                )
-            except (httpcore2.ConnectError, httpcore2.ConnectTimeout) as error:
-                last = error
-        raise last
-
-    async def sleep(self, seconds: float) -> None:
-        """Wait."""
-        await asyncio.sleep(seconds)

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cammsr_cli.model.by_device import segment_mask
+from cammsr_cli.model.catalogue import Catalogue
 from cammsr_cli.model.experts import (
     Camoe,
     CategoryGuide,
@@ -29,7 +30,7 @@ from cammsr_cli.model.experts import (
     RouterKind,
     equal_weights,
 )
-from cammsr_cli.model.items import Catalogue, ItemEncoder
+from cammsr_cli.model.items import ItemEncoder
 from cammsr_cli.model.layers import Dropout, StreamNorm
 from cammsr_cli.model.repeats import RepeatBias
 from cammsr_cli.model.user_encoder import UserEncoder, causal_mask

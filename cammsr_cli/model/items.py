@@ -8,7 +8,7 @@ C categories.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -16,62 +16,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cammsr_cli.model.by_device import COSINES_AT_ONCE, most_on
+from cammsr_cli.model.catalogue import Catalogue, are_new, has_content, known_items
+from cammsr_cli.model.features import MEASURED_ROWS, ContentInitialisation, FeatureProjection
 
 ID = "id"
 """Name of the stream that is the item's own embedding."""
-
-MEASURED_ROWS = 2**15
-"""Most items whose features are looked at for their mean and deviation, evenly spread."""
-
-
-@dataclass(frozen=True)
-class Catalogue:
-    """What the model is told of N items.
-
-    Attributes:
-        id_row_N: int64 row of the id table, -1 for an item that has none (new since training).
-        features: Modality to float [N, dim].
-        present: Modality to bool [N].
-        label_NC: bool, the known categories; None where there are none at all.
-        standardised: Whether the features have been through `ItemEncoder.standardised`.
-        near_NJ: int64 rows of the id table, those of each item's neighbours, -1 for none; if not
-            given, items with an id have those found by `ItemEncoder.measure`, and others none.
-        begun_ND: float, where the ids of items with content begin, made by
-            `ItemEncoder.standardised`; if not given, it is made as needed.
-    """
-
-    id_row_N: Tensor
-    features: Mapping[str, Tensor]
-    present: Mapping[str, Tensor]
-    label_NC: Tensor | None = None
-    standardised: bool = False
-    near_NJ: Tensor | None = None
-    begun_ND: Tensor | None = None
-
-    def to(self, device: torch.device, features: bool = True) -> Catalogue:
-        """The same catalogue on `device`; without `features`, those stay where they are."""
-        return Catalogue(
-            self.id_row_N.to(device),
-            {m: f.to(device) if features else f for m, f in self.features.items()},
-            {m: p.to(device) for m, p in self.present.items()},
-            None if self.label_NC is None else self.label_NC.to(device),
-            self.standardised,
-            None if self.near_NJ is None else self.near_NJ.to(device),
-            None if self.begun_ND is None else self.begun_ND.to(device),
-        )
-
-    def take(self, item_U: Tensor) -> Catalogue:
-        """The items `item_U` alone; features come from wherever they lie to `item_U`'s device."""
-        device = item_U.device
-        return Catalogue(
-            self.id_row_N[item_U],
-            {m: f[item_U.to(f.device)].to(device) for m, f in self.features.items()},
-            {m: p[item_U] for m, p in self.present.items()},
-            None if self.label_NC is None else self.label_NC[item_U],
-            self.standardised,
-            None if self.near_NJ is None else self.near_NJ[item_U],
-            None if self.begun_ND is None else self.begun_ND[item_U],
-        )
 
 
 class Part(NamedTuple):
@@ -96,89 +45,6 @@ class ItemParts(NamedTuple):
 
     x_PND: Tensor
     present_NS: Tensor
-
-
-class FeatureProjection(nn.Module):
-    """A frozen feature to width D: standardised by column, scaled to rows of about 1, projected.
-
-    The column statistics are measured on the training catalogue and travel with the weights; a
-    column that is constant there says nothing and is left out. Rows of length 1, not sqrt(dim):
-    Adam moves every weight by the same amount, so with long rows a single step would move a
-    2,560-d feature's projection by many times its own size.
-    """
-
-    FARTHEST = 10.0
-    """Standard deviations beyond which a value is cut: one odd picture must not rule."""
-
-    def __init__(self, dim: int, width: int) -> None:
-        super().__init__()
-        self.mean: Tensor
-        self.scale: Tensor
-        self.register_buffer("mean", torch.zeros(dim))
-        self.register_buffer("scale", torch.full((dim,), dim**-0.5))
-        self.linear = nn.Linear(dim, width)
-        nn.init.normal_(self.linear.weight, std=0.02)
-        nn.init.zeros_(self.linear.bias)
-
-    def measure(self, features: Tensor, present: Tensor) -> None:
-        """Take column mean and standard deviation of the rows `present` [N] of `features`."""
-        row = present.to(features.device).nonzero().squeeze(1)
-        if len(row) < 2:
-            return
-        values = features[row[:: -(-len(row) // MEASURED_ROWS)]].double()
-        mean, deviation = values.mean(0), values.std(0)
-        constant = deviation <= 1e-6 * mean.abs().clamp(min=1e-6)
-        self.mean.copy_(mean)
-        self.scale.copy_(torch.where(constant, 0.0, len(mean) ** -0.5 / deviation))
-
-    def standardise(self, features: Tensor) -> Tensor:
-        """What the linear layer reads of features [N, dim], float32 of the same shape."""
-        farthest = self.FARTHEST * features.shape[1] ** -0.5
-        return ((features.float() - self.mean) * self.scale).clamp_(-farthest, farthest)
-
-    def forward(self, features: Tensor, standardised: bool = False) -> Tensor:
-        """[N, dim] to [N, D]; of what `standardise` gave, if it did."""
-        x: Tensor = self.linear(features if standardised else self.standardise(features))
-        return x
-
-
-class ContentInitialisation(nn.Module):
-    """Where ids begin: at the D main directions of the content, of like variance, turned at random.
-
-    So an item that few have met is near what looks like it, and one that nobody has met is there.
-    The directions are measured on the training catalogue and travel with the weights.
-    """
-
-    SPREAD = 0.02
-    """Standard deviation of each coordinate, that of an id's random part."""
-
-    OVERSAMPLED = 8
-
-    def __init__(self, dim: int, width: int) -> None:
-        super().__init__()
-        self.mean: Tensor
-        self.directions: Tensor
-        self.register_buffer("mean", torch.zeros(dim))
-        self.register_buffer("directions", torch.zeros(dim, width))
-
-    def measure(self, content: Tensor) -> None:
-        """Find the main directions of rows [N, dim] (Halko et al., arXiv 0909.4061)."""
-        most = min(content.shape)
-        width = self.directions.shape[1]
-        if most < 2:
-            return
-        self.mean.copy_(content.mean(0))
-        _, length, direction = torch.svd_lowrank(
-            content - self.mean, q=min(width + self.OVERSAMPLED, most), niter=4
-        )
-        told = length > 1e-3 * length[0].clamp(min=1e-12)
-        scale = torch.where(told, len(content) ** 0.5 / length, 0.0)[:width]
-        turn, _ = torch.linalg.qr(torch.randn(width, len(scale)).to(scale))
-        self.directions.copy_(self.SPREAD * direction[:, :width] * scale @ turn.T)
-
-    def forward(self, content: Tensor) -> Tensor:
-        """Rows [N, dim] to where their ids begin, [N, D]."""
-        return (content - self.mean) @ self.directions
 
 
 class ItemEncoder(nn.Module):
@@ -252,7 +118,7 @@ class ItemEncoder(nn.Module):
         """
         for name, projection in self._projections():
             projection.measure(catalogue.features[name], catalogue.present[name])
-        item_K = _known(catalogue)
+        item_K = known_items(catalogue)
         if self.near_RJ is not None:
             self.near_RJ[catalogue.id_row_N[item_K]] = self._nearest(catalogue, item_K)
         if self.content_init is None or self.id_table is None:
@@ -408,7 +274,7 @@ class ItemEncoder(nn.Module):
         An item is no neighbour of itself; -1 where there are too few.
         """
         assert self.near_RJ is not None
-        item_K = _known(catalogue)
+        item_K = known_items(catalogue)
         most = min(self.near_RJ.shape[1], len(item_K))
         near_BJ = self.near_RJ.new_full((len(item_B), self.near_RJ.shape[1]), -1)
         if not most:
@@ -451,29 +317,3 @@ def _parts(streams: int, fused: bool, both: bool) -> tuple[Part, ...]:
         return tuple(Part(stream, stream) for stream in range(streams))
     together = tuple(Part(int(both), stream) for stream in range(streams))
     return (Part(0, 0), *together) if both else together
-
-
-def _known(catalogue: Catalogue) -> Tensor:
-    """The items with an id and some content, int64 and rising."""
-    return ((catalogue.id_row_N >= 0) & has_content(catalogue)).nonzero().squeeze(1)
-
-
-def has_content(catalogue: Catalogue) -> Tensor:
-    """Which items have any modality, bool [N]."""
-    if not catalogue.present:
-        return torch.zeros_like(catalogue.id_row_N, dtype=torch.bool)
-    return torch.stack(list(catalogue.present.values())).any(0)
-
-
-def are_new(catalogue: Catalogue) -> Tensor:
-    """bool [N]: without an id, but with content."""
-    return (catalogue.id_row_N < 0) & has_content(catalogue)
-
-
-def unknown_items(catalogue: Catalogue) -> Tensor | None:
-    """Items with neither id nor content, int64 and rising: no score of theirs means anything.
-
-    None where there are none.
-    """
-    item_F = ((catalogue.id_row_N < 0) & ~has_content(catalogue)).nonzero().squeeze(1)
-    return item_F if len(item_F) else None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +11,8 @@ import polars as pl
 from numpy.typing import NDArray
 
 from cammsr_cli.data.dataset import DataSet
+from cammsr_cli.errors import CammsrError
+from cammsr_cli.prepare.options import PrepareOptions
 
 
 @dataclass(frozen=True)
@@ -79,3 +82,39 @@ def changes_since(
         unchanged=int((has_N & same_N).sum()),
         same_encoder=before.modalities[modality].fingerprint == fingerprint,
     )
+
+
+class Replaced:
+    """The data set that is to be replaced, if there is one and it can be read.
+
+    Attributes:
+        notes: What is to be said of it.
+    """
+
+    def __init__(self, options: PrepareOptions) -> None:
+        self.notes: list[str] = []
+        self._data: DataSet | None = None
+        if options.out.exists() and options.features.shard.count == 1:
+            with self._damage_noted():
+                self._data = DataSet(options.out)
+
+    def changes(
+        self,
+        modality: str,
+        item_ids: Sequence[str],
+        inputs: NDArray[np.uint8] | None,
+        fingerprint: str,
+    ) -> Changes | None:
+        """What has changed since; None if that cannot be told."""
+        with self._damage_noted():
+            return changes_since(self._data, modality, item_ids, inputs, fingerprint)
+        return None
+
+    @contextmanager
+    def _damage_noted(self) -> Iterator[None]:
+        """Damage is no reason not to make it again."""
+        try:
+            yield
+        except CammsrError as error:
+            self._data = None
+            self.notes.append(f"what has changed cannot be told: {error.message}")

@@ -11,16 +11,13 @@ from typing import TYPE_CHECKING
 
 from cammsr_cli.data.dataset import require_replaceable
 from cammsr_cli.data.merge import merge
-from cammsr_cli.encoding.encode import Problem, ProgressBar, Shard
+from cammsr_cli.encoding.features import Problem, ProgressBar, Shard
 from cammsr_cli.errors import UsageError
 from cammsr_cli.locks import only_writer
-from cammsr_cli.prepare.run import (
-    PrepareOptions,
-    PrepareReport,
-    prepare,
-    require_writable,
-    write_problems,
-)
+from cammsr_cli.prepare.options import PrepareOptions, require_writable
+from cammsr_cli.prepare.problems import write_problems
+from cammsr_cli.prepare.report import PrepareReport
+from cammsr_cli.prepare.run import prepare
 
 if TYPE_CHECKING:
     from cammsr_cli.distributed import World

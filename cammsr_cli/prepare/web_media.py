@@ -14,7 +14,7 @@ from pathlib import Path
 from cammsr_encoders.protocol import MEDIA_FIELDS, Encoder
 
 from cammsr_cli.data.readers.tables import counted
-from cammsr_cli.encoding.encode import ProgressBar
+from cammsr_cli.encoding.features import ProgressBar
 from cammsr_cli.media.addresses import is_web_address, parse_url
 from cammsr_cli.media.cache import MediaCache
 from cammsr_cli.media.download import DownloadOptions, Downloads, download, look_up

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from cammsr_cli.model.cammsr import Cammsr
-from cammsr_cli.model.items import Catalogue
+from cammsr_cli.model.catalogue import Catalogue
 from cammsr_cli.model.windows import Events
 from cammsr_cli.ranking.full_ranking import Questions, Ranking
 

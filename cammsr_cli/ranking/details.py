@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cammsr_cli.data.splits import TRAIN
-from cammsr_cli.model.items import Catalogue, are_new
+from cammsr_cli.model.catalogue import Catalogue, are_new
 from cammsr_cli.ranking.explain import modality_weights
 from cammsr_cli.ranking.full_ranking import Questions, Ranking, item_tables
 from cammsr_cli.ranking.metrics import Estimate, bootstrap_interval, per_user
 from cammsr_cli.ranking.new_items import evenly
-from cammsr_cli.runs.folder import LoadedRun
+from cammsr_cli.runs.loading import LoadedRun
 
 CUTOFF = 10
 """Length of the lists that are looked at."""

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from cammsr_cli.data.splits import TEST, VALIDATION
 from cammsr_cli.errors import CammsrError, UsageError
-from cammsr_cli.model.items import are_new
+from cammsr_cli.model.catalogue import are_new
 from cammsr_cli.ranking.details import Details, details
 from cammsr_cli.ranking.full_ranking import (
     Questions,
@@ -31,7 +31,8 @@ from cammsr_cli.ranking.metrics import (
 )
 from cammsr_cli.ranking.new_items import share_of_new
 from cammsr_cli.ranking.per_user_file import require_free, write_per_user
-from cammsr_cli.runs.folder import LoadedRun, RunFolder, load_run
+from cammsr_cli.runs.folder import RunFolder
+from cammsr_cli.runs.loading import LoadedRun, load_run
 
 Split = Literal["test", "validation"]
 

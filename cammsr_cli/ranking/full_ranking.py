@@ -16,7 +16,7 @@ from cammsr_cli.data.dataset import DataSet
 from cammsr_cli.data.splits import TRAIN
 from cammsr_cli.model.by_device import most_on
 from cammsr_cli.model.cammsr import Cammsr, ItemTables
-from cammsr_cli.model.items import Catalogue, are_new, unknown_items
+from cammsr_cli.model.catalogue import Catalogue, are_new, unknown_items
 from cammsr_cli.model.windows import Events, cut
 from cammsr_cli.ranking.new_items import asking, with_places
 from cammsr_cli.ranking.room import SCORES_AT_ONCE, in_parts

@@ -14,7 +14,7 @@ from cammsr_cli.files import refusals_told, require_table_output, written_whole
 from cammsr_cli.locks import only_writer
 from cammsr_cli.ranking.details import CUTOFF
 from cammsr_cli.ranking.full_ranking import Ranking
-from cammsr_cli.runs.folder import LoadedRun
+from cammsr_cli.runs.loading import LoadedRun
 
 _WRITERS: dict[str, Callable[[pl.DataFrame, Path], Any]] = {
     ".parquet": pl.DataFrame.write_parquet,

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from cammsr_cli.data.splits import TRAIN
 from cammsr_cli.errors import CammsrError, UsageError, closest, first_line
-from cammsr_cli.model.items import are_new, unknown_items
+from cammsr_cli.model.catalogue import are_new, unknown_items
 from cammsr_cli.model.windows import Events
 from cammsr_cli.ranking import sessions
 from cammsr_cli.ranking.diversity import spread
@@ -32,7 +32,7 @@ from cammsr_cli.ranking.new_items import asking, evenly, share_of_new, with_plac
 from cammsr_cli.ranking.seen import Histories, Seen, without
 from cammsr_cli.ranking.sessions import Sessions
 from cammsr_cli.ranking.top_k import RECALL_AIM, ExactIndex, FaissIndex, Index, Top, wants_faiss
-from cammsr_cli.runs.folder import LoadedRun
+from cammsr_cli.runs.loading import LoadedRun
 
 if TYPE_CHECKING:  # it imports encoders, which are needed to explain alone
     from cammsr_cli.ranking.reasons import SentenceChooser

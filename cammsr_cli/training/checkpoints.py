@@ -22,7 +22,7 @@ from cammsr_cli.files import (
     written_whole,
 )
 from cammsr_cli.model.cammsr import Cammsr
-from cammsr_cli.runs.folder import load_weights, write_weights
+from cammsr_cli.runs.weights import load_weights, write_weights
 from cammsr_cli.training.sharding import (
     load_optimizer_state,
     whole_optimizer_state,

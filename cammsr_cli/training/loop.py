@@ -27,7 +27,8 @@ from cammsr_cli.model.windows import shuffled_batches, training_windows
 from cammsr_cli.ranking.branch_weights import weigh_branches
 from cammsr_cli.ranking.full_ranking import Questions, model_ranks, questions
 from cammsr_cli.ranking.metrics import per_user
-from cammsr_cli.runs.folder import RunFolder, load_weights
+from cammsr_cli.runs.folder import RunFolder
+from cammsr_cli.runs.weights import load_weights
 from cammsr_cli.training.checkpoints import (
     AVERAGED,
     TrainingState,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from jinja2 import Environment, StrictUndefined
 
 from cammsr_cli.config import Config
-from cammsr_cli.runs.folder import ModelSpec
+from cammsr_cli.runs.spec import ModelSpec
 from cammsr_cli.training.loop import Outcome
 
 _CARD = """\

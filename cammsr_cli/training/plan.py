@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from cammsr_cli.config import TrainingConfig
-from cammsr_cli.model.items import Catalogue, are_new
+from cammsr_cli.model.catalogue import Catalogue, are_new
 from cammsr_cli.model.losses import NOWHERE
 from cammsr_cli.model.negatives import Candidates, draw_candidates, places
 from cammsr_cli.model.repeats import LastSeen, last_seen

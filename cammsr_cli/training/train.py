@@ -18,16 +18,11 @@ from cammsr_cli.devices import repeatable, room_for
 from cammsr_cli.distributed import World
 from cammsr_cli.errors import CammsrError, UsageError, typed
 from cammsr_cli.locks import in_use, only_writer
-from cammsr_cli.model.items import MEASURED_ROWS, Catalogue
-from cammsr_cli.runs.folder import (
-    ModelSpec,
-    RunFolder,
-    build_model,
-    describe,
-    read_catalogue,
-    read_events,
-    training_items,
-)
+from cammsr_cli.model.catalogue import Catalogue
+from cammsr_cli.model.features import MEASURED_ROWS
+from cammsr_cli.runs.folder import RunFolder
+from cammsr_cli.runs.loading import read_catalogue, read_events
+from cammsr_cli.runs.spec import ModelSpec, build_model, describe, training_items
 from cammsr_cli.training.loop import EpochReport, Outcome, StepReport, Trainer, training_bounds
 from cammsr_cli.training.model_card import model_card
 from cammsr_cli.training.plan import Corpus

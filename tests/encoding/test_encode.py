@@ -16,7 +16,8 @@ from cammsr_encoders.text import TextEncoder
 from numpy.typing import NDArray
 from PIL import Image
 
-from cammsr_cli.encoding.encode import FeatureOptions, encode_items, plan_items
+from cammsr_cli.encoding.encode import encode_items, plan_items
+from cammsr_cli.encoding.features import FeatureOptions
 from cammsr_cli.errors import CammsrError
 
 
@@ -105,7 +106,7 @@ def test_a_fingerprint_names_the_class_once() -> None:
     kinds = (Toy, Other, Named, Borrowed)
     made = [encode_items(kind(), [{"title": "a"}], ["1"], None).fingerprint for kind in kinds]
     assert len({*made}) == len(kinds)
-    assert made[0] == '{"encoder": "test_runner:Toy", "fingerprint": "toy 1"}'
+    assert made[0] == '{"encoder": "test_encode:Toy", "fingerprint": "toy 1"}'
     assert made[2] == Named().fingerprint  # caches and data sets from before stay good
     assert [plan_items(kind(), [], [], None).fingerprint for kind in kinds] == made
 
@@ -203,7 +204,8 @@ import sys, time
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
 import cammsr_cli.encoding.encode as runner
-from test_runner import Toy
+import cammsr_cli.encoding.features as features
+from test_encode import Toy
 runner._FLUSH_SECONDS = 0
 root = Path(sys.argv[1])
 records = [{"image": f"{n}.txt"} for n in range(12)]
@@ -212,7 +214,7 @@ def progress(done, total, failed):
         print("half", flush=True)
         time.sleep(60)
 runner.encode_items(Toy(), records, [str(n) for n in range(12)], root,
-                    runner.FeatureOptions(4, 0, "float32", root / "cut"), progress)
+                    features.FeatureOptions(4, 0, "float32", root / "cut"), progress)
 """
 
 

@@ -16,18 +16,14 @@ from web_server import sends, web_server
 
 from cammsr_cli.data.corpus import SourceOptions
 from cammsr_cli.data.dataset import DataSet
-from cammsr_cli.encoding.encode import Problem
+from cammsr_cli.encoding.features import Problem
 from cammsr_cli.errors import CammsrError, UsageError
 from cammsr_cli.media.download import Downloads
 from cammsr_cli.plugins.registry import EncoderSpec
-from cammsr_cli.prepare.run import (
-    PrepareOptions,
-    PrepareReport,
-    _own_device,
-    plan,
-    prepare,
-    write_problems,
-)
+from cammsr_cli.prepare.options import PrepareOptions
+from cammsr_cli.prepare.problems import write_problems
+from cammsr_cli.prepare.report import PrepareReport
+from cammsr_cli.prepare.run import _own_device, plan, prepare
 from cammsr_cli.prepare.web_media import WebMedia
 
 # Two users with three items in common; "d" and "e", the last rows of the items file, are rated

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from cammsr_cli.model.cammsr import Cammsr
-from cammsr_cli.model.items import Catalogue
+from cammsr_cli.model.catalogue import Catalogue
 from cammsr_cli.model.windows import Events
 from cammsr_cli.ranking.branch_weights import WEIGHTS, weigh_branches
 from cammsr_cli.ranking.full_ranking import Questions, item_tables, model_ranks, ranks, user_queries

@@ -10,7 +10,7 @@ import torch
 
 from cammsr_cli.data.splits import TEST, VALIDATION
 from cammsr_cli.model.cammsr import Cammsr
-from cammsr_cli.model.items import Catalogue
+from cammsr_cli.model.catalogue import Catalogue
 from cammsr_cli.model.repeats import RepeatBias
 from cammsr_cli.model.windows import Events
 from cammsr_cli.ranking import full_ranking

@@ -16,7 +16,8 @@ from cammsr_cli.ranking import recommend, top_k
 from cammsr_cli.ranking.full_ranking import Questions, model_ranks, user_queries
 from cammsr_cli.ranking.recommend import Recommender, read_ids
 from cammsr_cli.ranking.top_k import ExactIndex, FaissIndex, faiss_is_installed
-from cammsr_cli.runs.folder import RunFolder, load_run
+from cammsr_cli.runs.folder import RunFolder
+from cammsr_cli.runs.loading import load_run
 
 needs_faiss = pytest.mark.skipif(not faiss_is_installed(), reason="the extra faiss is not there")
 
@@ -141,7 +142,7 @@ def test_one_user_reads_no_other_user_s_events_and_no_other_item_s_texts(
         pytest.fail("this reads all")
 
     monkeypatch.setattr(DataSet, "field", refuse)
-    monkeypatch.setattr("cammsr_cli.runs.folder.read_events", refuse)
+    monkeypatch.setattr("cammsr_cli.runs.loading.read_events", refuse)
     fresh = Recommender(load_run(_folder(recommender), None, torch.device("cpu")))
     assert fresh.recommend("u3", 5)[0].title.startswith("Thing ")
     assert not {"event_item", "event_time", "event_part"} & vars(fresh.run.data).keys()

@@ -18,16 +18,10 @@ from cammsr_cli.data.splits import leave_one_out
 from cammsr_cli.errors import CammsrError
 from cammsr_cli.files import CHECKSUMS, sha256_of
 from cammsr_cli.ranking.full_ranking import item_tables
-from cammsr_cli.runs.folder import (
-    RunFolder,
-    build_model,
-    describe,
-    load_run,
-    load_weights,
-    read_catalogue,
-    read_events,
-    training_items,
-)
+from cammsr_cli.runs.folder import RunFolder
+from cammsr_cli.runs.loading import load_run, read_catalogue, read_events
+from cammsr_cli.runs.spec import build_model, describe, training_items
+from cammsr_cli.runs.weights import load_weights
 from cammsr_cli.training.sizing import fitted
 
 CPU = torch.device("cpu")
@@ -152,7 +146,7 @@ def test_settings_and_spec_come_back(run: RunFolder, data: DataSet) -> None:
 def test_every_model_setting_reaches_the_model(monkeypatch, data: DataSet, name: str) -> None:
     """The config alone decides: no default of the model's own is ever used."""
     given = {}
-    monkeypatch.setattr("cammsr_cli.runs.folder.Cammsr", lambda *_, **sizes: given.update(sizes))
+    monkeypatch.setattr("cammsr_cli.runs.spec.Cammsr", lambda *_, **sizes: given.update(sizes))
     config = ModelConfig()
     build_model(describe(data, config, "cammsr"), config)
     assert given[name] == getattr(config, name)

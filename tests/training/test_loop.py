@@ -31,7 +31,8 @@ from cammsr_cli.model.cammsr import Cammsr, ItemTables
 from cammsr_cli.model.windows import Window
 from cammsr_cli.ranking.full_ranking import model_ranks, questions
 from cammsr_cli.ranking.metrics import per_user
-from cammsr_cli.runs.folder import RunFolder, load_run, read_events
+from cammsr_cli.runs.folder import RunFolder
+from cammsr_cli.runs.loading import load_run, read_events
 from cammsr_cli.training import loop
 from cammsr_cli.training.checkpoints import Progress
 from cammsr_cli.training.loop import EpochReport, Outcome, StepReport, Trainer

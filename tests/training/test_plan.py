@@ -10,7 +10,7 @@ import torch
 from pretended_cuda import OnCuda, pretended_cuda
 
 from cammsr_cli.config import TrainingConfig
-from cammsr_cli.model.items import Catalogue
+from cammsr_cli.model.catalogue import Catalogue
 from cammsr_cli.model.losses import NOWHERE
 from cammsr_cli.model.windows import Events
 from cammsr_cli.training.plan import EVEN_CANDIDATES, EVEN_POSITIONS, Corpus, Plan, Planner

@@ -24,7 +24,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from cammsr_cli.config import Config
 from cammsr_cli.data.dataset import DataSet
 from cammsr_cli.distributed import World, joined
-from cammsr_cli.runs.folder import RunFolder, describe, training_items
+from cammsr_cli.runs.folder import RunFolder
+from cammsr_cli.runs.spec import describe, training_items
 from cammsr_cli.training.checkpoints import (
     TrainingState,
     checkpoint_path,

@@ -15,7 +15,7 @@ from cammsr_cli.distributed import World
 from cammsr_cli.errors import CammsrError
 from cammsr_cli.model import negatives as sampling
 from cammsr_cli.model.cammsr import Cammsr
-from cammsr_cli.model.items import Catalogue
+from cammsr_cli.model.catalogue import Catalogue
 from cammsr_cli.model.windows import Events
 from cammsr_cli.training.checkpoints import TrainingState
 from cammsr_cli.training.loop import averaged_copy

@@ -15,7 +15,8 @@ from toy_data import write_toy_data
 from cammsr_cli.config import validated
 from cammsr_cli.data.dataset import DataSet
 from cammsr_cli.distributed import World
-from cammsr_cli.runs.folder import RunFolder, describe, training_items
+from cammsr_cli.runs.folder import RunFolder
+from cammsr_cli.runs.spec import describe, training_items
 from cammsr_cli.training.sizing import fitted
 from cammsr_cli.training.train import make_trainer
 

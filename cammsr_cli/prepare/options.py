@@ -1,0 +1,62 @@
+"""What `cammsr prepare` can be asked for, and what it refuses at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from cammsr_cli.data.corpus import SourceOptions
+from cammsr_cli.data.dataset import require_replaceable
+from cammsr_cli.encoding.features import FeatureOptions
+from cammsr_cli.errors import UsageError
+from cammsr_cli.media.download import DownloadOptions
+from cammsr_cli.plugins.registry import EncoderSpec
+
+
+@dataclass(frozen=True)
+class PrepareOptions:
+    """Everything `prepare` is told.
+
+    Attributes:
+        source: How to read the raw files.
+        out: The data set to write.
+        encoders: Encoders to run, in order.
+        vectors: Modality to a file of ready-made vectors.
+        media_root: Folder that media paths are relative to.
+        features: How encoders are run.
+        download: How media that are named by URL are had; None uses only what is in the cache.
+        device: Where encoders run, resolved; several, separated by commas, share the work.
+        precision: "float32" or "bfloat16".
+        engine: "local" for this machine, "ray" for the nodes of a Ray cluster.
+        strict: Whether an item that cannot be encoded stops everything.
+        force: Whether `out` may be replaced.
+    """
+
+    source: SourceOptions
+    out: Path
+    encoders: Sequence[EncoderSpec] = ()
+    vectors: Mapping[str, Path] = field(default_factory=dict)
+    media_root: Path | None = None
+    features: FeatureOptions = field(default_factory=FeatureOptions)
+    download: DownloadOptions | None = field(default_factory=DownloadOptions)
+    device: str = "cpu"
+    precision: str = "float32"
+    engine: Literal["local", "ray"] = "local"
+    strict: bool = False
+    force: bool = False
+
+
+def require_writable(options: PrepareOptions) -> None:
+    """Refuse what would overwrite, or cannot be written, or has nothing to be made of.
+
+    Raises:
+        UsageError: Saying which path it is.
+    """
+    for source in (options.source.interactions, options.source.items):
+        if source is not None and not source.exists():
+            raise UsageError(f"{source}: no such file or folder", "Check the path.")
+    require_replaceable(options.out, options.force)
+    if options.media_root is not None and not options.media_root.is_dir():
+        raise UsageError(f"--media-root {options.media_root} is not a folder")

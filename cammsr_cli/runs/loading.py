@@ -1,0 +1,181 @@
+"""A trained model together with the data set it is asked about."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+
+from cammsr_cli.data.dataset import DataSet
+from cammsr_cli.errors import CammsrError, typed
+from cammsr_cli.model.cammsr import Cammsr
+from cammsr_cli.model.catalogue import Catalogue, are_new, unknown_items
+from cammsr_cli.model.windows import Events
+from cammsr_cli.runs.folder import RunFolder
+from cammsr_cli.runs.spec import ModelSpec, build_model
+from cammsr_cli.runs.weights import load_weights
+
+
+def read_catalogue(data: DataSet, modalities: Mapping[str, int], id_rows: list[str]) -> Catalogue:
+    """The items of `data` as tensors, each with its row among `id_rows` or -1."""
+    row_of = {item_id: row for row, item_id in enumerate(id_rows)}
+    rows = torch.tensor([row_of.get(item_id, -1) for item_id in data.item_ids], dtype=torch.int64)
+    features, present = {}, {}
+    for name in modalities:
+        values, has = data.vectors(name)
+        features[name], present[name] = torch.from_numpy(values), torch.from_numpy(has)
+    labels = torch.from_numpy(data.category_labels()) if data.category_names else None
+    return Catalogue(rows, features, present, labels)
+
+
+def read_events(data: DataSet, device: torch.device) -> Events:
+    """All events of `data` on `device`."""
+    return Events(
+        torch.from_numpy(data.event_item).to(device),
+        torch.from_numpy(data.event_time).to(device),
+        torch.from_numpy(data.event_tied).to(device),
+    )
+
+
+@dataclass(frozen=True)
+class LoadedRun:
+    """A trained model with the data set it is asked about, on one device.
+
+    Attributes:
+        spec: What the model was built for.
+        model: In evaluation mode.
+        data: The data set.
+        catalogue: Its items.
+        new_items: How many of its items the model has never seen in training, but knows something
+            of by their content.
+        unknown_items: How many it knows nothing of.
+        device: Where all of it lives.
+        unchecked: What is to be said of files without checksums, in words.
+    """
+
+    spec: ModelSpec
+    model: Cammsr
+    data: DataSet
+    catalogue: Catalogue
+    new_items: int
+    unknown_items: int
+    device: torch.device
+    unchecked: list[str]
+
+    @property
+    def same_data(self) -> bool:
+        """Whether it is the very data set that the model was trained on."""
+        return self.data.content == self.spec.data_content
+
+    @property
+    def remarks(self) -> list[str]:
+        """What cannot be known of the run and of its data set, in words."""
+        return self.unchecked + [
+            f"the {name} vectors of {self.data.path} come from another file than those of the "
+            "training: cammsr cannot tell whether the same model made them"
+            for name, fingerprint in self.spec.fingerprints.items()
+            if self.data.modalities[name].fingerprint != fingerprint
+        ]
+
+    @cached_property
+    def events(self) -> Events:
+        """All events of the data set, read when first asked for."""
+        return read_events(self.data, self.device)
+
+
+def load_run(folder: RunFolder, data_path: Path | None, device: torch.device) -> LoadedRun:
+    """Load a finished run and the data set it was trained on, or a newer one like it.
+
+    A data set with more users, events or items is welcome: items new since training are known by
+    their content. One made by other encoders, or of another catalogue, is refused.
+
+    Raises:
+        CammsrError: The run is missing, unfinished or damaged, or the data set is another one.
+    """
+    spec = folder.spec()
+    if not folder.finished:
+        raise CammsrError(
+            f"the training in {folder.path} is not finished: there is no {folder.weights.name}",
+            f"Go on with: cammsr train {typed(spec.data_path)} --out {typed(folder.path)} --resume",
+        )
+    if data_path is None and not Path(spec.data_path).is_file():
+        raise CammsrError(
+            f"{folder.path} was trained on {spec.data_path}, which is not there any more",
+            "If it was moved, say where it is: --data FILE",
+        )
+    data = DataSet(data_path or Path(spec.data_path))
+    unchecked = [*folder.check(), *data.remarks]
+    id_rows = folder.item_ids()
+    require_matching(data, spec, id_rows, folder.path)
+    model = build_model(spec, folder.config().model)
+    load_weights(model, folder.weights)
+    _require_possible(model, folder)
+    model = model.to(device).eval()
+    catalogue = read_catalogue(data, spec.feature_dims, id_rows).to(device, features=False)
+    catalogue = model.items.beside_neighbours(catalogue)
+    new, unknown = int(are_new(catalogue).sum()), unknown_items(catalogue)
+    return LoadedRun(
+        spec=spec,
+        model=model,
+        data=data,
+        catalogue=catalogue,
+        new_items=new,
+        unknown_items=0 if unknown is None else len(unknown),
+        device=device,
+        unchecked=unchecked,
+    )
+
+
+def _require_possible(model: Cammsr, folder: RunFolder) -> None:
+    """Refuse weights that no training leaves: without checksums, nothing else tells of damage."""
+    rows = model.items.id_table.num_embeddings if model.items.id_table is not None else 0
+    for name, value in model.state_dict().items():
+        are_rows = (value >= -1) & (value < rows)  # -1 for none
+        if not bool((value.isfinite() if value.is_floating_point() else are_rows).all()):
+            raise folder.damaged(folder.weights.name, f"{name} holds what no training leaves")
+
+
+def require_matching(data: DataSet, spec: ModelSpec, id_rows: list[str], run: Path) -> None:
+    """Refuse a data set that the model was not trained for."""
+    if data.content == spec.data_content:
+        return
+    use = f"Use the data set it was trained on: --data {typed(spec.data_path)}"
+    for name, fingerprint in spec.fingerprints.items():
+        found = data.modalities.get(name)
+        # A file of ready-made vectors with more items is another file: their owner vouches for it.
+        if found is None or (
+            found.fingerprint != fingerprint
+            and not (_ready_made(fingerprint) and _ready_made(found.fingerprint))
+        ):
+            made_by = "nothing" if found is None else found.fingerprint
+            raise CammsrError(
+                f"{run} was trained on another data set: its {name} vectors were made by "
+                f"{fingerprint}, those of {data.path} by {made_by}",
+                use,
+            )
+        if found.dim != spec.feature_dims[name]:
+            raise CammsrError(
+                f"{run} was trained on another data set: its {name} vectors have "
+                f"{spec.feature_dims[name]:,} values, those of {data.path} {found.dim:,}",
+                use,
+            )
+    known = len(set(id_rows) & set(data.item_ids))
+    if known * 2 < len(id_rows):
+        raise CammsrError(
+            f"{run} was trained on another data set: only {known:,} of its {len(id_rows):,} items "
+            f"are in {data.path}",
+            use,
+        )
+
+
+def _ready_made(fingerprint: str) -> bool:
+    """Whether vectors came from a file (`features.vectors`), not from an encoder."""
+    try:
+        told = json.loads(fingerprint)
+    except ValueError:
+        return False
+    return isinstance(told, dict) and told.keys() == {"vectors"}

@@ -1,0 +1,40 @@
+"""Weights of a model in a file: written by `train`, read with nothing unpickled."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from cammsr_cli.errors import CammsrError, first_line
+from cammsr_cli.files import usual_permissions
+from cammsr_cli.model.cammsr import Cammsr
+
+
+def write_weights(weights: Mapping[str, Tensor], path: Path) -> None:
+    """Write a model's state dict as safetensors."""
+    state = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
+    with usual_permissions(path):
+        save_file(state, path)
+
+
+def load_weights(model: Cammsr, path: Path) -> None:
+    """Read weights written by `write_weights`.
+
+    Raises:
+        CammsrError: The file is damaged or belongs to another model.
+    """
+    try:
+        path.open("rb").close()  # says why it cannot be read, which safetensors does not
+    except OSError as error:
+        raise CammsrError(f"{path} cannot be read: {error.strerror}") from error
+    try:
+        model.load_state_dict(load_file(path))
+    except (SafetensorError, RuntimeError, OSError) as error:
+        raise CammsrError(
+            f"{path} cannot be loaded into this run's model: {first_line(error)}",
+            "Train again: cammsr train",
+        ) from error
