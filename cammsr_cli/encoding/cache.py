@@ -1,9 +1,9 @@
 """Vectors kept from earlier runs: immutable shards, named by what decided their content.
 
 `<cache>/features/<SHA-256 of the encoder's full fingerprint>/<shard>.safetensors` holds `keys`,
-uint8 [n, 32] (SHA-256 of an item's inputs), and `values`, float32 [n, dim]. A shard is written
-beside its name and moved there whole, and never changed: runs may share a cache, and a killed run
-leaves all it had finished.
+uint8 [n, 32] (SHA-256 of an item's inputs), and `values`, float32 [n, dim], and the SHA-256 of both
+in its header. A shard is written beside its name and moved there whole, and never changed: runs may
+share a cache, and a killed run leaves all it had finished.
 
 Legend: M vectors in the cache, K keys asked for.
 """
@@ -30,6 +30,8 @@ from cammsr_cli.files import usual_permissions
 KEY_BYTES = 32
 """A key is the SHA-256 of an item's inputs."""
 
+_DIGEST = "sha256"
+
 # Half-written shards older than this were left by a killed run: no write takes so long.
 _LEFT_BEHIND_SECONDS = 86_400
 
@@ -46,7 +48,7 @@ class FeatureCache:
     Attributes:
         dim: Length of the vectors, as in the first shard, and others are unreadable; None if there
             is no shard.
-        dropped: Shards found unreadable, and removed.
+        dropped: Shards found unreadable or damaged, and removed.
 
     Raises:
         CammsrError: If the system refuses to read it.
@@ -79,7 +81,7 @@ class FeatureCache:
     def read(
         self, places: NDArray[np.int64]
     ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
-        """The vectors at some places, a shard at a time.
+        """The vectors at some places, a shard at a time; none of a damaged shard, which is removed.
 
         Args:
             places: int64 [K] from `find`; -1 is passed over.
@@ -88,7 +90,7 @@ class FeatureCache:
             Positions in `places`, and their vectors, float32 [n, dim].
 
         Raises:
-            CammsrError: If a shard has been damaged or removed meanwhile.
+            CammsrError: If the system refuses to read a shard, or it has been removed meanwhile.
         """
         known = np.flatnonzero(places >= 0)
         shard = self._shard_M[places[known]]
@@ -99,9 +101,14 @@ class FeatureCache:
             path = self._shards[int(self._shard_M[places[some[0]]])]
             try:
                 with safe_open(path, framework="numpy") as opened:
+                    keys: NDArray[np.uint8] = opened.get_tensor("keys")
                     values: NDArray[np.float32] = opened.get_tensor("values")
+                    digest = (opened.metadata() or {}).get(_DIGEST)
             except (OSError, SafetensorError) as error:
                 raise self._unreadable(error) from error
+            if digest != _digest(keys, values):
+                self._drop(path)
+                continue
             yield some, values[self._row_M[places[some]]]
 
     def write(self, keys: NDArray[np.uint8], values: NDArray[np.float32]) -> None:
@@ -134,7 +141,9 @@ class FeatureCache:
         partial = self.folder / f".{name}.{uuid.uuid4().hex}.partial"
         try:
             with usual_permissions(partial):
-                save_file({"keys": keys, "values": values}, partial)
+                save_file(
+                    {"keys": keys, "values": values}, partial, {_DIGEST: _digest(keys, values)}
+                )
             with partial.open("rb") as stream:
                 os.fsync(stream.fileno())
             partial.replace(self.folder / f"{name}.safetensors")
@@ -149,8 +158,7 @@ class FeatureCache:
             try:
                 found = self._keys(path)
             except (SafetensorError, ValueError):
-                self.dropped += 1
-                path.unlink(missing_ok=True)
+                self._drop(path)
                 continue
             except FileNotFoundError:  # another run has just removed it
                 continue
@@ -165,6 +173,10 @@ class FeatureCache:
         self._key_M, first = np.unique(every, return_index=True)
         self._row_M = np.concatenate([none, *rows])[first]
         self._shard_M = np.concatenate([none, *shards])[first]
+
+    def _drop(self, shard: Path) -> None:
+        self.dropped += 1
+        shard.unlink(missing_ok=True)
 
     def _remove_left_behind(self) -> None:
         """Remove what killed runs had half written."""
@@ -196,6 +208,13 @@ class FeatureCache:
             raise ValueError("other shapes")
         self.dim = int(shape[1])
         return keys
+
+
+def _digest(keys: NDArray[np.uint8], values: NDArray[np.float32]) -> str:
+    """SHA-256 of a shard's content."""
+    digest = hashlib.sha256(np.ascontiguousarray(keys).data)
+    digest.update(np.ascontiguousarray(values).data)
+    return digest.hexdigest()
 
 
 def _as_one(keys: NDArray[np.uint8]) -> NDArray[Any]:

@@ -142,15 +142,16 @@ class Plan:
         sink = _Sink(
             self.encoder.modality, inputs, self.item_ids, result, self.batches.total, progress
         )
+        missing = self.batches.mine.copy()
         if cache is not None:
             for numbers, vectors in cache.read(self._places):
+                missing[numbers] = False
                 for number, vector in zip(numbers.tolist(), vectors, strict=True):
                     sink.put(number, vector)
         cached = sink.done
         sink.tell()
         encoding = Encoding(name, dim, options.workers, options.decode_seconds)
         run = encoding.here(self.encoder) if engine is None else engine(encoding)
-        missing = self.batches.mine & (self._places < 0)
         _encode(run, list(self.batches.chunks(missing)), inputs, cache, sink)
         notes = []
         if cache is not None and cache.dropped:

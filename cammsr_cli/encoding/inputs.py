@@ -20,6 +20,7 @@ from cammsr_cli.encoding.decode import Failure, Sample
 from cammsr_cli.encoding.engine import told
 from cammsr_cli.encoding.features import FeatureOptions, Problem
 from cammsr_cli.media.addresses import is_web_address
+from cammsr_cli.media.cache import MediaCache
 from cammsr_cli.media.hashes import MediaHashes
 from cammsr_cli.media.paths import FindUrl, resolve_media
 
@@ -114,6 +115,7 @@ def gather_inputs(
     cost_of: Callable[[Mapping[str, str]], float] | None = getattr(encoder, "cost", None)
     costs = np.zeros(len(records) if cost_of else 0)
     hashes = MediaHashes(options.cache_dir) if _reads_media(encoder) else None
+    cache = None if options.cache_dir is None else MediaCache(options.cache_dir)
     # Items may share a file, and those that do mostly stand together.
     resolve = lru_cache(maxsize=4096)(partial(_resolved, media_root=media_root, find_url=find_url))
     for row, record in enumerate(records):
@@ -123,7 +125,7 @@ def gather_inputs(
         for one, value in given.items():
             try:
                 usable = resolve(value) if one in MEDIA_FIELDS else value
-                content = _content(one, usable, hashes)
+                content = _content(one, usable, hashes, cache)
             except ValueError as error:
                 problems.append(Problem(item_ids[row], encoder.modality, value, str(error)))
                 refused.add((row, one))
@@ -184,7 +186,7 @@ def _resolved(value: str, media_root: Path | None, find_url: FindUrl) -> str:
     return value if path is None else str(path)
 
 
-def _content(one: str, usable: str, hashes: MediaHashes | None) -> bytes:
+def _content(one: str, usable: str, hashes: MediaHashes | None, cache: MediaCache | None) -> bytes:
     """Bytes that name a field's content; each URL counts as one of its own until it is here.
 
     Raises:
@@ -192,7 +194,11 @@ def _content(one: str, usable: str, hashes: MediaHashes | None) -> bytes:
     """
     if one not in MEDIA_FIELDS or hashes is None or is_web_address(usable):
         return usable.encode("utf-8", "surrogatepass")
+    path = Path(usable)
     try:
-        return hashes.sha256(Path(usable))
+        digest = hashes.sha256(path)
     except OSError as error:
         raise ValueError(f"cannot be read: {error.strerror}") from error
+    if cache is not None and cache.drop_if_damaged(path, digest):
+        raise ValueError("its download was damaged and is removed; run again to download it anew")
+    return digest

@@ -46,6 +46,19 @@ class MediaCache:
             return None
         return path if whole else None
 
+    def drop_if_damaged(self, path: Path, digest: bytes) -> bool:
+        """Whether `path` is a download whose content is no longer what it was; it is then removed.
+
+        Args:
+            path: Any file; one that is not of this cache is left alone.
+            digest: SHA-256 of what it holds.
+        """
+        of_ours = path.parent.parent == (self.folder / "content").resolve()
+        if not of_ours or path.name.partition(".")[0] == digest.hex():
+            return False
+        path.unlink(missing_ok=True)
+        return True
+
     @contextmanager
     def download(self) -> Iterator[Download]:
         """A new file to write a download to; gone at the end unless it was kept.

@@ -19,6 +19,7 @@ from PIL import Image
 from cammsr_cli.encoding.encode import encode_items, plan_items
 from cammsr_cli.encoding.features import FeatureOptions
 from cammsr_cli.errors import CammsrError
+from cammsr_cli.media.cache import MediaCache
 
 
 class Toy:
@@ -322,6 +323,43 @@ def test_urls_are_planned_each_for_itself_and_encoded_by_content(tmp_path: Path)
     (problem,) = features.problems
     assert (problem.item_id, problem.path) == ("c", "http://host/gone")
     assert problem.reason == "not downloaded: HTTP 404 Not Found"
+
+
+@pytest.mark.parametrize("place", range(0, 72, 8))
+def test_a_shard_of_which_a_byte_changed_is_encoded_again(tmp_path: Path, place: int) -> None:
+    """Two keys of 32 bytes and two vectors of 8: a changed vector is never believed."""
+    records, ids = _files(tmp_path, ["a", "bb"])
+    options = FeatureOptions(cache_dir=tmp_path / "cache", dtype="float32")
+    first = encode_items(Toy(), records, ids, tmp_path, options)
+    (shard,) = tmp_path.rglob("*.safetensors")
+    content = bytearray(shard.read_bytes())
+    content[-1 - place] ^= 1
+    shard.write_bytes(content)
+    again = encode_items(Toy(), records, ids, tmp_path, options)
+    assert np.array_equal(first.values[:], again.values[:])
+    assert again.encoded > 0
+    assert "1 unreadable" in again.notes[0]
+
+
+def test_a_download_of_which_a_byte_changed_is_no_item_s_picture(tmp_path: Path) -> None:
+    """A file of the user's own that has such a name stays where it is."""
+    cache = MediaCache(tmp_path / "cache")
+    with cache.download() as file:
+        file.write(b"picture")
+        file.keep("http://host/a.jpg", "jpg")
+    path = cache.find("http://host/a.jpg")
+    assert path is not None
+    own = tmp_path / "content" / path.parent.name / path.name
+    own.parent.mkdir(parents=True)
+    own.write_bytes(b"another")
+    path.write_bytes(b"pictvre")
+    options = FeatureOptions(cache_dir=tmp_path / "cache", find_url=cache.find)
+    records = [{"image": "http://host/a.jpg"}, {"image": str(own.relative_to(tmp_path))}]
+    features = encode_items(Toy(), records, ["a", "b"], tmp_path, options)
+    assert features.present.tolist() == [False, True]
+    assert "download was damaged" in features.problems[0].reason
+    assert own.read_bytes() == b"another"
+    assert cache.find("http://host/a.jpg") is None
 
 
 def test_a_damaged_shard_is_encoded_again_and_told(tmp_path: Path) -> None:
