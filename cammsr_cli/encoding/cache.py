@@ -133,9 +133,9 @@ class FeatureCache:
 
     def _write(self, keys: NDArray[np.uint8], values: NDArray[np.float32]) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        told = self.folder / "fingerprint.txt"
-        if not told.exists():
-            told.write_text(self.fingerprint + "\n", encoding="utf-8")
+        about = self.folder / "fingerprint.txt"
+        if not about.exists():
+            about.write_text(self.fingerprint + "\n", encoding="utf-8")
         name = hashlib.sha256(keys.tobytes()).hexdigest()[:32]
         # The partial name is this writer's own: another run may write the same shard just now.
         partial = self.folder / f".{name}.{uuid.uuid4().hex}.partial"

@@ -149,7 +149,7 @@ class Plan:
                 for number, vector in zip(numbers.tolist(), vectors, strict=True):
                     sink.put(number, vector)
         cached = sink.done
-        sink.tell()
+        sink.report()
         encoding = Encoding(name, dim, options.workers, options.decode_seconds)
         run = encoding.here(self.encoder) if engine is None else engine(encoding)
         _encode(run, list(self.batches.chunks(missing)), inputs, cache, sink)
@@ -283,7 +283,7 @@ class _Sink:
         self.done += 1
         self.failed += 1
 
-    def tell(self) -> None:
+    def report(self) -> None:
         """Report how far things are."""
         if self.progress is not None:
             self.progress(self.done, self.total, self.failed)
@@ -303,7 +303,7 @@ def _encode(
     try:
         for index, encoded in engine([inputs.sample(one) for one in chunk] for chunk in chunks):
             _take(encoded, chunks[index], sink, waiting)
-            sink.tell()
+            sink.report()
             waiting.write_if_due()
     finally:
         waiting.write()

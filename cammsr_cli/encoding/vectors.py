@@ -176,8 +176,8 @@ def _list_values(table: Table, column: pl.Series) -> NDArray[np.float64]:
     lists: list[list[Any] | None] = []
     for row, cell in enumerate(column):
         try:
-            told = json.loads(cell) if isinstance(cell, str) else cell
-            lists.append(None if told is None else [float(one) for one in told])
+            parsed = json.loads(cell) if isinstance(cell, str) else cell
+            lists.append(None if parsed is None else [float(one) for one in parsed])
         except (ValueError, TypeError) as error:
             raise CammsrError(
                 f"{table.place(row)}: column {column.name!r} is no list of numbers",
@@ -262,9 +262,9 @@ def _by_item(path: Path, rows: _Rows, item_ids: Sequence[str]) -> _Listed:
             "check that its item column holds the same identifiers as the interactions",
         )
     nameless = rows.ids.count(None)
-    told = [f"{nameless} rows of {path.name} without an item id left out"] if nameless else []
-    told += [f"{strange} ids of {path.name} are not in the catalogue"] if strange else []
-    return _Listed(rows.values, places, [*rows.notes, *told])
+    notes = [f"{nameless} rows of {path.name} without an item id left out"] if nameless else []
+    notes += [f"{strange} ids of {path.name} are not in the catalogue"] if strange else []
+    return _Listed(rows.values, places, [*rows.notes, *notes])
 
 
 def _features(
@@ -286,6 +286,6 @@ def _features(
             values[np.array([item])] = stored
             present[item] = True
     absent = int((vectors.row < 0).sum())
-    told = [f"{absent} items have no vector in {path.name}"] if absent else []
-    notes = [*vectors.notes, *told]
+    without = [f"{absent} items have no vector in {path.name}"] if absent else []
+    notes = [*vectors.notes, *without]
     return Features(values, present, problems, 0, 0, fingerprint, "vectors", (), notes)

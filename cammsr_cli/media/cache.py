@@ -39,9 +39,9 @@ class MediaCache:
     def find(self, url: str) -> Path | None:
         """The file that a URL gave, or None if it was not downloaded or is no longer whole."""
         try:
-            told = json.loads(self._record(url).read_text(encoding="utf-8"))
-            path = self._content(told["file"])
-            whole = path.stat().st_size == told["bytes"]
+            record = json.loads(self._record(url).read_text(encoding="utf-8"))
+            path = self._content(record["file"])
+            whole = path.stat().st_size == record["bytes"]
         except (OSError, ValueError, KeyError, TypeError):
             return None
         return path if whole else None
@@ -67,7 +67,7 @@ class MediaCache:
             CammsrError: If the cache cannot be written to.
         """
         path = self.folder / "partial" / uuid.uuid4().hex
-        with self._told():
+        with self._write_faults():
             path.parent.mkdir(parents=True, exist_ok=True)
             stream = path.open("xb")
         try:
@@ -95,7 +95,7 @@ class MediaCache:
         return self.folder / "content" / name[:2] / name
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
+    def _write_faults(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
@@ -124,7 +124,7 @@ class Download:
         Raises:
             CammsrError: If the cache cannot be written to.
         """
-        with self._cache._told():
+        with self._cache._write_faults():
             self._stream.write(chunk)
         self._digest.update(chunk)
         self.bytes += len(chunk)
@@ -137,8 +137,8 @@ class Download:
         """
         name = f"{self._digest.hexdigest()}.{extension}"
         content, record = self._cache._content(name), self._cache._record(url)
-        told = {"url": url, "file": name, "bytes": self.bytes}
-        with self._cache._told():
+        about = {"url": url, "file": name, "bytes": self.bytes}
+        with self._cache._write_faults():
             self._stream.flush()
             os.fsync(self._stream.fileno())
             self._stream.close()
@@ -146,5 +146,5 @@ class Download:
                 path.parent.mkdir(parents=True, exist_ok=True)
             self._path.replace(content)
             # The partial name is free again, and this download's own.
-            self._path.write_text(json.dumps(told) + "\n", encoding="utf-8")
+            self._path.write_text(json.dumps(about) + "\n", encoding="utf-8")
             self._path.replace(record)

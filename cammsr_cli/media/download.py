@@ -162,10 +162,10 @@ def download(
     result = Downloads(cache, urls=len(urls))
     missing = {url: kind for url, kind in urls.items() if cache.find(url) is None}
     result.cached = len(urls) - len(missing)
-    told = progress or (lambda _done, _total, _failed: None)
-    told(result.cached, result.urls, 0)
+    report = progress or (lambda _done, _total, _failed: None)
+    report(result.cached, result.urls, 0)
     if missing:
-        asyncio.run(_Run(options or DownloadOptions(), result, told).all_of(missing))
+        asyncio.run(_Run(options or DownloadOptions(), result, report).all_of(missing))
     return result
 
 
@@ -237,16 +237,16 @@ class _Run:
             reason = await self._fetch(pool, url, host)
             if reason is None:
                 self.result.fetched += 1
-                self._tell()
+                self._report_progress()
             else:
                 self._fail(url, reason)
             self.turns.append(host)
 
     def _fail(self, url: str, reason: str) -> None:
         self.result.failures[url] = reason
-        self._tell()
+        self._report_progress()
 
-    def _tell(self) -> None:
+    def _report_progress(self) -> None:
         result = self.result
         done = result.cached + result.fetched + len(result.failures)
         self.progress(done, result.urls, len(result.failures))

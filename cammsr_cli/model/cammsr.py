@@ -183,8 +183,8 @@ class Cammsr(nn.Module):
             dyt = input_norm == "dyt"
             self.input_norm = StreamNorm([dyt] * branches, 0 if dyt else width)
         self.drop = Dropout(dropout)
-        within = [False] * (branches - 1) + [self._sums and fused_norm == "dyt"]
-        self.encoder = UserEncoder(within, width, layers, heads, length, dropout, distances)
+        norms = [False] * (branches - 1) + [self._sums and fused_norm == "dyt"]
+        self.encoder = UserEncoder(norms, width, layers, heads, length, dropout, distances)
         self.repeats = RepeatBias(length, separate_bias) if repeats else None
         # What each branch's score counts in the sum, 1 on average; found after training.
         self.branch_weight_T: Tensor

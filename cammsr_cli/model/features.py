@@ -85,8 +85,8 @@ class ContentInitialisation(nn.Module):
         _, length, direction = torch.svd_lowrank(
             content - self.mean, q=min(width + self.OVERSAMPLED, most), niter=4
         )
-        told = length > 1e-3 * length[0].clamp(min=1e-12)
-        scale = torch.where(told, len(content) ** 0.5 / length, 0.0)[:width]
+        significant = length > 1e-3 * length[0].clamp(min=1e-12)
+        scale = torch.where(significant, len(content) ** 0.5 / length, 0.0)[:width]
         turn, _ = torch.linalg.qr(torch.randn(width, len(scale)).to(scale))
         self.directions.copy_(self.SPREAD * direction[:, :width] * scale @ turn.T)
 

@@ -123,8 +123,8 @@ class ItemEncoder(nn.Module):
             self.near_RJ[catalogue.id_row_N[item_K]] = self._nearest(catalogue, item_K)
         if self.content_init is None or self.id_table is None:
             return
-        apart = max(1, -(-len(item_K) // MEASURED_ROWS))
-        self.content_init.measure(self._content(catalogue, item_K[::apart]))
+        stride = max(1, -(-len(item_K) // MEASURED_ROWS))
+        self.content_init.measure(self._content(catalogue, item_K[::stride]))
         for item_B in torch.split(item_K, MEASURED_ROWS):
             begun_BD = self.content_init(self._content(catalogue, item_B))
             self.id_table.weight[catalogue.id_row_N[item_B], : self.width] += begun_BD

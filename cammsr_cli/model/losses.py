@@ -132,10 +132,10 @@ def _in_chunks(
         chunk = slice(start, start + rows)
         query, own, weight = query_MV[chunk], own_MV[chunk], weight_M[chunk, None]
         own_logit = (query * own).sum(1, keepdim=True)
-        asked = query.to(dtype)
+        chunk_query = query.to(dtype)
         if correction_N is not None:
-            asked = functional.pad(asked, (0, 2), value=1.0)
-        logit = (filled(asked, rows) @ corrected.T)[: len(query)]
+            chunk_query = functional.pad(chunk_query, (0, 2), value=1.0)
+        logit = (filled(chunk_query, rows) @ corrected.T)[: len(query)]
         logit[torch.arange(len(query), device=logit.device), own_M[chunk]] = NOWHERE
         # Among the others; in the products' type, as they would be rounded to it anyway.
         among = torch.softmax(logit, 1)

@@ -72,16 +72,16 @@ def encoder_facts(spec: EncoderSpec) -> EncoderFacts:
     with _without_network():
         entry, kind = find_class(spec.name)
         encoder = make_encoder(spec)
-        told: dict[str, Any] = {}
+        known: dict[str, Any] = {}
         missing = None
-        asked: dict[str, Callable[[], Any]] = {
+        attributes: dict[str, Callable[[], Any]] = {
             "fingerprint": lambda: full_fingerprint(encoder, spec.name),
             "weights": lambda: getattr(encoder, "weights", None),
             "dim": lambda: vector_length(encoder, spec.name),
         }
-        for name, ask in asked.items():
+        for name, ask in attributes.items():
             try:
-                told[name] = _asked(spec.name, name, ask)
+                known[name] = _attribute(spec.name, name, ask)
             except WeightsUnavailable as error:
                 missing = f"info downloads nothing, and so it says: {first_line(error)}"
     documented = {**argument_help(kind.__init__), **argument_help(kind)}
@@ -97,14 +97,14 @@ def encoder_facts(spec: EncoderSpec) -> EncoderFacts:
             )
             for one in options_of(kind)
         ],
-        dim=told.get("dim"),
-        fingerprint=told.get("fingerprint"),
-        weights=told.get("weights"),
+        dim=known.get("dim"),
+        fingerprint=known.get("fingerprint"),
+        weights=known.get("weights"),
         missing=missing,
     )
 
 
-def _asked(encoder_name: str, name: str, ask: Callable[[], Any]) -> Any:
+def _attribute(encoder_name: str, name: str, ask: Callable[[], Any]) -> Any:
     """An attribute of an encoder; what it raises is told as its fault."""
     try:
         with contextlib.redirect_stdout(sys.stderr):  # what an encoder prints is no result
@@ -112,9 +112,9 @@ def _asked(encoder_name: str, name: str, ask: Callable[[], Any]) -> Any:
     except (WeightsUnavailable, CammsrError):
         raise
     except (Exception, SystemExit) as error:  # a stranger's code
-        told = f"{type(error).__name__}: {first_line(error)}"
+        fault = f"{type(error).__name__}: {first_line(error)}"
         raise CammsrError(
-            f"encoder {encoder_name!r} cannot tell its `{name}`: {told}", SEE_WHERE
+            f"encoder {encoder_name!r} cannot tell its `{name}`: {fault}", SEE_WHERE
         ) from error
 
 

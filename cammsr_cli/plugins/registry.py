@@ -242,11 +242,11 @@ def _loaded(point: EntryPoint) -> tuple[Any, str | None]:
 def _wrong_in(encoder: Any) -> str | None:
     """What is wrong with the fields and the modality of an encoder, or of a class that has them."""
     fields, modality = encoder.fields, encoder.modality
-    if not _told_later(fields) and not (
+    if not _known_later(fields) and not (
         isinstance(fields, tuple) and fields and all(isinstance(one, str) for one in fields)
     ):
         return f"its `fields` is {fields!r}; it must be a tuple of item fields, such as ('title',)"
-    if not _told_later(modality) and not (
+    if not _known_later(modality) and not (
         isinstance(modality, str) and MODALITY_NAME.fullmatch(modality) and modality != "id"
     ):
         return (
@@ -256,7 +256,7 @@ def _wrong_in(encoder: Any) -> str | None:
     return None
 
 
-def _told_later(value: object) -> bool:
+def _known_later(value: object) -> bool:
     """Whether it is a property, or the like, which only an encoder that is made can tell."""
     return hasattr(value, "__get__")
 

@@ -34,11 +34,11 @@ class Changes:
     same_encoder: bool
 
     def __str__(self) -> str:
-        told = (
+        counts = (
             f"{self.added:,} added, {self.changed:,} changed, {self.deleted:,} deleted, "
             f"{self.unchanged:,} unchanged"
         )
-        return told if self.same_encoder else f"{told}; the encoder or its options are others"
+        return counts if self.same_encoder else f"{counts}; the encoder or its options are others"
 
 
 def changes_since(
@@ -70,15 +70,15 @@ def changes_since(
     matched = new.join(old, on="id", how="left", maintain_order="left")["row"].fill_null(-1)
     row_N = matched.to_numpy()
     has_N = inputs.any(axis=1)
-    had_N = np.zeros(len(row_N), bool)
+    before_N = np.zeros(len(row_N), bool)
     same_N = np.zeros(len(row_N), bool)
     there = row_N >= 0
-    had_N[there] = old_inputs[row_N[there]].any(axis=1)
+    before_N[there] = old_inputs[row_N[there]].any(axis=1)
     same_N[there] = (old_inputs[row_N[there]] == inputs[there]).all(axis=1)
     return Changes(
-        added=int((has_N & ~had_N).sum()),
-        changed=int((has_N & had_N & ~same_N).sum()),
-        deleted=int(old_inputs.any(axis=1).sum()) - int((has_N & had_N).sum()),
+        added=int((has_N & ~before_N).sum()),
+        changed=int((has_N & before_N & ~same_N).sum()),
+        deleted=int(old_inputs.any(axis=1).sum()) - int((has_N & before_N).sum()),
         unchanged=int((has_N & same_N).sum()),
         same_encoder=before.modalities[modality].fingerprint == fingerprint,
     )

@@ -36,13 +36,13 @@ class Look:
 
     def __str__(self) -> str:
         share = f" ({self.alike / self.present:.0%})" if self.alike else ""
-        told = f"{self.alike:,} of {counted(self.present, 'item')}{share} have another's vector"
+        text = f"{self.alike:,} of {counted(self.present, 'item')}{share} have another's vector"
         if self.neighbours is not None:
-            told += (
+            text += (
                 f"; {self.neighbours:.0%} of an item's {NEIGHBOURS} nearest neighbours share a "
                 f"category with it, of items at random {self.chance:.0%}"
             )
-        return told
+        return text
 
 
 def look_at(
@@ -73,8 +73,8 @@ def look_at(
         rows, own = values[piece], present[piece]
         found = (hash(row.tobytes()) for row in rows[own])
         digests.append(np.fromiter(found, np.int64, int(own.sum())))
-        within = drawn[(drawn >= piece.start) & (drawn < piece.stop)] - piece.start
-        taken.append(rows[within].astype(np.float32))
+        in_piece = drawn[(drawn >= piece.start) & (drawn < piece.stop)] - piece.start
+        taken.append(rows[in_piece].astype(np.float32))
     _, times = np.unique(np.concatenate(digests), return_counts=True)
     alike = int(times[times > 1].sum())
     if len(drawn) <= NEIGHBOURS:

@@ -61,7 +61,7 @@ def prepare(
     with only_writer(options.out):
         require_writable(options)  # what another run wrote meanwhile is not overwritten
         raw = _Raw.read(options)
-        downloads = _had(raw.media, options, progress_bar, world)
+        downloads = _fetched(raw.media, options, progress_bar, world)
         made: dict[str, Features] = {}
         for spec, encoder in raw.encoders:
             with progress_bar(encoder.modality) as progress:
@@ -274,13 +274,13 @@ class _Records(Sequence[Mapping[str, str]]):
         return {name: value for name, values in self._columns.items() if (value := values[row])}
 
 
-def _had(
+def _fetched(
     media: WebMedia, options: PrepareOptions, progress_bar: ProgressBar, world: World | None
 ) -> Downloads:
     """What became of media named by URL; of several processes the first downloads for all."""
     if world is not None and not world.leads:
         world.wait()
-    downloads = media.had(options.download, options.features.cache_dir, progress_bar)
+    downloads = media.fetched(options.download, options.features.cache_dir, progress_bar)
     if world is not None and world.leads:
         world.wait()
     return downloads

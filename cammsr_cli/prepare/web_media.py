@@ -19,7 +19,7 @@ from cammsr_cli.media.addresses import is_web_address, parse_url
 from cammsr_cli.media.cache import MediaCache
 from cammsr_cli.media.download import DownloadOptions, Downloads, download, look_up
 
-_HOSTS_TOLD = 5
+_HOSTS_LISTED = 5
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class WebMedia:
         found = look_up(self.urls, MediaCache(cache_dir))
         return replace(found, pending=options is not None)
 
-    def had(
+    def fetched(
         self, options: DownloadOptions | None, cache_dir: Path | None, progress_bar: ProgressBar
     ) -> Downloads:
         """What the cache has of them after the others were downloaded, if `options` says how."""
@@ -106,19 +106,19 @@ class WebMedia:
         if report is None:
             return []
         hosts = self._hosts()
-        told = [f"{count:,} on {host}" for host, count in hosts.most_common(_HOSTS_TOLD)]
-        if len(hosts) > _HOSTS_TOLD:
-            told.append(f"others on {counted(len(hosts) - _HOSTS_TOLD, 'more host')}")
+        hosts_listed = [f"{count:,} on {host}" for host, count in hosts.most_common(_HOSTS_LISTED)]
+        if len(hosts) > _HOSTS_LISTED:
+            hosts_listed.append(f"others on {counted(len(hosts) - _HOSTS_LISTED, 'more host')}")
         if options is None:
-            became = f"{report.failed:,} not there and not downloaded (--no-download)"
+            outcome = f"{report.failed:,} not there and not downloaded (--no-download)"
         else:
-            became = f"{report.fetched:,} to download"
+            outcome = f"{report.fetched:,} to download"
             if not downloads.pending:
-                became = f"{report.fetched:,} downloaded ({report.bytes / 1e6:,.1f} MB)"
-            became += f", {report.failed:,} failed" if report.failed else ""
-        where = f" ({', '.join(told)})" if told else ""
+                outcome = f"{report.fetched:,} downloaded ({report.bytes / 1e6:,.1f} MB)"
+            outcome += f", {report.failed:,} failed" if report.failed else ""
+        where = f" ({', '.join(hosts_listed)})" if hosts_listed else ""
         urls = counted(report.urls, "media URL")
-        return [f"{urls}{where}: {report.cached:,} in the cache, {became}"]
+        return [f"{urls}{where}: {report.cached:,} in the cache, {outcome}"]
 
     def _hosts(self) -> Counter[str]:
         """How many URLs each host has; those that are not sound have none."""

@@ -18,7 +18,7 @@ from cammsr_cli.model.by_device import most_on
 from cammsr_cli.model.cammsr import Cammsr, ItemTables
 from cammsr_cli.model.catalogue import Catalogue, are_new, unknown_items
 from cammsr_cli.model.windows import Events, cut
-from cammsr_cli.ranking.new_items import asking, with_places
+from cammsr_cli.ranking.new_items import extended_queries, with_places
 from cammsr_cli.ranking.room import SCORES_AT_ONCE, in_parts
 from cammsr_cli.ranking.seen import Histories, Seen, mark, put_last
 from cammsr_cli.ranking.top_k import ExactIndex
@@ -174,14 +174,14 @@ class Ranking:
     def ranks(self, factor_V: Tensor | None = None) -> NDArray[np.int64]:
         """Rank of the item to be found, for each; with queries times `factor_V`, if given."""
         query_UV = self.query_UV if factor_V is None else self.query_UV * factor_V
-        query_UW = asking(query_UV, self._target_NV)
+        query_UW = extended_queries(query_UV, self._target_NV)
         return ranks(query_UW, self._target_NV, self._history, self.asked, self._unknown_F)
 
     def top(self, k: int) -> Tensor:
         """The `k` best items of each, best first, int64 [U, K]; -1 where there are fewer."""
         index = ExactIndex(self._target_NV, self._unknown_F)
         seen = self._history.seen(self._start_U, self._end_U)
-        best = index.top_k(asking(self.query_UV, self._target_NV), k, seen)
+        best = index.top_k(extended_queries(self.query_UV, self._target_NV), k, seen)
         return best.item_UK.masked_fill(best.score_UK.isinf(), -1)
 
 

@@ -99,7 +99,7 @@ def with_places(
     ask: Callable[[Tensor], tuple[Tensor, Seen | None]],
     unknown_F: Tensor | None = None,
 ) -> Tensor:
-    """The targets, `raised` where some items are new; their queries are made by `asking`.
+    """The targets, `raised` where some items are new; their queries are made by `extended_queries`.
 
     Args:
         target_NV: Targets of all items.
@@ -117,11 +117,11 @@ def with_places(
 
 
 def raised(target_NV: Tensor, new_N: Tensor, offset: float) -> Tensor:
-    """Targets with a last column that raises new items, [N, V + 1]; for queries by `asking`."""
+    """Targets with a last column that raises new items, [N, V + 1]; for `extended_queries`."""
     return torch.cat([target_NV, offset * new_N[:, None].to(target_NV)], dim=1)
 
 
-def asking(query_UV: Tensor, target_NV: Tensor) -> Tensor:
+def extended_queries(query_UV: Tensor, target_NV: Tensor) -> Tensor:
     """Queries for these targets: [U, V + 1] if they were `raised`, else as they are."""
     if target_NV.shape[1] == query_UV.shape[1]:
         return query_UV

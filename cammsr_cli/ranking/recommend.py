@@ -28,7 +28,7 @@ from cammsr_cli.ranking import sessions
 from cammsr_cli.ranking.diversity import spread
 from cammsr_cli.ranking.explain import modality_weights, put_forward
 from cammsr_cli.ranking.full_ranking import item_tables, user_queries
-from cammsr_cli.ranking.new_items import asking, evenly, share_of_new, with_places
+from cammsr_cli.ranking.new_items import evenly, extended_queries, share_of_new, with_places
 from cammsr_cli.ranking.seen import Histories, Seen, without
 from cammsr_cli.ranking.sessions import Sessions
 from cammsr_cli.ranking.top_k import RECALL_AIM, ExactIndex, FaissIndex, Index, Top, wants_faiss
@@ -259,7 +259,7 @@ class Recommender:
         index = FaissIndex(self._target_NV, self._hidden_F)
         drawn = evenly(len(self.everyone), RECALL_USERS).numpy()
         query_UV, seen = self._asked(self.of_users(drawn))
-        query_UW = asking(query_UV, self._target_NV)
+        query_UW = extended_queries(query_UV, self._target_NV)
         truth = index.exact.top_k(query_UW, k, seen)
         share = index.aim(query_UW, k, seen, truth)
         used = name == "faiss" or share >= RECALL_AIM
@@ -281,7 +281,7 @@ class Recommender:
         if self.choice.until is not None:
             asking_for = asking_for.until(self.choice.until)
         query_UV, seen = self._asked(asking_for)
-        top = self._best(self.index, asking(query_UV, self._target_NV), k, seen)
+        top = self._best(self.index, extended_queries(query_UV, self._target_NV), k, seen)
         popular_U = torch.from_numpy(self._without_history(asking_for))
         row_B = popular_U.nonzero().squeeze(1).to(query_UV.device)
         if len(row_B):

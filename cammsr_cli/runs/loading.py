@@ -175,7 +175,7 @@ def require_matching(data: DataSet, spec: ModelSpec, id_rows: list[str], run: Pa
 def _ready_made(fingerprint: str) -> bool:
     """Whether vectors came from a file (`features.vectors`), not from an encoder."""
     try:
-        told = json.loads(fingerprint)
+        content = json.loads(fingerprint)
     except ValueError:
         return False
-    return isinstance(told, dict) and told.keys() == {"vectors"}
+    return isinstance(content, dict) and content.keys() == {"vectors"}

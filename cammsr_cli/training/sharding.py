@@ -65,15 +65,15 @@ class RowShardedTable(nn.Embedding):
         longest = torch.tensor(len(row_U), device=row_U.device)
         dist.all_reduce(longest, dist.ReduceOp.MAX, self.mesh.get_group())
         most = int(longest)
-        asked_A = row_U.new_empty(self.mesh.size() * most)
+        wanted_A = row_U.new_empty(self.mesh.size() * most)
         padded = functional.pad(row_U, (0, most - len(row_U)), value=-1)  # -1 is nobody's row
-        dist.all_gather_into_tensor(asked_A, padded, self.mesh.get_group())
+        dist.all_gather_into_tensor(wanted_A, padded, self.mesh.get_group())
 
         weight_RD = local_part(self.weight)
-        at_A = asked_A - self.first
+        at_A = wanted_A - self.first
         here_O = ((at_A >= 0) & (at_A < len(weight_RD))).nonzero().squeeze(1)
         found_OD = functional.embedding(at_A[here_O], weight_RD)
-        part_AD = found_OD.new_zeros(len(asked_A), self.embedding_dim)
+        part_AD = found_OD.new_zeros(len(wanted_A), self.embedding_dim)
         part_AD = part_AD.index_copy(0, here_O, found_OD)
 
         sums_AD = DTensor.from_local(part_AD, self.mesh, [Partial()], run_check=False)

@@ -206,7 +206,7 @@ def tune(
     for one in search:  # faults are told before anything is made
         for value in one.extremes:
             settings([*least, one.assigned(value)])
-    asked = {
+    chosen = {
         "content": DataSet(data).content,
         "settings": f"{preset} {json.dumps(settings([]).model_dump(), sort_keys=True)}",
         "search": [f"{one.name}={one.choices or (one.low, one.high)}" for one in search],
@@ -216,7 +216,7 @@ def tune(
             f"{out} is there already and holds no search", "Choose another folder: --out FOLDER"
         )
     with only_writer(out, folder=True):
-        study = _study(out, asked, settings([]).training.seed)
+        study = _study(out, chosen, settings([]).training.seed)
         began = time.monotonic()
         while len(_ended(study)) < trials:
             if minutes is not None and time.monotonic() - began > minutes * 60:
@@ -234,7 +234,7 @@ def tune(
         return _found(study, out)
 
 
-def _study(out: Path, asked: Mapping[str, Any], seed: int) -> optuna.Study:
+def _study(out: Path, chosen: Mapping[str, Any], seed: int) -> optuna.Study:
     """The search in the folder, begun or gone on with."""
     import optuna
     from optuna.storages import JournalStorage
@@ -253,7 +253,7 @@ def _study(out: Path, asked: Mapping[str, Any], seed: int) -> optuna.Study:
         "settings": "was begun with other settings",
         "search": "is over other values",
     }
-    for name, value in asked.items():
+    for name, value in chosen.items():
         if study.user_attrs.get(name, value) != value:
             raise CammsrError(
                 f"the search in {out} {differs[name]}: its trials cannot be compared with new ones",

@@ -13,8 +13,8 @@ from cammsr_cli.ranking import new_items
 from cammsr_cli.ranking.full_ranking import Questions, model_ranks, questions
 from cammsr_cli.ranking.new_items import (
     PLACES,
-    asking,
     evenly,
+    extended_queries,
     needs_places,
     offset_of_new,
     raised,
@@ -40,7 +40,7 @@ def scored() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 def _held(query, target, new, offset: float, seen: Seen | None = None) -> float:
     """Share of the best places that new items have with an offset."""
     target = raised(target, new, offset)
-    score = asking(query, target) @ target.T
+    score = extended_queries(query, target) @ target.T
     if seen is not None:
         mark(score, seen)
     return new[score.topk(PLACES, 1)[1]].float().mean().item()
@@ -81,7 +81,7 @@ def test_nothing_is_raised_where_all_new_items_have_been_seen(scored) -> None:
 def test_old_items_keep_their_scores_and_new_ones_their_order(scored) -> None:
     query, target, new = scored
     lifted = raised(target, new, 0.7)
-    before, after = query @ target.T, asking(query, lifted) @ lifted.T
+    before, after = query @ target.T, extended_queries(query, lifted) @ lifted.T
     torch.testing.assert_close(after[:, ~new], before[:, ~new])
     torch.testing.assert_close(after[:, new], before[:, new] + 0.7)
 
