@@ -24,8 +24,8 @@ from cammsr_cli.errors import CammsrError, Terminated
 from cammsr_cli.ranking.full_ranking import model_ranks, questions
 from cammsr_cli.ranking.recommend import Recommender
 from cammsr_cli.runs.folder import RunFolder, load_run
-from cammsr_cli.training.loop import StepReport
-from cammsr_cli.training.step import Stepper
+from cammsr_cli.training.reports import StepReport
+from cammsr_cli.training.step import PlannedStep, Stepper
 from cammsr_cli.training.train import Listener, resume, train
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -312,18 +312,18 @@ def test_a_value_that_is_no_number_is_noticed_late_and_never_kept(
 ) -> None:
     """The host looks at a GPU's gradients only now and then, and before anything is kept."""
     run, models = tmp_path / "run", []
-    plain = Stepper.__call__
+    plain = Stepper.make
 
-    def spoilt(stepper: Stepper, *bounds: torch.Tensor) -> dict[str, torch.Tensor]:
+    def spoilt(stepper: Stepper, planned: PlannedStep) -> dict[str, torch.Tensor]:
         models.append(stepper.state.model)
         if len(models) == 5:  # in the second epoch
             with torch.no_grad():
                 models[0].position.weight.mul_(float("nan"))
-        return plain(stepper, *bounds)
+        return plain(stepper, planned)
 
     with (
         pretended_cuda(),
-        patch.object(Stepper, "__call__", spoilt),
+        patch.object(Stepper, "make", spoilt),
         pytest.raises(CammsrError, match=r"diverged at step 5: .*recommendation nan"),
     ):
         _train(data, run, "cammsr", way, GPU, "training.epochs=3")

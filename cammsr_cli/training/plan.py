@@ -21,6 +21,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from cammsr_cli.config import TrainingConfig
+from cammsr_cli.data.dataset import DataSet
+from cammsr_cli.data.splits import TRAIN
 from cammsr_cli.model.items import Catalogue, are_new
 from cammsr_cli.model.losses import NOWHERE
 from cammsr_cli.model.negatives import Candidates, draw_candidates, places
@@ -96,25 +98,61 @@ class Plan(Rows):
     correction_C: Tensor | None
 
     def to(self, device: torch.device) -> Plan:
-        """The same on a device. A GPU is sent one copy, which nobody waits for."""
-        if device.type == "cpu":
-            return self
-        seen = {} if self.seen is None else self.seen._asdict()
-        given = {n: x for n, x in (vars(self) | seen).items() if isinstance(x, Tensor)}
+        """The same on a device."""
+        return self if device.type == "cpu" else self.packed(device.type == "cuda").to(device)
+
+    def packed(self, pinned: bool = True) -> PackedPlan:
+        """The same in one piece, in memory that a GPU can read by itself if `pinned`."""
+        given = self._tensors()
         # Long values first, as a view of what is copied must begin at a multiple of its size.
         order = sorted(given, key=lambda name: -given[name].element_size())
         flat = [given[name].contiguous().view(-1).view(torch.uint8) for name in order]
-        sizes = [len(one) for one in flat]
-        sent = torch.empty(sum(sizes), dtype=torch.uint8, pin_memory=device.type == "cuda")
-        torch.cat(flat, out=sent)
-        parts = torch.split(sent.to(device, non_blocking=True), sizes)
-        moved: dict[str, Any] = {
-            name: part.view(given[name].dtype).view(given[name].shape)
-            for name, part in zip(order, parts, strict=True)
-        }
+        size = sum(len(one) for one in flat)
+        content = torch.empty(size, dtype=torch.uint8, pin_memory=pinned)
+        torch.cat(flat, out=content)
+        return PackedPlan(self, {name: given[name] for name in order}, content)
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """All that a device needs, by name."""
+        seen = {} if self.seen is None else self.seen._asdict()
+        return {n: x for n, x in (vars(self) | seen).items() if isinstance(x, Tensor)}
+
+    def _with(self, moved: dict[str, Any]) -> Plan:
+        """The same with other tensors in place of those that `_tensors` names."""
         if self.seen is not None:
-            moved["seen"] = self.seen._replace(**{n: moved.pop(n) for n in seen if n in moved})
+            seen = {n: moved.pop(n) for n in self.seen._fields if n in moved}
+            moved["seen"] = self.seen._replace(**seen)
         return replace(self, **moved)
+
+
+@dataclass(frozen=True)
+class PackedPlan:
+    """A plan in one piece, to be sent to a GPU as one copy, which nobody waits for.
+
+    Attributes:
+        plan: It.
+        parts: Its tensors, in the order in which they lie in `content`.
+        content: uint8, all of them.
+    """
+
+    plan: Plan
+    parts: dict[str, Tensor]
+    content: Tensor
+
+    @property
+    def share(self) -> float:
+        """Its part of the step's targets."""
+        return self.plan.share
+
+    def to(self, device: torch.device) -> Plan:
+        """The plan on a device."""
+        sizes = [part.nbytes for part in self.parts.values()]
+        pieces = torch.split(self.content.to(device, non_blocking=True), sizes)
+        moved = {
+            name: piece.view(part.dtype).view(part.shape)
+            for (name, part), piece in zip(self.parts.items(), pieces, strict=True)
+        }
+        return self.plan._with(moved)
 
 
 class Planner:
@@ -220,6 +258,15 @@ class Planner:
                 target_M, self.corpus.share_N, self.negatives, self.rival_R, generator
             )
         return None if self.rival_R is None else Candidates(self.rival_R, None)
+
+
+def training_bounds(data: DataSet) -> tuple[Tensor, Tensor]:
+    """First and one past the last training event of each user; training events come first."""
+    start_U = data.event_indptr[:-1]
+    before = np.zeros(len(data.event_part) + 1, dtype=np.int64)
+    np.cumsum(data.event_part == TRAIN, out=before[1:])
+    trained_U = before[data.event_indptr[1:]] - before[start_U]
+    return torch.from_numpy(start_U), torch.from_numpy(start_U + trained_U)
 
 
 def drawn_by(seed: int, step: int) -> torch.Generator:

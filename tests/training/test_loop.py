@@ -34,7 +34,8 @@ from cammsr_cli.ranking.metrics import per_user
 from cammsr_cli.runs.folder import RunFolder, load_run, read_events
 from cammsr_cli.training import loop
 from cammsr_cli.training.checkpoints import Progress
-from cammsr_cli.training.loop import EpochReport, Outcome, StepReport, Trainer
+from cammsr_cli.training.loop import Trainer
+from cammsr_cli.training.reports import EpochReport, Outcome, StepReport
 from cammsr_cli.training.stopping import noticed_signals
 from cammsr_cli.training.train import Listener, Started, has_ties, resume, train
 
