@@ -16,12 +16,41 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cammsr_cli.model.by_device import COSINES_AT_ONCE, most_on
+from cammsr_cli.model.layers import rows_of_table
 
 ID = "id"
 """Name of the stream that is the item's own embedding."""
 
 MEASURED_ROWS = 2**15
 """Most items whose features are looked at for their mean and deviation, evenly spread."""
+
+
+class Met(NamedTuple):
+    """Which rows of the id table some items have, each once; found on the host, without a GPU.
+
+    Attributes:
+        row_K: int64 rows, rising; an item without an id counts as one with the first.
+        place_U: int64 place of each item's row among those.
+        new_B: int64 the items, by their place among the U, with content and without an id.
+    """
+
+    row_K: Tensor
+    place_U: Tensor
+    new_B: Tensor
+
+
+class Needed(NamedTuple):
+    """Items of a catalogue, and what the host has found out for a device that computes on them.
+
+    Attributes:
+        item_U: int64 indices.
+        met: Their rows of the id table; None where gradients of that are not sparse.
+        features: Of modalities that do not lie on the device, the items' features.
+    """
+
+    item_U: Tensor
+    met: Met | None
+    features: Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -38,6 +67,7 @@ class Catalogue:
             given, items with an id have those found by `ItemEncoder.measure`, and others none.
         begun_ND: float, where the ids of items with content begin, made by
             `ItemEncoder.standardised`; if not given, it is made as needed.
+        met: The items' rows of the id table, each once, if they are known.
     """
 
     id_row_N: Tensor
@@ -47,6 +77,7 @@ class Catalogue:
     standardised: bool = False
     near_NJ: Tensor | None = None
     begun_ND: Tensor | None = None
+    met: Met | None = None
 
     def to(self, device: torch.device, features: bool = True) -> Catalogue:
         """The same catalogue on `device`; without `features`, those stay where they are."""
@@ -60,17 +91,26 @@ class Catalogue:
             None if self.begun_ND is None else self.begun_ND.to(device),
         )
 
-    def take(self, item_U: Tensor) -> Catalogue:
-        """The items `item_U` alone; features come from wherever they lie to `item_U`'s device."""
+    def take(self, items: Tensor | Needed) -> Catalogue:
+        """Some items alone, int64, or with what is known of them.
+
+        Features that were not brought come from wherever they lie to the items' device.
+        """
+        needed = items if isinstance(items, Needed) else Needed(items, None, {})
+        item_U, brought = needed.item_U, needed.features
         device = item_U.device
         return Catalogue(
             self.id_row_N[item_U],
-            {m: f[item_U.to(f.device)].to(device) for m, f in self.features.items()},
+            {
+                m: brought[m] if m in brought else f[item_U.to(f.device)].to(device)
+                for m, f in self.features.items()
+            },
             {m: p[item_U] for m, p in self.present.items()},
             None if self.label_NC is None else self.label_NC[item_U],
             self.standardised,
             None if self.near_NJ is None else self.near_NJ[item_U],
             None if self.begun_ND is None else self.begun_ND[item_U],
+            needed.met,
         )
 
 
@@ -342,7 +382,7 @@ class ItemEncoder(nn.Module):
     def _ids(self, catalogue: Catalogue) -> tuple[list[Tensor], Tensor]:
         """What ids say in each of their parts [N, D], and of which items they say anything."""
         own_NX, near_NX, known_N = self._rows_and_neighbours(catalogue)
-        has_id_N = catalogue.id_row_N >= 0
+        with_id_N = has_id_N = catalogue.id_row_N >= 0
         content_N = has_content(catalogue)
         shown_N = has_id_N
         if self.training and self.id_dropout and self.modalities:
@@ -353,19 +393,34 @@ class ItemEncoder(nn.Module):
             has_id_N = shown_N
         own_ND = torch.where(has_id_N[:, None], own_ND, self.missing_SD[0])
         if self.content_init is not None:
-            begins_N = content_N & ~has_id_N
-            if catalogue.begun_ND is not None:
-                own_ND = torch.where(begins_N[:, None], catalogue.begun_ND, own_ND)
-            else:
-                item_B = begins_N.nonzero().squeeze(1)
-                begun_BD = self.content_init(self._content(catalogue, item_B)).to(own_ND)
-                own_ND = own_ND.index_copy(0, item_B, begun_BD)
+            own_ND = self._begun(
+                catalogue, own_ND, content_N & ~has_id_N, has_id_N is not with_id_N
+            )
             known_N = content_N if known_N is None else known_N | content_N
         parts = [own_ND, *(torch.where(shown_N[:, None], other, 0.0) for other in others)]
         if near_NX is not None:
             near = torch.split(near_NX, self.width, dim=1)
             parts = [part + mean for part, mean in zip(parts, near, strict=True)]
         return parts, has_id_N if known_N is None else has_id_N | known_N
+
+    def _begun(self, catalogue: Catalogue, own_ND: Tensor, begins_N: Tensor, drawn: bool) -> Tensor:
+        """The ids' vectors, where some items begin those of where content places them instead.
+
+        Args:
+            catalogue: The items.
+            own_ND: Their ids' vectors.
+            begins_N: bool, whose are not to be seen.
+            drawn: Whether chance has a part in that, or the host may know it before.
+        """
+        assert self.content_init is not None
+        if catalogue.begun_ND is not None:
+            return torch.where(begins_N[:, None], catalogue.begun_ND, own_ND)
+        if catalogue.met is None or drawn:
+            item_B = begins_N.nonzero().squeeze(1)
+        else:
+            item_B = catalogue.met.new_B
+        begun_BD = self.content_init(self._content(catalogue, item_B)).to(own_ND)
+        return own_ND.index_copy(0, item_B, begun_BD)
 
     def _rows_and_neighbours(
         self, catalogue: Catalogue
@@ -377,7 +432,7 @@ class ItemEncoder(nn.Module):
         assert self.id_table is not None
         row_N = catalogue.id_row_N.clamp(min=0)
         if self.near_RJ is None:
-            return self.id_table(row_N), None, None
+            return self._rows(row_N, catalogue.met), None, None
         near_NJ = self._neighbours(catalogue)
         items, most = near_NJ.shape
         there_NJ = near_NJ >= 0
@@ -393,6 +448,14 @@ class ItemEncoder(nn.Module):
             per_sample_weights=torch.cat([torch.ones_like(share_NJ[:, 0]), share_NJ.flatten()]),
         ).chunk(2)
         return own_NX, near_NX, there_NJ.any(1)
+
+    def _rows(self, row_N: Tensor, met: Met | None) -> Tensor:
+        """Rows of the id table."""
+        assert self.id_table is not None
+        if met is None or not self.id_table.sparse:
+            own_NX: Tensor = self.id_table(row_N)
+            return own_NX
+        return rows_of_table(self.id_table.weight, row_N, met.row_K, met.place_U)
 
     def _neighbours(self, catalogue: Catalogue) -> Tensor:
         """Those the catalogue tells of, or else those found when the model was measured."""

@@ -11,8 +11,9 @@ Axes: W windows of a step, B rows that hold them, L positions of a row, M positi
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from torch.nn import functional
 from cammsr_cli.config import TrainingConfig
 from cammsr_cli.data.dataset import DataSet
 from cammsr_cli.data.splits import TRAIN
-from cammsr_cli.model.items import Catalogue, are_new
+from cammsr_cli.model.items import Catalogue, Met, Needed, are_new
 from cammsr_cli.model.losses import NOWHERE
 from cammsr_cli.model.negatives import Candidates, draw_candidates, places
 from cammsr_cli.model.repeats import LastSeen, last_seen
@@ -78,7 +79,8 @@ class Plan(Rows):
             target the last one's, which has no weight.
         last_W: int64 place among all B L of each history's last event.
         seen: What the positions have in their histories; None where that adds nothing to scores.
-        item_U: int64 the items it needs; None for all of the catalogue, in order.
+        item_U: The items it needs, and what the host knows of them; None for all of the catalogue,
+            in order.
         wanted_U: float, 0 for items that only make their number even; None where there are none.
         candidate_C: int64 what the targets are told from; None for all items it needs.
         correction_C: What is added to their logits; None for nothing.
@@ -92,7 +94,7 @@ class Plan(Rows):
     number_X: Tensor
     last_W: Tensor
     seen: LastSeen | None
-    item_U: Tensor | None
+    item_U: Needed | None
     wanted_U: Tensor | None
     candidate_C: Tensor | None
     correction_C: Tensor | None
@@ -103,26 +105,15 @@ class Plan(Rows):
 
     def packed(self, pinned: bool = True) -> PackedPlan:
         """The same in one piece, in memory that a GPU can read by itself if `pinned`."""
-        given = self._tensors()
+        tensors: list[Tensor] = []
+        _each(tensors.append, vars(self))
         # Long values first, as a view of what is copied must begin at a multiple of its size.
-        order = sorted(given, key=lambda name: -given[name].element_size())
-        flat = [given[name].contiguous().view(-1).view(torch.uint8) for name in order]
+        order = sorted(range(len(tensors)), key=lambda at: -tensors[at].element_size())
+        flat = [tensors[at].contiguous().view(-1).view(torch.uint8) for at in order]
         size = sum(len(one) for one in flat)
         content = torch.empty(size, dtype=torch.uint8, pin_memory=pinned)
         torch.cat(flat, out=content)
-        return PackedPlan(self, {name: given[name] for name in order}, content)
-
-    def _tensors(self) -> dict[str, Tensor]:
-        """All that a device needs, by name."""
-        seen = {} if self.seen is None else self.seen._asdict()
-        return {n: x for n, x in (vars(self) | seen).items() if isinstance(x, Tensor)}
-
-    def _with(self, moved: dict[str, Any]) -> Plan:
-        """The same with other tensors in place of those that `_tensors` names."""
-        if self.seen is not None:
-            seen = {n: moved.pop(n) for n in self.seen._fields if n in moved}
-            moved["seen"] = self.seen._replace(**seen)
-        return replace(self, **moved)
+        return PackedPlan(self, order, [len(one) for one in flat], content)
 
 
 @dataclass(frozen=True)
@@ -131,12 +122,14 @@ class PackedPlan:
 
     Attributes:
         plan: It.
-        parts: Its tensors, in the order in which they lie in `content`.
+        order: The numbers of its tensors, in the order in which they lie in `content`, and
+        sizes: the bytes of each there.
         content: uint8, all of them.
     """
 
     plan: Plan
-    parts: dict[str, Tensor]
+    order: list[int]
+    sizes: list[int]
     content: Tensor
 
     @property
@@ -146,13 +139,23 @@ class PackedPlan:
 
     def to(self, device: torch.device) -> Plan:
         """The plan on a device."""
-        sizes = [part.nbytes for part in self.parts.values()]
-        pieces = torch.split(self.content.to(device, non_blocking=True), sizes)
-        moved = {
-            name: piece.view(part.dtype).view(part.shape)
-            for (name, part), piece in zip(self.parts.items(), pieces, strict=True)
-        }
-        return self.plan._with(moved)
+        pieces = torch.split(self.content.to(device, non_blocking=True), self.sizes)
+        numbered = dict(zip(self.order, pieces, strict=True))
+        numbers = count()
+        return Plan(
+            **_each(lambda x: numbered[next(numbers)].view(x.dtype).view(x.shape), vars(self.plan))
+        )
+
+
+def _each(function: Callable[[Tensor], Any], value: Any) -> Any:
+    """A value with `function` applied to each tensor in it, one after another."""
+    if isinstance(value, Tensor):
+        return function(value)
+    if isinstance(value, tuple):  # with names
+        return type(value)(*(_each(function, part) for part in value))
+    if isinstance(value, dict):
+        return {name: _each(function, part) for name, part in value.items()}
+    return value
 
 
 class Planner:
@@ -171,6 +174,11 @@ class Planner:
         self.length, self.repeats = length, repeats
         rival_R = rivals(corpus.catalogue)
         self.rival_R = None if rival_R is None else rival_R.cpu()
+        catalogue = corpus.catalogue
+        self.id_row_N = catalogue.id_row_N.cpu()
+        self.new_N = are_new(catalogue).cpu()
+        device = catalogue.id_row_N.device
+        self.elsewhere = {m: f for m, f in catalogue.features.items() if f.device != device}
 
     def goes(
         self, start_W: Tensor, end_W: Tensor, step: int, most: int, rank: int = 0, size: int = 1
@@ -208,7 +216,7 @@ class Planner:
         place_M = packed.place_M
         target_M = packed.target_BL.view(-1)[place_M]
         item_BL = window.item_BL
-        item_U = wanted_U = candidate_C = correction_C = None
+        needed_U = wanted_U = candidate_C = correction_C = None
         own_M = target_M
         # Whether targets are told from the histories' items, and what corrects those.
         told: tuple[Tensor | None, Tensor | None] = (None, None)
@@ -218,7 +226,7 @@ class Planner:
         seen = last_seen(window, packed.target_BL, *told) if self.repeats else None
         if self.corpus.sampled:
             assert candidate_C is not None
-            needed_U, place = torch.unique(
+            item_U, place = torch.unique(
                 torch.cat([item_BL.view(-1)[place_M], target_M, candidate_C]), return_inverse=True
             )
             item_M, target_M, candidate_C = torch.split(
@@ -226,9 +234,9 @@ class Planner:
             )
             item_BL = torch.zeros_like(item_BL)
             item_BL.view(-1)[place_M] = item_M
-            lacking = -len(needed_U) % EVEN_ITEMS
-            item_U = torch.cat([needed_U, needed_U[:1].expand(lacking)])
-            wanted_U = functional.pad(torch.ones(len(needed_U)), (0, lacking))
+            lacking = -len(item_U) % EVEN_ITEMS
+            needed_U = torch.cat([item_U, item_U[:1].expand(lacking)])
+            wanted_U = functional.pad(torch.ones(len(item_U)), (0, lacking))
         number, lacking = len(place_M), 1 + -(len(place_M) + 1) % EVEN_POSITIONS
         number_X = torch.full((item_BL.numel(),), number + lacking - 1)
         number_X[place_M] = torch.arange(number)
@@ -244,11 +252,23 @@ class Planner:
             number_X=number_X,
             last_W=packed.row_W * item_BL.shape[1] + packed.last_W,
             seen=seen,
-            item_U=item_U,
+            item_U=None if needed_U is None else self._needed(needed_U),
             wanted_U=wanted_U,
             candidate_C=candidate_C,
             correction_C=correction_C,
         )
+
+    def _needed(self, item_U: Tensor) -> Needed:
+        """Items, with their features of modalities that a GPU has no room for.
+
+        And with their rows of the id table, where its gradients name the rows that they are of.
+        """
+        features = {name: values[item_U] for name, values in self.elsewhere.items()}
+        if not self.corpus.large:
+            return Needed(item_U, None, features)
+        row_K, place_U = torch.unique(self.id_row_N[item_U].clamp(min=0), return_inverse=True)
+        new_B = self.new_N[item_U].nonzero().squeeze(1)
+        return Needed(item_U, Met(row_K, place_U, new_B), features)
 
     def _candidates(self, both: Window, generator: torch.Generator) -> Candidates | None:
         """What a step's targets are told from; None for all items."""

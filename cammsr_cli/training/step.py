@@ -262,14 +262,12 @@ class Stepper:
 
     def _clip(self) -> Tensor:
         """Scale the gradient down to the norm `clip`; the norm it had."""
-        every = [w.grad for w in self.state.model.parameters() if w.grad is not None]
+        every = [_values(w) for w in self.state.model.parameters() if w.grad is not None]
         grads = [local_part(grad) for grad in every]
         # Of a sharded gradient each process has a part; the others are the same in all.
         parts = [own for own, grad in zip(grads, every, strict=True) if own is not grad]
         alike = [own for own, grad in zip(grads, every, strict=True) if own is grad]
-        norm = torch.nn.utils.get_total_norm(
-            [grad.coalesce().values() if grad.is_sparse else grad for grad in alike]
-        )
+        norm = torch.nn.utils.get_total_norm(alike)
         if parts:
             norm = (
                 self.world.sum(torch.nn.utils.get_total_norm(parts).square())
@@ -326,6 +324,16 @@ class Stepper:
             f"out of memory with {largest} histories at once: going on with "
             f"{self.micro_batch} at a time, in batches of the same size"
         )
+
+
+def _values(weight: Tensor) -> Tensor:
+    """The gradient of a weight; of one that is sparse the values alone, each row's in one place."""
+    grad = weight.grad
+    assert grad is not None
+    if not grad.is_sparse:
+        return grad
+    weight.grad = grad.coalesce()  # itself, unless it is of several goes
+    return weight.grad._values()
 
 
 def _times(value: Tensor, factor: float) -> Tensor:

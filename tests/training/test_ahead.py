@@ -68,13 +68,14 @@ def test_an_exception_where_results_are_taken_ends_the_thread() -> None:
         begun.set()
         time.sleep(0.1)
 
-    with (
-        pytest.raises(KeyboardInterrupt),
-        closing(made_ahead([int, *[slow] * 50], 2)) as results,
-    ):
-        next(results)
-        begun.wait()
-        raise KeyboardInterrupt
+    def interrupted() -> None:
+        with closing(made_ahead([int, *[slow] * 50], 2)) as results:
+            next(results)
+            begun.wait()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
 
 
 # --- in a training on a GPU ---------------------------------------------------------------------
