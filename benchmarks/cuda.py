@@ -385,7 +385,7 @@ def out_of_memory(kit: Kit) -> Report:
     torch.cuda.set_per_process_memory_fraction(used + 0.02, kit.device)
     try:
         trainer.step(*next(batches_of(trainer, 1)))
-        ndcg, _ = trainer._validate()
+        ndcg, _ = trainer.validation.measure(trainer.state.averaged)
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0, kit.device)
     return {"notes": notes, "histories at once": trainer.step.micro_batch, "NDCG@10": ndcg}

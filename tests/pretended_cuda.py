@@ -25,6 +25,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from threading import Thread
 from typing import Any
 from unittest.mock import patch
 
@@ -381,6 +382,16 @@ def _with_gradients(mode: Any, *_: object) -> None:
     torch.set_grad_enabled(mode.before)
 
 
+def _run_within(run: Callable[[Thread], None]) -> Callable[[Thread], None]:
+    """What has a thread find the pretended GPU, too: torch's modes are a thread's own."""
+
+    def within(thread: Thread) -> None:
+        with _Driverless(), _Made():
+            run(thread)
+
+    return within
+
+
 @contextmanager
 def pretended_cuda(devices: int = 1, free: int = 2**34) -> Iterator[Asked]:
     """Within it there are so many GPUs, each with so many bytes free."""
@@ -421,6 +432,7 @@ def pretended_cuda(devices: int = 1, free: int = 2**34) -> Iterator[Asked]:
         inference = torch.inference_mode
         stack.enter_context(patch.object(inference, "__enter__", _without_gradients))
         stack.enter_context(patch.object(inference, "__exit__", _with_gradients))
+        stack.enter_context(patch.object(Thread, "run", _run_within(Thread.run)))
         stack.enter_context(_Driverless())
         stack.enter_context(_Made())
         yield asked

@@ -16,7 +16,7 @@ from cammsr_cli.commands.examples import epilog
 from cammsr_cli.errors import UsageError, typed
 
 if TYPE_CHECKING:
-    from cammsr_cli.training.loop import EpochReport, StepReport
+    from cammsr_cli.training.reports import EpochReport, StepReport
     from cammsr_cli.training.train import Started
 
 EXAMPLES = [

@@ -7,9 +7,38 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+
+class Met(NamedTuple):
+    """Which rows of the id table some items have, each once; found on the host, without a GPU.
+
+    Attributes:
+        row_K: int64 rows, rising; an item without an id counts as one with the first.
+        place_U: int64 place of each item's row among those.
+        new_B: int64 the items, by their place among the U, with content and without an id.
+    """
+
+    row_K: Tensor
+    place_U: Tensor
+    new_B: Tensor
+
+
+class Needed(NamedTuple):
+    """Items of a catalogue, and what the host has found out for a device that computes on them.
+
+    Attributes:
+        item_U: int64 indices.
+        met: Their rows of the id table; None where gradients of that are not sparse.
+        features: Of modalities that do not lie on the device, the items' features.
+    """
+
+    item_U: Tensor
+    met: Met | None
+    features: Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -26,6 +55,7 @@ class Catalogue:
             given, items with an id have those found by `ItemEncoder.measure`, and others none.
         begun_ND: float, where the ids of items with content begin, made by
             `ItemEncoder.standardised`; if not given, it is made as needed.
+        met: The items' rows of the id table, each once, if they are known.
     """
 
     id_row_N: Tensor
@@ -35,6 +65,7 @@ class Catalogue:
     standardised: bool = False
     near_NJ: Tensor | None = None
     begun_ND: Tensor | None = None
+    met: Met | None = None
 
     def to(self, device: torch.device, features: bool = True) -> Catalogue:
         """The same catalogue on `device`; without `features`, those stay where they are."""
@@ -48,17 +79,26 @@ class Catalogue:
             None if self.begun_ND is None else self.begun_ND.to(device),
         )
 
-    def take(self, item_U: Tensor) -> Catalogue:
-        """The items `item_U` alone; features come from wherever they lie to `item_U`'s device."""
+    def take(self, items: Tensor | Needed) -> Catalogue:
+        """Some items alone, int64, or with what is known of them.
+
+        Features that were not brought come from wherever they lie to the items' device.
+        """
+        needed = items if isinstance(items, Needed) else Needed(items, None, {})
+        item_U, brought = needed.item_U, needed.features
         device = item_U.device
         return Catalogue(
             self.id_row_N[item_U],
-            {m: f[item_U.to(f.device)].to(device) for m, f in self.features.items()},
+            {
+                m: brought[m] if m in brought else f[item_U.to(f.device)].to(device)
+                for m, f in self.features.items()
+            },
             {m: p[item_U] for m, p in self.present.items()},
             None if self.label_NC is None else self.label_NC[item_U],
             self.standardised,
             None if self.near_NJ is None else self.near_NJ[item_U],
             None if self.begun_ND is None else self.begun_ND[item_U],
+            needed.met,
         )
 
 

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cammsr_cli.model.by_device import COSINES_AT_ONCE, most_on
-from cammsr_cli.model.catalogue import Catalogue, are_new, has_content, known_items
+from cammsr_cli.model.catalogue import Catalogue, Met, are_new, has_content, known_items
 from cammsr_cli.model.features import MEASURED_ROWS, ContentInitialisation, FeatureProjection
+from cammsr_cli.model.layers import rows_of_table
 
 ID = "id"
 """Name of the stream that is the item's own embedding."""
@@ -208,7 +209,7 @@ class ItemEncoder(nn.Module):
     def _ids(self, catalogue: Catalogue) -> tuple[list[Tensor], Tensor]:
         """What ids say in each of their parts [N, D], and of which items they say anything."""
         own_NX, near_NX, known_N = self._rows_and_neighbours(catalogue)
-        has_id_N = catalogue.id_row_N >= 0
+        with_id_N = has_id_N = catalogue.id_row_N >= 0
         content_N = has_content(catalogue)
         shown_N = has_id_N
         if self.training and self.id_dropout and self.modalities:
@@ -219,19 +220,34 @@ class ItemEncoder(nn.Module):
             has_id_N = shown_N
         own_ND = torch.where(has_id_N[:, None], own_ND, self.missing_SD[0])
         if self.content_init is not None:
-            begins_N = content_N & ~has_id_N
-            if catalogue.begun_ND is not None:
-                own_ND = torch.where(begins_N[:, None], catalogue.begun_ND, own_ND)
-            else:
-                item_B = begins_N.nonzero().squeeze(1)
-                begun_BD = self.content_init(self._content(catalogue, item_B)).to(own_ND)
-                own_ND = own_ND.index_copy(0, item_B, begun_BD)
+            own_ND = self._begun(
+                catalogue, own_ND, content_N & ~has_id_N, has_id_N is not with_id_N
+            )
             known_N = content_N if known_N is None else known_N | content_N
         parts = [own_ND, *(torch.where(shown_N[:, None], other, 0.0) for other in others)]
         if near_NX is not None:
             near = torch.split(near_NX, self.width, dim=1)
             parts = [part + mean for part, mean in zip(parts, near, strict=True)]
         return parts, has_id_N if known_N is None else has_id_N | known_N
+
+    def _begun(self, catalogue: Catalogue, own_ND: Tensor, begins_N: Tensor, drawn: bool) -> Tensor:
+        """The ids' vectors, where some items begin those of where content places them instead.
+
+        Args:
+            catalogue: The items.
+            own_ND: Their ids' vectors.
+            begins_N: bool, whose are not to be seen.
+            drawn: Whether chance has a part in that, or the host may know it before.
+        """
+        assert self.content_init is not None
+        if catalogue.begun_ND is not None:
+            return torch.where(begins_N[:, None], catalogue.begun_ND, own_ND)
+        if catalogue.met is None or drawn:
+            item_B = begins_N.nonzero().squeeze(1)
+        else:
+            item_B = catalogue.met.new_B
+        begun_BD = self.content_init(self._content(catalogue, item_B)).to(own_ND)
+        return own_ND.index_copy(0, item_B, begun_BD)
 
     def _rows_and_neighbours(
         self, catalogue: Catalogue
@@ -243,7 +259,7 @@ class ItemEncoder(nn.Module):
         assert self.id_table is not None
         row_N = catalogue.id_row_N.clamp(min=0)
         if self.near_RJ is None:
-            return self.id_table(row_N), None, None
+            return self._rows(row_N, catalogue.met), None, None
         near_NJ = self._neighbours(catalogue)
         items, most = near_NJ.shape
         there_NJ = near_NJ >= 0
@@ -259,6 +275,14 @@ class ItemEncoder(nn.Module):
             per_sample_weights=torch.cat([torch.ones_like(share_NJ[:, 0]), share_NJ.flatten()]),
         ).chunk(2)
         return own_NX, near_NX, there_NJ.any(1)
+
+    def _rows(self, row_N: Tensor, met: Met | None) -> Tensor:
+        """Rows of the id table."""
+        assert self.id_table is not None
+        if met is None or not self.id_table.sparse:
+            own_NX: Tensor = self.id_table(row_N)
+            return own_NX
+        return rows_of_table(self.id_table.weight, row_N, met.row_K, met.place_U)
 
     def _neighbours(self, catalogue: Catalogue) -> Tensor:
         """Those the catalogue tells of, or else those found when the model was measured."""

@@ -1,6 +1,7 @@
 """Layers of S streams at once: every stream has weights of its own, and one product serves all.
 
-Axes: S streams, B users, L positions, D width, A heads, I inputs, O outputs.
+Axes: S streams, B users, L positions, D width, A heads, I inputs, O outputs. Of a table: R rows, U
+rows wanted, K of them different.
 """
 
 from __future__ import annotations
@@ -37,6 +38,42 @@ def gathered(x_XD: Tensor, at_M: Tensor, back_X: Tensor) -> Tensor:
     """
     out: Tensor = _Gathered.apply(x_XD, at_M, back_X)
     return out
+
+
+class _Rows(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, table_RD: Tensor, row_U: Tensor, met_K: Tensor, place_U: Tensor
+    ) -> Tensor:
+        ctx.save_for_backward(met_K, place_U)
+        ctx.shape = table_RD.shape
+        return table_RD.index_select(0, row_U)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_UD: Tensor) -> tuple[Tensor, None, None, None]:
+        met_K, place_U = ctx.saved_tensors
+        grad_KD = grad_UD.new_zeros(len(met_K), grad_UD.shape[1]).index_add_(0, place_U, grad_UD)
+        grad = torch.sparse_coo_tensor(
+            met_K.unsqueeze(0), grad_KD, ctx.shape, check_invariants=False, is_coalesced=True
+        )
+        return grad, None, None, None
+
+
+def rows_of_table(table_RD: Tensor, row_U: Tensor, met_K: Tensor, place_U: Tensor) -> Tensor:
+    """`table[row]`, with a sparse gradient whose rows are rising and each there once.
+
+    Torch's own sparse gradients name a row as often as it was looked up, and to find out how many
+    there are the host waits for a GPU, again and again.
+
+    Args:
+        table_RD: The table.
+        row_U: int64 rows wanted.
+        met_K: int64 the same rows, rising, each once.
+        place_U: int64 place of each row wanted among those.
+    """
+    rows: Tensor = _Rows.apply(table_RD, row_U, met_K, place_U)
+    return rows
 
 
 class StreamLinear(nn.Module):

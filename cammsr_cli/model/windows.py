@@ -110,7 +110,8 @@ def cut(events: Events, start_B: Tensor, end_B: Tensor) -> Window:
     if events.tied_E is not None:  # what is told apart within a second has a gap of one
         apart_BL = valid_BL & (offset_L > 0) & ~events.tied_E[at_BL]
         gap_BL = torch.where(apart_BL, gap_BL.clamp(min=1), 0)
-    bucket_BL = torch.log2(gap_BL.double() + 1).ceil().long().clamp(max=TIME_BUCKETS - 1)
+    # The number of bits of a whole number is its base-2 logarithm, rounded as buckets are.
+    bucket_BL = torch.frexp(gap_BL.double())[1].long().clamp(max=TIME_BUCKETS - 1)
     item_BL = torch.where(valid_BL, events.item_E[at_BL].long(), 0)
     return Window(item_BL, bucket_BL, None, valid_BL, length_B)
 

@@ -2,33 +2,25 @@
 
 from __future__ import annotations
 
-import copy
-import json
 import math
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from importlib.util import find_spec
-from typing import Any
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
+from functools import partial
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from cammsr_cli.config import Config
 from cammsr_cli.data.dataset import DataSet
-from cammsr_cli.data.splits import TRAIN, VALIDATION
 from cammsr_cli.distributed import World
 from cammsr_cli.errors import CammsrError, Terminated
-from cammsr_cli.files import RESUMABLE, refusals_told
+from cammsr_cli.model.by_device import most_on
 from cammsr_cli.model.cammsr import Cammsr
 from cammsr_cli.model.windows import shuffled_batches, training_windows
-from cammsr_cli.ranking.branch_weights import weigh_branches
-from cammsr_cli.ranking.full_ranking import Questions, model_ranks, questions
-from cammsr_cli.ranking.metrics import per_user
 from cammsr_cli.runs.folder import RunFolder
 from cammsr_cli.runs.weights import load_weights
+from cammsr_cli.training.ahead import made_ahead
 from cammsr_cli.training.checkpoints import (
     AVERAGED,
     TrainingState,
@@ -42,78 +34,22 @@ from cammsr_cli.training.checkpoints import (
     set_aside_later,
 )
 from cammsr_cli.training.objective import Objective
-from cammsr_cli.training.plan import Corpus
-from cammsr_cli.training.sharding import large_table, whole_weights
-from cammsr_cli.training.step import Stepper, diverged, optimizers_of
+from cammsr_cli.training.plan import Corpus, training_bounds
+from cammsr_cli.training.reports import EpochReport, MetricsLog, Outcome, StepReport
+from cammsr_cli.training.sharding import whole_weights
+from cammsr_cli.training.step import (
+    STEPS_AHEAD,
+    PlannedStep,
+    Stepper,
+    averaged_copy,
+    diverged,
+    optimizers_of,
+)
 from cammsr_cli.training.stopping import StopRequest, noticed_signals
+from cammsr_cli.training.validation import Validation
 
 STEPS_BETWEEN_TALKS = 10
 """Steps after which many processes ask each other whether to stop or to save."""
-
-
-@dataclass(frozen=True)
-class EpochReport:
-    """What one epoch gave: a line of metrics.jsonl.
-
-    Attributes:
-        epoch: Counted from 1.
-        step: Steps so far.
-        losses: Mean of each weighted part of the loss.
-        ndcg: Validation NDCG@10, full ranking; seen items excluded unless users repeat them.
-        recall: Validation Recall@10.
-        best_ndcg: Best validation NDCG@10 so far.
-        best_epoch: The epoch it came from.
-        events_per_second: Training targets a second, validation not counted.
-        seconds: Wall time of the epoch with its validation.
-    """
-
-    epoch: int
-    step: int
-    losses: dict[str, float]
-    ndcg: float
-    recall: float
-    best_ndcg: float
-    best_epoch: int
-    events_per_second: float
-    seconds: float
-
-
-@dataclass(frozen=True)
-class StepReport:
-    """Where a training is within an epoch.
-
-    Attributes:
-        epoch: Counted from 1.
-        step: Steps so far.
-        share: Of the epoch's steps, those done.
-        losses: The weighted parts of the step's loss.
-        events_per_second: Training targets a second, in this epoch.
-    """
-
-    epoch: int
-    step: int
-    share: float
-    losses: dict[str, Tensor]
-    events_per_second: float
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a training ended.
-
-    Attributes:
-        best_ndcg: Validation NDCG@10 of what is kept.
-        best_epoch: The epoch it is of.
-        epochs: How many there were.
-        parameters: Number of trained values.
-        branch_weights: Name of each branch to what its score counts in the sum; 1 on average.
-    """
-
-    best_ndcg: float
-    best_epoch: int
-    epochs: int
-    parameters: int
-    branch_weights: dict[str, float]
 
 
 class Trainer:
@@ -142,29 +78,22 @@ class Trainer:
         repeats: bool,
     ) -> None:
         self.corpus = corpus
-        self.events = corpus.events.to(world.device)
         self.config = config.training
         self.folder = folder
         self.world = world
         self.note = note
-        self.repeats = repeats
         self.length = model.length
         self.state = TrainingState(
             model, averaged_copy(model), optimizers_of(model, config.training)
         )
-        self.asked = questions(data, VALIDATION)
+        self.validation = Validation(data, corpus, config.training, world, repeats)
         self.start_U, self.end_U = training_bounds(data)  # on the host, which cuts them to windows
-        if not len(self.asked.item_U):
-            raise CammsrError(
-                f"{data.path} has no validation events: no user has 3 events or more",
-                "Prepare it from more events",
-            )
         if not bool((self.end_U - self.start_U > 1).any()):
             raise CammsrError(
                 f"{data.path} has nothing to learn from: no user has 2 training events (4 in all)",
                 "Prepare it from more events",
             )
-        self.asked = self.asked.sample(self.config.validation_users, self.config.seed)
+        self.log = MetricsLog(folder)
         self.step = Stepper(
             self.state, Objective(model, corpus, config.training), config.training, world, note
         )
@@ -181,7 +110,7 @@ class Trainer:
         if self.world.leads:
             clear_partial(self.folder.checkpoints)
             set_aside_later(self.folder.checkpoints, progress.step)
-            self._forget_later_epochs()
+            self.log.forget_after(progress.epoch)
         return newest is not None
 
     def run(
@@ -201,7 +130,6 @@ class Trainer:
             CammsrError: The loss is no longer a number, or far worse than guessing.
             KeyboardInterrupt: Ctrl-C or SIGTERM came; there is a checkpoint of the last step.
         """
-        writer = _tensorboard(self.folder) if self.world.leads else None
         with noticed_signals() as stop:
             while not self._done():
                 began = time.perf_counter()
@@ -222,7 +150,7 @@ class Trainer:
                 )
                 # First the log: what it says of epochs without a checkpoint is dropped on resuming.
                 if self.world.leads:
-                    self._log(epoch_report, writer)
+                    self.log.add(epoch_report)
                 self._save()
                 report(epoch_report)
                 if self._agreed(stop.by is not None, False)[0]:
@@ -254,52 +182,48 @@ class Trainer:
         }
         began = saved = time.perf_counter()
         events = 0
-        for batch in batches[progress.batch :]:
-            start_B, end_B = start_W[batch], end_W[batch]
-            losses = self.step(start_B, end_B)
-            for name, value in losses.items():
-                sums[name] = sums[name] + value if name in sums else value
-            progress.batch += 1
-            events += int((end_B - start_B).sum())
-            elapsed = time.perf_counter() - began
-            on_step(
-                StepReport(
-                    progress.epoch + 1,
-                    progress.step,
-                    progress.batch / len(batches),
-                    losses,
-                    events / elapsed,
-                )
-            )
-            late = time.perf_counter() - saved > self.config.checkpoint_minutes * 60
-            if progress.batch == len(batches):
-                break  # there will be a checkpoint after validation
-            # Asking the other processes makes a GPU wait: not at every step.
-            if self.world.size > 1 and progress.step % STEPS_BETWEEN_TALKS:
-                continue
-            ending, due = self._agreed(stop.by is not None, late)
-            if ending or due:
-                progress.sums = {name: float(value) for name, value in sums.items()}
-                self._save()
-                saved = time.perf_counter()
-                if ending:
-                    self._end(stop)
+        with closing(self._planned(start_W, end_W, batches[progress.batch :])) as planned_steps:
+            for planned in planned_steps:
+                losses = self.step.make(planned)
+                for name, value in losses.items():
+                    sums[name] = sums[name] + value if name in sums else value
+                progress.batch += 1
+                events += int((planned.end_W - planned.start_W).sum())
+                share = progress.batch / len(batches)
+                rate = events / (time.perf_counter() - began)
+                on_step(StepReport(progress.epoch + 1, progress.step, share, losses, rate))
+                late = time.perf_counter() - saved > self.config.checkpoint_minutes * 60
+                if progress.batch == len(batches):
+                    break  # there will be a checkpoint after validation
+                # Asking the other processes makes a GPU wait: not at every step.
+                if self.world.size > 1 and progress.step % STEPS_BETWEEN_TALKS:
+                    continue
+                ending, due = self._agreed(stop.by is not None, late)
+                if ending or due:
+                    progress.sums = {name: float(value) for name, value in sums.items()}
+                    self._save()
+                    saved = time.perf_counter()
+                    if ending:
+                        self._end(stop)
         elapsed = time.perf_counter() - began
         self.step.require_finite()
         means = {name: float(total) / len(batches) for name, total in sums.items()}
         progress.batch, progress.sums = 0, {}
         return means, events / elapsed
 
+    def _planned(
+        self, start_W: Tensor, end_W: Tensor, batches: Sequence[Tensor]
+    ) -> Generator[PlannedStep, None, None]:
+        """The steps that batches of windows make from here on, planned ahead on a GPU."""
+        calls = (
+            partial(self.step.planned, start_W[batch], end_W[batch], step)
+            for step, batch in enumerate(batches, self.state.progress.step)
+        )
+        return made_ahead(calls, most_on(self.world.device, STEPS_AHEAD))
+
     def _validate(self) -> tuple[float, float]:
         """NDCG@10 and Recall@10 of the averaged weights on validation; takes note of the best."""
-        rank = model_ranks(
-            self.state.averaged,
-            self.corpus.catalogue,
-            self.events,
-            self._my_part(),
-            exclude_seen=not self.repeats,
-        )
-        ndcg, recall = self._mean(rank, "NDCG"), self._mean(rank, "Recall")
+        ndcg, recall = self.validation.measure(self.state.averaged)
         progress = self.state.progress
         progress.epoch += 1
         if ndcg > progress.best:
@@ -310,18 +234,6 @@ class Trainer:
             )
         return ndcg, recall
 
-    def _my_part(self) -> Questions:
-        """What this process asks of validation; all processes together ask all."""
-        return self.asked.take(slice(self.world.rank, None, self.world.size))
-
-    def _mean(self, rank: NDArray[np.int64], metric: str) -> float:
-        """A metric at 10 over the users of all processes."""
-        sums = [per_user(rank, metric, 10).sum(), len(rank)]
-        total, users = self.world.sum(
-            torch.tensor(sums, dtype=torch.float64, device=self.world.device)
-        ).tolist()
-        return float(total / users)
-
     def _weigh_branches(self) -> float:
         """Validation NDCG@10 of the best weights, once its branches are weighed.
 
@@ -330,14 +242,7 @@ class Trainer:
         model = self.state.averaged
         if model.branches == 1 or self.config.branch_share < 1:
             return self.state.progress.best
-        return weigh_branches(
-            model,
-            self.corpus.catalogue,
-            self.events,
-            self._my_part(),
-            exclude_seen=not self.repeats,
-            quality=lambda rank: self._mean(rank, "NDCG"),
-        )
+        return self.validation.weigh_branches(model)
 
     def _branch_weights(self) -> dict[str, float]:
         model = self.state.averaged
@@ -393,27 +298,6 @@ class Trainer:
                 self.config,
             )
 
-    def _log(self, report: EpochReport, writer: Any) -> None:
-        with (
-            refusals_told(self.folder.path, RESUMABLE),
-            self.folder.metrics.open("a", encoding="utf-8") as stream,
-        ):
-            stream.write(json.dumps(asdict(report)) + "\n")
-        if writer is not None:
-            for name, value in {**report.losses, "validation NDCG@10": report.ndcg}.items():
-                writer.add_scalar(name, value, report.epoch)
-            writer.flush()
-
-    def _forget_later_epochs(self) -> None:
-        """Drop the metrics of epochs after the checkpoint: they will be run again."""
-        if not self.folder.metrics.is_file():
-            return
-        lines = self.folder.metrics.read_text(encoding="utf-8").splitlines()
-        self.folder.write_text(
-            self.folder.metrics.name,
-            "".join(f"{line}\n" for line in lines[: self.state.progress.epoch]),
-        )
-
     def _finish(self, card: Callable[[Outcome], str]) -> Outcome:
         self.world.wait()
         best = checkpoint_path(self.folder.checkpoints, self.state.progress.best_step)
@@ -431,37 +315,3 @@ class Trainer:
             self.folder.write_text("README.md", card(outcome))
             self.folder.finish(weights)
         return outcome
-
-
-def averaged_copy(model: Cammsr) -> Cammsr:
-    """A copy to keep the moving average in; a large id table is shared.
-
-    That is one of which each step meets few rows. Averaging all of them at each step would cost
-    more than the step.
-    """
-    shared = large_table(model)
-    if shared is not None:
-        model.items.id_table = None  # set aside: a copy of it may not fit
-    copied = copy.deepcopy(model).eval().requires_grad_(False)
-    if shared is not None:
-        model.items.id_table = copied.items.id_table = shared
-    return copied
-
-
-def training_bounds(data: DataSet) -> tuple[Tensor, Tensor]:
-    """First and one past the last training event of each user; training events come first."""
-    start_U = data.event_indptr[:-1]
-    before = np.zeros(len(data.event_part) + 1, dtype=np.int64)
-    np.cumsum(data.event_part == TRAIN, out=before[1:])
-    trained_U = before[data.event_indptr[1:]] - before[start_U]
-    return torch.from_numpy(start_U), torch.from_numpy(start_U + trained_U)
-
-
-def _tensorboard(folder: RunFolder) -> Any:
-    """A TensorBoard writer where the extra `tensorboard` is installed, else None."""
-    if find_spec("tensorboard") is None:
-        return None
-    from torch.utils.tensorboard import SummaryWriter
-
-    writer: Any = SummaryWriter  # typed or not, depending on what is installed
-    return writer(str(folder.path / "tensorboard"))

@@ -6,7 +6,7 @@ from jinja2 import Environment, StrictUndefined
 
 from cammsr_cli.config import Config
 from cammsr_cli.runs.spec import ModelSpec
-from cammsr_cli.training.loop import Outcome
+from cammsr_cli.training.reports import Outcome
 
 _CARD = """\
 # A cammsr model ({{ spec.preset }})

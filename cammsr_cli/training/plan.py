@@ -11,8 +11,9 @@ Axes: W windows of a step, B rows that hold them, L positions of a row, M positi
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from cammsr_cli.config import TrainingConfig
-from cammsr_cli.model.catalogue import Catalogue, are_new
+from cammsr_cli.data.dataset import DataSet
+from cammsr_cli.data.splits import TRAIN
+from cammsr_cli.model.catalogue import Catalogue, Met, Needed, are_new
 from cammsr_cli.model.losses import NOWHERE
 from cammsr_cli.model.negatives import Candidates, draw_candidates, places
 from cammsr_cli.model.repeats import LastSeen, last_seen
@@ -76,7 +79,8 @@ class Plan(Rows):
             target the last one's, which has no weight.
         last_W: int64 place among all B L of each history's last event.
         seen: What the positions have in their histories; None where that adds nothing to scores.
-        item_U: int64 the items it needs; None for all of the catalogue, in order.
+        item_U: The items it needs, and what the host knows of them; None for all of the catalogue,
+            in order.
         wanted_U: float, 0 for items that only make their number even; None where there are none.
         candidate_C: int64 what the targets are told from; None for all items it needs.
         correction_C: What is added to their logits; None for nothing.
@@ -90,31 +94,68 @@ class Plan(Rows):
     number_X: Tensor
     last_W: Tensor
     seen: LastSeen | None
-    item_U: Tensor | None
+    item_U: Needed | None
     wanted_U: Tensor | None
     candidate_C: Tensor | None
     correction_C: Tensor | None
 
     def to(self, device: torch.device) -> Plan:
-        """The same on a device. A GPU is sent one copy, which nobody waits for."""
-        if device.type == "cpu":
-            return self
-        seen = {} if self.seen is None else self.seen._asdict()
-        given = {n: x for n, x in (vars(self) | seen).items() if isinstance(x, Tensor)}
+        """The same on a device."""
+        return self if device.type == "cpu" else self.packed(device.type == "cuda").to(device)
+
+    def packed(self, pinned: bool = True) -> PackedPlan:
+        """The same in one piece, in memory that a GPU can read by itself if `pinned`."""
+        tensors: list[Tensor] = []
+        _each(tensors.append, vars(self))
         # Long values first, as a view of what is copied must begin at a multiple of its size.
-        order = sorted(given, key=lambda name: -given[name].element_size())
-        flat = [given[name].contiguous().view(-1).view(torch.uint8) for name in order]
-        sizes = [len(one) for one in flat]
-        sent = torch.empty(sum(sizes), dtype=torch.uint8, pin_memory=device.type == "cuda")
-        torch.cat(flat, out=sent)
-        parts = torch.split(sent.to(device, non_blocking=True), sizes)
-        moved: dict[str, Any] = {
-            name: part.view(given[name].dtype).view(given[name].shape)
-            for name, part in zip(order, parts, strict=True)
-        }
-        if self.seen is not None:
-            moved["seen"] = self.seen._replace(**{n: moved.pop(n) for n in seen if n in moved})
-        return replace(self, **moved)
+        order = sorted(range(len(tensors)), key=lambda at: -tensors[at].element_size())
+        flat = [tensors[at].contiguous().view(-1).view(torch.uint8) for at in order]
+        size = sum(len(one) for one in flat)
+        content = torch.empty(size, dtype=torch.uint8, pin_memory=pinned)
+        torch.cat(flat, out=content)
+        return PackedPlan(self, order, [len(one) for one in flat], content)
+
+
+@dataclass(frozen=True)
+class PackedPlan:
+    """A plan in one piece, to be sent to a GPU as one copy, which nobody waits for.
+
+    Attributes:
+        plan: It.
+        order: The numbers of its tensors, in the order in which they lie in `content`, and
+        sizes: the bytes of each there.
+        content: uint8, all of them.
+    """
+
+    plan: Plan
+    order: list[int]
+    sizes: list[int]
+    content: Tensor
+
+    @property
+    def share(self) -> float:
+        """Its part of the step's targets."""
+        return self.plan.share
+
+    def to(self, device: torch.device) -> Plan:
+        """The plan on a device."""
+        pieces = torch.split(self.content.to(device, non_blocking=True), self.sizes)
+        numbered = dict(zip(self.order, pieces, strict=True))
+        numbers = count()
+        return Plan(
+            **_each(lambda x: numbered[next(numbers)].view(x.dtype).view(x.shape), vars(self.plan))
+        )
+
+
+def _each(function: Callable[[Tensor], Any], value: Any) -> Any:
+    """A value with `function` applied to each tensor in it, one after another."""
+    if isinstance(value, Tensor):
+        return function(value)
+    if isinstance(value, tuple):  # with names
+        return type(value)(*(_each(function, part) for part in value))
+    if isinstance(value, dict):
+        return {name: _each(function, part) for name, part in value.items()}
+    return value
 
 
 class Planner:
@@ -133,6 +174,11 @@ class Planner:
         self.length, self.repeats = length, repeats
         rival_R = rivals(corpus.catalogue)
         self.rival_R = None if rival_R is None else rival_R.cpu()
+        catalogue = corpus.catalogue
+        self.id_row_N = catalogue.id_row_N.cpu()
+        self.new_N = are_new(catalogue).cpu()
+        device = catalogue.id_row_N.device
+        self.elsewhere = {m: f for m, f in catalogue.features.items() if f.device != device}
 
     def goes(
         self, start_W: Tensor, end_W: Tensor, step: int, most: int, rank: int = 0, size: int = 1
@@ -170,7 +216,7 @@ class Planner:
         place_M = packed.place_M
         target_M = packed.target_BL.view(-1)[place_M]
         item_BL = window.item_BL
-        item_U = wanted_U = candidate_C = correction_C = None
+        needed_U = wanted_U = candidate_C = correction_C = None
         own_M = target_M
         # Whether targets are told from the histories' items, and what corrects those.
         told: tuple[Tensor | None, Tensor | None] = (None, None)
@@ -180,7 +226,7 @@ class Planner:
         seen = last_seen(window, packed.target_BL, *told) if self.repeats else None
         if self.corpus.sampled:
             assert candidate_C is not None
-            needed_U, place = torch.unique(
+            item_U, place = torch.unique(
                 torch.cat([item_BL.view(-1)[place_M], target_M, candidate_C]), return_inverse=True
             )
             item_M, target_M, candidate_C = torch.split(
@@ -188,9 +234,9 @@ class Planner:
             )
             item_BL = torch.zeros_like(item_BL)
             item_BL.view(-1)[place_M] = item_M
-            lacking = -len(needed_U) % EVEN_ITEMS
-            item_U = torch.cat([needed_U, needed_U[:1].expand(lacking)])
-            wanted_U = functional.pad(torch.ones(len(needed_U)), (0, lacking))
+            lacking = -len(item_U) % EVEN_ITEMS
+            needed_U = torch.cat([item_U, item_U[:1].expand(lacking)])
+            wanted_U = functional.pad(torch.ones(len(item_U)), (0, lacking))
         number, lacking = len(place_M), 1 + -(len(place_M) + 1) % EVEN_POSITIONS
         number_X = torch.full((item_BL.numel(),), number + lacking - 1)
         number_X[place_M] = torch.arange(number)
@@ -206,11 +252,23 @@ class Planner:
             number_X=number_X,
             last_W=packed.row_W * item_BL.shape[1] + packed.last_W,
             seen=seen,
-            item_U=item_U,
+            item_U=None if needed_U is None else self._needed(needed_U),
             wanted_U=wanted_U,
             candidate_C=candidate_C,
             correction_C=correction_C,
         )
+
+    def _needed(self, item_U: Tensor) -> Needed:
+        """Items, with their features of modalities that a GPU has no room for.
+
+        And with their rows of the id table, where its gradients name the rows that they are of.
+        """
+        features = {name: values[item_U] for name, values in self.elsewhere.items()}
+        if not self.corpus.large:
+            return Needed(item_U, None, features)
+        row_K, place_U = torch.unique(self.id_row_N[item_U].clamp(min=0), return_inverse=True)
+        new_B = self.new_N[item_U].nonzero().squeeze(1)
+        return Needed(item_U, Met(row_K, place_U, new_B), features)
 
     def _candidates(self, both: Window, generator: torch.Generator) -> Candidates | None:
         """What a step's targets are told from; None for all items."""
@@ -220,6 +278,15 @@ class Planner:
                 target_M, self.corpus.share_N, self.negatives, self.rival_R, generator
             )
         return None if self.rival_R is None else Candidates(self.rival_R, None)
+
+
+def training_bounds(data: DataSet) -> tuple[Tensor, Tensor]:
+    """First and one past the last training event of each user; training events come first."""
+    start_U = data.event_indptr[:-1]
+    before = np.zeros(len(data.event_part) + 1, dtype=np.int64)
+    np.cumsum(data.event_part == TRAIN, out=before[1:])
+    trained_U = before[data.event_indptr[1:]] - before[start_U]
+    return torch.from_numpy(start_U), torch.from_numpy(start_U + trained_U)
 
 
 def drawn_by(seed: int, step: int) -> torch.Generator:

@@ -14,7 +14,7 @@ import torch
 
 from cammsr_cli.config import Config
 from cammsr_cli.data.dataset import DataSet
-from cammsr_cli.training.loop import training_bounds
+from cammsr_cli.training.plan import training_bounds
 
 BATCH_SIZES = (512, 256, 128, 64, 32)
 """Histories a step to choose from."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from functools import reduce
 
 import torch
@@ -20,11 +22,32 @@ from cammsr_cli.model.by_device import most_on
 from cammsr_cli.model.cammsr import Cammsr
 from cammsr_cli.training.checkpoints import TrainingState
 from cammsr_cli.training.objective import Objective
-from cammsr_cli.training.plan import Planner
+from cammsr_cli.training.plan import PackedPlan, Plan, Planner
 from cammsr_cli.training.sharding import RowShardedTable, large_table, local_part
 
 STEPS_UNREAD = {"cpu": 1, "cuda": 20}
 """Most steps whose gradients have not been looked at: to look, the host waits for a GPU."""
+
+STEPS_AHEAD = {"cpu": 0, "cuda": 3}
+"""Steps that a thread plans before they are made: while a GPU computes, the host has time for that;
+a CPU has its cores for one thing or the other."""
+
+
+@dataclass(frozen=True)
+class PlannedStep:
+    """A step that is ready to be made.
+
+    Attributes:
+        start_W: int64 first event of each of its windows, in all processes, on the host.
+        end_W: int64 one past the last input of each.
+        most: Most windows of a go, and
+        goes: what the goes of this process compute on, if a go is to have no more than that.
+    """
+
+    start_W: Tensor
+    end_W: Tensor
+    most: int
+    goes: list[Plan | PackedPlan]
 
 
 def optimizers_of(model: Cammsr, config: TrainingConfig) -> list[Optimizer]:
@@ -45,6 +68,21 @@ def optimizers_of(model: Cammsr, config: TrainingConfig) -> list[Optimizer]:
 
 def _adam(weights: Iterable[Tensor], config: TrainingConfig) -> AdamW:
     return AdamW(weights, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
+
+
+def averaged_copy(model: Cammsr) -> Cammsr:
+    """A copy to keep the moving average in; a large id table is shared.
+
+    That is one of which each step meets few rows. Averaging all of them at each step would cost
+    more than the step.
+    """
+    shared = large_table(model)
+    if shared is not None:
+        model.items.id_table = None  # set aside: a copy of it may not fit
+    copied = copy.deepcopy(model).eval().requires_grad_(False)
+    if shared is not None:
+        model.items.id_table = copied.items.id_table = shared
+    return copied
 
 
 def diverged(message: str, config: TrainingConfig) -> CammsrError:
@@ -97,8 +135,30 @@ class Stepper:
             # Buffers are measured before training, alike in all processes, and stay as they are.
             self.module = DistributedDataParallel(objective, broadcast_buffers=False)
 
+    def planned(self, start_W: Tensor, end_W: Tensor, step: int) -> PlannedStep:
+        """Plan a step on the windows `[start, end)`; by any thread, at any time before it.
+
+        Args:
+            start_W: int64 first event of each window, on the host, the same in every process.
+            end_W: int64 one past its last input.
+            step: The number that it will have.
+        """
+        most, world = self.micro_batch, self.world
+        goes = self.planner.goes(start_W, end_W, step, most, world.rank, world.size)
+        on_gpu = world.device.type == "cuda"
+        return PlannedStep(
+            start_W, end_W, most, [plan.packed() if on_gpu else plan for plan in goes]
+        )
+
     def __call__(self, start_W: Tensor, end_W: Tensor) -> dict[str, Tensor]:
-        """One step on the windows `[start, end)`, on the host, the same ones in every process.
+        """Plan the next step on the windows `[start, end)`, and make it; see `make`."""
+        return self.make(self.planned(start_W, end_W, self.state.progress.step))
+
+    def make(self, planned: PlannedStep) -> dict[str, Tensor]:
+        """Make the next step.
+
+        Args:
+            planned: It; where there was no memory for goes as large, they are planned again.
 
         Returns:
             The weighted parts of the loss of the whole batch, detached.
@@ -109,35 +169,34 @@ class Stepper:
         """
         while True:
             try:
-                losses = self._gradient(start_W, end_W)
+                if planned.most != self.micro_batch:
+                    step = self.state.progress.step
+                    planned = self.planned(planned.start_W, planned.end_W, step)
+                losses = self._gradient(planned.goes)
                 break
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
-                largest = min(self.micro_batch, -(-len(start_W) // self.world.size))
+                largest = min(self.micro_batch, -(-len(planned.start_W) // self.world.size))
             # Out of the handler, whose traceback would keep the tensors of the step alive.
             self._make_room(largest)
         self._update(losses)
         return losses
 
-    def _gradient(self, start_W: Tensor, end_W: Tensor) -> dict[str, Tensor]:
+    def _gradient(self, goes: Sequence[Plan | PackedPlan]) -> dict[str, Tensor]:
         """Gradients of the batch's mean loss, in `grad`; and the loss in parts."""
         for optimizer in self.state.optimizers:
             optimizer.zero_grad(set_to_none=True)
         world = self.world
-        goes = -(-len(start_W) // (world.size * self.micro_batch))
-        plans = self.planner.goes(
-            start_W, end_W, self.state.progress.step, self.micro_batch, world.rank, world.size
-        )
         sums: dict[str, Tensor] = {}
-        for at, plan in enumerate(plans):
+        for at, go in enumerate(goes):
             # The mean over positions is one over the whole batch, wherever they are computed.
-            weights = {"recommendation": plan.share * world.size}
-            with nullcontext() if at == goes - 1 else self._unsynchronised():
+            weights = {"recommendation": go.share * world.size}
+            with nullcontext() if at == len(goes) - 1 else self._unsynchronised():
                 with self._autocast():
-                    parts = self.module(plan.to(world.device))
+                    parts = self.module(go.to(world.device))
                 parts = {
-                    name: _times(value, weights.get(name, 1 / goes))
+                    name: _times(value, weights.get(name, 1 / len(goes)))
                     for name, value in parts.items()
                 }
                 reduce(torch.add, parts.values()).backward()
@@ -203,14 +262,12 @@ class Stepper:
 
     def _clip(self) -> Tensor:
         """Scale the gradient down to the norm `clip`; the norm it had."""
-        every = [w.grad for w in self.state.model.parameters() if w.grad is not None]
+        every = [_values(w) for w in self.state.model.parameters() if w.grad is not None]
         grads = [local_part(grad) for grad in every]
         # Of a sharded gradient each process has a part; the others are the same in all.
         parts = [own for own, grad in zip(grads, every, strict=True) if own is not grad]
         alike = [own for own, grad in zip(grads, every, strict=True) if own is grad]
-        norm = torch.nn.utils.get_total_norm(
-            [grad.coalesce().values() if grad.is_sparse else grad for grad in alike]
-        )
+        norm = torch.nn.utils.get_total_norm(alike)
         if parts:
             norm = (
                 self.world.sum(torch.nn.utils.get_total_norm(parts).square())
@@ -267,6 +324,16 @@ class Stepper:
             f"out of memory with {largest} histories at once: going on with "
             f"{self.micro_batch} at a time, in batches of the same size"
         )
+
+
+def _values(weight: Tensor) -> Tensor:
+    """The gradient of a weight; of one that is sparse the values alone, each row's in one place."""
+    grad = weight.grad
+    assert grad is not None
+    if not grad.is_sparse:
+        return grad
+    weight.grad = grad.coalesce()  # itself, unless it is of several goes
+    return weight.grad._values()
 
 
 def _times(value: Tensor, factor: float) -> Tensor:

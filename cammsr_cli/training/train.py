@@ -23,9 +23,10 @@ from cammsr_cli.model.features import MEASURED_ROWS
 from cammsr_cli.runs.folder import RunFolder
 from cammsr_cli.runs.loading import read_catalogue, read_events
 from cammsr_cli.runs.spec import ModelSpec, build_model, describe, training_items
-from cammsr_cli.training.loop import EpochReport, Outcome, StepReport, Trainer, training_bounds
+from cammsr_cli.training.loop import Trainer
 from cammsr_cli.training.model_card import model_card
-from cammsr_cli.training.plan import Corpus
+from cammsr_cli.training.plan import Corpus, training_bounds
+from cammsr_cli.training.reports import EpochReport, Outcome, StepReport
 from cammsr_cli.training.sharding import shard_id_table
 from cammsr_cli.training.sizing import fitted
 

@@ -19,7 +19,7 @@ from cammsr_cli.distributed import World
 from cammsr_cli.errors import CammsrError, UsageError, closest, first_line
 from cammsr_cli.files import written_whole
 from cammsr_cli.locks import in_use, only_writer
-from cammsr_cli.training.loop import EpochReport
+from cammsr_cli.training.reports import EpochReport
 from cammsr_cli.training.train import Listener, train
 
 if TYPE_CHECKING:

@@ -35,7 +35,8 @@ from cammsr_cli.runs.folder import RunFolder
 from cammsr_cli.runs.loading import load_run, read_events
 from cammsr_cli.training import loop
 from cammsr_cli.training.checkpoints import Progress
-from cammsr_cli.training.loop import EpochReport, Outcome, StepReport, Trainer
+from cammsr_cli.training.loop import Trainer
+from cammsr_cli.training.reports import EpochReport, Outcome, StepReport
 from cammsr_cli.training.stopping import noticed_signals
 from cammsr_cli.training.train import Listener, Started, has_ties, resume, train
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -43,9 +44,17 @@ def _goes(planner: Planner, step: int = 3, most: int = 99, **processes) -> list[
     return list(planner.goes(START, END, step, most, **processes))
 
 
-def _tensors(plan: Plan) -> dict[str, torch.Tensor]:
-    seen = {} if plan.seen is None else plan.seen._asdict()
-    return {n: x for n, x in (vars(plan) | seen).items() if isinstance(x, torch.Tensor)}
+def _tensors(value: Any, name: str = "") -> dict[str, torch.Tensor]:
+    """All tensors of a plan, however deep."""
+    if isinstance(value, torch.Tensor):
+        return {name: value}
+    if isinstance(value, Plan):
+        value = vars(value)
+    elif isinstance(value, tuple):
+        value = value._asdict()  # type: ignore[attr-defined]
+    if not isinstance(value, dict):
+        return {}
+    return {n: x for part, one in value.items() for n, x in _tensors(one, f"{name}/{part}").items()}
 
 
 def _require_equal(one: Plan, other: Plan) -> None:
@@ -58,7 +67,7 @@ def _require_equal(one: Plan, other: Plan) -> None:
 
 def _items(plan: Plan, place: torch.Tensor) -> list[int]:
     """Items of the catalogue by their places in the plan."""
-    return (place if plan.item_U is None else plan.item_U[place]).tolist()
+    return (place if plan.item_U is None else plan.item_U.item_U[place]).tolist()
 
 
 def _histories(plans: list[Plan]) -> Counter[tuple[tuple[int, int], ...]]:
@@ -157,7 +166,7 @@ def test_a_target_that_is_no_candidate_has_the_place_of_one_without_part() -> No
         assert bool(told[own]) == (target in candidates)
         if target in candidates:
             assert _items(plan, plan.candidate_C[own][None]) == [target]
-    wanted = plan.item_U[plan.wanted_U > 0].tolist()
+    wanted = plan.item_U.item_U[plan.wanted_U > 0].tolist()
     assert wanted == sorted(set(wanted))
     assert candidates | set(targets) <= set(wanted)
 

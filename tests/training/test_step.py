@@ -18,10 +18,9 @@ from cammsr_cli.model.cammsr import Cammsr
 from cammsr_cli.model.catalogue import Catalogue
 from cammsr_cli.model.windows import Events
 from cammsr_cli.training.checkpoints import TrainingState
-from cammsr_cli.training.loop import averaged_copy
 from cammsr_cli.training.objective import Objective
 from cammsr_cli.training.plan import Corpus, Plan
-from cammsr_cli.training.step import Stepper, optimizers_of
+from cammsr_cli.training.step import Stepper, averaged_copy, optimizers_of
 
 ITEMS, USERS, EVENTS = 20, 10, 80
 ALONE = World(0, 1, torch.device("cpu"))
