@@ -172,6 +172,7 @@ def command(
         from cammsr_cli.report import page
 
         page.require_free("--html", html, force)
+        _require_few(len(ids))
     if index is IndexChoice.FAISS:
         require_faiss()
     loaded = load_run(RunFolder(run), data, resolve_device(device))

@@ -63,7 +63,7 @@ def write(
         "experts": branches_of(details.experts),
         "headings": SLICES,
     }
-    title = f"How good is {found.path.resolve().name or found.path}?"
+    title = "How good are the recommendations?"
     charts = {
         "training": training_curves(folder.metrics),
         "slices": _slices(details),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from cammsr_cli.data.dataset import DataSet
 from cammsr_cli.ranking.evaluate import Ranked
 from cammsr_cli.ranking.new_items import evenly
-from cammsr_cli.ranking.recommend import Recommendation, RecommendedList, Recommender
+from cammsr_cli.ranking.recommend import BECAUSE, Recommendation, RecommendedList, Recommender
 from cammsr_cli.ranking.sessions import Sessions
 from cammsr_cli.report.thumbnails import Wanted
 
@@ -59,7 +60,7 @@ class PastChoice:
 
     Attributes:
         item: The item.
-        mattered: Whether it is among those that mattered most for any recommendation.
+        mattered: Whether it is among those that mattered most for what is recommended.
     """
 
     item: Item
@@ -195,7 +196,7 @@ def of_lists(
     people = []
     for at, listed in enumerate(lists):
         chosen = following[at] if following else None
-        mattered = {because.item for one in listed.items for because in one.because}
+        mattered = most_effect(listed)
         shown = [items.shown(item, SMALL) for item in past[at][: -PAST - 1 : -1]]
         people.append(
             Person(
@@ -213,6 +214,15 @@ def of_lists(
             )
         )
     return Gallery(people, list(recommender.run.model.streams), data.category_names)
+
+
+def most_effect(listed: RecommendedList) -> set[str]:
+    """The past items that mattered most for a list as a whole."""
+    effect: Counter[str] = Counter()
+    for one in listed.items:
+        for past in one.because:
+            effect[past.item] += past.effect
+    return {item for item, _ in effect.most_common(BECAUSE)}
 
 
 def of_sample(found: Ranked, remarks: list[str]) -> Gallery:

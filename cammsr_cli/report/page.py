@@ -134,9 +134,11 @@ def _environment() -> Environment:
 def clock(seconds: float) -> str:
     """A moment of a clip.
 
-    >>> clock(3.4), clock(75), clock(3725)
-    ('0:03', '1:15', '1:02:05')
+    >>> clock(0.52), clock(75), clock(3725)
+    ('0.5 s', '1:15', '1:02:05')
     """
+    if seconds < 10:
+        return f"{seconds:.1f} s"
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -21,12 +21,11 @@
         Plot.gridY({ stroke: quiet, strokeOpacity: 1, ticks: 5 }),
         Plot.lineY(rows, { x: "epoch", y: key, stroke: line, strokeWidth: 2, curve: "monotone-x" }),
         Plot.dot([best], { x: "epoch", y: key, r: 5, fill: line, stroke: "var(--surface)", strokeWidth: 2 }),
-        Plot.text([best], { x: "epoch", y: key, text: () => `best: ${best[key].toFixed(key === "loss" ? 2 : 4)}`, dy: key === "loss" ? -14 : 16, dx: -4, textAnchor: "end", fill: "var(--ink)" }),
       ],
     });
   };
 
-  const intervals = (rows, label, at, width, percent) => {
+  const intervals = (rows, label, at, width, domain) => {
     const short = (name) => (name.length > 30 ? `${name.slice(0, 29)}…` : name);
     const longest = Math.max(...rows.map((row) => short(row.name).length));
     return Plot.plot({
@@ -36,7 +35,7 @@
       marginRight: 24,
       style,
       ariaLabel: label,
-      x: { label: null, ticks: 4, nice: true, zero: !percent },
+      x: { label: null, ticks: 4, nice: true, domain },
       y: { label: null, domain: rows.map((row) => row.name), tickFormat: short, tickSize: 0 },
       marks: [
         Plot.gridX({ stroke: quiet, strokeOpacity: 1, ticks: 4 }),
@@ -47,14 +46,15 @@
     });
   };
 
+  const highest = Math.max(0, ...told.slices.flatMap((group) => group.rows.map((row) => row.high)));
   const drawn = {
     loss: (_place, width) => curve("loss", "Loss by epoch", width),
     ndcg: (_place, width) => curve("ndcg", "NDCG@10 on validation by epoch", width),
     slice: (place, width) => {
       const group = told.slices[place.dataset.at];
-      return intervals(group.rows, group.heading, told.overall, width, false);
+      return intervals(group.rows, group.heading, told.overall, width, [0, highest]);
     },
-    worth: (_place, width) => intervals(told.worth, "NDCG@10 lost without each modality", 0, width, false),
+    worth: (_place, width) => intervals(told.worth, "NDCG@10 lost without each modality", 0, width),
   };
 
   const draw = (place) => {
