@@ -12,6 +12,7 @@ from PIL import Image
 from toy_data import CATEGORIES, toy_corpus, toy_vectors
 
 from cammsr_cli.config import Config, ModelConfig
+from cammsr_cli.data.corpus import Corpus
 from cammsr_cli.data.dataset import DataSet, write_dataset
 from cammsr_cli.runs.folder import RunFolder, build_model, describe, training_items
 from cammsr_cli.training.sizing import fitted
@@ -32,7 +33,7 @@ HOSTILE = (
 DESCRIPTION = 'It is "good" & <b2>cheap</b2>. Wash it by hand.'
 
 
-def make_shop(folder: Path, experts: int = 2) -> Path:
+def make_shop(folder: Path) -> Path:
     """`folder`/toy.h5, media/ and run/."""
     generator = np.random.default_rng(0)
     corpus = toy_corpus(generator, USERS, ITEMS, again=False)
@@ -51,18 +52,39 @@ def make_shop(folder: Path, experts: int = 2) -> Path:
         video=[f"{at}.mp4" if not at % 3 else "" for at in range(ITEMS)],
     )
     corpus.category_names[:2] = ["<i>Books</i>", "Toys & 'more'"]
-    category = np.arange(ITEMS) % CATEGORIES
+    _write(folder, corpus, generator)
+    return folder
+
+
+def make_large(folder: Path, items: int, pictures: int = 400) -> Path:
+    """The same for a large catalogue, with pictures that are hard to compress."""
+    generator = np.random.default_rng(0)
+    corpus = toy_corpus(generator, 300, items, again=False)
+    media = folder / "media"
+    media.mkdir(parents=True)
+    for at in range(pictures):
+        coarse = generator.integers(0, 255, (48, 64, 3), dtype=np.uint8)
+        Image.fromarray(coarse).resize((320, 240), Image.Resampling.BICUBIC).save(
+            media / f"{at}.jpg"
+        )
+    corpus.fields.update(
+        title=[f"Thing {at} with a title of some length" for at in range(items)],
+        description=[DESCRIPTION] * items,
+        image=[f"{at % pictures}.jpg" for at in range(items)],
+        video=[""] * items,
+    )
+    _write(folder, corpus, generator)
+    return folder
+
+
+def _write(folder: Path, corpus: Corpus, generator: np.random.Generator) -> None:
+    category = np.arange(len(corpus.item_ids)) % CATEGORIES
     vectors = {
         name: toy_vectors(generator, name, category, 6, (field,))
         for name, field in (("image", "image"), ("text", "description"), ("video", "video"))
     }
     write_dataset(folder / "toy.h5", corpus, vectors)
-    _write_run(folder, experts)
-    return folder
-
-
-def _write_run(folder: Path, experts: int) -> None:
-    settings = Config(model=ModelConfig(width=16, layers=1, length=8, experts=experts))
+    settings = Config(model=ModelConfig(width=16, layers=1, length=8, experts=2, neighbours=0))
     data = DataSet(folder / "toy.h5")
     config, _ = fitted(settings, data, torch.device("cpu"))
     run = RunFolder(folder / "run")

@@ -61,12 +61,12 @@
     const width = Math.floor(place.clientWidth);
     if (width && width !== Number(place.dataset.width)) {
       place.dataset.width = width;
-      place.replaceChildren(drawn[place.dataset.chart](place, width));
+      const chart = drawn[place.dataset.chart](place, width);
+      chart.setAttribute("role", "img");
+      for (const part of chart.querySelectorAll("[aria-label]")) part.removeAttribute("aria-label");
+      place.replaceChildren(chart);
     }
   };
   const watch = new ResizeObserver((entries) => entries.forEach((entry) => draw(entry.target)));
-  for (const place of document.querySelectorAll(".chart")) {
-    draw(place);
-    watch.observe(place);
-  }
+  for (const place of document.querySelectorAll(".chart")) watch.observe(place); // tells at once
 })();

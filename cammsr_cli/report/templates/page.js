@@ -3,10 +3,18 @@
 (() => {
   const byId = (id) => document.getElementById(id);
 
-  const addresses = JSON.parse(byId("pictures").textContent);
-  for (const picture of document.querySelectorAll("img[data-picture]")) {
-    picture.src = addresses[picture.dataset.picture];
-  }
+  // The pictures come in after the page can be used, a few at a time.
+  const later = window.requestIdleCallback ?? ((work) => setTimeout(work, 1));
+  const fill = (pictures, addresses) => {
+    for (const picture of pictures.splice(0, 40)) {
+      picture.src = addresses[picture.dataset.picture];
+    }
+    if (pictures.length) later(() => fill(pictures, addresses));
+  };
+  later(() => {
+    const pictures = [...document.querySelectorAll("img[data-picture]")];
+    fill(pictures, JSON.parse(byId("pictures").textContent));
+  });
 
   const theme = byId("theme");
   const root = document.documentElement;
