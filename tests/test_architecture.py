@@ -22,6 +22,7 @@ MAY_IMPORT = {
     "prepare": {"plugins", "encoding", "media", "data", "data.readers"},
     "runs": {"model", "data"},
     "ranking": {"runs", "model", "data", "data.readers", "plugins", "encoding"},
+    "report": {"ranking", "runs", "data", "media", "encoding"},
     "training": {"ranking", "runs", "model", "data"},
 }
 

@@ -26,6 +26,18 @@ def write_toy_data(
     They take many items again, unless told that they never do.
     """
     generator = np.random.default_rng(seed)
+    corpus = toy_corpus(generator, users, items, again)
+    category = np.arange(items) % CATEGORIES
+    write_dataset(
+        path,
+        corpus,
+        {name: toy_vectors(generator, name, category, dim) for name in ("image", "text")},
+    )
+    return path
+
+
+def toy_corpus(generator: np.random.Generator, users: int, items: int, again: bool) -> Corpus:
+    """Its users, items and events."""
     category = np.arange(items) % CATEGORIES
     lengths = generator.integers(3, 16, users)
     item, time = [], []
@@ -40,7 +52,7 @@ def write_toy_data(
             item.append(generator.choice(items, length, replace=False, p=chance / chance.sum()))
         time.append(np.cumsum(generator.choice([0, 60, 86_400], length, p=[0.2, 0.4, 0.4])))
     indptr = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    corpus = Corpus(
+    return Corpus(
         user_ids=[f"u{user}" for user in range(users)],
         item_ids=[f"i{one}" for one in range(items)],
         fields={"title": [f"Thing {one}" for one in range(items)]},
@@ -56,19 +68,19 @@ def write_toy_data(
         sources={},
         notes=[],
     )
-    write_dataset(
-        path, corpus, {name: _vectors(generator, name, category, dim) for name in ("image", "text")}
-    )
-    return path
 
 
-def _vectors(
-    generator: np.random.Generator, name: str, category: np.ndarray, dim: int
+def toy_vectors(
+    generator: np.random.Generator,
+    name: str,
+    category: np.ndarray,
+    dim: int,
+    fields: tuple[str, ...] = ("title",),
 ) -> ModalityVectors:
     """Vectors that tell an item's category, noisily."""
     centre = generator.normal(size=(CATEGORIES, dim))
     values = centre[category] + 0.5 * generator.normal(size=(len(category), dim))
     present = generator.random(len(category)) < 0.9
     values[~present] = 0
-    info = ModalityInfo(dim, name, f"toy {name}", ("title",))
+    info = ModalityInfo(dim, name, f"toy {name}", fields)
     return ModalityVectors(values.astype(np.float16), present, info)

@@ -10,11 +10,11 @@ import typer
 
 from cammsr_cli import console
 from cammsr_cli.commands.examples import epilog
-from cammsr_cli.commands.options import KeepSeen, NewShare
+from cammsr_cli.commands.options import KeepSeen, MediaRoot, NewShare, require_media_root
 
 if TYPE_CHECKING:
     from cammsr_cli.ranking.details import Details
-    from cammsr_cli.ranking.evaluate import Evaluation
+    from cammsr_cli.ranking.evaluate import Evaluation, Ranked
     from cammsr_cli.ranking.metrics import Estimate
 
 EXAMPLES = [
@@ -22,6 +22,7 @@ EXAMPLES = [
     "cammsr evaluate run --against baseline",
     "cammsr evaluate run --details",
     "cammsr evaluate run --per-user ranks.csv",
+    "cammsr evaluate run --report report.html --media-root shop",
     "cammsr evaluate run --split validation --keep-seen --json",
 ]
 HELP_EPILOG = epilog(EXAMPLES)
@@ -60,7 +61,18 @@ def command(
             metavar="FILE",
         ),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace --per-user.")] = False,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write a page to look at: figures, charts and what some users are recommended. "
+            "One .html file, which needs no network.",
+            metavar="FILE",
+        ),
+    ] = None,
+    media_root: MediaRoot = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace --per-user and --report.")
+    ] = False,
     keep_seen: KeepSeen = None,
     new_share: NewShare = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the bootstrap.")] = 0,
@@ -73,24 +85,40 @@ def command(
     10 and 20 stand beside what recommending the most popular items gives, each with its 95 %
     bootstrap interval over users.
     """
-    from dataclasses import asdict
+    from dataclasses import asdict, replace
 
     from cammsr_cli.devices import resolve_device
-    from cammsr_cli.ranking.evaluate import evaluate
+    from cammsr_cli.ranking import per_user_file
+    from cammsr_cli.ranking.evaluate import evaluation_of, ranked
 
-    evaluation = evaluate(
+    require_media_root(media_root)
+    if per_user is not None:
+        per_user_file.require_free(per_user, force)
+    if report is not None:
+        from cammsr_cli.report import page
+
+        page.require_free("--report", report, force)
+    found = ranked(
         run,
         data=data,
         device=resolve_device(device),
         split=split.value,
         exclude_seen=None if keep_seen is None else not keep_seen,
-        against=against or (),
-        look_closer=details,
-        per_user_file=per_user,
-        force=force,
         new_share=new_share,
-        seed=seed,
     )
+    evaluation = evaluation_of(
+        found,
+        data=data,
+        against=against or (),
+        seed=seed,
+        look_closer=details or report is not None,
+    )
+    if per_user is not None:
+        per_user_file.write_per_user(found.run, found.ranking, found.rank, per_user)
+    if report is not None:
+        _write_report(report, found, evaluation, media_root)
+    if not details:
+        evaluation = replace(evaluation, details=None)
     for remark in evaluation.remarks:
         console.note(remark)
     if as_json:
@@ -101,8 +129,25 @@ def command(
             _show_details(evaluation.details)
         if per_user is not None:
             console.result(f"{per_user}: {evaluation.users:,} users")
+        if report is not None:
+            console.result(f"{report}: {report.stat().st_size / 1e6:.1f} MB; open it in a browser")
         from_there = () if data is None else ("--data", data)
         console.next_command("cammsr recommend", run, *from_there, "--user USER")
+
+
+def _write_report(
+    file: Path, found: Ranked, evaluation: Evaluation, media_root: Path | None
+) -> None:
+    from cammsr_cli.commands.options import pictures_of, this_command
+    from cammsr_cli.report import evaluation as report
+    from cammsr_cli.report.gallery import of_sample
+
+    remarks: list[str] = []
+    gallery = of_sample(found, remarks)
+    album = pictures_of(gallery, media_root, remarks)
+    report.write(file, found, evaluation, gallery, album, this_command())
+    for remark in remarks:
+        console.note(remark)
 
 
 def _show(evaluation: Evaluation, run: Path) -> None:

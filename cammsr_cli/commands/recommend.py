@@ -10,7 +10,7 @@ import typer
 
 from cammsr_cli import console
 from cammsr_cli.commands.examples import epilog
-from cammsr_cli.commands.options import KeepSeen, NewShare
+from cammsr_cli.commands.options import KeepSeen, MediaRoot, NewShare, require_media_root
 from cammsr_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ EXAMPLES = [
     "cammsr recommend run --user user-0001 --json",
     "cammsr recommend run --history item-0001,item-0007 --explain",
     "cammsr recommend run --user user-0001 --category Books --per-category 3",
+    "cammsr recommend run --user user-0001 --html gallery.html --media-root shop",
     "cammsr recommend run --all-users --out recommendations.parquet",
 ]
 HELP_EPILOG = epilog(EXAMPLES)
@@ -102,6 +103,15 @@ def command(
         Path | None,
         typer.Option(help="Write a .parquet, .csv or .jsonl file instead of printing."),
     ] = None,
+    html: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write a page to look at instead of printing: pictures, moments of clips and "
+            "reasons. One .html file, which needs no network.",
+            metavar="FILE",
+        ),
+    ] = None,
+    media_root: MediaRoot = None,
     k: Annotated[int, typer.Option("--k", "-k", min=1, help="How many items.")] = 10,
     keep_seen: KeepSeen = None,
     new_share: NewShare = None,
@@ -117,7 +127,7 @@ def command(
         typer.Option(help="Data set, if not the one the run was trained on: a newer one, say."),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "cpu",
-    force: Annotated[bool, typer.Option("--force", help="Replace --out.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace --out and --html.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Recommend users' next items, and say why.
@@ -143,6 +153,9 @@ def command(
         raise UsageError("--all-users writes a file: name it", EXAMPLES[-1])
     if not (all_users or ids or history is not None or sessions is not None):
         raise UsageError("for whom? Name a user: --user ID", EXAMPLES[0])
+    require_media_root(media_root)
+    if html is not None and out is not None:
+        raise UsageError("--html shows lists and --out writes them to a table: take one")
     if explain and out is not None:
         raise UsageError("--explain is for lists that are printed: leave out --out")
     choice = Choice(
@@ -156,6 +169,11 @@ def command(
         from cammsr_cli.ranking.recommendation_file import require_writable
 
         require_writable(out, force)
+    if html is not None:
+        from cammsr_cli.report import page
+
+        page.require_free("--html", html, force)
+        _require_few(len(ids))
     if index is IndexChoice.FAISS:
         require_faiss()
     loaded = load_run(RunFolder(run), data, resolve_device(device))
@@ -174,10 +192,22 @@ def command(
             f"recall@{recall.k} against exact: {recall.share:.3f}, {recall.users:,} users; "
             f"index built in {recall.seconds:.1f} s" + ("" if recall.used else ", not used")
         )
-    if out is None:
-        _print(recommender, asking_for or recommender.of_users(users), k, explain, as_json)
-    else:
+    if out is not None:
         _write(recommender, asking_for or users, out, k, recall, force, as_json)
+    else:
+        sessions_asked = asking_for or recommender.of_users(users)
+        if html is not None:
+            _require_few(len(sessions_asked))
+        remarks: list[str] = []
+        lists = _lists(recommender, sessions_asked, k, explain or html is not None, remarks)
+        if html is not None:
+            _write_page(html, recommender, sessions_asked, lists, media_root, remarks)
+        if html is not None and not as_json:
+            console.result(f"{html}: {len(lists):,} users; open it in a browser")
+        else:
+            _print(lists, recommender.run.model.streams, explain, as_json)
+        for remark in remarks:
+            console.note(remark)
     missing = [*recommender.passed_over, *(asking_for.passed_over if asking_for else [])]
     if missing:
         shown = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
@@ -241,18 +271,52 @@ def _moment(text: str) -> int:
         ) from None
 
 
+def _require_few(users: int) -> None:
+    from cammsr_cli.report.gallery import USERS_AT_MOST
+
+    if users > USERS_AT_MOST:
+        raise UsageError(
+            f"--html shows {USERS_AT_MOST} users at most, and these are {users:,}",
+            "Name fewer, or write a table of all: --out recommendations.parquet",
+        )
+
+
+def _lists(
+    recommender: Recommender, asking_for: Sessions, k: int, explain: bool, remarks: list[str]
+) -> list[RecommendedList]:
+    lists = recommender.lists(asking_for, k)
+    if not explain:
+        return lists
+    return [
+        recommender.explained(one, asking_for.part(at, at + 1), remarks)
+        for at, one in enumerate(lists)
+    ]
+
+
+def _write_page(
+    file: Path,
+    recommender: Recommender,
+    asking_for: Sessions,
+    lists: list[RecommendedList],
+    media_root: Path | None,
+    remarks: list[str],
+) -> None:
+    from cammsr_cli.commands.options import pictures_of, this_command
+    from cammsr_cli.report.gallery import of_lists
+    from cammsr_cli.report.page import write_gallery
+
+    if recommender.choice.until is not None:
+        asking_for = asking_for.until(recommender.choice.until)
+    gallery = of_lists(recommender, asking_for, lists)
+    album = pictures_of(gallery, media_root, remarks)
+    write_gallery(file, gallery, album, "What we recommend, and why", this_command())
+
+
 def _print(
-    recommender: Recommender, asking_for: Sessions, k: int, explain: bool, as_json: bool
+    lists: list[RecommendedList], streams: tuple[str, ...], explain: bool, as_json: bool
 ) -> None:
     from dataclasses import asdict
 
-    lists = recommender.lists(asking_for, k)
-    remarks: list[str] = []
-    if explain:
-        lists = [
-            recommender.explained(one, asking_for.part(at, at + 1), remarks)
-            for at, one in enumerate(lists)
-        ]
     if as_json:
         console.result_json(
             [
@@ -266,7 +330,7 @@ def _print(
         )
     else:
         for one in lists:
-            _show(one, recommender.run.model.streams)
+            _show(one, streams)
             if explain:
                 _show_reasons(one)
     for one in lists:
@@ -275,8 +339,6 @@ def _print(
                 f"{one.user} has no event that the model knows: these are the most popular items, "
                 "scored by their number of training events"
             )
-    for remark in remarks:
-        console.note(remark)
 
 
 def _show_reasons(one: RecommendedList) -> None:

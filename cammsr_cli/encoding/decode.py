@@ -23,9 +23,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import wait
-from typing import Any
-
-from cammsr_encoders.protocol import Encoder
+from typing import Any, Protocol
 
 from cammsr_cli.errors import CammsrError, first_line
 
@@ -47,6 +45,13 @@ Sample = Mapping[str, str] | Failure
 """What `load` gets, or why there is nothing to load."""
 
 
+class Loader(Protocol):
+    """What decodes: an encoder, or anything with its `load`; it is sent to other processes."""
+
+    def load(self, item: Mapping[str, str]) -> Any:
+        """Read and decode one item; a ValueError or an OSError says why it cannot be used."""
+
+
 class Decoder:
     """Calls `encoder.load` on samples, ahead of who takes them.
 
@@ -57,7 +62,7 @@ class Decoder:
         seconds: An item takes so long at most.
     """
 
-    def __init__(self, encoder: Encoder, workers: int, seconds: float) -> None:
+    def __init__(self, encoder: Loader, workers: int, seconds: float) -> None:
         self.encoder = encoder
         self._pool = _Pool(encoder, workers, seconds) if workers else None
         self._given: deque[Sample] = deque()  # where no process decodes
@@ -94,7 +99,7 @@ def reason_of(error: BaseException) -> str:
     return f"{type(error).__name__}: {line}" if line else type(error).__name__
 
 
-def _load(encoder: Encoder, sample: Sample) -> Any:
+def _load(encoder: Loader, sample: Sample) -> Any:
     if isinstance(sample, Failure):
         return sample
     try:
@@ -106,7 +111,7 @@ def _load(encoder: Encoder, sample: Sample) -> Any:
 class _Pool:
     """Worker processes, and which of them is to decode what."""
 
-    def __init__(self, encoder: Encoder, workers: int, seconds: float) -> None:
+    def __init__(self, encoder: Loader, workers: int, seconds: float) -> None:
         self.encoder, self.most, self.seconds = encoder, workers, seconds
         self.samples: dict[int, Sample] = {}  # given and not taken
         self.given = self.taken = self.deaths = 0
@@ -209,7 +214,7 @@ class _Worker:
         link: What it answers through.
     """
 
-    def __init__(self, encoder: Encoder) -> None:
+    def __init__(self, encoder: Loader) -> None:
         self.given: deque[int] = deque()
         self._unsent = bytearray()
         self.link, theirs = socket.socketpair()
@@ -288,7 +293,7 @@ def _told(sample: Sample) -> str:
 
 
 def _work(
-    encoder: Encoder,
+    encoder: Loader,
     link: socket.socket,
     now: Any,
     parent: int | None,

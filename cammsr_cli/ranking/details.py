@@ -15,6 +15,12 @@ from torch import Tensor
 
 from cammsr_cli.data.splits import TRAIN
 from cammsr_cli.model.catalogue import Catalogue, are_new
+from cammsr_cli.ranking.by_category import (
+    CategoryWeights,
+    ExpertUse,
+    experts_by_category,
+    weights_by_category,
+)
 from cammsr_cli.ranking.explain import modality_weights
 from cammsr_cli.ranking.full_ranking import Questions, Ranking, item_tables
 from cammsr_cli.ranking.metrics import Estimate, bootstrap_interval, per_user
@@ -108,12 +114,16 @@ class Details:
         lists: Of the best ten.
         worth: Modality to what it adds.
         faithfulness: None where no listed item has two modalities.
+        weights: What lifts the recommended items, by their category; empty without categories.
+        experts: Use of the experts, by category; empty for a model without experts.
     """
 
     slices: list[Slice]
     lists: Lists
     worth: dict[str, Worth]
     faithfulness: Faithfulness | None
+    weights: list[CategoryWeights]
+    experts: list[ExpertUse]
 
 
 def details(run: LoadedRun, ranking: Ranking, rank: NDArray[np.int64], seed: int = 0) -> Details:
@@ -124,6 +134,8 @@ def details(run: LoadedRun, ranking: Ranking, rank: NDArray[np.int64], seed: int
         lists=like(run, top_UK.cpu().numpy()),
         worth={name: _worth(run, ranking, rank, name, seed) for name in run.model.modalities},
         faithfulness=faithfulness(run, ranking, top_UK[:, 0], seed),
+        weights=weights_by_category(run, ranking, top_UK),
+        experts=experts_by_category(run, ranking),
     )
 
 

@@ -81,6 +81,29 @@ class Evaluation:
     details: Details | None = None
 
 
+@dataclass(frozen=True)
+class Ranked:
+    """A run whose catalogue has been ranked for the users with a held-out event.
+
+    Attributes:
+        path: Its folder.
+        run: The loaded run.
+        split: "test" or "validation".
+        exclude_seen: Whether items already seen are left out of the ranking.
+        new_share: Share of the best places that new items have, if it was given.
+        ranking: Of the catalogue.
+        rank: Rank of the held-out item, for each of the users.
+    """
+
+    path: Path
+    run: LoadedRun
+    split: Split
+    exclude_seen: bool
+    new_share: float | None
+    ranking: Ranking
+    rank: NDArray[np.int64]
+
+
 def evaluate(
     run: Path,
     *,
@@ -118,6 +141,36 @@ def evaluate(
     """
     if per_user_file is not None:
         require_free(per_user_file, force)
+    found = ranked(
+        run,
+        data=data,
+        device=device,
+        split=split,
+        exclude_seen=exclude_seen,
+        new_share=new_share,
+    )
+    evaluation = evaluation_of(
+        found, data=data, against=against, seed=seed, look_closer=look_closer
+    )
+    if per_user_file is not None:
+        write_per_user(found.run, found.ranking, found.rank, per_user_file)
+    return evaluation
+
+
+def ranked(
+    run: Path,
+    *,
+    data: Path | None,
+    device: torch.device,
+    split: Split = "test",
+    exclude_seen: bool | None = None,
+    new_share: float | None = None,
+) -> Ranked:
+    """Rank the whole catalogue for every user with a held-out event; arguments as of `evaluate`.
+
+    Raises:
+        CammsrError: The run or its data cannot be used, or there is no one to ask about.
+    """
     loaded = load_run(RunFolder(run), data, device)
     asked = questions(loaded.data, TEST if split == "test" else VALIDATION)
     if not len(asked.item_U):
@@ -128,36 +181,52 @@ def evaluate(
     if exclude_seen is None:
         exclude_seen = not loaded.spec.repeats
     ranking = ranking_of(loaded, asked, exclude_seen, new_share)
-    rank = ranking.ranks()
+    return Ranked(run, loaded, split, exclude_seen, new_share, ranking, ranking.ranks())
+
+
+def evaluation_of(
+    found: Ranked,
+    *,
+    data: Path | None = None,
+    against: Sequence[Path] = (),
+    seed: int = 0,
+    look_closer: bool = False,
+) -> Evaluation:
+    """Every metric of a ranked run; arguments as of `evaluate`.
+
+    Raises:
+        CammsrError: Another run cannot be used.
+        UsageError: Two runs were trained on different data.
+    """
+    loaded, asked, rank = found.run, found.ranking.asked, found.rank
     differences = {}
     for path in against:
-        other = load_run(RunFolder(path), data, device)
+        other = load_run(RunFolder(path), data, loaded.device)
         if other.spec.data_content != loaded.spec.data_content:
             raise UsageError(
-                f"{run} and {path} were trained on different data sets, or on two states of one",
+                f"{found.path} and {path} were trained on different data sets, or on two states "
+                "of one",
                 "Train both on the same file",
             )
-        other_rank = ranks_of(other, asked, exclude_seen, new_share)
+        other_rank = ranks_of(other, asked, found.exclude_seen, found.new_share)
         differences[str(path)] = compare(rank, other_rank, seed=seed)
     remarks = loaded.remarks
     if not loaded.same_data:
         remarks.append(
-            f"{run} was trained on another data set than {loaded.data.path} is now: what is held "
-            "out here may be among what it learnt from, and then these figures are too good"
+            f"{found.path} was trained on another data set than {loaded.data.path} is now: what is "
+            "held out here may be among what it learnt from, and then these figures are too good"
         )
-    if per_user_file is not None:
-        write_per_user(loaded, ranking, rank, per_user_file)
-    popular = popularity_ranks(loaded.data, loaded.events, asked, exclude_seen)
+    popular = popularity_ranks(loaded.data, loaded.events, asked, found.exclude_seen)
     return Evaluation(
-        split=split,
+        split=found.split,
         users=len(rank),
         items=len(loaded.data.item_ids),
-        seen_excluded=exclude_seen,
+        seen_excluded=found.exclude_seen,
         model=estimate_all(rank, seed=seed),
         popularity=estimate_all(popular, seed=seed),
         against=differences,
         remarks=remarks,
-        details=details(loaded, ranking, rank, seed) if look_closer else None,
+        details=details(loaded, found.ranking, rank, seed) if look_closer else None,
     )
 
 

@@ -136,6 +136,7 @@ class Ranking:
         new_share: Share of the best places that new items have; None where they are not raised.
         tables: Of all items.
         query_UV: The histories' queries.
+        target_NV: What these are multiplied with: the tables' targets, new items raised.
     """
 
     def __init__(
@@ -154,12 +155,12 @@ class Ranking:
             torch.from_numpy(at_U).to(device) for at_U in (asked.start_U, asked.end_U)
         )
         self.query_UV = user_queries(model, self.tables, events, self._start_U, self._end_U)
-        self._target_NV = self.tables.target_NV
+        self.target_NV = self.tables.target_NV
         self._unknown_F = unknown_items(catalogue)
         self._history = Histories(events, exclude_seen, model.repeats)
         if new_share is not None:
-            self._target_NV = with_places(
-                self._target_NV,
+            self.target_NV = with_places(
+                self.target_NV,
                 are_new(catalogue),
                 new_share,
                 len(self.query_UV),
@@ -174,14 +175,14 @@ class Ranking:
     def ranks(self, factor_V: Tensor | None = None) -> NDArray[np.int64]:
         """Rank of the item to be found, for each; with queries times `factor_V`, if given."""
         query_UV = self.query_UV if factor_V is None else self.query_UV * factor_V
-        query_UW = extended_queries(query_UV, self._target_NV)
-        return ranks(query_UW, self._target_NV, self._history, self.asked, self._unknown_F)
+        query_UW = extended_queries(query_UV, self.target_NV)
+        return ranks(query_UW, self.target_NV, self._history, self.asked, self._unknown_F)
 
     def top(self, k: int) -> Tensor:
         """The `k` best items of each, best first, int64 [U, K]; -1 where there are fewer."""
-        index = ExactIndex(self._target_NV, self._unknown_F)
+        index = ExactIndex(self.target_NV, self._unknown_F)
         seen = self._history.seen(self._start_U, self._end_U)
-        best = index.top_k(extended_queries(self.query_UV, self._target_NV), k, seen)
+        best = index.top_k(extended_queries(self.query_UV, self.target_NV), k, seen)
         return best.item_UK.masked_fill(best.score_UK.isinf(), -1)
 
 

@@ -27,7 +27,7 @@ from cammsr_cli.model.windows import Events
 from cammsr_cli.ranking import sessions
 from cammsr_cli.ranking.diversity import spread
 from cammsr_cli.ranking.explain import modality_weights, put_forward
-from cammsr_cli.ranking.full_ranking import item_tables, user_queries
+from cammsr_cli.ranking.full_ranking import Ranking, item_tables, user_queries
 from cammsr_cli.ranking.new_items import evenly, extended_queries, share_of_new, with_places
 from cammsr_cli.ranking.seen import Histories, Seen, without
 from cammsr_cli.ranking.sessions import Sessions
@@ -54,11 +54,14 @@ class PutForward:
         modality: The content that counts most for this user and item.
         field: The item field it comes from; "" where the modality came as ready-made vectors.
         content: The picture's or clip's path as the shop wrote it, or a sentence of the text.
+        seconds: Of a clip, from its beginning to the frame that fits the user best, where it was
+            asked for.
     """
 
     modality: str
     field: str
     content: str
+    seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -192,6 +195,7 @@ class Recommender:
         exclude_seen: Whether items that a user has seen are left out; as the training data says
             (`ModelSpec.repeats`), if not given.
         choice: What may be recommended; all, if not given.
+        ranking: A ranking by the same model of the same catalogue, whose scores are then used.
 
     Attributes:
         passed_over: Items of `choice` that the data set does not have.
@@ -206,21 +210,25 @@ class Recommender:
         new_share: float | None = None,
         exclude_seen: bool | None = None,
         choice: Choice | None = None,
+        ranking: Ranking | None = None,
     ) -> None:
         self.run = run
         self.choice = choice or Choice()
         self.passed_over: list[str] = []
         self.exclude_seen = not run.spec.repeats if exclude_seen is None else exclude_seen
-        self.tables = item_tables(run.model, run.catalogue)
+        self.tables = ranking.tables if ranking else item_tables(run.model, run.catalogue)
         new_N, self._unknown_F = are_new(run.catalogue), unknown_items(run.catalogue)
-        self._target_NV = with_places(
-            self.tables.target_NV,
-            new_N,
-            share_of_new(new_N, new_share),
-            len(self.everyone),
-            lambda some: self._asked(self.of_users(some.numpy())),
-            self._unknown_F,
-        )
+        if ranking is not None:
+            self._target_NV = ranking.target_NV
+        else:
+            self._target_NV = with_places(
+                self.tables.target_NV,
+                new_N,
+                share_of_new(new_N, new_share),
+                len(self.everyone),
+                lambda some: self._asked(self.of_users(some.numpy())),
+                self._unknown_F,
+            )
         self._hidden_F = self._not_to_be_shown()
         self.index: Index = ExactIndex(self._target_NV, self._hidden_F)
         self._average_V = self.tables.target_NV.mean(0)
@@ -237,6 +245,10 @@ class Recommender:
     def everyone(self) -> NDArray[np.int64]:
         """Indices of all users."""
         return np.arange(len(self.run.data.event_indptr) - 1, dtype=np.int64)
+
+    def index_of(self, item: str) -> int:
+        """Index of an item, given by id."""
+        return self._index[item]
 
     def choose_index(self, name: str, users: int, k: int) -> Recall | None:
         """Search by the index called `name` from now on: "exact", "faiss" or "auto".

@@ -60,17 +60,26 @@ class Sessions:
             (row[here] - first, item[here]),
         )
 
+    def first(self, counts: Sequence[int]) -> Sessions:
+        """With only so many of the first events of each."""
+        indptr = self.histories.indptr
+        end = indptr[:-1] + np.minimum(np.array(counts, np.int64), np.diff(indptr))
+        at = np.arange(len(self.histories.item))
+        return self._keeping(at < np.repeat(end, np.diff(indptr)))
+
     def until(self, moment: int) -> Sessions:
         """Without the events after `moment`, in seconds since 1970."""
-        indptr, time = self.histories.indptr, self.histories.time
-        kept = time <= moment
+        return self._keeping(self.histories.time <= moment)
+
+    def _keeping(self, kept: NDArray[np.bool_]) -> Sessions:
+        """With only some of the events."""
         before = np.append(0, np.cumsum(kept))
         return replace(
             self,
             histories=Histories(
-                before[indptr],
+                before[self.histories.indptr],
                 self.histories.item[kept],
-                time[kept],
+                self.histories.time[kept],
                 self.histories.tied[kept],
             ),
         )

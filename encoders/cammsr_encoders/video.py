@@ -12,7 +12,8 @@ of its beginning.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,9 @@ _SIDEWAYS = {
     (True, True): Image.Transpose.TRANSVERSE,
 }
 _OPEN_OPTIONS = {"format_whitelist": _CONTAINERS, "protocol_whitelist": "file"}
+
+Prepare = Callable[[Image.Image], NDArray[np.uint8]]
+"""What is kept of a frame, which comes upright."""
 
 
 class VideoEncoder:
@@ -123,6 +127,15 @@ class VideoEncoder:
         """
         return np.stack(read_frames(Path(item["video"]), self.frames, self._model))
 
+    def moments(self, item: Mapping[str, str]) -> list[tuple[float, NDArray[np.uint8]]]:
+        """The same frames, each as a clip of its own, with its second from the beginning.
+
+        Raises:
+            BadSample: As `load` does.
+        """
+        found = timed_frames(Path(item["video"]), self.frames, self._model.prepare)
+        return [(seconds, frame[None]) for seconds, frame in found]
+
     def encode(self, samples: list[Any]) -> NDArray[np.float32]:
         """Clip vectors: mean of the frames' features, then their mean absolute change.
 
@@ -156,28 +169,55 @@ def read_frames(path: Path, count: int, model: ImageModel) -> list[NDArray[np.ui
     Raises:
         BadSample: If it is no clip, has no video stream or no frame, is corrupt, or too large.
     """
+    return [frame for _, frame in timed_frames(path, count, model.prepare)]
+
+
+def timed_frames(path: Path, count: int, prepare: Prepare) -> list[tuple[float, NDArray[np.uint8]]]:
+    """Up to `count` frames of a clip, evenly spaced, each with its second from the beginning.
+
+    Raises:
+        BadSample: If it is no clip, has no video stream or no frame, is corrupt, or too large.
+    """
+    with _opened(path, prepare) as clip:
+        frames = clip.sample(count, _seconds(clip.container, clip.stream) or _measured(path))
+    if not frames:
+        raise BadSample("no frame can be decoded")
+    return frames
+
+
+def frame_at(path: Path, seconds: float, prepare: Prepare) -> NDArray[np.uint8]:
+    """The frame that a clip shows at a second from its beginning; its last, if it is shorter.
+
+    Raises:
+        BadSample: If it is no clip, has no video stream or no frame, is corrupt, or too large.
+    """
+    with _opened(path, prepare) as clip:
+        frame = clip.at(Fraction(seconds))
+        if frame is None:
+            raise BadSample("no frame can be decoded")
+        return _as_kept(frame, prepare)
+
+
+@contextmanager
+def _opened(path: Path, prepare: Prepare) -> Iterator[_Clip]:
+    """A clip to be decoded; what the decoder says against it becomes a BadSample."""
     import av
 
     if path.stat().st_size == 0:
         raise BadSample("the file is empty")
     try:
         with av.open(str(path), options=_OPEN_OPTIONS) as container:
-            clip = _Clip(container, model)
-            seconds = _seconds(container, clip.stream) or _measured(path)
-            frames = clip.sample(count, seconds)
+            yield _Clip(container, prepare)
     except av.FFmpegError as error:
         raise BadSample(f"cannot be decoded: {error.strerror or type(error).__name__}") from error
-    if not frames:
-        raise BadSample("no frame can be decoded")
-    return frames
 
 
 class _Clip:
     """An open clip's first real video stream, decoded within a budget of pixels."""
 
-    def __init__(self, container: Any, model: ImageModel) -> None:
+    def __init__(self, container: Any, prepare: Prepare) -> None:
         self.container = container
-        self.model = model
+        self.prepare = prepare
         self.stream = _video_stream(container)
         decoder = self.stream.codec_context
         if decoder is None:
@@ -186,11 +226,12 @@ class _Clip:
         decoder.thread_count = 1  # clips are decoded side by side already
         self.pixels_left = _PIXEL_BUDGET
         self.packets = self.broken = 0
+        self.rate = self.stream.average_rate or Fraction(25)
+        self.start = (self.stream.start_time or 0) * self.stream.time_base
 
-    def sample(self, count: int, seconds: Fraction | None) -> list[NDArray[np.uint8]]:
+    def sample(self, count: int, seconds: Fraction | None) -> list[tuple[float, NDArray[np.uint8]]]:
         """`count` frames of a clip so long, evenly spaced in time; all there are if fewer."""
-        rate = self.stream.average_rate or Fraction(25)
-        if seconds is not None and seconds * rate > _LONG:
+        if seconds is not None and seconds * self.rate > _LONG:
             sought = self._sought(count, seconds)
             if sought:
                 return sought
@@ -200,32 +241,52 @@ class _Clip:
             raise BadSample(f"corrupt: {self.broken} of {self.packets} packets cannot be decoded")
         return frames
 
-    def _sought(self, count: int, seconds: Fraction) -> list[NDArray[np.uint8]]:
+    def at(self, seconds: Fraction) -> Any:
+        """The frame at a second from the beginning, or the last before it; None for no frame."""
+        import av
+
+        wanted = self.start + seconds - Fraction(1, 1000)  # it may have been rounded
+        if seconds * self.rate > _LONG:
+            try:
+                return self._next_at(wanted)
+            except av.FFmpegError:  # it cannot be sought
+                pass
+        return self._first_from(wanted)
+
+    def _next_at(self, target: Fraction) -> Any:
+        """The frame at a time of the stream, by a seek."""
+        self.container.seek(int(target / self.stream.time_base), stream=self.stream)
+        return self._first_from(target)
+
+    def _first_from(self, target: Fraction) -> Any:
+        nearest = None
+        for frame in self._frames():
+            nearest = frame
+            if frame.pts is None or frame.pts * self.stream.time_base >= target:
+                break
+        return nearest
+
+    def _sought(self, count: int, seconds: Fraction) -> list[tuple[float, NDArray[np.uint8]]]:
         """One frame at the middle of each of `count` equal spans; each reached by a seek."""
-        start = (self.stream.start_time or 0) * self.stream.time_base
-        prepared: dict[int, NDArray[np.uint8]] = {}
+        prepared: dict[int, tuple[float, NDArray[np.uint8]]] = {}
         for index in range(count):
-            target = start + seconds * Fraction(2 * index + 1, 2 * count)
-            self.container.seek(int(target / self.stream.time_base), stream=self.stream)
-            nearest = None
-            for frame in self._frames():
-                nearest = frame
-                if frame.pts is None or frame.pts * self.stream.time_base >= target:
-                    break
+            target = self.start + seconds * Fraction(2 * index + 1, 2 * count)
+            nearest = self._next_at(target)
             if nearest is not None:
                 # The same frame twice (a clip shorter than it says) counts once.
                 key = index if nearest.pts is None else nearest.pts
                 if key not in prepared:
-                    prepared[key] = self._prepared(nearest)
+                    time = target if nearest.pts is None else nearest.pts * self.stream.time_base
+                    prepared[key] = float(time - self.start), self._prepared(nearest)
         return list(prepared.values())
 
-    def _thinned(self, count: int) -> list[NDArray[np.uint8]]:
+    def _thinned(self, count: int) -> list[tuple[float, NDArray[np.uint8]]]:
         """Decode from the start, keeping every k-th frame; k doubles so that few are held."""
         kept: list[tuple[float, Any]] = []
         most = max(4 * count, 32)
         step, last = 1, 0.0
         for number, frame in enumerate(self._frames()):
-            last = float(number) if frame.time is None else float(frame.time)
+            last = float(number / self.rate) if frame.time is None else float(frame.time)
             if number % step:
                 continue
             if len(kept) >= most:
@@ -234,12 +295,12 @@ class _Clip:
                     continue
             light = 3 * frame.width * frame.height * most <= _HELD_BYTES
             kept.append((last, frame if light else self._prepared(frame)))
-        if len(kept) <= count:
-            return [self._once_prepared(frame) for _, frame in kept]
-        times = np.array([time for time, _ in kept])
-        spans = times[0] + (last - times[0]) * (np.arange(count) + 0.5) / count
-        chosen = sorted({int(np.abs(times - middle).argmin()) for middle in spans})
-        return [self._once_prepared(kept[index][1]) for index in chosen]
+        if len(kept) > count:
+            times = np.array([time for time, _ in kept])
+            spans = times[0] + (last - times[0]) * (np.arange(count) + 0.5) / count
+            kept = [kept[at] for at in sorted({int(np.abs(times - x).argmin()) for x in spans})]
+        first = float(self.start)
+        return [(time - first, self._once_prepared(frame)) for time, frame in kept]
 
     def _once_prepared(self, frame: Any) -> NDArray[np.uint8]:
         return frame if isinstance(frame, np.ndarray) else self._prepared(frame)
@@ -265,9 +326,14 @@ class _Clip:
                 yield frame
 
     def _prepared(self, frame: Any) -> NDArray[np.uint8]:
-        picture: Image.Image = frame.to_image()
-        turn = _upright(frame)
-        return self.model.prepare(picture if turn is None else picture.transpose(turn))
+        return _as_kept(frame, self.prepare)
+
+
+def _as_kept(frame: Any, prepare: Prepare) -> NDArray[np.uint8]:
+    """What is kept of a decoded frame."""
+    picture: Image.Image = frame.to_image()
+    turn = _upright(frame)
+    return prepare(picture if turn is None else picture.transpose(turn))
 
 
 def _upright(frame: Any) -> Image.Transpose | None:

@@ -1,0 +1,302 @@
+"""Users with what they chose, what they are recommended, and why: what a gallery shows."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cammsr_cli.data.dataset import DataSet
+from cammsr_cli.ranking.evaluate import Ranked
+from cammsr_cli.ranking.new_items import evenly
+from cammsr_cli.ranking.recommend import BECAUSE, Recommendation, RecommendedList, Recommender
+from cammsr_cli.ranking.sessions import Sessions
+from cammsr_cli.report.thumbnails import Wanted
+
+USERS_AT_MOST = 200
+"""Users that a gallery shows."""
+
+SAMPLED = 24
+"""Users that the gallery of an evaluation shows."""
+
+LISTED = 6
+"""Items recommended to each of those."""
+
+PAST = 12
+"""Latest items of a history that are shown."""
+
+LARGE, SMALL = 320, 112
+"""Pixels of the longer side of a picture: of a recommended item, and of a past one."""
+
+MEDIA_FIELDS = ("image", "video")
+
+_LOOKED_AT = 2_000
+
+
+@dataclass(frozen=True)
+class Item:
+    """An item as it is shown.
+
+    Attributes:
+        id: Its id.
+        title: Its title; its id where it has none.
+        categories: Indices of its categories in the data set.
+        picture: Its picture, or else a frame of its clip; None where it has neither.
+    """
+
+    id: str
+    title: str
+    categories: list[int]
+    picture: Wanted | None
+
+
+@dataclass(frozen=True)
+class PastChoice:
+    """An item of a history.
+
+    Attributes:
+        item: The item.
+        mattered: Whether it is among those that mattered most for what is recommended.
+    """
+
+    item: Item
+    mattered: bool
+
+
+@dataclass(frozen=True)
+class Card:
+    """A recommended item.
+
+    Attributes:
+        item: The item.
+        told: What `recommend` says of it.
+        form: What is put forward: "image", "video", "words" (of a text), or "" for nothing.
+        frame: Of a clip that is put forward, the frame.
+        chosen: Whether it is what the user chose next.
+    """
+
+    item: Item
+    told: Recommendation
+    form: str
+    frame: Wanted | None
+    chosen: bool
+
+
+@dataclass(frozen=True)
+class NextChoice:
+    """What a user chose next, which the model was not shown.
+
+    Attributes:
+        item: The item.
+        rank: Where the model ranked it.
+        of: Among so many items.
+    """
+
+    item: Item
+    rank: int
+    of: int
+
+
+@dataclass(frozen=True)
+class Person:
+    """One user or visitor.
+
+    Attributes:
+        user: The id.
+        popular: Whether nothing is known of them, so that popular items are recommended.
+        events: Length of the history.
+        past: Its latest items, the latest first.
+        cards: What is recommended, best first.
+        next: What was chosen next, where that is known.
+    """
+
+    user: str
+    popular: bool
+    events: int
+    past: list[PastChoice]
+    cards: list[Card]
+    next: NextChoice | None
+
+    @property
+    def categories(self) -> list[int]:
+        """Of all recommended items."""
+        return sorted({at for card in self.cards for at in card.item.categories})
+
+    @property
+    def pictures(self) -> list[Wanted]:
+        """All that are to be shown of it."""
+        items = [past.item for past in self.past] + [card.item for card in self.cards]
+        if self.next is not None:
+            items.append(self.next.item)
+        found = [item.picture for item in items] + [card.frame for card in self.cards]
+        return [one for one in found if one is not None]
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """What is shown.
+
+    Attributes:
+        people: The users.
+        streams: Names of the parts of the weights.
+        category_names: Of the data set.
+    """
+
+    people: list[Person]
+    streams: list[str]
+    category_names: list[str]
+
+    @property
+    def categories(self) -> dict[int, str]:
+        """Those of recommended items, by index, in the order of their names."""
+        shown = {at for person in self.people for at in person.categories}
+        names = {at: self.category_names[at] for at in shown}
+        return dict(sorted(names.items(), key=lambda pair: pair[1].casefold()))
+
+    @property
+    def forms(self) -> list[str]:
+        """The modalities that are put forward of some item."""
+        found = {card.told.put_forward for person in self.people for card in person.cards}
+        names = {one.modality for one in found if one is not None}
+        return [stream for stream in self.streams if stream in names]
+
+    @property
+    def pictures(self) -> list[Wanted]:
+        """All that are to be shown."""
+        return [one for person in self.people for one in person.pictures]
+
+
+def of_lists(
+    recommender: Recommender,
+    sessions: Sessions,
+    lists: Sequence[RecommendedList],
+    following: Sequence[tuple[int, int]] = (),
+) -> Gallery:
+    """The gallery of some users.
+
+    Args:
+        recommender: Gave the lists.
+        sessions: The users.
+        lists: Theirs.
+        following: The item that each chose next and its rank, where it is known.
+    """
+    data = recommender.run.data
+    items = _Items(data)
+    bounds, history = sessions.histories.indptr.tolist(), sessions.histories.item
+    past = [history[a:b].tolist() for a, b in pairwise(bounds)]
+    items.read(
+        {item for own in past for item in own[-PAST:]}
+        | {recommender.index_of(one.item) for listed in lists for one in listed.items}
+        | {item for item, _ in following}
+    )
+    people = []
+    for at, listed in enumerate(lists):
+        chosen = following[at] if following else None
+        mattered = most_effect(listed)
+        shown = [items.shown(item, SMALL) for item in past[at][: -PAST - 1 : -1]]
+        people.append(
+            Person(
+                user=listed.user,
+                popular=listed.popular,
+                events=len(past[at]),
+                past=[PastChoice(item, item.id in mattered) for item in shown],
+                cards=[
+                    _card(items, recommender.index_of(one.item), one, chosen)
+                    for one in listed.items
+                ],
+                next=None
+                if chosen is None
+                else NextChoice(items.shown(chosen[0], SMALL), chosen[1], len(data.item_ids)),
+            )
+        )
+    return Gallery(people, list(recommender.run.model.streams), data.category_names)
+
+
+def most_effect(listed: RecommendedList) -> set[str]:
+    """The past items that mattered most for a list as a whole."""
+    effect: dict[str, float] = defaultdict(float)
+    for one in listed.items:
+        for past in one.because:
+            effect[past.item] += past.effect
+    return set(sorted(effect, key=effect.__getitem__, reverse=True)[:BECAUSE])
+
+
+def of_sample(found: Ranked, remarks: list[str]) -> Gallery:
+    """The gallery of some users of an evaluation, spread over categories.
+
+    Each is shown as the model saw them: without what they chose next.
+
+    Args:
+        found: The evaluated run.
+        remarks: Is told what could not be explained.
+    """
+    asked = found.ranking.asked.take(chosen := spread_over_categories(found))
+    recommender = Recommender(found.run, found.new_share, found.exclude_seen, ranking=found.ranking)
+    sessions = recommender.of_users(asked.user_U).first((asked.end_U - asked.start_U).tolist())
+    lists = [
+        recommender.explained(one, sessions.part(at, at + 1), remarks)
+        for at, one in enumerate(recommender.lists(sessions, LISTED))
+    ]
+    following = list(zip(asked.item_U.tolist(), found.rank[chosen].tolist(), strict=True))
+    return of_lists(recommender, sessions, lists, following)
+
+
+def spread_over_categories(found: Ranked) -> NDArray[np.int64]:
+    """Places of users among those asked about: as many of each favourite category, in turns."""
+    data, asked = found.run.data, found.ranking.asked
+    looked_at = evenly(len(asked.user_U), _LOOKED_AT).numpy()
+    label_NC = data.category_labels()
+    groups: dict[int, list[int]] = {}
+    for at in looked_at.tolist():
+        own = data.event_item[asked.start_U[at] : asked.end_U[at]]
+        count_C = label_NC[own].sum(0)
+        groups.setdefault(int(count_C.argmax()) if count_C.any() else -1, []).append(at)
+    turns = [
+        [own[place] for place in evenly(len(own), SAMPLED).tolist()] for own in groups.values()
+    ]
+    in_turn = [own[turn] for turn in range(SAMPLED) for own in turns if turn < len(own)]
+    return np.array(in_turn[:SAMPLED], dtype=np.int64)
+
+
+class _Items:
+    """The items of a page, read from the data set at once."""
+
+    def __init__(self, data: DataSet) -> None:
+        self._data = data
+        self._fields: dict[int, Mapping[str, str]] = {}
+
+    def read(self, items: set[int]) -> None:
+        names = ("title", *MEDIA_FIELDS)
+        rising = sorted(items)
+        texts = self._data.fields_of(names, rising)
+        for place, item in enumerate(rising):
+            self._fields[item] = {name: texts[name][place].strip() for name in names}
+
+    def shown(self, item: int, side: int) -> Item:
+        fields, indptr_index = self._fields[item], self._data.categories
+        indptr, index = indptr_index
+        picture = next(
+            (Wanted(name, fields[name], side) for name in MEDIA_FIELDS if fields[name]), None
+        )
+        own_id = self._data.item_ids[item]
+        return Item(
+            own_id,
+            fields["title"] or own_id,
+            index[indptr[item] : indptr[item + 1]].tolist(),
+            picture,
+        )
+
+
+def _card(items: _Items, item: int, told: Recommendation, chosen: tuple[int, int] | None) -> Card:
+    shown = items.shown(item, LARGE)
+    forward = told.put_forward
+    form, frame = "", None
+    if forward is not None and forward.content:
+        form = forward.field if forward.field in MEDIA_FIELDS else "words"
+        if form == "video":
+            frame = Wanted("video", forward.content.strip(), LARGE, forward.seconds)
+    return Card(shown, told, form, frame, chosen is not None and chosen[0] == item)

@@ -1,0 +1,206 @@
+"""Small copies of items' pictures and of clips' frames, to be put into a page.
+
+The files come from strangers: only those in the media folder are read (`media.paths`), and they are
+decoded in worker processes, each within a limit of time.
+"""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from cammsr_encoders.image import read_image
+from cammsr_encoders.video import frame_at, timed_frames
+from PIL import Image
+
+from cammsr_cli.encoding.decode import Decoder, Failure
+from cammsr_cli.media.cache import MediaCache
+from cammsr_cli.media.paths import resolve_media
+
+BUDGET = 3_400_000
+"""Characters that all pictures of a page may have together."""
+
+_SCALES = (1.0, 0.75, 0.5, 0.35)
+_QUALITY = 74
+_WORKERS, _SECONDS = 2, 30.0
+
+Progress = Callable[[int, int, int], None]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A picture to be shown.
+
+    Attributes:
+        field: "image" or "video".
+        written: Its path or address, as the items file has it.
+        side: Pixels of its longer side.
+        seconds: Of a clip, when the frame is shown; None for one of its middle.
+    """
+
+    field: str
+    written: str
+    side: int
+    seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Thumbnail:
+    """A picture in a page.
+
+    Attributes:
+        number: Its place among the pictures of the page.
+        width: Pixels.
+        height: Pixels.
+        seconds: Of a clip, when the frame is shown, from its beginning; None for a picture.
+    """
+
+    number: int
+    width: int
+    height: int
+    seconds: float | None
+
+
+@dataclass(frozen=True)
+class MediaSource:
+    """Where media are.
+
+    Attributes:
+        root: The folder that paths are relative to; None if it is not known.
+        cache_dir: The folder of what `prepare` downloaded.
+    """
+
+    root: Path | None
+    cache_dir: Path | None
+
+    def find(self, written: str) -> Path | str:
+        """The file, or why there is none."""
+
+        def downloaded(url: str) -> Path | str:
+            found = None if self.cache_dir is None else MediaCache(self.cache_dir).find(url)
+            return found or "not among what was downloaded"
+
+        return resolve_media(written, self.root, downloaded) or "not downloaded"
+
+
+@dataclass
+class Album:
+    """The pictures of a page.
+
+    Attributes:
+        addresses: Each picture as a data address, by its number.
+        missing: Why pictures could not be shown, and how many for each reason.
+    """
+
+    addresses: list[str] = field(default_factory=list)
+    missing: Counter[str] = field(default_factory=Counter)
+    _found: dict[Wanted, Thumbnail] = field(default_factory=dict)
+
+    def get(self, wanted: Wanted | None) -> Thumbnail | None:
+        """The picture, where it could be had."""
+        return None if wanted is None else self._found.get(wanted)
+
+    @classmethod
+    def of(
+        cls, wanted: Sequence[Wanted], source: MediaSource, progress: Progress | None = None
+    ) -> Album:
+        """Make the pictures, each once; they are made smaller until all fit into the page."""
+        album = cls()
+        samples: dict[Wanted, dict[str, str]] = {}
+        for one in dict.fromkeys(wanted):
+            found = source.find(one.written)
+            if isinstance(found, str):
+                album.missing[found] += 1
+            else:
+                samples[one] = _sample(one, found)
+        made: dict[Wanted, _Made] = {}
+        decoder = Decoder(Shrinker(), min(_WORKERS, len(samples)), _SECONDS)
+        try:
+            decoder.give(samples.values())
+            for done, one in enumerate(samples, 1):
+                (thumbnail,) = decoder.take(1)
+                if isinstance(thumbnail, Failure):
+                    album.missing[thumbnail.reason] += 1
+                else:
+                    made[one] = thumbnail
+                if progress is not None:
+                    progress(done, len(samples), done - len(made))
+        finally:
+            decoder.close()
+        album._fill(made)
+        return album
+
+    def _fill(self, made: Mapping[Wanted, _Made]) -> None:
+        room = BUDGET
+        for one, picture in _fitting(made).items():
+            address = f"data:image/webp;base64,{b64encode(picture.webp).decode()}"
+            room -= len(address)
+            if room < 0:
+                self.missing["the page would be too large"] += 1
+                continue
+            self._found[one] = Thumbnail(
+                len(self.addresses), picture.width, picture.height, picture.seconds
+            )
+            self.addresses.append(address)
+
+
+@dataclass(frozen=True)
+class _Made:
+    webp: bytes
+    width: int
+    height: int
+    seconds: float | None
+
+
+class Shrinker:
+    """Makes thumbnails; its `load` is called in worker processes."""
+
+    def load(self, item: Mapping[str, str]) -> _Made:
+        """The thumbnail of a sample: image or video, side, and perhaps seconds.
+
+        Raises:
+            BadSample: The file is no picture or clip, or is broken.
+        """
+        side, seconds = int(item["side"]), None
+        if "image" in item:
+            picture = read_image(Path(item["image"]), side)
+        elif "seconds" in item:
+            seconds = float(item["seconds"])
+            picture = Image.fromarray(frame_at(Path(item["video"]), seconds, np.asarray))
+        else:
+            seconds, pixels = timed_frames(Path(item["video"]), 1, np.asarray)[0]
+            picture = Image.fromarray(pixels)
+        return _shrunk(picture, side, seconds)
+
+
+def _sample(one: Wanted, path: Path) -> dict[str, str]:
+    sample = {one.field: str(path), "side": str(one.side)}
+    return sample if one.seconds is None else {**sample, "seconds": repr(one.seconds)}
+
+
+def _shrunk(picture: Image.Image, side: int, seconds: float | None) -> _Made:
+    picture.thumbnail((side, side), Image.Resampling.LANCZOS)
+    stream = BytesIO()
+    picture.save(stream, "WEBP", quality=_QUALITY, method=4)
+    return _Made(stream.getvalue(), *picture.size, seconds)
+
+
+def _fitting(made: Mapping[Wanted, _Made]) -> Mapping[Wanted, _Made]:
+    """The pictures, all smaller by one factor where that is needed for all to fit."""
+    fitting = made
+    for scale in _SCALES:
+        if scale < 1:
+            fitting = {one: _scaled(picture, scale) for one, picture in made.items()}
+        if sum(len(picture.webp) for picture in fitting.values()) * 4 / 3 < BUDGET * 0.98:
+            break
+    return fitting
+
+
+def _scaled(made: _Made, scale: float) -> _Made:
+    side = max(1, round(max(made.width, made.height) * scale))
+    return _shrunk(Image.open(BytesIO(made.webp)), side, made.seconds)
