@@ -20,14 +20,10 @@ from cammsr_cli.data.catalogue import (
     training_tags,
 )
 from cammsr_cli.data.categories import Labels, Level, labels_of
-from cammsr_cli.data.conditions import Condition, chosen_rows, told_kinds
-from cammsr_cli.data.interactions import (
-    Duplicates,
-    Filters,
-    Interactions,
-    Order,
-    read_interactions,
-)
+from cammsr_cli.data.conditions import Condition, chosen_rows
+from cammsr_cli.data.event_filters import Duplicates, Filters, Order, RowMarks
+from cammsr_cli.data.interactions import Interactions, read_interactions
+from cammsr_cli.data.kinds import Weights, negative_rows, told_kinds
 from cammsr_cli.data.readers.columns import (
     Header,
     MatchedColumns,
@@ -71,6 +67,9 @@ class SourceOptions:
         category_level: The level of the category hierarchy that guides the model, 1 the coarsest,
             or "all"; None chooses. A level makes lists of categories paths of a hierarchy.
         where: What rows of the interactions fulfil; others are left out.
+        negative: What rows fulfil, any of it, that say no to an item; None finds kinds such as
+            "dislike".
+        weights: What kinds of events weigh in the loss; None for all alike.
         time_format: How times are written: a strptime pattern or a name, see
             `timestamps.checked_time_format`; None finds out.
     """
@@ -90,6 +89,8 @@ class SourceOptions:
     category_level: Level | None = None
     time_format: str | None = None
     where: tuple[Condition, ...] = ()
+    negative: tuple[Condition, ...] | None = None
+    weights: Weights | None = None
 
 
 @dataclass(frozen=True)
@@ -115,8 +116,10 @@ class Corpus:
         columns: By file, "interactions" and "items", each field's column.
         event_tied: bool [E], whether nothing tells the event's order and that of the user's one
             before; None where times alone tell.
-        rejected: Users and items, int64 each, rising by user: what a user rated too low, or has
-            otherwise said no to, and is not to be shown; None for nothing.
+        event_weight: float32 [E], what each event weighs in the loss; None where all weigh alike.
+        rejected: Users, items and places, int64 each, rising by user: what a user rated too low,
+            or has otherwise said no to, and is not to be shown, and how many of the user's events
+            came before that; None for nothing.
         decisions: What was decided as the files were read, and how: a short table for people.
     """
 
@@ -136,7 +139,8 @@ class Corpus:
     notes: list[str]
     columns: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     event_tied: NDArray[np.bool_] | None = None
-    rejected: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None
+    event_weight: NDArray[np.float32] | None = None
+    rejected: tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]] | None = None
     decisions: Sequence[tuple[str, str]] = ()
 
 
@@ -167,13 +171,8 @@ def read_corpus(options: SourceOptions) -> Corpus:
     columns = _match(tables, options)
     choices = _choices(tables, columns, options)
     columns, finer = _with_finest_times(tables.interactions, columns, options)
-    chosen = None
-    if options.where:
-        chosen = chosen_rows(tables.interactions, columns.interactions, options.where, choices)
-    kinds: list[str] = []
-    if "event" in columns.interactions:
-        kinds = told_kinds(tables.interactions, columns.interactions["event"], chosen)
-    log = read_interactions(tables.interactions, columns.interactions, filters, chosen)
+    marks, kinds = _marks(tables.interactions, columns.interactions, options, choices)
+    log = read_interactions(tables.interactions, columns.interactions, filters, marks)
     listed = _listed(tables, columns, options)
     notes = [*tables.notes, *choices, *kinds, *finer, *log.notes, *listed.notes]
 
@@ -215,6 +214,7 @@ def read_corpus(options: SourceOptions) -> Corpus:
         notes=notes,
         columns={"interactions": columns.interactions, "items": columns.items},
         event_tied=log.tied,
+        event_weight=log.weight,
         rejected=_rejected(log, index),
         decisions=_decisions(
             tables,
@@ -317,6 +317,19 @@ def _with_finest_times(
     return replace(columns, interactions=interactions), [note]
 
 
+def _marks(
+    table: Table, columns: dict[str, str], options: SourceOptions, notes: list[str]
+) -> tuple[RowMarks, list[str]]:
+    """What the options say of the rows of the interactions, and which kinds of events there are."""
+    chosen = None
+    if options.where:
+        chosen = chosen_rows(table, columns, options.where, notes)
+    negative = negative_rows(table, columns, options.negative)
+    weight = options.weights.of_rows(table, columns) if options.weights else None
+    kinds = told_kinds(table, columns, chosen, negative, options.weights)
+    return RowMarks(chosen, negative, weight), kinds
+
+
 def _choices(tables: SourceTables, columns: MatchedColumns, options: SourceOptions) -> list[str]:
     """Which column was read for a field that several are recognised for, and how to choose."""
     if tables.known:
@@ -404,12 +417,12 @@ def _unlisted(
 
 def _rejected(
     log: Interactions, index: Mapping[str, int]
-) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
-    """What users rejected and is in the catalogue."""
-    user, item = log.rejected["user"], log.rejected["item"]
-    place = np.array([index.get(one, -1) for one in item], dtype=np.int64)
-    known = place >= 0
-    return (user.to_numpy()[known], place[known]) if known.any() else None
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]] | None:
+    """What users rejected and is in the catalogue: user, item and place."""
+    user, place = log.rejected["user"].to_numpy(), log.rejected["place"].to_numpy()
+    item = np.array([index.get(one, -1) for one in log.rejected["item"]], dtype=np.int64)
+    known = item >= 0
+    return (user[known], item[known], place[known]) if known.any() else None
 
 
 def _told_level(labels: Labels) -> list[str]:

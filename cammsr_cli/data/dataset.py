@@ -12,9 +12,11 @@ Layout (schema 1), U users, N items, E events, C categories:
                             (seconds), in time order, ties broken by file order, or, where the
                             attribute `order` is "file", in that of the raw file; tied [E] bool,
                             whether nothing tells an event's order and that of the user's one
-                            before, where seconds do not say so;
-                            rejected_indptr [U+1] int64 and rejected_item int32 (CSR by user), the
-                            items that users rated too low, if there are any
+                            before, where seconds do not say so; weight [E] float32, what an
+                            event weighs in the loss, where they do not weigh alike;
+                            rejected_indptr [U+1] int64, rejected_item and rejected_place int32
+                            (CSR by user), the items that users said no to or rated too low, if
+                            there are any, and how many of the user's events came before that
     /splits/leave_one_out   [E] uint8: 0 train, 1 validation, 2 test
     /features/<modality>    values [N, dim] float16 or float32, present [N] bool;
                             inputs [N, 32] uint8, SHA-256 of what was encoded, if it is known;
@@ -57,6 +59,7 @@ from cammsr_cli.data.dataset_check import (
     check_layout,
     check_parts,
     check_times,
+    check_weights,
     falls,
 )
 from cammsr_cli.errors import CammsrError, UsageError, first_line, typed
@@ -224,11 +227,14 @@ def write_dataset(
         same_second = same_times(corpus.event_indptr, corpus.event_time)
         if corpus.event_tied is not None and (corpus.event_tied != same_second).any():
             file["events/tied"] = corpus.event_tied
+        if corpus.event_weight is not None:
+            file["events/weight"] = corpus.event_weight
         if corpus.rejected is not None:
-            user, item = corpus.rejected
+            user, item, place = corpus.rejected
             counts = np.bincount(user, minlength=len(corpus.user_ids))
             file["events/rejected_indptr"] = np.append(0, np.cumsum(counts))
             file["events/rejected_item"] = item.astype(np.int32)
+            file["events/rejected_place"] = place.astype(np.int32)
         file["splits/leave_one_out"] = corpus.event_part
         if part is not None:
             file.attrs["corpus"] = digest(file)
@@ -374,6 +380,7 @@ class DataSet:
                 if len(set(ids)) < len(ids):
                     raise DamagedDataError(self.path, f"{name} names one twice")
         _ = self.event_time, self.event_item, self.event_part, self.categories
+        _ = self.event_weight, self.rejected(np.arange(len(self.event_indptr) - 1))
 
     @cached_property
     def user_ids(self) -> list[str]:
@@ -414,6 +421,16 @@ class DataSet:
                 tied: NDArray[np.bool_] = file["events/tied"][()]
                 return tied
         return same_times(self.event_indptr, self.event_time)
+
+    @cached_property
+    def event_weight(self) -> NDArray[np.float32] | None:
+        """What each event weighs in the loss, [E]; None where all weigh alike."""
+        with self._open() as (file, _):
+            if "events/weight" not in file:
+                return None
+            weight: NDArray[np.float32] = file["events/weight"][()]
+        check_weights(weight, "events/weight", self.path)
+        return weight
 
     @cached_property
     def event_part(self) -> NDArray[np.uint8]:
@@ -471,17 +488,32 @@ class DataSet:
         if self._by_time:
             check_times(time, indptr, "events/time", self.path)
 
-    def rejected(self, users: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """What some users rejected: place among `users`, rising, and item index of each pair."""
+    def rejected(
+        self, users: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """What some users said no to, as pairs of a user and an item.
+
+        Returns:
+            Place of the user among `users`, rising; item index; and how many of the user's events
+            came before: all of them, where a file of an older cammsr does not say.
+        """
         indptr = self._rejected_indptr
         if indptr is None:
-            return np.zeros(0, np.int64), np.zeros(0, np.int64)
-        place = np.repeat(np.arange(len(users)), indptr[users + 1] - indptr[users])
-        name = "events/rejected_item"
+            return np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.int64)
+        row = np.repeat(np.arange(len(users)), indptr[users + 1] - indptr[users])
+        pieces = _runs(indptr, users)
+        events = (self.event_indptr[users + 1] - self.event_indptr[users])[row]
+        before = events
         with self._open() as (file, _):
-            item = np.concatenate([file[name][a:b] for a, b in _runs(indptr, users)])
-        check_index(item, self._items, name, self.path)
-        return place, item.astype(np.int64)
+            item = np.concatenate([file["events/rejected_item"][a:b] for a, b in pieces])
+            if "events/rejected_place" in file:
+                before = np.concatenate([file["events/rejected_place"][a:b] for a, b in pieces])
+        check_index(item, self._items, "events/rejected_item", self.path)
+        if bool(((before < 0) | (before > events)).any()):
+            raise DamagedDataError(
+                self.path, "events/rejected_place is beyond the events of its user"
+            )
+        return row, item.astype(np.int64), before.astype(np.int64)
 
     @cached_property
     def _rejected_indptr(self) -> NDArray[np.int64] | None:

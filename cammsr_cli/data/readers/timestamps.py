@@ -132,7 +132,11 @@ def checked_time_format(text: str) -> str:
 
 
 def read_times(
-    table: Table, column: str, rows: pl.Series, time_format: str | None
+    table: Table,
+    column: str,
+    rows: pl.Series,
+    time_format: str | None,
+    may_lack: pl.Series | None = None,
 ) -> tuple[pl.DataFrame, str]:
     """The times of some rows, and how they were understood.
 
@@ -141,6 +145,7 @@ def read_times(
         column: Its column of times.
         rows: Row numbers.
         time_format: How times are written, as `checked_time_format` gives it; None finds out.
+        may_lack: Whether a row need not have one, for each; null stands for it then.
 
     Returns:
         Columns `second`, int64 since 1970 UTC, and `fraction`, int64 nanoseconds, of each row; and
@@ -151,7 +156,8 @@ def read_times(
     """
     values = table.frame[column].gather(rows)
     reading = read_values(values, time_format)
-    unread = reading.times["second"].is_null().arg_true()
+    lacks = reading.times["second"].is_null()
+    unread = (lacks if may_lack is None else lacks & ~may_lack).arg_true()
     if len(unread):
         known = reading.told or "a number of s, ms, µs or ns, or a date such as 2024-03-20"
         fail_at(
