@@ -50,9 +50,9 @@ def command(
     source: Annotated[
         Path,
         typer.Argument(
-            help="Interactions (CSV, TSV, JSONL, Parquet; plain, .gz or .zst), or a folder: "
-            "Amazon Reviews, MovieLens, RecBole, MicroLens or MIND as downloaded, or one with "
-            "interactions.* and items.*"
+            help="Interactions (CSV, TSV, JSONL, Parquet, plain, .gz or .zst; a sheet or a table "
+            "of a workbook, SQLite or DuckDB file), or a folder: Amazon Reviews, MovieLens, "
+            "RecBole, MicroLens or MIND as downloaded, or one with interactions.* and items.*"
         ),
     ],
     items: Annotated[
@@ -96,6 +96,18 @@ def command(
             metavar="[FILE=]NAME,…",
             help="Columns of SOURCE, or of one file, that has no header; repeatable.",
         ),
+    ] = None,
+    table: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[FILE=]NAME",
+            help="Sheet or table of SOURCE, or of one file, that holds several; repeatable "
+            "[default: that whose columns are known].",
+        ),
+    ] = None,
+    query: Annotated[
+        str | None,
+        typer.Option(metavar="SQL", help="What gives the rows, where SOURCE is a database."),
     ] = None,
     missing: Annotated[
         list[str] | None,
@@ -288,7 +300,7 @@ def command(
             read_otherwise=[
                 Path(file) for file in pairs("--features", features or [], "MODALITY=FILE").values()
             ],
-            reading=reading_of(source, encoding or [], columns or [], missing),
+            reading=reading_of(source, encoding or [], columns or [], missing, table or [], query),
             category_level=level_of(category_level),
             time_format=time_format,
             where=tuple(Condition.parse(text) for text in where or []),

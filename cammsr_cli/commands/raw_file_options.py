@@ -99,15 +99,28 @@ def pairs(option: str, texts: Sequence[str], form: str) -> dict[str, str]:
 
 
 def reading_of(
-    source: Path, encodings: Sequence[str], columns: Sequence[str], missing: Sequence[str] | None
+    source: Path,
+    encodings: Sequence[str],
+    columns: Sequence[str],
+    missing: Sequence[str] | None,
+    tables: Sequence[str],
+    query: str | None,
 ) -> Reading:
     """How files are read, from what is said of one file and of all."""
     from cammsr_cli.data.readers.contents import MISSING, Reading, checked_encoding
+    from cammsr_cli.data.readers.databases import DATABASES
 
     of_all = [text for text in encodings if "=" not in text]
     if len(of_all) > 1:
         raise UsageError(f"--encoding is given twice: {', '.join(of_all)}", "Write FILE=NAME.")
     of_files = pairs("--encoding", [text for text in encodings if "=" in text], "FILE=NAME")
+    holders = [text if "=" in text else f"{source.name}={text}" for text in tables]
+    if query is not None and source.suffix.lower() not in DATABASES:
+        raise UsageError(
+            f"--query: {source} is no database", f"SOURCE is one of {', '.join(DATABASES)}."
+        )
+    if tables and query is not None and source.name in pairs("--table", holders, "[FILE=]NAME"):
+        raise UsageError("--table and --query: give one of them")
     named = [text if "=" in text else f"{source.name}={text}" for text in columns]
     return Reading(
         encoding=checked_encoding(of_all[0]) if of_all else None,
@@ -116,6 +129,8 @@ def reading_of(
             file: _column_names(names)
             for file, names in pairs("--columns", named, "FILE=NAME,NAME,…").items()
         },
+        tables=pairs("--table", holders, "[FILE=]NAME"),
+        queries={} if query is None else {source.name: query},
         missing=MISSING if missing is None else frozenset(missing) - {""},
     )
 
@@ -144,7 +159,10 @@ def level_of(text: str | None) -> Level | None:
 
 def beside(source: Path, items: Path | None) -> Path:
     """Media lie beside the file that names them, unless the user says otherwise."""
+    from cammsr_cli.data.readers.holders import holder_of
+
     named_in = items or source
+    named_in = holder_of(named_in) or named_in
     return named_in if named_in.is_dir() else named_in.parent
 
 

@@ -23,6 +23,7 @@ from cammsr_cli.data.dataset import (
     require_replaceable,
     write_dataset,
 )
+from cammsr_cli.data.readers.holders import holder_of
 from cammsr_cli.encoding.encode import (
     FeatureOptions,
     Features,
@@ -325,7 +326,7 @@ def require_writable(options: PrepareOptions) -> None:
         UsageError: Saying which path it is.
     """
     for source in (options.source.interactions, options.source.items):
-        if source is not None and not source.exists():
+        if source is not None and not (source.exists() or holder_of(source)):
             raise UsageError(f"{source}: no such file or folder", "Check the path.")
     require_replaceable(options.out, options.force)
     if options.media_root is not None and not options.media_root.is_dir():

@@ -171,7 +171,7 @@ def test_weights_of_events_are_found_again(tmp_path: Path, written: Path) -> Non
     assert DataSet(path).content != DataSet(written).content
     weight[1] = 0
     write_dataset(path, _corpus(event_weight=weight), _modalities())
-    with pytest.raises(CammsrError, match="events/weight holds 0.0 at 1"):
+    with pytest.raises(CammsrError, match=r"events/weight holds 0\.0 at 1"):
         DataSet(path).verify()
 
 

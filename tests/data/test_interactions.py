@@ -291,7 +291,7 @@ def test_the_last_word_on_an_item_holds_and_stands_in_its_place(tmp_path: Path) 
     assert "1 negative event without a time taken as the last" in log.notes
     by_rows = read_interactions(table, COLUMNS, Filters(order="file"), marks)
     assert set(by_rows.rejected.rows()) == {(0, "x", 1), (0, "z", 3), (1, "w", 1)}
-    with pytest.raises(CammsrError, match="all 8 events are negative"):
+    with pytest.raises(CammsrError, match="all 9 events are negative"):
         read_interactions(table, COLUMNS, Filters(), RowMarks(negative=table.frame["time"] != ""))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from cammsr_cli.data.conditions import Condition
@@ -40,13 +41,11 @@ def test_kinds_that_say_no_are_known_by_their_words(tmp_path: Path) -> None:
     assert corpus.event_item.tolist() == [0, 2, 3, 1]
     assert [one.tolist() for one in corpus.rejected] == [[0, 1], [1, 0], [1, 0]]
     assert corpus.event_weight is None
-    assert kinds(corpus) == (
-        "kinds of events, column 'action' of log.csv: view 2, buy 2, cart 1, "
-        "Dislike 1 (negative: not learnt from, not recommended), "
-        "not-interested 1 (negative: not learnt from, not recommended); all count alike but for "
-        "the negative (one kind alone: --where action=not-interested; "
-        "weights: --weight action=not-interested:2; none negative: --negative '')"
-    ) or "negative" in kinds(corpus)
+    told = kinds(corpus)
+    assert "Dislike 1 (negative: not learnt from, not recommended)" in told
+    assert "not-interested 1 (negative: not learnt from, not recommended)" in told
+    assert "; all count alike but for the negative (" in told
+    assert told.endswith("none negative: --negative '')")
     assert "2 negative events not learnt from" in corpus.notes
 
 
@@ -56,10 +55,10 @@ def test_what_says_no_is_said(tmp_path: Path) -> None:
     assert len(none.event_item) == 6
     said = (Condition.parse("action=view"), Condition.parse("stars<=2"))
     corpus = corpus_of(tmp_path, negative=said)
-    assert corpus.event_item.tolist() == [2, 1]
+    assert (corpus.item_ids, corpus.event_item.tolist()) == (["b", "c"], [1, 0])
     with pytest.raises(UsageError, match="--negative action=like: no row of") as told:
         corpus_of(tmp_path, negative=(Condition.parse("action=like"),))
-    assert "buy (2), view (2)" in str(told.value)
+    assert "buy (2), view (2)" in str(told.value.hint)
     with pytest.raises(CammsrError, match="all 6 events are negative"):
         corpus_of(tmp_path, negative=(Condition.parse("stars>=0"),))
 
@@ -74,7 +73,7 @@ def test_weights_of_kinds(tmp_path: Path) -> None:
     by_stars = corpus_of(tmp_path, weights=Weights.parse("stars=5:2"))
     assert by_stars.event_weight is not None
     assert by_stars.event_weight.tolist() == [1, 2, 1, 1]
-    assert "5.0 1 (weight 2)" in kinds(by_stars) or "5 1 (weight 2)" in kinds(by_stars)
+    assert "5 1 (weight 2)" in kinds(by_stars)
 
 
 @pytest.mark.parametrize(
@@ -106,7 +105,8 @@ def test_the_command_stores_weights_and_noes(tmp_path: Path, cammsr: Callable) -
     data = DataSet(out)
     assert data.event_weight is not None
     assert data.event_weight.tolist() == pytest.approx([0.2, 1])
-    assert data.rejected(data.event_item[:2] * 0)[0].tolist() != []
+    rejected = zip(*(one.tolist() for one in data.rejected(np.arange(2))), strict=True)
+    assert {(u, data.item_ids[i], place) for u, i, place in rejected} == {(0, "b", 0)}
     data.verify()
     told = cammsr("prepare", tmp_path / "log.csv", "--out", out, "--force", "--weight", "event=x:1")
     assert told.code == 2

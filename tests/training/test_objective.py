@@ -104,7 +104,7 @@ def test_the_loss_is_the_mean_weighted_by_the_targets_events() -> None:
     def loss(weights: list[float]) -> float:
         weight_E = torch.tensor(weights)
         events = dataclasses.replace(_corpus().events, weight_E=weight_E)
-        return float(_losses(model, _corpus(events=events))["recommendation"])
+        return float(_losses(model, _corpus(events=events))["recommendation"].detach())
 
     tiny = 1e-9
     targets = [at for at in range(len(ITEMS)) if at not in (0, 6)]
@@ -113,7 +113,7 @@ def test_the_loss_is_the_mean_weighted_by_the_targets_events() -> None:
     chosen = [weights[at] for at in targets]
     mean = sum(w * one for w, one in zip(chosen, alone, strict=True)) / sum(chosen)
     assert loss(weights) == pytest.approx(mean, rel=1e-4)
-    even = float(_losses(model)["recommendation"])
+    even = float(_losses(model)["recommendation"].detach())
     assert loss([3.0] * len(ITEMS)) == pytest.approx(even, rel=1e-5)
     assert even == pytest.approx(sum(alone) / len(alone), rel=1e-4)
 
