@@ -17,8 +17,9 @@ from cammsr_cli.data.event_filters import (
     without_duplicates,
 )
 from cammsr_cli.data.readers.ids import clean_ids
+from cammsr_cli.data.readers.moments import DAY, YEAR_1980, YEAR_2100, YEAR_2200
 from cammsr_cli.data.readers.tables import Table, counted, values_of
-from cammsr_cli.data.readers.timestamps import DAY, YEAR_1980, YEAR_2100, YEAR_2200, read_times
+from cammsr_cli.data.readers.timestamps import read_times
 from cammsr_cli.errors import CammsrError
 
 _YEAR_1990 = 631_152_000  # seconds since 1970

@@ -15,14 +15,8 @@ from cammsr_encoders.protocol import MODALITY_NAME, Encoder
 from numpy.typing import NDArray
 
 from cammsr_cli.data.corpus import Corpus, SourceOptions, read_corpus
-from cammsr_cli.data.dataset import (
-    DataSet,
-    ModalityInfo,
-    ModalityVectors,
-    Part,
-    require_replaceable,
-    write_dataset,
-)
+from cammsr_cli.data.dataset import DataSet, ModalityInfo
+from cammsr_cli.data.dataset_write import ModalityVectors, Part, require_replaceable, write_dataset
 from cammsr_cli.data.readers.holders import holder_of
 from cammsr_cli.encoding.encode import (
     FeatureOptions,

@@ -12,7 +12,8 @@ import pytest
 from altered import without_checksums
 
 from cammsr_cli.data.corpus import Corpus
-from cammsr_cli.data.dataset import DataSet, ModalityInfo, ModalityVectors, write_dataset
+from cammsr_cli.data.dataset import DataSet, ModalityInfo
+from cammsr_cli.data.dataset_write import ModalityVectors, write_dataset
 from cammsr_cli.data.summary import summarise
 from cammsr_cli.errors import CammsrError
 

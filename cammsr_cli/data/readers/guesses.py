@@ -6,7 +6,8 @@ from collections.abc import Collection, Sequence
 
 import polars as pl
 
-from cammsr_cli.data.readers.timestamps import YEAR_1980, YEAR_2100, read_values
+from cammsr_cli.data.readers.moments import YEAR_1980, YEAR_2100
+from cammsr_cli.data.readers.timestamps import read_values
 
 _ROWS = 100_000
 _MOST = 0.9
