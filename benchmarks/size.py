@@ -62,7 +62,8 @@ class Cost:
 def write_synthetic(path: Path, items: int, events: int) -> None:
     """A data set of the given size, the same at each call."""
     from cammsr_cli.data.corpus import Corpus
-    from cammsr_cli.data.dataset import ModalityInfo, ModalityVectors, write_dataset
+    from cammsr_cli.data.dataset import ModalityInfo
+    from cammsr_cli.data.dataset_write import ModalityVectors, write_dataset
 
     random = np.random.default_rng(0)
     users = events // HISTORY

@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cammsr_cli.data.checksums import add_checksums
-from cammsr_cli.data.dataset import DataSet, seal
+from cammsr_cli.data.dataset import DataSet
+from cammsr_cli.data.dataset_write import seal
 from cammsr_cli.data.splits import TRAIN
 from cammsr_cli.files import written_whole
 

@@ -10,7 +10,7 @@ import torch
 
 from cammsr_cli.config import validated
 from cammsr_cli.data.corpus import Corpus
-from cammsr_cli.data.dataset import write_dataset
+from cammsr_cli.data.dataset_write import write_dataset
 from cammsr_cli.data.splits import TEST, leave_one_out
 from cammsr_cli.distributed import World
 from cammsr_cli.ranking.full_ranking import model_ranks, questions

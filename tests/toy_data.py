@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from cammsr_cli.data.corpus import Corpus
-from cammsr_cli.data.dataset import ModalityInfo, ModalityVectors, write_dataset
+from cammsr_cli.data.dataset import ModalityInfo
+from cammsr_cli.data.dataset_write import ModalityVectors, write_dataset
 from cammsr_cli.data.splits import leave_one_out
 
 CATEGORIES = 4

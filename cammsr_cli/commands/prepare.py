@@ -6,7 +6,6 @@ import contextlib
 import os
 import shlex
 import sys
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,15 +13,26 @@ import typer
 
 from cammsr_cli import console
 from cammsr_cli.commands.examples import epilog
-from cammsr_cli.errors import UsageError
+from cammsr_cli.commands.prepare_report import show, tell, tell_what_training_needs
+from cammsr_cli.commands.raw_file_options import (
+    CatalogueName,
+    DtypeName,
+    DuplicatesName,
+    EngineName,
+    FormatChoice,
+    OrderName,
+    PrecisionName,
+    beside,
+    devices_of,
+    level_of,
+    negatives,
+    pairs,
+    reading_of,
+    spare_cores,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from cammsr_cli.data.categories import Level
-    from cammsr_cli.data.readers.contents import Reading
     from cammsr_cli.prepare.options import PrepareOptions
-    from cammsr_cli.prepare.report import PrepareReport
 
 EXAMPLES = [
     "cammsr prepare shop --out shop.h5 --encoder text --encoder image --encoder video",
@@ -30,75 +40,19 @@ EXAMPLES = [
     "--encoder image=,size=96 --dry-run",
     "cammsr prepare shop --out core.h5 --k-core 5 --min-rating 4 --encoder text",
     "cammsr prepare shop --out fine.h5 --format plain --encoding utf-8 --category-level 1",
+    "cammsr prepare shop --out weighed.h5 --weight rating=4:0.5 --negative rating=3",
     "cammsr prepare shop --out liked.h5 --where 'rating>=4' --time-format seconds",
 ]
 HELP_EPILOG = epilog(EXAMPLES)
-
-
-class OrderName(StrEnum):
-    """What puts a user's events in order."""
-
-    TIME = "time"
-    FILE = "file"
-
-
-class DuplicatesName(StrEnum):
-    """Which events count as duplicates, and which of them stays."""
-
-    EXACT = "exact"
-    FIRST = "first"
-    LAST = "last"
-    KEEP = "keep"
-
-
-class CatalogueName(StrEnum):
-    """Which items of the items file are kept."""
-
-    ALL = "all"
-    RATED = "rated"
-
-
-class FormatChoice(StrEnum):
-    """What raw files are."""
-
-    AMAZON_2014 = "amazon-2014"
-    AMAZON_2018 = "amazon-2018"
-    AMAZON_2023 = "amazon-2023"
-    MOVIELENS = "movielens"
-    RECBOLE = "recbole"
-    MICROLENS = "microlens"
-    MIND = "mind"
-    PLAIN = "plain"
-
-
-class DtypeName(StrEnum):
-    """What vectors are stored as."""
-
-    FLOAT16 = "float16"
-    FLOAT32 = "float32"
-
-
-class EngineName(StrEnum):
-    """What runs the encoders."""
-
-    LOCAL = "local"
-    RAY = "ray"
-
-
-class PrecisionName(StrEnum):
-    """What encoders compute in."""
-
-    FLOAT32 = "float32"
-    BFLOAT16 = "bfloat16"
 
 
 def command(
     source: Annotated[
         Path,
         typer.Argument(
-            help="Interactions (CSV, TSV, JSONL, Parquet; plain, .gz or .zst), or a folder: "
-            "Amazon Reviews, MovieLens, RecBole, MicroLens or MIND as downloaded, or one with "
-            "interactions.* and items.*"
+            help="Interactions (CSV, TSV, JSONL, Parquet, plain, .gz or .zst; a sheet or a table "
+            "of a workbook, SQLite or DuckDB file), or a folder: Amazon Reviews, MovieLens, "
+            "RecBole, MicroLens or MIND as downloaded, or one with interactions.* and items.*"
         ),
     ],
     items: Annotated[
@@ -142,6 +96,18 @@ def command(
             metavar="[FILE=]NAME,…",
             help="Columns of SOURCE, or of one file, that has no header; repeatable.",
         ),
+    ] = None,
+    table: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[FILE=]NAME",
+            help="Sheet or table of SOURCE, or of one file, that holds several; repeatable "
+            "[default: that whose columns are known].",
+        ),
+    ] = None,
+    query: Annotated[
+        str | None,
+        typer.Option(metavar="SQL", help="What gives the rows, where SOURCE is a database."),
     ] = None,
     missing: Annotated[
         list[str] | None,
@@ -191,6 +157,23 @@ def command(
             metavar="CONDITION",
             help="Take only rows of which it is so: event=purchase, price>=10, event!=view, "
             "'event in cart,purchase'; repeatable, and then all must be so.",
+        ),
+    ] = None,
+    negative: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="CONDITION",
+            help="Rows that say no, such as event=dislike: not learnt from, and the item is not "
+            "recommended to that user; repeatable, and '' for none [default: kinds of events "
+            "called dislike and the like].",
+        ),
+    ] = None,
+    weight: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLUMN=KIND:WEIGHT,…",
+            help="What kinds of events weigh in the loss, as event=view:0.2,purchase:1; a kind "
+            "that is not named weighs 1.",
         ),
     ] = None,
     k_core: Annotated[
@@ -285,6 +268,7 @@ def command(
     from cammsr_cli.cache_folder import cache_folder
     from cammsr_cli.data.conditions import Condition
     from cammsr_cli.data.corpus import SourceOptions
+    from cammsr_cli.data.kinds import Weights
     from cammsr_cli.encoding.features import FeatureOptions, Shard
     from cammsr_cli.media.download import DownloadOptions, any_address
     from cammsr_cli.plugins.registry import EncoderSpec
@@ -306,7 +290,7 @@ def command(
         source=SourceOptions(
             interactions=source,
             items=items,
-            columns=_pairs("--map", map_ or [], "FIELD=COLUMN"),
+            columns=pairs("--map", map_ or [], "FIELD=COLUMN"),
             min_rating=min_rating,
             k_core=k_core,
             order=order.value,
@@ -315,31 +299,32 @@ def command(
             catalogue=catalogue.value,
             format=format_.value if format_ else None,
             read_otherwise=[
-                Path(file)
-                for file in _pairs("--features", features or [], "MODALITY=FILE").values()
+                Path(file) for file in pairs("--features", features or [], "MODALITY=FILE").values()
             ],
-            reading=_reading(source, encoding or [], columns or [], missing),
-            category_level=_level(category_level),
+            reading=reading_of(source, encoding or [], columns or [], missing, table or [], query),
+            category_level=level_of(category_level),
             time_format=time_format,
             where=tuple(Condition.parse(text) for text in where or []),
+            negative=negatives(negative),
+            weights=None if weight is None else Weights.parse(weight),
         ),
         out=out if part.count == 1 else part_path(out, part),
         encoders=[EncoderSpec.parse(text) for text in encoder or []],
         vectors={
             name: Path(file)
-            for name, file in _pairs("--features", features or [], "MODALITY=FILE").items()
+            for name, file in pairs("--features", features or [], "MODALITY=FILE").items()
         },
-        media_root=media_root or _beside(source, items),
+        media_root=media_root or beside(source, items),
         features=FeatureOptions(
             batch_size=batch_size,
-            workers=_spare_cores() if workers < 0 else workers,
+            workers=spare_cores() if workers < 0 else workers,
             decode_seconds=decode_seconds,
             dtype=dtype.value,
             cache_dir=cache_folder(),
             shard=part,
         ),
         download=limits if download else None,
-        device=_devices(device, engine),
+        device=devices_of(device, engine),
         precision=precision.value,
         engine=engine.value,
         strict=strict,
@@ -353,13 +338,13 @@ def command(
             return  # one plan is enough
     with contextlib.redirect_stdout(sys.stderr):  # what an encoder prints is no result
         report = plan(options) if dry_run else prepare(options, console.progress_bar)
-    _tell(report, in_table=not as_json)
+    tell(report, in_table=not as_json)
     if as_json:
         console.result_json(asdict(report))
     else:
-        _show(report, dry_run)
+        show(report, dry_run)
     if not report.trainable:
-        _tell_what_training_needs()
+        tell_what_training_needs()
     if dry_run:
         return
     if part.count > 1:
@@ -368,17 +353,6 @@ def command(
         console.next_command("cammsr merge", parts, "--out", out)
     elif report.trainable:
         console.next_command("cammsr train", out)
-
-
-def _devices(names: str, engine: EngineName) -> str:
-    """The devices that are there, separated by commas; those of a Ray cluster are its own."""
-    from cammsr_cli.devices import resolve_device
-
-    if engine is EngineName.RAY:
-        if names not in ("auto", "cpu", "cuda"):
-            raise UsageError(f"--engine ray --device {names}: write cpu or cuda, one for all nodes")
-        return "cuda" if names == "cuda" else "cpu"
-    return ",".join(str(resolve_device(name)) for name in names.split(","))
 
 
 def _prepare_together(options: PrepareOptions, as_json: bool) -> None:
@@ -410,134 +384,4 @@ def _prepare_together(options: PrepareOptions, as_json: bool) -> None:
     if report.trainable:
         console.next_command("cammsr train", options.out)
     else:
-        _tell_what_training_needs()
-
-
-def _pairs(option: str, texts: Sequence[str], form: str) -> dict[str, str]:
-    pairs: dict[str, str] = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not name or not equals or not value:
-            raise UsageError(f"{option} {text}: write {form}")
-        if name in pairs:
-            raise UsageError(f"{option} {name} is given twice")
-        pairs[name] = value
-    return pairs
-
-
-def _reading(
-    source: Path, encodings: Sequence[str], columns: Sequence[str], missing: Sequence[str] | None
-) -> Reading:
-    """How files are read, from what is said of one file and of all."""
-    from cammsr_cli.data.readers.contents import MISSING, Reading, checked_encoding
-
-    of_all = [text for text in encodings if "=" not in text]
-    if len(of_all) > 1:
-        raise UsageError(f"--encoding is given twice: {', '.join(of_all)}", "Write FILE=NAME.")
-    of_files = _pairs("--encoding", [text for text in encodings if "=" in text], "FILE=NAME")
-    named = [text if "=" in text else f"{source.name}={text}" for text in columns]
-    return Reading(
-        encoding=checked_encoding(of_all[0]) if of_all else None,
-        encodings={file: checked_encoding(name) for file, name in of_files.items()},
-        columns={
-            file: _column_names(names)
-            for file, names in _pairs("--columns", named, "FILE=NAME,NAME,…").items()
-        },
-        missing=MISSING if missing is None else frozenset(missing) - {""},
-    )
-
-
-def _column_names(text: str) -> tuple[str, ...]:
-    names = tuple(name.strip() for name in text.split(","))
-    if len(set(names)) < len(names) or "" in names:
-        raise UsageError(f"--columns {text}: give each column a name of its own")
-    return names
-
-
-def _level(text: str | None) -> Level | None:
-    if text is None:
-        return None
-    if text == "all":
-        return "all"
-    if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise UsageError(f"--category-level {text}: write a level from 1, or all")
-    return int(text)
-
-
-def _beside(source: Path, items: Path | None) -> Path:
-    """Media lie beside the file that names them, unless the user says otherwise."""
-    named_in = items or source
-    return named_in if named_in.is_dir() else named_in.parent
-
-
-def _spare_cores() -> int:
-    """One process a core but for the one that feeds the model; one at least, eight at most."""
-    from cammsr_cli.encoding.engine import processors
-
-    return max(1, min(8, processors() - 1))
-
-
-def _tell(report: PrepareReport, in_table: bool) -> None:
-    """What people should know, on stderr; what the table of decisions tells is not told twice."""
-    shown = {how for _, how in report.decisions} if in_table else set()
-    for line in report.notes:
-        if line not in shown:
-            console.note(f"note: {line}")
-    for name, one in report.modalities.items():
-        if one.look is not None:
-            console.note(f"{name}: {one.look}")
-        if one.changes is not None:
-            console.note(f"{name}: {one.changes} since {report.out} was last prepared")
-    if report.problems_file is not None:
-        unreadable = ", ".join(
-            f"{one.problems:,} of {report.items:,} {name}"
-            for name, one in report.modalities.items()
-            if one.problems
-        )
-        console.note(f"unreadable: {unreadable}; listed in {report.problems_file}")
-
-
-def _tell_what_training_needs() -> None:
-    from cammsr_cli.prepare.report import HISTORY_TO_TRAIN_ON
-
-    console.note(
-        f"Nothing to train on yet: no user has {HISTORY_TO_TRAIN_ON} events, of which 2 are to "
-        "learn from, 1 is to validate and 1 to test. Prepare more events, or drop fewer."
-    )
-
-
-def _show(report: PrepareReport, dry_run: bool) -> None:
-    console.result_table(
-        [
-            ("modality", False),
-            ("made by", False),
-            ("items", True),
-            ("missing", True),
-            ("unreadable" if not dry_run else "not found", True),
-            ("to encode" if dry_run else "encoded", True),
-            ("from cache", True),
-            ("size", True),
-        ],
-        [
-            [
-                name,
-                one.made_by,
-                f"{one.present:,}",
-                f"{one.missing:,}",
-                f"{one.problems:,}",
-                f"{one.encoded:,}",
-                f"{one.cached:,}",
-                "" if one.dim is None else str(one.dim),
-            ]
-            for name, one in report.modalities.items()
-        ],
-        title=f"{report.users:,} users, {report.items:,} items, {report.events:,} events, "
-        f"{report.categories:,} categories",
-    )
-    console.result_decisions(report.decisions)
-    size = None if report.bytes is None else f"{report.bytes / 1e6:,.1f} MB"
-    if dry_run:
-        about = "; its size is known once an encoder has run" if size is None else f", about {size}"
-        console.result(f"would write {report.out}{about}")
-    else:
-        console.result(f"{report.out}: {size}")
+        tell_what_training_needs()

@@ -22,6 +22,8 @@ from cammsr_cli.errors import CammsrError
 
 TEXT_FIELDS = ("title", "description")
 MEDIA_FIELDS = ("image", "video")
+_DATE = r"^\d{4}-\d\d-\d\d([T ]\d\d:.*)?$"
+_FEW = 0.2
 REVIEWS_AN_ITEM = 3
 REVIEW_CHARACTERS = 500
 TAGS_AN_ITEM = 20
@@ -57,7 +59,8 @@ def read_catalogue(
 ) -> Catalogue:
     """Read the items of a table.
 
-    Rows without an id are dropped, and so are later rows of an id that was there before.
+    Rows without an id are dropped, and so are later rows of an id that was there before, and rows
+    whose id is a date though others are not.
 
     Args:
         table: The raw items table.
@@ -70,6 +73,8 @@ def read_catalogue(
     """
     notes = list(table.notes)
     ids = clean_ids(table, columns["item"], notes)
+    missing = ids.null_count()
+    ids = _without_dates(table, ids, notes)
     kept = pl.DataFrame({"row": np.arange(len(ids)), "id": ids}).drop_nulls()
     unique = kept.unique("id", keep="first", maintain_order=True)
     if unique.is_empty():
@@ -77,9 +82,8 @@ def read_catalogue(
             f"{table.path}: no row has an item id in column {columns['item']!r}",
             "Map another column: --map items.item=COLUMN",
         )
-    if kept.height < len(ids):
-        missing = counted(len(ids) - kept.height, "row")
-        notes.append(f"{missing} of {table.path.name} without an item id dropped")
+    if missing:
+        notes.append(f"{counted(missing, 'row')} of {table.path.name} without an item id dropped")
     if unique.height < kept.height:
         later = counted(kept.height - unique.height, "row")
         notes.append(f"{later} of {table.path.name} repeating an item id dropped, the first kept")
@@ -91,6 +95,20 @@ def read_catalogue(
     choices: list[str] = []
     paths = _categories(table, rows, categories, lists_are_paths, choices)
     return Catalogue(unique["id"].to_list(), rows, fields, paths, [*notes, *choices], choices)
+
+
+def _without_dates(table: Table, ids: pl.Series, notes: list[str]) -> pl.Series:
+    """Ids with null in place of a date, where few are dates: there a row's cells are shifted."""
+    dates = ids.str.contains(_DATE).fill_null(False)
+    rows = dates.arg_true()
+    if not 0 < len(rows) <= _FEW * (len(ids) - ids.null_count()):
+        return ids
+    notes.append(
+        f"{counted(len(rows), 'row')} of {table.path.name} left out, whose id is a date as no "
+        f"other's is, such as {ids[int(rows[0])]} ({table.place(int(rows[0]))}): its cells are "
+        "perhaps shifted"
+    )
+    return ids.set(dates, None)
 
 
 def _fields(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -21,7 +20,6 @@ Relation = Literal["=", "!=", ">=", "<=", "in"]
 _FORM = re.compile(
     r"\s*(?P<column>[^=!<>]+?)\s*(?P<relation>!=|>=|<=|=|(?<=\s)in(?=\s))(?P<value>.*)"
 )
-_MOST_KINDS = 20
 
 
 @dataclass(frozen=True)
@@ -39,7 +37,7 @@ class Condition:
     values: tuple[str, ...]
 
     @classmethod
-    def parse(cls, text: str) -> Condition:
+    def parse(cls, text: str, option: str = "--where") -> Condition:
         """Read "COLUMN=VALUE", with !=, >= or <= in place of =, or "COLUMN in VALUE,VALUE".
 
         Raises:
@@ -48,7 +46,7 @@ class Condition:
         match = _FORM.fullmatch(text)
         if match is None:
             raise UsageError(
-                f"--where {text}: not a condition",
+                f"{option} {text}: not a condition",
                 "Write COLUMN=VALUE, COLUMN!=VALUE, COLUMN>=VALUE, COLUMN<=VALUE or "
                 "'COLUMN in VALUE,VALUE'.",
             )
@@ -60,7 +58,7 @@ class Condition:
         between = " in " if self.relation == "in" else self.relation
         return f"{self.column}{between}{','.join(self.values)}"
 
-    def holds(self, table: Table, columns: Mapping[str, str]) -> pl.Series:
+    def holds(self, table: Table, columns: Mapping[str, str], option: str = "--where") -> pl.Series:
         """Whether it is so, for each row of a table.
 
         Values are compared as they are written, without spaces around them; with >= and <= as
@@ -69,44 +67,25 @@ class Condition:
         Args:
             table: The interactions.
             columns: Field to column.
+            option: Which option it was given with, for messages.
 
         Raises:
             UsageError: There is no such column, no row has such a value, or it cannot be compared.
         """
-        column = self.column
-        if column not in table.frame.columns:
-            column = columns.get(column, column)
-        if column not in table.frame.columns:
-            meant = closest(column, table.frame.columns, 1)
-            question = f", did you mean {meant[0]!r}?" if meant else ""
-            raise UsageError(
-                f"--where {self}: {table.path} has no column {column!r}{question}",
-                f"Its columns: {listed(table.frame.columns)}",
-            )
+        column = column_of(f"{option} {self}", self.column, table, columns)
         if self.relation in (">=", "<="):
-            return self._compared(table, column)
-        equal = self._equal(table, column)
+            return self._compared(table, column, option)
+        equal = self._equal(table, column, option)
         return ~equal if self.relation == "!=" else equal
 
-    def _equal(self, table: Table, column: str) -> pl.Series:
-        texts = clean_ids(table, column).fill_null("")
-        found = pl.repeat(False, len(texts), eager=True)
+    def _equal(self, table: Table, column: str, option: str) -> pl.Series:
+        must_be = self.relation != "!="
+        found = pl.repeat(False, table.frame.height, eager=True)
         for value in self.values:
-            same = texts == value
-            if not same.any() and table.frame[column].dtype == pl.Boolean:
-                same = texts == value.lower()
-            if not same.any() and (number := _number(value)) is not None:
-                same = (texts.cast(pl.Float64, strict=False) == number).fill_null(False)
-            if not same.any() and self.relation != "!=":
-                kinds = ", ".join(f"{kind} ({count:,})" for kind, count in kinds_of(texts, 10))
-                raise UsageError(
-                    f"--where {self}: no row of {table.path} has {column!r} {value!r}",
-                    f"It holds {kinds}",
-                )
-            found = found | same
+            found = found | rows_with(f"{option} {self}", value, table, column, must_be)
         return found
 
-    def _compared(self, table: Table, column: str) -> pl.Series:
+    def _compared(self, table: Table, column: str, option: str) -> pl.Series:
         values, [written] = table.frame[column], self.values
         number = _number(written)
         if number is not None and not values.dtype.is_temporal():
@@ -121,12 +100,50 @@ class Condition:
                 limit = float(wanted[0])
         if own is None or own.null_count() == len(own):
             raise UsageError(
-                f"--where {self}: {written!r} and column {column!r} of {table.path} cannot be "
+                f"{option} {self}: {written!r} and column {column!r} of {table.path} cannot be "
                 "compared",
                 "Give a number for a column of numbers, or a date such as 2024-03-20 for times.",
             )
         holds = own >= limit if self.relation == ">=" else own <= limit
         return holds.fill_null(False)
+
+
+def column_of(asked: str, name: str, table: Table, columns: Mapping[str, str]) -> str:
+    """A column of a table by its name, or by that of the field it is read for.
+
+    Raises:
+        UsageError: There is none; it begins with what was asked.
+    """
+    there = table.frame.columns
+    column = name if name in there else columns.get(name, name)
+    if column in there:
+        return column
+    meant = closest(column, there, 1)
+    question = f", did you mean {meant[0]!r}?" if meant else ""
+    raise UsageError(
+        f"{asked}: {table.path} has no column {column!r}{question}",
+        f"Its columns: {listed(there)}",
+    )
+
+
+def rows_with(asked: str, value: str, table: Table, column: str, must_be: bool = True) -> pl.Series:
+    """Whether each row has a value, as it is written or as the same number.
+
+    Raises:
+        UsageError: No row has it, where it must be; the hint names those that there are.
+    """
+    texts = clean_ids(table, column).fill_null("")
+    same = texts == value
+    if not same.any() and table.frame[column].dtype == pl.Boolean:
+        same = texts == value.lower()
+    if not same.any() and (number := _number(value)) is not None:
+        same = (texts.cast(pl.Float64, strict=False) == number).fill_null(False)
+    if must_be and not same.any():
+        kinds = ", ".join(f"{kind} ({count:,})" for kind, count in kinds_of(texts, 10))
+        raise UsageError(
+            f"{asked}: no row of {table.path} has {column!r} {value!r}", f"It holds {kinds}"
+        )
+    return same
 
 
 def _number(text: str) -> float | None:
@@ -175,17 +192,3 @@ def chosen_rows(
             f"{table.path}: nothing is left: no row fulfils --where {asked}", "Leave one out."
         )
     return chosen
-
-
-def told_kinds(table: Table, column: str, chosen: pl.Series | None) -> list[str]:
-    """Which kinds of events there are, where they are several but few; of chosen rows alone."""
-    texts = clean_ids(table, column).fill_null("without one")
-    kinds = kinds_of(texts if chosen is None else texts.filter(chosen), _MOST_KINDS + 1)
-    if not 1 < len(kinds) <= _MOST_KINDS:
-        return []
-    each = ", ".join(f"{kind} {count:,}" for kind, count in kinds)
-    only = shlex.quote(f"{column}={kinds[-1][0]}")
-    return [
-        f"kinds of events, column {column!r} of {table.path.name}: {each}; all count alike "
-        f"(one kind alone: --where {only})"
-    ]

@@ -10,24 +10,26 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import polars as pl
 from numpy.typing import NDArray
 
 from cammsr_cli.data.catalogue import (
     Catalogue,
     read_catalogue,
-    training_reviews,
-    training_tags,
 )
-from cammsr_cli.data.categories import Labels, Level, labels_of
-from cammsr_cli.data.conditions import Condition, chosen_rows, told_kinds
-from cammsr_cli.data.interactions import (
-    Duplicates,
-    Filters,
-    Interactions,
-    Order,
-    read_interactions,
+from cammsr_cli.data.categories import Level, labels_of
+from cammsr_cli.data.conditions import Condition, chosen_rows
+from cammsr_cli.data.event_filters import Duplicates, Filters, Order, RowMarks
+from cammsr_cli.data.interactions import Interactions, read_interactions
+from cammsr_cli.data.joining import (
+    category_table,
+    kept_positions,
+    note_replaced,
+    rejected,
+    told_level,
+    unlisted_items,
+    written_texts,
 )
+from cammsr_cli.data.kinds import Weights, negative_rows, told_kinds
 from cammsr_cli.data.readers.columns import (
     Header,
     MatchedColumns,
@@ -38,12 +40,11 @@ from cammsr_cli.data.readers.columns import (
 from cammsr_cli.data.readers.contents import Reading
 from cammsr_cli.data.readers.formats import FormatName, open_sources
 from cammsr_cli.data.readers.guesses import guessed_columns
-from cammsr_cli.data.readers.ids import cause_of
-from cammsr_cli.data.readers.tables import SourceTables, Table, counted
+from cammsr_cli.data.readers.tables import SourceTables, Table
 from cammsr_cli.data.readers.timestamps import checked_time_format, finer_column
-from cammsr_cli.data.splits import TRAIN, leave_one_out
+from cammsr_cli.data.splits import leave_one_out
 from cammsr_cli.data.texts import Texts
-from cammsr_cli.errors import CammsrError, UsageError, typed
+from cammsr_cli.errors import UsageError, typed
 from cammsr_cli.files import sha256_of
 
 
@@ -71,6 +72,9 @@ class SourceOptions:
         category_level: The level of the category hierarchy that guides the model, 1 the coarsest,
             or "all"; None chooses. A level makes lists of categories paths of a hierarchy.
         where: What rows of the interactions fulfil; others are left out.
+        negative: What rows fulfil, any of it, that say no to an item; None finds kinds such as
+            "dislike".
+        weights: What kinds of events weigh in the loss; None for all alike.
         time_format: How times are written: a strptime pattern or a name, see
             `timestamps.checked_time_format`; None finds out.
     """
@@ -90,6 +94,8 @@ class SourceOptions:
     category_level: Level | None = None
     time_format: str | None = None
     where: tuple[Condition, ...] = ()
+    negative: tuple[Condition, ...] | None = None
+    weights: Weights | None = None
 
 
 @dataclass(frozen=True)
@@ -115,8 +121,10 @@ class Corpus:
         columns: By file, "interactions" and "items", each field's column.
         event_tied: bool [E], whether nothing tells the event's order and that of the user's one
             before; None where times alone tell.
-        rejected: Users and items, int64 each, rising by user: what a user rated too low, or has
-            otherwise said no to, and is not to be shown; None for nothing.
+        event_weight: float32 [E], what each event weighs in the loss; None where all weigh alike.
+        rejected: Users, items and places, int64 each, rising by user: what a user rated too low,
+            or has otherwise said no to, and is not to be shown, and how many of the user's events
+            came before that; None for nothing.
         decisions: What was decided as the files were read, and how: a short table for people.
     """
 
@@ -136,7 +144,8 @@ class Corpus:
     notes: list[str]
     columns: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     event_tied: NDArray[np.bool_] | None = None
-    rejected: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None
+    event_weight: NDArray[np.float32] | None = None
+    rejected: tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]] | None = None
     decisions: Sequence[tuple[str, str]] = ()
 
 
@@ -150,35 +159,12 @@ def read_corpus(options: SourceOptions) -> Corpus:
         UsageError: The options do not fit the files: folder, files or columns are not found.
         CammsrError: A file is broken or a value in it cannot be read, or nothing is left.
     """
-    filters = Filters(
-        options.min_rating,
-        options.duplicates,
-        options.k_core,
-        options.order,
-        None if options.time_format is None else checked_time_format(options.time_format),
-    )
-    tables = open_sources(
-        options.interactions,
-        options.items,
-        options.format,
-        options.reading,
-        options.read_otherwise,
-    )
-    columns = _match(tables, options)
-    choices = _choices(tables, columns, options)
-    columns, finer = _with_finest_times(tables.interactions, columns, options)
-    chosen = None
-    if options.where:
-        chosen = chosen_rows(tables.interactions, columns.interactions, options.where, choices)
-    kinds: list[str] = []
-    if "event" in columns.interactions:
-        kinds = told_kinds(tables.interactions, columns.interactions["event"], chosen)
-    log = read_interactions(tables.interactions, columns.interactions, filters, chosen)
-    listed = _listed(tables, columns, options)
-    notes = [*tables.notes, *choices, *kinds, *finer, *log.notes, *listed.notes]
+    read = _read(options)
+    tables, columns, log, listed = read.tables, read.columns, read.log, read.listed
+    notes = [*tables.notes, *read.columns_told, *read.kinds_told, *log.notes, *listed.notes]
 
-    positions = _kept_positions(listed, log, options.catalogue, notes)
-    unlisted = _unlisted(listed, log, tables.items, notes)
+    positions = kept_positions(listed, log, options.catalogue, notes)
+    unlisted = unlisted_items(listed, log, tables.items, notes)
     item_ids = [listed.ids[position] for position in positions] + unlisted
     index = {item: number for number, item in enumerate(item_ids)}
     event_item = np.array([index[item] for item in log.item_ids], dtype=np.int32)[log.item]
@@ -190,14 +176,14 @@ def read_corpus(options: SourceOptions) -> Corpus:
         for name, values in listed.fields.items()
     }
     if options.review_text:
-        written = _written(tables, columns, log, event_item, part, index)
-        _note_replaced(fields, written, notes)
+        written = written_texts(tables, columns, log, event_item, part, index)
+        note_replaced(fields, written, notes)
         fields |= written
     paths = [listed.categories[position] for position in positions] + [[] for _ in unlisted]
     labels = labels_of(paths, options.category_level)
-    level = _told_level(labels)
+    level = told_level(labels)
     notes += level
-    category_names, category_indptr, category_index = _category_table(labels.names)
+    category_names, category_indptr, category_index = category_table(labels.names)
     return Corpus(
         user_ids=log.user_ids,
         item_ids=item_ids,
@@ -215,28 +201,61 @@ def read_corpus(options: SourceOptions) -> Corpus:
         notes=notes,
         columns={"interactions": columns.interactions, "items": columns.items},
         event_tied=log.tied,
-        rejected=_rejected(log, index),
-        decisions=_decisions(
-            tables,
-            columns,
-            {
-                "files": tables.notes,
-                "columns": [*choices, *finer],
-                "times": [log.times] if log.times else ["none: events are in the file's order"],
-                "events": kinds,
-                "categories": [*listed.choices, *level],
-            },
-        ),
+        event_weight=log.weight,
+        rejected=rejected(log, index),
+        decisions=_decisions(read, level),
     )
 
 
-def _decisions(
-    tables: SourceTables, columns: MatchedColumns, told: Mapping[str, Sequence[str]]
-) -> list[tuple[str, str]]:
+@dataclass(frozen=True)
+class _Read:
+    """What was read of raw files, and what is told of the choices there were."""
+
+    tables: SourceTables
+    columns: MatchedColumns
+    log: Interactions
+    listed: Catalogue
+    columns_told: list[str]
+    kinds_told: list[str]
+
+
+def _read(options: SourceOptions) -> _Read:
+    filters = Filters(
+        options.min_rating,
+        options.duplicates,
+        options.k_core,
+        options.order,
+        None if options.time_format is None else checked_time_format(options.time_format),
+    )
+    tables = open_sources(
+        options.interactions,
+        options.items,
+        options.format,
+        options.reading,
+        options.read_otherwise,
+    )
+    columns = _match(tables, options)
+    choices = _choices(tables, columns, options)
+    columns, finer = _with_finest_times(tables.interactions, columns, options)
+    marks, kinds = _marks(tables.interactions, columns.interactions, options, choices)
+    log = read_interactions(tables.interactions, columns.interactions, filters, marks)
+    listed = _listed(tables, columns, options)
+    return _Read(tables, columns, log, listed, [*choices, *finer], kinds)
+
+
+def _decisions(read: _Read, level: Sequence[str]) -> list[tuple[str, str]]:
     """Which columns were read of which files, and what was told of the choices there were."""
+    tables, columns = read.tables, read.columns
     rows = [("interactions", _fields_of(tables.interactions, columns.interactions))]
     if tables.items is not None:
         rows.append(("items", _fields_of(tables.items, columns.items)))
+    told = {
+        "files": tables.notes,
+        "columns": read.columns_told,
+        "times": [read.log.times or "none: events are in the file's order"],
+        "events": read.kinds_told,
+        "categories": [*read.listed.choices, *level],
+    }
     return rows + [(what, note) for what, notes in told.items() for note in notes]
 
 
@@ -317,6 +336,19 @@ def _with_finest_times(
     return replace(columns, interactions=interactions), [note]
 
 
+def _marks(
+    table: Table, columns: dict[str, str], options: SourceOptions, notes: list[str]
+) -> tuple[RowMarks, list[str]]:
+    """What the options say of the rows of the interactions, and which kinds of events there are."""
+    chosen = None
+    if options.where:
+        chosen = chosen_rows(table, columns, options.where, notes)
+    negative = negative_rows(table, columns, options.negative)
+    weight = options.weights.of_rows(table, columns) if options.weights else None
+    kinds = told_kinds(table, columns, chosen, negative, options.weights)
+    return RowMarks(chosen, negative, weight), kinds
+
+
 def _choices(tables: SourceTables, columns: MatchedColumns, options: SourceOptions) -> list[str]:
     """Which column was read for a field that several are recognised for, and how to choose."""
     if tables.known:
@@ -363,130 +395,3 @@ def _sources(tables: SourceTables) -> dict[str, str]:
                 name = file.relative_to(table.path.parent).as_posix() if within else file.name
                 sources[name if name not in sources else f"{name} (items)"] = sha256_of(file)
     return sources
-
-
-# --- joining items and events -------------------------------------------------------------------
-
-
-def _kept_positions(
-    listed: Catalogue, log: Interactions, which: Literal["all", "rated"], notes: list[str]
-) -> list[int]:
-    """Positions in `listed` of the items that stay: never those which the k-core dropped."""
-    rated = set(log.item_ids)
-    if which == "rated":
-        positions = [p for p, item in enumerate(listed.ids) if item in rated]
-        left_out = len(listed.ids) - len(positions)
-        if left_out:
-            notes.append(f"{counted(left_out, 'listed item')} without events left out")
-        return positions
-    positions = [p for p, item in enumerate(listed.ids) if item not in log.dropped_items]
-    unrated = sum(listed.ids[position] not in rated for position in positions)
-    if unrated:
-        notes.append(f"{counted(unrated, 'listed item')} without events kept")
-    return positions
-
-
-def _unlisted(
-    listed: Catalogue, log: Interactions, items: Table | None, notes: list[str]
-) -> list[str]:
-    """Items with events that the items file does not list: they have an id and no content."""
-    known = set(listed.ids)
-    unlisted = [item for item in log.item_ids if item not in known]
-    if unlisted and items is not None:
-        note = f"{counted(len(unlisted), 'item')} with events not listed in {items.path.name}"
-        if cause := cause_of(unlisted, listed.ids):
-            note += f"; {cause}: write the ids of both files alike"
-        elif len(unlisted) == len(log.item_ids):
-            note += ", which is all of them: check that both files use the same item ids"
-        notes.append(f"{note}; kept without content")
-    return unlisted
-
-
-def _rejected(
-    log: Interactions, index: Mapping[str, int]
-) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
-    """What users rejected and is in the catalogue."""
-    user, item = log.rejected["user"], log.rejected["item"]
-    place = np.array([index.get(one, -1) for one in item], dtype=np.int64)
-    known = place >= 0
-    return (user.to_numpy()[known], place[known]) if known.any() else None
-
-
-def _told_level(labels: Labels) -> list[str]:
-    """Where categories are a hierarchy, which level was taken and what the others hold."""
-    if len(labels.counts) < 2:
-        return []
-    each = ", ".join(f"{level}: {count:,}" for level, count in enumerate(labels.counts, 1))
-    taken = "all levels" if labels.level == "all" else f"level {labels.level}"
-    note = (
-        f"categories are a hierarchy, and {taken} guides the model "
-        f"(categories on each level {each}; --category-level takes another)"
-    )
-    if labels.beside:
-        note += f"; {counted(labels.beside, 'item')} whose category ends above it without one"
-    return [note]
-
-
-def _category_table(
-    labels: Sequence[Sequence[str]],
-) -> tuple[list[str], NDArray[np.int64], NDArray[np.int32]]:
-    """Names by first appearance, and each item's categories as CSR."""
-    number: dict[str, int] = {}
-    index = [number.setdefault(name, len(number)) for names in labels for name in names]
-    indptr = np.zeros(len(labels) + 1, dtype=np.int64)
-    np.cumsum([len(names) for names in labels], out=indptr[1:])
-    return list(number), indptr, np.array(index, dtype=np.int32)
-
-
-def _written(
-    tables: SourceTables,
-    columns: MatchedColumns,
-    log: Interactions,
-    event_item: NDArray[np.int32],
-    part: NDArray[np.uint8],
-    index: Mapping[str, int],
-) -> dict[str, Texts]:
-    """What users wrote about items, of training events only: `reviews`, and GroupLens `tags`."""
-    fields: dict[str, list[str | None]] = {}
-    if "review" in columns.interactions:
-        review = _review_text(tables.interactions, columns.interactions["review"])
-        fields["reviews"] = training_reviews(
-            review.gather(log.row), event_item, part, log.rank, len(index)
-        )
-    if tables.tags is not None:
-        held_out = _held_out_pairs(log, part)
-        fields["tags"] = training_tags(tables.tags.frame.iter_rows(), index, held_out)
-        reviews = fields.get("reviews", [None] * len(index))
-        fields["reviews"] = [
-            "\n".join(filter(None, texts)) or None
-            for texts in zip(reviews, fields["tags"], strict=True)
-        ]
-    return {name: Texts(values) for name, values in fields.items() if any(values)}
-
-
-def _review_text(table: Table, column: str) -> pl.Series:
-    review = table.frame[column]
-    if review.dtype.is_nested():
-        raise CammsrError(
-            f"{table.path}: column {column!r}, read as the review, holds lists, not text",
-            "Map another column: --map review=COLUMN",
-        )
-    return review.cast(pl.String)
-
-
-def _held_out_pairs(log: Interactions, part: NDArray[np.uint8]) -> set[tuple[str, str]]:
-    """User id and item id of all validation and test events."""
-    events = np.flatnonzero(part != TRAIN)
-    users = np.searchsorted(log.indptr, events, side="right") - 1
-    return {
-        (log.user_ids[user], log.item_ids[item])
-        for user, item in zip(users, log.item[events], strict=True)
-    }
-
-
-def _note_replaced(
-    fields: Mapping[str, object], written: Mapping[str, object], notes: list[str]
-) -> None:
-    for name in written:
-        if name in fields:
-            notes.append(f"column {name!r} of the items file replaced by training {name}")

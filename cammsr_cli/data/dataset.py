@@ -12,9 +12,11 @@ Layout (schema 1), U users, N items, E events, C categories:
                             (seconds), in time order, ties broken by file order, or, where the
                             attribute `order` is "file", in that of the raw file; tied [E] bool,
                             whether nothing tells an event's order and that of the user's one
-                            before, where seconds do not say so;
-                            rejected_indptr [U+1] int64 and rejected_item int32 (CSR by user), the
-                            items that users rated too low, if there are any
+                            before, where seconds do not say so; weight [E] float32, what an
+                            event weighs in the loss, where they do not weigh alike;
+                            rejected_indptr [U+1] int64, rejected_item and rejected_place int32
+                            (CSR by user), the items that users said no to or rated too low, if
+                            there are any, and how many of the user's events came before that
     /splits/leave_one_out   [E] uint8: 0 train, 1 validation, 2 test
     /features/<modality>    values [N, dim] float16 or float32, present [N] bool;
                             inputs [N, 32] uint8, SHA-256 of what was encoded, if it is known;
@@ -34,44 +36,30 @@ Reading opens the file, takes what is asked for and closes it: no handle outlive
 
 from __future__ import annotations
 
-import hashlib
 import json
-import traceback
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 from urllib.parse import unquote
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from cammsr_cli import __version__
-from cammsr_cli.data.checksums import CheckedFile, DamagedDataError, add_checksums, has_mark
+from cammsr_cli.data.checksums import CheckedFile, DamagedDataError
 from cammsr_cli.data.dataset_check import (
     check_index,
     check_indptr,
     check_layout,
     check_parts,
     check_times,
-    falls,
+    check_weights,
 )
-from cammsr_cli.errors import CammsrError, UsageError, first_line, typed
-from cammsr_cli.files import IN_CACHE, refusals_told, written_whole
-
-if TYPE_CHECKING:  # it imports polars, which reading does not need
-    from cammsr_cli.data.corpus import Corpus
-
-SCHEMA = 1
-_ATTRIBUTE_BYTES = 60_000
-
-_TEXT = h5py.string_dtype("utf-8")
-# Written, read and hashed a piece at a time: bytes of numbers, and texts.
-_PIECE_BYTES, _PIECE_TEXTS = 2**24, 2**16
-_OF_H5PY = (OSError, RuntimeError, LookupError, ValueError, TypeError, MemoryError)
+from cammsr_cli.data.dataset_file import digest, escaped, read_strings, reading
+from cammsr_cli.errors import CammsrError, typed
 
 
 @dataclass(frozen=True)
@@ -101,51 +89,6 @@ class ModalityInfo:
         )
 
 
-class Rows(Protocol):
-    """An array [n, dim], in memory or not, that is read some rows at a time."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Rows and what a row is long."""
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """Of its values."""
-
-    def __getitem__(self, rows: slice, /) -> NDArray[Any]:
-        """Some consecutive rows."""
-
-
-@dataclass(frozen=True)
-class ModalityVectors:
-    """One modality of all items, to be written.
-
-    Attributes:
-        values: [N, dim] float16 or float32; rows without the modality are zero.
-        present: [N] bool.
-        info: Where they come from.
-        inputs: [N, 32] uint8, SHA-256 of what was encoded, zeros for nothing; None if not known.
-    """
-
-    values: Rows
-    present: NDArray[np.bool_]
-    info: ModalityInfo
-    inputs: NDArray[np.uint8] | None = None
-
-
-@dataclass(frozen=True)
-class Part:
-    """What makes a file a part of a data set.
-
-    Attributes:
-        shard: Which part, "2/8".
-        problems: The items it could not encode: item, modality, path, reason.
-    """
-
-    shard: str
-    problems: Sequence[tuple[str, str, str | None, str]]
-
-
 @dataclass(frozen=True)
 class Histories:
     """The events of some users, end to end, each user's in time order.
@@ -163,155 +106,6 @@ class Histories:
     tied: NDArray[np.bool_]
 
 
-def require_replaceable(out: Path, force: bool) -> None:
-    """Refuse to write a data set where something else is, or where one is and may not go.
-
-    Raises:
-        UsageError: Saying what is there.
-    """
-    if out.is_dir():
-        raise UsageError(f"--out {out} is a folder; name a file, such as shop.h5")
-    if out.exists() and not force:
-        raise UsageError(
-            f"{out} is there already and nothing is overwritten",
-            "Choose another name, or replace it: --force",
-        )
-    if out.exists() and not _is_data_set(out):
-        raise UsageError(
-            f"--force replaces only a data set, and {out} is something else",
-            f"Choose another name: --out NAME.h5; or, if it may go: rm {typed(out)}",
-        )
-
-
-def _is_data_set(path: Path) -> bool:
-    """Whether a file is a data set, or HDF5 so damaged that it is of no use to anybody."""
-    if has_mark(path):
-        return True
-    if not h5py.is_hdf5(path):
-        return False
-    try:
-        with h5py.File(path, "r") as file:
-            return "content" in file.attrs or "splits" in file
-    except _OF_H5PY:
-        return True
-
-
-def write_dataset(
-    path: Path,
-    corpus: Corpus,
-    modalities: Mapping[str, ModalityVectors],
-    part: Part | None = None,
-) -> None:
-    """Write a data set, or a part of one, whole or not at all; same input, same content.
-
-    Raises:
-        CammsrError: If the system does not let it be written, as when the disk is full.
-    """
-    with refusals_told(path, IN_CACHE), new_file(path) as file:
-        _write_texts(file, "users/id", corpus.user_ids)
-        _write_texts(file, "items/id", corpus.item_ids)
-        file.create_group("items/fields")
-        for name, values in sorted(corpus.fields.items()):
-            _write_texts(file, f"items/fields/{_escaped(name)}", values)
-        _write_texts(file, "items/categories/names", corpus.category_names)
-        file["items/categories/indptr"] = corpus.category_indptr
-        file["items/categories/index"] = corpus.category_index
-        file["events/indptr"] = corpus.event_indptr
-        file["events/item"] = corpus.event_item
-        file["events/time"] = corpus.event_time
-        if falls(corpus.event_time, corpus.event_indptr).any():
-            file["events"].attrs["order"] = "file"
-        same_second = same_times(corpus.event_indptr, corpus.event_time)
-        if corpus.event_tied is not None and (corpus.event_tied != same_second).any():
-            file["events/tied"] = corpus.event_tied
-        if corpus.rejected is not None:
-            user, item = corpus.rejected
-            counts = np.bincount(user, minlength=len(corpus.user_ids))
-            file["events/rejected_indptr"] = np.append(0, np.cumsum(counts))
-            file["events/rejected_item"] = item.astype(np.int32)
-        file["splits/leave_one_out"] = corpus.event_part
-        if part is not None:
-            file.attrs["corpus"] = digest(file)
-            _write_texts(file, "problems", [json.dumps(one) for one in part.problems])
-        for name, modality in sorted(modalities.items()):
-            write_modality(file, name, modality, rows_alone=part is not None)
-        seal(file, json.dumps(corpus.sources, sort_keys=True), _as_json(corpus.decisions))
-        if part is not None:
-            file.attrs["shard"] = part.shard
-
-
-@contextmanager
-def new_file(path: Path) -> Iterator[h5py.File]:
-    """An HDF5 file to write a data set to, or a part of one; it gets its checksums at the end."""
-    with written_whole(path) as partial:
-        with h5py.File(partial, "w") as file:
-            yield file
-        add_checksums(partial)
-
-
-def write_modality(
-    file: h5py.File, name: str, modality: ModalityVectors, rows_alone: bool = False
-) -> None:
-    """Write one modality into an open file; with `rows_alone`, only rows that are present."""
-    group = file.create_group(f"features/{name}")
-    present, source = modality.present, modality.values
-    count = int(present.sum()) if rows_alone else len(present)
-    if rows_alone:
-        group["rows"] = np.flatnonzero(present)
-    values = group.create_dataset("values", (count, *source.shape[1:]), source.dtype)
-    done = 0
-    for piece in pieces(len(present), int(source.dtype.itemsize * np.prod(source.shape[1:]))):
-        rows = source[piece][present[piece]] if rows_alone else source[piece]
-        if rows.size:
-            values[done : done + len(rows)] = rows
-        done += len(rows)
-    group["present"] = present
-    if modality.inputs is not None:
-        group["inputs"] = modality.inputs
-    group.attrs["encoder"] = modality.info.encoder
-    group.attrs["fingerprint"] = modality.info.fingerprint
-    group.attrs["fields"] = json.dumps(modality.info.fields)
-
-
-def _as_json(decisions: Sequence[tuple[str, str]]) -> str:
-    """The decisions as an attribute, which holds 64 KiB: texts too long for it are cut."""
-    longest = _ATTRIBUTE_BYTES // (8 * max(1, len(decisions)))  # a letter may be 6 bytes of JSON
-    return json.dumps([(what[:longest], how[:longest]) for what, how in decisions])
-
-
-def seal(file: h5py.File, sources: str, decisions: str) -> None:
-    """Write what says that a file is a data set, after all else."""
-    file.require_group("features")
-    file.attrs["content"] = digest(file)
-    file.attrs["schema"] = SCHEMA
-    file.attrs["tool"] = f"cammsr {__version__}"
-    file.attrs["sources"] = sources
-    file.attrs["decisions"] = decisions
-    file.attrs["checksums"] = "SHA-256 of each MiB, after the end"
-
-
-def pieces(length: int, row_bytes: int) -> Iterator[slice]:
-    """An array's rows in slices of about 16 MB."""
-    step = max(1, _PIECE_BYTES // max(1, row_bytes))
-    return (slice(start, min(start + step, length)) for start in range(0, length, step))
-
-
-def _runs(indptr: NDArray[np.int64], users: NDArray[np.int64]) -> list[tuple[int, int]]:
-    """Where the users' entries begin and end, [U + 1] by user; users in a row are one piece."""
-    start_U, end_U = indptr[users], indptr[users + 1]
-    apart = np.flatnonzero(start_U[1:] != end_U[:-1])
-    first, past = start_U[np.append(0, apart + 1)], end_U[np.append(apart, -1)]
-    return list(zip(first.tolist(), past.tolist(), strict=True))
-
-
-def same_times(indptr: NDArray[np.int64], time: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Whether an event's time is that of the user's event before, [E]; `indptr` is CSR by user."""
-    same = np.zeros(len(time), dtype=np.bool_)
-    same[1:] = time[1:] == time[:-1]
-    same[indptr[:-1][np.diff(indptr) > 0]] = False
-    return same
-
-
 class DataSet:
     """A prepared data set, read as asked; what is read is checked, and all of it by `verify`.
 
@@ -325,7 +119,7 @@ class DataSet:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        with _reading(path) as (file, source):
+        with reading(path) as (file, source):
             if "shard" in file.attrs:
                 raise CammsrError(
                     f"{path} is part {file.attrs['shard']} of a data set, not a whole one",
@@ -338,7 +132,7 @@ class DataSet:
             self.sources: dict[str, str] = json.loads(str(file.attrs["sources"]))
             # Files of a cammsr that did not write them are read all the same.
             self.decisions: list[list[str]] = json.loads(str(file.attrs.get("decisions", "[]")))
-            self.category_names = _read_strings(file["items/categories/names"])
+            self.category_names = read_strings(file["items/categories/names"])
             self.modalities = {
                 name: ModalityInfo.of(group) for name, group in file["features"].items()
             }
@@ -370,10 +164,11 @@ class DataSet:
             if digest(file) != self.content:
                 raise DamagedDataError(self.path, "its content is not that of its digest")
             for name in ("users/id", "items/id"):
-                ids = _read_strings(file[name])
+                ids = read_strings(file[name])
                 if len(set(ids)) < len(ids):
                     raise DamagedDataError(self.path, f"{name} names one twice")
         _ = self.event_time, self.event_item, self.event_part, self.categories
+        _ = self.event_weight, self.rejected(np.arange(len(self.event_indptr) - 1))
 
     @cached_property
     def user_ids(self) -> list[str]:
@@ -416,6 +211,16 @@ class DataSet:
         return same_times(self.event_indptr, self.event_time)
 
     @cached_property
+    def event_weight(self) -> NDArray[np.float32] | None:
+        """What each event weighs in the loss, [E]; None where all weigh alike."""
+        with self._open() as (file, _):
+            if "events/weight" not in file:
+                return None
+            weight: NDArray[np.float32] = file["events/weight"][()]
+        check_weights(weight, "events/weight", self.path)
+        return weight
+
+    @cached_property
     def event_part(self) -> NDArray[np.uint8]:
         """TRAIN, VALIDATION or TEST for each event, [E]."""
         part: NDArray[np.uint8] = self._array("splits/leave_one_out")
@@ -435,7 +240,7 @@ class DataSet:
         """One text field of all items, "" where missing."""
         if name not in self.field_names:
             return [""] * len(self.item_ids)
-        return self._strings_at(f"items/fields/{_escaped(name)}")
+        return self._strings_at(f"items/fields/{escaped(name)}")
 
     def fields_of(self, names: Sequence[str], items: Sequence[int]) -> dict[str, list[str]]:
         """Some text fields of some items, in their order, "" where missing; reads no others."""
@@ -443,7 +248,7 @@ class DataSet:
         rising, place = np.unique(np.array(items, dtype=np.int64), return_inverse=True)
         with self._open() as (file, _):
             for name in set(names) & set(self.field_names):
-                texts = file[f"items/fields/{_escaped(name)}"].asstr()
+                texts = file[f"items/fields/{escaped(name)}"].asstr()
                 found[name] = texts[rising][place].tolist()
         return found
 
@@ -471,17 +276,32 @@ class DataSet:
         if self._by_time:
             check_times(time, indptr, "events/time", self.path)
 
-    def rejected(self, users: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """What some users rejected: place among `users`, rising, and item index of each pair."""
+    def rejected(
+        self, users: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """What some users said no to, as pairs of a user and an item.
+
+        Returns:
+            Place of the user among `users`, rising; item index; and how many of the user's events
+            came before: all of them, where a file of an older cammsr does not say.
+        """
         indptr = self._rejected_indptr
         if indptr is None:
-            return np.zeros(0, np.int64), np.zeros(0, np.int64)
-        place = np.repeat(np.arange(len(users)), indptr[users + 1] - indptr[users])
-        name = "events/rejected_item"
+            return np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.int64)
+        row = np.repeat(np.arange(len(users)), indptr[users + 1] - indptr[users])
+        pieces = _runs(indptr, users)
+        events = (self.event_indptr[users + 1] - self.event_indptr[users])[row]
+        before = events
         with self._open() as (file, _):
-            item = np.concatenate([file[name][a:b] for a, b in _runs(indptr, users)])
-        check_index(item, self._items, name, self.path)
-        return place, item.astype(np.int64)
+            item = np.concatenate([file["events/rejected_item"][a:b] for a, b in pieces])
+            if "events/rejected_place" in file:
+                before = np.concatenate([file["events/rejected_place"][a:b] for a, b in pieces])
+        check_index(item, self._items, "events/rejected_item", self.path)
+        if bool(((before < 0) | (before > events)).any()):
+            raise DamagedDataError(
+                self.path, "events/rejected_place is beyond the events of its user"
+            )
+        return row, item.astype(np.int64), before.astype(np.int64)
 
     @cached_property
     def _rejected_indptr(self) -> NDArray[np.int64] | None:
@@ -536,11 +356,11 @@ class DataSet:
 
     def _strings_at(self, name: str) -> list[str]:
         with self._open() as (file, _):
-            return _read_strings(file[name])
+            return read_strings(file[name])
 
     @contextmanager
     def _open(self) -> Iterator[tuple[h5py.File, CheckedFile]]:
-        with _reading(self.path) as (file, source):
+        with reading(self.path) as (file, source):
             if file.attrs["content"] != self.content:
                 raise CammsrError(
                     f"{self.path} has been replaced while it was being read",
@@ -549,113 +369,17 @@ class DataSet:
             yield file, source
 
 
-@contextmanager
-def opened(path: Path) -> Iterator[h5py.File]:
-    """A data set or a part of one, open for reading, and laid out as it should be.
-
-    Raises:
-        CammsrError: The file is missing, damaged, not a data set, or of another schema.
-    """
-    with _reading(path) as (file, _):
-        check_layout(file, path)
-        yield file
+def same_times(indptr: NDArray[np.int64], time: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Whether an event's time is that of the user's event before, [E]; `indptr` is CSR by user."""
+    same = np.zeros(len(time), dtype=np.bool_)
+    same[1:] = time[1:] == time[:-1]
+    same[indptr[:-1][np.diff(indptr) > 0]] = False
+    return same
 
 
-@contextmanager
-def _reading(path: Path) -> Iterator[tuple[h5py.File, CheckedFile]]:
-    """An HDF5 file that says it is a data set, and what it is read through.
-
-    Whatever h5py raises in the block is told as damage to the file.
-    """
-    if path.is_dir():
-        raise CammsrError(
-            f"{path} is a folder, not a data set", "Name the .h5 file that cammsr prepare made"
-        )
-    if not path.is_file():
-        raise CammsrError(f"no such data set: {path}", "Make one with: cammsr prepare --help")
-    with closing(CheckedFile(path)) as source:
-        try:
-            file = h5py.File(source, "r")
-        except _OF_H5PY as error:
-            raise source.damage or CammsrError(
-                f"{path} is not a readable HDF5 file: it is damaged, cut short or something "
-                f"else ({_short(error)})",
-                "Make it again with: cammsr prepare",
-            ) from error
-        with file:
-            try:
-                _require_ours(file, source)
-                yield file, source
-            except _OF_H5PY as error:
-                if source.damage is None and not _by_h5py(error):
-                    raise
-                raise source.damage or DamagedDataError(path, first_line(error)) from error
-
-
-def _require_ours(file: h5py.File, source: CheckedFile) -> None:
-    """Refuse what does not say that it is a data set of our schema, or has lost its checksums."""
-    path, found = source.path, file.attrs.get("schema")
-    if "content" not in file.attrs or not isinstance(found, int | np.integer):
-        raise CammsrError(
-            f"{path} is an HDF5 file but not a cammsr data set",
-            "Make one with: cammsr prepare --help",
-        )
-    if int(found) != SCHEMA:
-        raise CammsrError(
-            f"{path} has data set schema {int(found)}, written by "
-            f"{file.attrs.get('tool', 'an unknown tool')}; this is cammsr {__version__}, "
-            f"which reads schema {SCHEMA}",
-            "Make it again with this version: cammsr prepare --force",
-        )
-    if "checksums" in file.attrs and not source.checked:
-        raise DamagedDataError(
-            path, "its checksums are missing: it is damaged, cut short or changed by another tool"
-        )
-
-
-def _by_h5py(error: BaseException) -> bool:
-    """Whether h5py raised it, not what we do with what was read."""
-    frames = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__)]
-    return "h5py" in Path(frames[-1]).parts
-
-
-def _escaped(name: str) -> str:
-    """A column's name as a name in HDF5, where "/", "." and NUL have a meaning."""
-    for character, escape in (("%", "%25"), ("/", "%2F"), (".", "%2E"), ("\0", "%00")):
-        name = name.replace(character, escape)
-    return name
-
-
-def _write_texts(file: h5py.File, name: str, values: Sequence[str | None]) -> None:
-    stored = file.create_dataset(name, len(values), _TEXT)
-    for start in range(0, len(values), _PIECE_TEXTS):
-        some = values[start : start + _PIECE_TEXTS]
-        stored[start : start + len(some)] = np.array([one or "" for one in some], dtype=_TEXT)
-
-
-def _read_strings(dataset: h5py.Dataset) -> list[str]:
-    values: list[str] = dataset.asstr()[()].tolist()
-    return values
-
-
-def digest(file: h5py.File) -> str:
-    """SHA-256 over the names and values of all that is in the file so far."""
-    found = hashlib.sha256()
-
-    def add(name: str, node: h5py.Group | h5py.Dataset) -> None:
-        found.update(f"{name}\0{sorted(node.attrs.items())}\0".encode())
-        if isinstance(node, h5py.Dataset):
-            is_text = h5py.check_string_dtype(node.dtype) is not None
-            found.update(f"{node.dtype}{node.shape}\0".encode())
-            size = _PIECE_BYTES // _PIECE_TEXTS if is_text else node.nbytes // max(1, len(node))
-            for piece in pieces(len(node), size):
-                value = node[piece]
-                between = b"\0" if is_text and piece.start else b""
-                found.update(between + (b"\0".join(value.tolist()) if is_text else value.tobytes()))
-
-    file.visititems(add)
-    return found.hexdigest()
-
-
-def _short(error: Exception) -> str:
-    return str(error).split("(")[-1].rstrip(")") or "unreadable"
+def _runs(indptr: NDArray[np.int64], users: NDArray[np.int64]) -> list[tuple[int, int]]:
+    """Where the users' entries begin and end, [U + 1] by user; users in a row are one piece."""
+    start_U, end_U = indptr[users], indptr[users + 1]
+    apart = np.flatnonzero(start_U[1:] != end_U[:-1])
+    first, past = start_U[np.append(0, apart + 1)], end_U[np.append(apart, -1)]
+    return list(zip(first.tolist(), past.tolist(), strict=True))

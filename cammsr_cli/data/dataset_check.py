@@ -38,8 +38,10 @@ _ARRAYS = {
 }
 _WHERE_THERE_ARE_ANY = {
     "events/tied": ("bool", "E"),
+    "events/weight": ("float32", "E"),
     "events/rejected_indptr": ("int64", "U+1"),
     "events/rejected_item": ("int32", "J"),
+    "events/rejected_place": ("int32", "J"),
 }
 _OF_A_MODALITY = {
     "values": (_VECTORS, "N,D"),
@@ -81,7 +83,7 @@ def check_layout(file: h5py.File, path: Path) -> None:
     for name, (kind, shape) in _ARRAYS.items():
         _check_array(file, name, kind, shape, sizes, path)
     there = [name for name in _WHERE_THERE_ARE_ANY if name in file]
-    if "events/rejected_indptr" in there or "events/rejected_item" in there:
+    if any(name.startswith("events/rejected_") for name in there):
         there = sorted({*there, "events/rejected_indptr", "events/rejected_item"})
     for name in there:
         _check_array(file, name, *_WHERE_THERE_ARE_ANY[name], sizes, path)
@@ -133,6 +135,18 @@ def check_times(time: NDArray[np.int64], indptr: NDArray[np.int64], name: str, p
     back = falls(time, indptr)
     if bool(back.any()):
         raise DamagedDataError(path, f"{name} falls within a user at {int(np.argmax(back)) + 1:,}")
+
+
+def check_weights(weight: NDArray[np.float32], name: str, path: Path) -> None:
+    """Refuse weights that are not above 0, or no numbers.
+
+    Raises:
+        DamagedDataError: One is not.
+    """
+    wrong = ~(np.isfinite(weight) & (weight > 0))
+    if bool(wrong.any()):
+        at = int(np.argmax(wrong))
+        raise DamagedDataError(path, f"{name} holds {weight[at]} at {at:,}, which is no weight")
 
 
 def check_parts(part: NDArray[np.uint8], name: str, path: Path) -> None:

@@ -3,48 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Literal
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from cammsr_cli.data.readers.faults import fail_at
+from cammsr_cli.data.event_filters import (
+    Filters,
+    Order,
+    RowMarks,
+    core,
+    marked,
+    without_duplicates,
+)
 from cammsr_cli.data.readers.ids import clean_ids
+from cammsr_cli.data.readers.moments import DAY, YEAR_1980, YEAR_2100, YEAR_2200
 from cammsr_cli.data.readers.tables import Table, counted, values_of
-from cammsr_cli.data.readers.timestamps import DAY, YEAR_1980, YEAR_2100, YEAR_2200, read_times
+from cammsr_cli.data.readers.timestamps import read_times
 from cammsr_cli.errors import CammsrError
-
-Order = Literal["time", "file"]
-Duplicates = Literal["exact", "keep", "first", "last"]
 
 _YEAR_1990 = 631_152_000  # seconds since 1970
 
 
-@dataclass(frozen=True)
-class Filters:
-    """Which events are kept and in which order they follow one another.
-
-    Attributes:
-        min_rating: Events rated lower are dropped; None keeps all.
-        duplicates: What to do with several events of one user and item: "exact" keeps the first
-            of those that share their timestamp too, "keep" keeps all, "first" and "last" keep
-            one in sequence order.
-        k_core: Users and items with fewer events are dropped, repeated until none is left to drop.
-        order: "time", or "file" for rows that already stand in the order they happened.
-        time_format: How times are written, as `timestamps.checked_time_format` gives it; None
-            finds out.
-    """
-
-    min_rating: float | None = None
-    duplicates: Duplicates = "exact"
-    k_core: int = 0
-    order: Order = "time"
-    time_format: str | None = None
-
-
 def _nothing_rejected() -> pl.DataFrame:
-    return pl.DataFrame(schema={"user": pl.Int64, "item": pl.String})
+    return pl.DataFrame(schema={"user": pl.Int64, "item": pl.String, "place": pl.Int64})
 
 
 @dataclass(frozen=True)
@@ -63,8 +45,10 @@ class Interactions:
             their times are the same, fractions of a second too, and the file is in no order.
         rank: int64 [E], place of the event among all events of all users, oldest first.
         dropped_items: Items which the k-core dropped.
-        rejected: Column `user`, index into `user_ids`, and `item`, an id: what users rated too low
-            and of which no event is left; sorted by user, no pair is there twice.
+        weight: float32 [E], what each event weighs in the loss; None where all weigh alike.
+        rejected: Column `user`, index into `user_ids`, `item`, an id, and `place`, how many of the
+            user's events came before: where a user's last word on an item is no. Sorted by user, no
+            pair is there twice.
         times: What times were understood as, in words; "" if there are none.
         notes: Counts for people; what is told of times is among them.
     """
@@ -78,65 +62,61 @@ class Interactions:
     rank: NDArray[np.int64]
     tied: NDArray[np.bool_]
     dropped_items: frozenset[str] = frozenset()
+    weight: NDArray[np.float32] | None = None
     rejected: pl.DataFrame = field(default_factory=_nothing_rejected)
     times: str = ""
     notes: list[str] = field(default_factory=list)
 
 
 def read_interactions(
-    table: Table, columns: dict[str, str], filters: Filters, chosen: pl.Series | None = None
+    table: Table, columns: dict[str, str], filters: Filters, marks: RowMarks | None = None
 ) -> Interactions:
     """Clean, filter and order the rows of an interactions table.
 
-    In this order: rows without a user or an item id are dropped, then events below the least
-    rating, then duplicates, then what is outside the k-core. Ties in time keep the file's order.
+    In this order: rows without a user or an item id are dropped, then negative events and those
+    below the least rating, then duplicates, then what is outside the k-core. Ties in time keep the
+    file's order.
 
     Args:
         table: The raw table.
         columns: Field to column: `user`, `item`, and `timestamp` unless `filters.order` is
             "file", and `rating` if there is a least one.
         filters: What to keep.
-        chosen: Whether a row counts at all, for each; None where all do.
+        marks: What else is known of the rows.
 
     Raises:
         CammsrError: A timestamp or a rating cannot be read, or nothing is left.
     """
     notes = list(table.notes)
-    events, user_ids, item_ids = _identified(table, columns, notes)
-    if chosen is not None:
-        events = events.filter(chosen.gather(events["row"]))
-        if events.is_empty():
-            raise CammsrError(
-                f"{table.path}: no chosen row has both a user and an item id", "Choose others."
-            )
-    low: pl.DataFrame | None = None
-    if filters.min_rating is not None:
-        every = events
-        events = _rated(events, table, columns["rating"], filters.min_rating, notes)
-        low = every.join(events, on="row", how="anti")
+    every, user_ids, item_ids = _identified(table, columns, notes)
+    every = marked(every, table, columns, filters, marks or RowMarks(), notes)
     timed = "timestamp" in columns
     told = ""
     if timed:
-        column = columns["timestamp"]
-        times, told = read_times(table, column, events["row"], filters.time_format)
-        events = events.hstack(times)
-        if filters.order == "time":
-            _note_far_off(events, table, column, notes)
-    order = ["row"] if filters.order == "file" else ["second", "fraction", "row"]
-    events = events.sort(order)
-    events = _without_duplicates(events, filters.duplicates, timed, notes)
-    before = events
+        times, told = read_times(
+            table, columns["timestamp"], every["row"], filters.time_format, every["negative"]
+        )
+        every = every.hstack(times)
+        if lacking := times["second"].null_count():
+            notes.append(f"{counted(lacking, 'negative event')} without a time taken as the last")
+    by_time = timed and filters.order == "time"
+    order = ["second", "fraction", "row"] if by_time else ["row"]
+    every = every.sort(order, nulls_last=True)
+    likes = every.filter(~pl.col("negative"))
+    if by_time:
+        _note_far_off(likes, table, columns["timestamp"], notes)
+    events = before = without_duplicates(likes, filters.duplicates, timed, notes)
     if filters.k_core > 1:
-        events = _core(events, filters.k_core, notes)
+        events = core(events, filters.k_core, notes)
     log = _sequences(events, before, user_ids, item_ids, timed, filters.order, notes)
     if timed:
         log = replace(log, times=_told_times(log, table, columns["timestamp"], told, filters.order))
         notes.append(log.times)
     if filters.order == "file" and timed:
         _note_backward_steps(events, notes)
-    if low is None or low.is_empty():
+    if likes.height == every.height:
         return log
-    return replace(log, rejected=_rejected(low, events, item_ids))
+    return replace(log, rejected=_rejected(every, events, item_ids))
 
 
 def _identified(
@@ -168,36 +148,6 @@ def _identified(
 def _encode(ids: pl.Series) -> tuple[pl.Series, list[str]]:
     distinct = ids.unique(maintain_order=True)
     return ids.cast(pl.Enum(distinct)).to_physical().cast(pl.Int64), distinct.to_list()
-
-
-# --- ratings ------------------------------------------------------------------------------------
-
-
-def _rated(
-    events: pl.DataFrame, table: Table, column: str, least: float, notes: list[str]
-) -> pl.DataFrame:
-    ratings = table.frame[column].gather(events["row"])
-    if ratings.dtype == pl.String:
-        ratings = ratings.str.strip_chars()
-    if ratings.dtype.is_nested() or ratings.dtype == pl.Boolean:
-        values = pl.Series([None] * events.height, dtype=pl.Float64)
-    else:
-        values = ratings.cast(pl.Float64, strict=False)
-    bad = (~values.is_finite().fill_null(False)).arg_true()
-    if len(bad):
-        row = int(events["row"][int(bad[0])])
-        fail_at(table, row, column, "not a number", "Mend that row, or leave out --min-rating.")
-    kept = events.filter(values >= least)
-    if kept.is_empty():
-        raise CammsrError(
-            f"{table.path}: nothing is left: all {counted(events.height, 'event')} "
-            f"are rated below {least:g}",
-            f"The highest rating is {float(values.to_numpy().max()):g}: lower --min-rating.",
-        )
-    if kept.height < events.height:
-        dropped = events.height - kept.height
-        notes.append(f"{counted(dropped, 'event')} below rating {least:g} dropped")
-    return kept
 
 
 # --- timestamps ---------------------------------------------------------------------------------
@@ -256,75 +206,31 @@ def _note_backward_steps(events: pl.DataFrame, notes: list[str]) -> None:
         )
 
 
-# --- duplicates and the k-core ------------------------------------------------------------------
-
-
-def _without_duplicates(
-    events: pl.DataFrame, duplicates: Duplicates, timed: bool, notes: list[str]
-) -> pl.DataFrame:
-    """`events` are in sequence order. Rows without a timestamp are never exact duplicates."""
-    if duplicates == "keep" or (duplicates == "exact" and not timed):
-        return events
-    same = ["user", "item", *(["second", "fraction"] if duplicates == "exact" else [])]
-    keep: Literal["first", "last"] = "last" if duplicates == "last" else "first"
-    kept = events.unique(same, keep=keep, maintain_order=True)
-    if kept.height < events.height:
-        what = "same user, item and timestamp" if duplicates == "exact" else "same user and item"
-        dropped = counted(events.height - kept.height, "duplicate event")
-        notes.append(f"{dropped} ({what}) dropped, the {keep} kept")
-    return kept
-
-
-def _core(events: pl.DataFrame, k: int, notes: list[str]) -> pl.DataFrame:
-    index = k_core(events["user"].to_numpy(), events["item"].to_numpy(), k)
-    if not len(index):
-        raise CammsrError(
-            f"nothing is left: no users and items have {k} events with one another "
-            f"({counted(events.height, 'event')} before the {k}-core)",
-            "Lower --k-core.",
-        )
-    kept = events[index]
-    if kept.height < events.height:
-        users = events["user"].n_unique() - kept["user"].n_unique()
-        items = events["item"].n_unique() - kept["item"].n_unique()
-        notes.append(
-            f"{counted(events.height - kept.height, 'event')} outside the {k}-core dropped, "
-            f"with {counted(users, 'user')} and {counted(items, 'item')}"
-        )
-    return kept
-
-
-def k_core(user: NDArray[np.int64], item: NDArray[np.int64], k: int) -> NDArray[np.int64]:
-    """The largest set of events in which every user and every item has at least `k`.
-
-    Args:
-        user: int64 [E], user of each event, from 0.
-        item: int64 [E], item of each event, from 0.
-        k: The least number of events.
-
-    Returns:
-        int64 [E'], positions of the events kept, ascending.
-    """
-    index = np.arange(len(user))
-    while True:
-        often = (np.bincount(user)[user] >= k) & (np.bincount(item)[item] >= k)
-        if often.all():
-            return index
-        user, item, index = user[often], item[often], index[often]
-
-
 # --- sequences ----------------------------------------------------------------------------------
 
 
-def _rejected(low: pl.DataFrame, events: pl.DataFrame, item_ids: list[str]) -> pl.DataFrame:
-    """The pairs of users that are left and items that they rated too low and never otherwise."""
+def _rejected(every: pl.DataFrame, events: pl.DataFrame, item_ids: list[str]) -> pl.DataFrame:
+    """Where the last word of a user that is left is no, and how many of their events came before.
+
+    Args:
+        every: All events in their order, negative ones too.
+        events: Those that are left, in their order.
+        item_ids: By number of item.
+    """
     users = np.unique(events["user"].to_numpy())
-    pairs = low.select("user", "item").unique().filter(pl.col("user").is_in(users.tolist()))
-    pairs = pairs.join(events, on=["user", "item"], how="anti").sort("user", "item")
+    last = every.with_row_index("at").filter(pl.col("user").is_in(users.tolist()))
+    last = last.unique(["user", "item"], keep="last").filter("negative").sort("user", "item")
+    # Each event left and each no as one number, which rises with the user and then with the order.
+    place = every.with_row_index("at").select("row", "at").join(events, on="row", how="semi")["at"]
+    user = np.searchsorted(users, events["user"].to_numpy())
+    event = np.sort(user * every.height + place.to_numpy())
+    user = np.searchsorted(users, last["user"].to_numpy())
+    first = np.searchsorted(event, user * every.height)
     return pl.DataFrame(
         {
-            "user": np.searchsorted(users, pairs["user"].to_numpy()).astype(np.int64),
-            "item": pl.Series([item_ids[item] for item in pairs["item"]], dtype=pl.String),
+            "user": user.astype(np.int64),
+            "item": pl.Series([item_ids[item] for item in last["item"]], dtype=pl.String),
+            "place": np.searchsorted(event, user * every.height + last["at"].to_numpy()) - first,
         }
     )
 
@@ -362,6 +268,7 @@ def _sequences(
         row=events["row"].to_numpy()[by_user].astype(np.int64),
         rank=by_user.astype(np.int64),
         tied=tied,
+        weight=events["weight"].to_numpy()[by_user] if "weight" in events.columns else None,
         dropped_items=frozenset(item_ids[index] for index in dropped),
         notes=notes,
     )

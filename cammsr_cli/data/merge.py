@@ -16,14 +16,9 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from cammsr_cli.data.dataset import (
-    ModalityInfo,
-    ModalityVectors,
-    new_file,
-    opened,
-    seal,
-    write_modality,
-)
+from cammsr_cli.data.dataset import ModalityInfo
+from cammsr_cli.data.dataset_file import opened
+from cammsr_cli.data.dataset_write import ModalityVectors, new_file, seal, write_modality
 from cammsr_cli.errors import CammsrError, UsageError
 from cammsr_cli.files import refusals_told
 

@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 
 from cammsr_cli.data.readers.columns import CANDIDATES, is_index, item_column, listed, normalised
 from cammsr_cli.data.readers.contents import Reading
+from cammsr_cli.data.readers.file_names import table_format
+from cammsr_cli.data.readers.holders import holder_of
 from cammsr_cli.data.readers.ids import clean_ids
-from cammsr_cli.data.readers.tables import Table, open_table, table_format
+from cammsr_cli.data.readers.tables import Table, open_table
 from cammsr_cli.encoding.features import Features, Problem, StoredType, fitting
 from cammsr_cli.encoding.rows import RowFile
 from cammsr_cli.errors import CammsrError, UsageError
@@ -94,7 +96,7 @@ def read_vectors(
     if path.suffix.lower() == ".npy":
         vectors = _array_rows(path, item_rows, row_count)
         files: tuple[Path, ...] = (path,)
-    elif table_format(path) is None:
+    elif table_format(path) is None and holder_of(path) is None:
         raise UsageError(
             f"{path.name}: {path.suffix or 'no extension'} is no format for vectors",
             "save them as .csv, .tsv, .parquet or .npy",

@@ -29,16 +29,18 @@ class Events:
         time_E: int64 seconds.
         tied_E: bool, whether nothing tells an event's order and that of the user's one before;
             None where those are tied that share their second.
+        weight_E: float32, what each weighs as a target; None where all weigh alike.
     """
 
     item_E: Tensor
     time_E: Tensor
     tied_E: Tensor | None = None
+    weight_E: Tensor | None = None
 
     def to(self, device: torch.device) -> Events:
         """The same events on `device`."""
-        tied_E = None if self.tied_E is None else self.tied_E.to(device)
-        return Events(self.item_E.to(device), self.time_E.to(device), tied_E)
+        there = {name: x for name, x in vars(self).items() if x is not None}
+        return replace(self, **{name: x.to(device) for name, x in there.items()})
 
 
 @dataclass(frozen=True)
@@ -64,10 +66,12 @@ class Window(Rows):
     Attributes:
         valid_BL: bool, False in the padding.
         length_B: int64 number of real positions.
+        weight_BL: float32, what each event weighs as a target; None where all weigh alike.
     """
 
     valid_BL: Tensor
     length_B: Tensor
+    weight_BL: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,7 @@ class Packed:
         place_M: int64 places of the valid positions among all B L, rising.
         row_W: int64 row of each stretch, in the order given, and
         last_W: int64 place of its last position there.
+        weight_M: float32, what the target of each valid position weighs; None where all are alike.
     """
 
     window: Window
@@ -87,6 +92,7 @@ class Packed:
     place_M: Tensor
     row_W: Tensor
     last_W: Tensor
+    weight_M: Tensor | None
 
 
 def cut(events: Events, start_B: Tensor, end_B: Tensor) -> Window:
@@ -113,7 +119,8 @@ def cut(events: Events, start_B: Tensor, end_B: Tensor) -> Window:
     # The number of bits of a whole number is its base-2 logarithm, rounded as buckets are.
     bucket_BL = torch.frexp(gap_BL.double())[1].long().clamp(max=TIME_BUCKETS - 1)
     item_BL = torch.where(valid_BL, events.item_E[at_BL].long(), 0)
-    return Window(item_BL, bucket_BL, None, valid_BL, length_B)
+    weight_BL = None if events.weight_E is None else events.weight_E[at_BL]
+    return Window(item_BL, bucket_BL, None, valid_BL, length_B, weight_BL)
 
 
 def deal_ties(window: Window, generator: torch.Generator | None = None) -> Window:
@@ -128,7 +135,9 @@ def deal_ties(window: Window, generator: torch.Generator | None = None) -> Windo
     tie_BL = (window.gap_BL > 0).cumsum(1).double()
     chance_BL = torch.rand(tie_BL.shape, dtype=torch.float64, generator=generator)
     key_BL = (tie_BL + chance_BL).masked_fill(~window.valid_BL, float("inf"))
-    return replace(window, item_BL=window.item_BL.gather(1, key_BL.argsort(1)))
+    order_BL = key_BL.argsort(1)
+    weight_BL = None if window.weight_BL is None else window.weight_BL.gather(1, order_BL)
+    return replace(window, item_BL=window.item_BL.gather(1, order_BL), weight_BL=weight_BL)
 
 
 def pack(window: Window, most: int, even: int = 1, even_length: int = 1) -> Packed:
@@ -165,7 +174,11 @@ def pack(window: Window, most: int, even: int = 1, even_length: int = 1) -> Pack
         within_BL=laid(within_M),
     )
     target_BL = laid(window.item_BL[stretch_M, within_M + 1])
-    return Packed(rows_of, target_BL, to_M.sort()[0], row_W, column_W + length_W - 1)
+    place_M, order_M = to_M.sort()
+    weight_M = None
+    if window.weight_BL is not None:
+        weight_M = window.weight_BL[stretch_M, within_M + 1][order_M]
+    return Packed(rows_of, target_BL, place_M, row_W, column_W + length_W - 1, weight_M)
 
 
 def _placed(lengths: list[int], width: int) -> tuple[list[int], list[int]]:

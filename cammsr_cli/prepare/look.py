@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cammsr_cli.data.dataset import Rows, pieces
+from cammsr_cli.data.dataset_file import pieces
+from cammsr_cli.data.dataset_write import Rows
 from cammsr_cli.data.readers.tables import counted
 
 NEIGHBOURS = 10

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Literal
 
 from cammsr_cli.data.corpus import SourceOptions
-from cammsr_cli.data.dataset import require_replaceable
+from cammsr_cli.data.dataset_write import require_replaceable
+from cammsr_cli.data.readers.holders import holder_of
 from cammsr_cli.encoding.features import FeatureOptions
 from cammsr_cli.errors import UsageError
 from cammsr_cli.media.download import DownloadOptions
@@ -55,7 +56,7 @@ def require_writable(options: PrepareOptions) -> None:
         UsageError: Saying which path it is.
     """
     for source in (options.source.interactions, options.source.items):
-        if source is not None and not source.exists():
+        if source is not None and not (source.exists() or holder_of(source)):
             raise UsageError(f"{source}: no such file or folder", "Check the path.")
     require_replaceable(options.out, options.force)
     if options.media_root is not None and not options.media_root.is_dir():

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cammsr_cli.data.dataset import require_replaceable
+from cammsr_cli.data.dataset_write import require_replaceable
 from cammsr_cli.data.merge import merge
 from cammsr_cli.encoding.features import Problem, ProgressBar, Shard
 from cammsr_cli.errors import UsageError

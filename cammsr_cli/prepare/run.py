@@ -12,7 +12,8 @@ import numpy as np
 from cammsr_encoders.protocol import MODALITY_NAME, Encoder
 
 from cammsr_cli.data.corpus import Corpus, read_corpus
-from cammsr_cli.data.dataset import ModalityInfo, ModalityVectors, Part, write_dataset
+from cammsr_cli.data.dataset import ModalityInfo
+from cammsr_cli.data.dataset_write import ModalityVectors, Part, write_dataset
 from cammsr_cli.encoding.encode import Plan, plan_items
 from cammsr_cli.encoding.engine import Encoding, Engine, full_fingerprint, told
 from cammsr_cli.encoding.features import Features, Problem, ProgressBar

@@ -20,7 +20,7 @@ from cammsr_cli.model.catalogue import Catalogue, are_new, unknown_items
 from cammsr_cli.model.windows import Events, cut
 from cammsr_cli.ranking.new_items import extended_queries, with_places
 from cammsr_cli.ranking.room import SCORES_AT_ONCE, in_parts
-from cammsr_cli.ranking.seen import Histories, Seen, mark, put_last
+from cammsr_cli.ranking.seen import Histories, Rejections, Seen, mark, put_last, rejections
 from cammsr_cli.ranking.top_k import ExactIndex
 
 ITEMS_AT_ONCE = 2**15
@@ -42,17 +42,23 @@ class Questions:
         start_U: First event of the user.
         end_U: One past the last event of the history.
         item_U: The item to be found, at event `end`.
+        rejections: What all users said no to, on the host; None for nothing.
     """
 
     user_U: NDArray[np.int64]
     start_U: NDArray[np.int64]
     end_U: NDArray[np.int64]
     item_U: NDArray[np.int64]
+    rejections: Rejections | None = None
 
     def take(self, chosen: NDArray[np.int64] | slice) -> Questions:
         """Some of the questions."""
-        return Questions(
-            self.user_U[chosen], self.start_U[chosen], self.end_U[chosen], self.item_U[chosen]
+        return replace(
+            self,
+            user_U=self.user_U[chosen],
+            start_U=self.start_U[chosen],
+            end_U=self.end_U[chosen],
+            item_U=self.item_U[chosen],
         )
 
     def sample(self, most: int, seed: int) -> Questions:
@@ -70,7 +76,8 @@ def questions(data: DataSet, part: int) -> Questions:
     start_U = data.event_indptr[user_U]
     kept = at_U > start_U
     at_U, user_U, start_U = at_U[kept], user_U[kept], start_U[kept]
-    return Questions(user_U, start_U, at_U, data.event_item[at_U].astype(np.int64))
+    item_U = data.event_item[at_U].astype(np.int64)
+    return Questions(user_U, start_U, at_U, item_U, rejections(data))
 
 
 @torch.inference_mode()
@@ -157,7 +164,7 @@ class Ranking:
         self.query_UV = user_queries(model, self.tables, events, self._start_U, self._end_U)
         self.target_NV = self.tables.target_NV
         self._unknown_F = unknown_items(catalogue)
-        self._history = Histories(events, exclude_seen, model.repeats)
+        self._history = Histories(events, exclude_seen, model.repeats, asked.rejections)
         if new_share is not None:
             self.target_NV = with_places(
                 self.target_NV,
@@ -204,7 +211,7 @@ def popularity_ranks(
     """Rank of the item to be found when everyone gets what was bought most in training."""
     counts = np.bincount(data.event_item[data.event_part == TRAIN], minlength=len(data.item_ids))
     count_N1 = torch.from_numpy(counts).float().to(events.item_E.device)[:, None]
-    history = Histories(events, exclude_seen)
+    history = Histories(events, exclude_seen, rejections=asked.rejections)
     return ranks(count_N1.new_ones(len(asked.item_U), 1), count_N1, history, asked)
 
 

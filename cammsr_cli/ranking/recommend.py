@@ -565,7 +565,7 @@ class Recommender:
         """The sessions' queries, and what was seen where that is not to be recommended."""
         device = self.run.device
         history = asking_for.histories
-        rejected = [torch.from_numpy(pair_Q).to(device) for pair_Q in asking_for.rejected]
+        rejected = [torch.from_numpy(pair_Q).to(device) for pair_Q in asking_for.rejected[:2]]
         if not len(history.item):  # nobody has any: there is nothing to encode
             query_UV = self.tables.target_NV.new_zeros(len(asking_for), self.score_width)
             return query_UV, without(None, *rejected)

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from cammsr_cli.data.dataset import DataSet
 from cammsr_cli.model.repeats import RepeatBias
 from cammsr_cli.model.windows import Events
 
@@ -51,19 +53,56 @@ class Histories:
         events: All events.
         exclude: Whether seen items are left out.
         repeats: The model's bias for items of the history, where they are kept.
+        rejections: What users said no to, which is left out once it was said.
     """
 
     events: Events
     exclude: bool
     repeats: RepeatBias | None = None
+    rejections: Rejections | None = None
 
     def seen(self, start_B: Tensor, end_B: Tensor) -> Seen | None:
         """Of the whole histories `[start, end)`; None where seen items are as all others."""
+        seen = None
         if self.exclude:
-            return seen_items(self.events, start_B, end_B)
-        if self.repeats is None:
-            return None
-        return biased_items(self.events, start_B, end_B, self.repeats)
+            seen = seen_items(self.events, start_B, end_B)
+        elif self.repeats is not None:
+            seen = biased_items(self.events, start_B, end_B, self.repeats)
+        if self.rejections is None:
+            return seen
+        return without(seen, *self.rejections.until(start_B, end_B))
+
+
+@dataclass(frozen=True)
+class Rejections:
+    """What users said no to, and when; J pairs of a user and an item.
+
+    Attributes:
+        start_J: int64, rising: first event of the user.
+        item_J: int64 item index.
+        before_J: int64 the event that it was said before, or one past the user's last.
+    """
+
+    start_J: Tensor
+    item_J: Tensor
+    before_J: Tensor
+
+    def until(self, start_B: Tensor, end_B: Tensor) -> tuple[Tensor, Tensor]:
+        """Row and item of what was said before event `end` by the user whose first is `start`."""
+        start_J = self.start_J.to(start_B.device)
+        low_B = torch.searchsorted(start_J, start_B)
+        row_Q, at_Q = _places(low_B, torch.searchsorted(start_J, start_B, right=True))
+        known_Q = self.before_J.to(start_B.device)[at_Q] <= end_B[row_Q]
+        return row_Q[known_Q], self.item_J.to(start_B.device)[at_Q][known_Q]
+
+
+def rejections(data: DataSet) -> Rejections | None:
+    """What all users of a data set said no to, on the host; None for nothing."""
+    row, item, place = data.rejected(np.arange(len(data.event_indptr) - 1))
+    if not len(row):
+        return None
+    start = data.event_indptr[row]
+    return Rejections(*map(torch.from_numpy, (start, item, start + place)))
 
 
 def seen_items(events: Events, start_B: Tensor, end_B: Tensor) -> Seen:
@@ -91,12 +130,17 @@ def without(seen: Seen | None, row_Q: Tensor, item_Q: Tensor) -> Seen | None:
     Args:
         seen: What they have seen.
         row_Q: int64, rising: which of the users.
-        item_Q: int64 item index, none that the user has seen.
+        item_Q: int64 item index.
     """
     if not len(row_Q):
         return seen
     if seen is None:
         return Seen(row_Q, item_Q)
+    if seen.bias_P is not None:  # then no pair may be there twice
+        items = 1 + int(torch.cat([seen.item_P, item_Q]).max())
+        pair_P = seen.row_P * items + seen.item_P
+        other_P = ~torch.isin(pair_P, row_Q * items + item_Q)
+        seen = Seen(seen.row_P[other_P], seen.item_P[other_P], seen.bias_P[other_P])
     row_P, order_P = torch.cat([seen.row_P, row_Q]).sort(stable=True)
     item_P = torch.cat([seen.item_P, item_Q])[order_P]
     if seen.bias_P is None:

@@ -20,7 +20,7 @@ from cammsr_cli.ranking.new_items import evenly
 _SAMPLED = 256
 """Users by whom the usual time between two events is found."""
 
-_NO_PAIRS = np.zeros(0, np.int64), np.zeros(0, np.int64)
+_NO_PAIRS = np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.int64)
 
 
 @dataclass(frozen=True)
@@ -30,14 +30,14 @@ class Sessions:
     Attributes:
         ids: [U] of users, or names of visitors.
         histories: Their events.
-        rejected: Place among them, int64 and rising, and item index of each pair that is not to
-            be recommended.
+        rejected: Of each pair that is not to be recommended the place among them, int64 and
+            rising, the item index, and how many of the events came before.
         passed_over: Items of visitors that the data set does not have.
     """
 
     ids: Sequence[str]
     histories: Histories
-    rejected: tuple[NDArray[np.int64], NDArray[np.int64]] = _NO_PAIRS
+    rejected: tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]] = _NO_PAIRS
     passed_over: list[str] = field(default_factory=list)
 
     def __len__(self) -> int:
@@ -47,7 +47,7 @@ class Sessions:
     def part(self, first: int, past: int) -> Sessions:
         """Those from `first` to `past`."""
         low, high = self.histories.indptr[first], self.histories.indptr[past]
-        row, item = self.rejected
+        row, item, place = self.rejected
         here = (row >= first) & (row < past)
         return Sessions(
             self.ids[first:past],
@@ -57,7 +57,7 @@ class Sessions:
                 self.histories.time[low:high],
                 self.histories.tied[low:high],
             ),
-            (row[here] - first, item[here]),
+            (row[here] - first, item[here], place[here]),
         )
 
     def first(self, counts: Sequence[int]) -> Sessions:
@@ -74,10 +74,14 @@ class Sessions:
     def _keeping(self, kept: NDArray[np.bool_]) -> Sessions:
         """With only some of the events."""
         before = np.append(0, np.cumsum(kept))
+        row, item, place = self.rejected
+        indptr = before[self.histories.indptr]
+        known = place <= np.diff(indptr)[row]
         return replace(
             self,
+            rejected=(row[known], item[known], place[known]),
             histories=Histories(
-                before[self.histories.indptr],
+                indptr,
                 self.histories.item[kept],
                 self.histories.time[kept],
                 self.histories.tied[kept],
@@ -134,7 +138,8 @@ def of_file(data: DataSet, path: Path) -> Sessions:
         UsageError: A column is missing.
         CammsrError: The file cannot be read, or none of its items is in the data set.
     """
-    from cammsr_cli.data.interactions import Filters, read_interactions
+    from cammsr_cli.data.event_filters import Filters
+    from cammsr_cli.data.interactions import read_interactions
     from cammsr_cli.data.readers.columns import Header, match_columns, normalised
     from cammsr_cli.data.readers.tables import open_table
 

@@ -38,6 +38,7 @@ def read_events(data: DataSet, device: torch.device) -> Events:
         torch.from_numpy(data.event_item).to(device),
         torch.from_numpy(data.event_time).to(device),
         torch.from_numpy(data.event_tied).to(device),
+        None if data.event_weight is None else torch.from_numpy(data.event_weight).to(device),
     )
 
 

@@ -28,7 +28,7 @@ from cammsr_cli.model.catalogue import Catalogue, Met, Needed, are_new
 from cammsr_cli.model.losses import NOWHERE
 from cammsr_cli.model.negatives import Candidates, draw_candidates, places
 from cammsr_cli.model.repeats import LastSeen, last_seen
-from cammsr_cli.model.windows import Events, Rows, Window, cut, deal_ties, pack
+from cammsr_cli.model.windows import Events, Packed, Rows, Window, cut, deal_ties, pack
 
 EVEN_ROWS, EVEN_LENGTH = 4, 8
 """Rows of a step, and their length where it is not the longest, are multiples of these, so that few
@@ -68,7 +68,7 @@ class Plan(Rows):
     Items are named by their place among those it needs.
 
     Attributes:
-        share: Its part of the step's targets: all of them, where a step is one go.
+        share: Its part of the weight of the step's targets: all of it, where a step is one go.
         place_M: int64 places among all B L of the positions with a target, and of others that make
             their number even.
         target_M: int64 the items that follow them.
@@ -199,13 +199,12 @@ class Planner:
         both = cut(self.corpus.events, start_W, end_W + 1)
         if self.corpus.ties:
             both = deal_ties(both, generator)
-        length_W = end_W - start_W
         candidates = self._candidates(both, generator)
-        targets = int(length_W.sum())
+        weight_W = _weights(both)
         mine_W = torch.arange(len(start_W))[rank::size]
         for at in range(-(-len(start_W) // (size * most))):
             some_W = mine_W[at * most : (at + 1) * most]
-            share = float(length_W[some_W].sum()) / targets
+            share = float(weight_W[some_W].sum() / weight_W.sum())
             if not len(some_W):  # other processes have more: this one computes along, at no weight
                 some_W = torch.zeros(1, dtype=torch.int64)
             yield self._go(_some(both, some_W), candidates, share)
@@ -248,7 +247,7 @@ class Planner:
             place_M=functional.pad(place_M, (0, lacking)),
             target_M=functional.pad(target_M, (0, lacking)),
             own_M=functional.pad(own_M, (0, lacking)),
-            weight_M=functional.pad(torch.full((number,), 1 / number), (0, lacking)),
+            weight_M=functional.pad(_mean_weights(packed), (0, lacking)),
             number_X=number_X,
             last_W=packed.row_W * item_BL.shape[1] + packed.last_W,
             seen=seen,
@@ -315,7 +314,22 @@ def _some(window: Window, some_W: Tensor) -> Window:
         None,
         window.valid_BL[some_W],
         window.length_B[some_W],
+        None if window.weight_BL is None else window.weight_BL[some_W],
     )
+
+
+def _weights(both: Window) -> Tensor:
+    """What the targets of each window weigh together; where all weigh alike, how many they are."""
+    if both.weight_BL is None:
+        return (both.length_B - 1).double()
+    return both.weight_BL[:, 1:].double().masked_fill(~both.valid_BL[:, 1:], 0).sum(1)
+
+
+def _mean_weights(packed: Packed) -> Tensor:
+    """Each target's part of the mean; all together are 1."""
+    if packed.weight_M is None:
+        return torch.full((len(packed.place_M),), 1 / len(packed.place_M))
+    return packed.weight_M / packed.weight_M.sum()
 
 
 def _even_candidates(

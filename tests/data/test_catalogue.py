@@ -29,6 +29,21 @@ def from_json(folder: Path, items: list[dict[str, object]], **columns: str) -> C
     return read_catalogue(open_table(path), {"item": "id", **columns})
 
 
+def test_a_row_whose_id_is_a_date_is_left_out_where_others_are_none(tmp_path: Path) -> None:
+    path = tmp_path / "movies.csv"
+    path.write_text("id,title\n862,A\n8844,B\n1997-08-20,shifted\n11862,C\n15602,D\n31357,E\n")
+    catalogue = read_catalogue(open_table(path), {"item": "id", "title": "title"})
+    assert catalogue.ids == ["862", "8844", "11862", "15602", "31357"]
+    assert catalogue.rows == [0, 1, 3, 4, 5]
+    [note] = catalogue.notes
+    assert note == (
+        "1 row of movies.csv left out, whose id is a date as no other's is, such as 1997-08-20 "
+        f"({path}, line 4): its cells are perhaps shifted"
+    )
+    path.write_text("id,title\n2024-01-01,A\n2024-01-02,B\n")  # days are items, too
+    assert len(read_catalogue(open_table(path), {"item": "id"}).ids) == 2
+
+
 def test_items_by_hand(tmp_path: Path) -> None:
     catalogue = from_json(
         tmp_path,

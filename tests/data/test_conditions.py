@@ -136,7 +136,8 @@ def test_kinds_of_events_are_told_with_how_many_there_are(tmp_path: Path) -> Non
     [note] = [note for note in read_corpus(read(tmp_path)).notes if "kinds" in note]
     assert note == (
         "kinds of events, column 'event_type' of log.csv: view 3, purchase 2; all count alike "
-        "(one kind alone: --where event_type=purchase)"
+        "(one kind alone: --where event_type=purchase; "
+        "weights: --weight event_type=purchase:2)"
     )
     chosen = read_corpus(read(tmp_path, "event_type=view")).notes
     assert not [note for note in chosen if "kinds" in note]

@@ -144,7 +144,7 @@ def test_what_a_user_rated_too_low_is_kept_apart(tmp_path: Path) -> None:
     corpus = corpus_of(tmp_path, log, lines(ITEMS), min_rating=4)
     assert corpus.item_ids == ["cold", "x", "y"]  # of "new" there is nothing but a low rating
     assert corpus.rejected is not None
-    assert [one.tolist() for one in corpus.rejected] == [[0], [1]]
+    assert [one.tolist() for one in corpus.rejected] == [[0], [1], [0]]
     assert corpus_of(tmp_path, log, lines(ITEMS)).rejected is None
 
 

@@ -9,9 +9,11 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from altered import without_checksums
 
 from cammsr_cli.data.corpus import Corpus
-from cammsr_cli.data.dataset import DataSet, ModalityInfo, ModalityVectors, write_dataset
+from cammsr_cli.data.dataset import DataSet, ModalityInfo
+from cammsr_cli.data.dataset_write import ModalityVectors, write_dataset
 from cammsr_cli.data.summary import summarise
 from cammsr_cli.errors import CammsrError
 
@@ -137,17 +139,41 @@ def test_ties_are_stored_where_times_do_not_tell_them(tmp_path: Path, written: P
 
 def test_what_users_rejected_is_found_again(tmp_path: Path, written: Path) -> None:
     path = tmp_path / "other.h5"
-    rejected = np.array([0, 0, 1]), np.array([3, 0, 2])
+    rejected = np.array([0, 0, 1]), np.array([3, 0, 2]), np.array([0, 2, 0])
     write_dataset(path, _corpus(rejected=rejected), _modalities())
     data = DataSet(path)
     for users, expected in (
-        ([0, 1, 2], [(0, 3), (0, 0), (1, 2)]),
-        ([2, 1, 0], [(1, 2), (2, 3), (2, 0)]),
+        ([0, 1, 2], [(0, 3, 0), (0, 0, 2), (1, 2, 0)]),
+        ([2, 1, 0], [(1, 2, 0), (2, 3, 0), (2, 0, 2)]),
         ([2], []),
     ):
-        place, item = data.rejected(np.array(users))
-        assert list(zip(place.tolist(), item.tolist(), strict=True)) == expected
+        pairs = zip(*(one.tolist() for one in data.rejected(np.array(users))), strict=True)
+        assert list(pairs) == expected
+    # Files of an older cammsr do not say when: as if after all of the user's events.
+    with h5py.File(without_checksums(path), "r+") as file:
+        del file["events/rejected_place"]
+    assert DataSet(path).rejected(np.array([0, 1]))[2].tolist() == [3, 3, 0]
     assert not len(DataSet(written).rejected(np.array([0]))[0])
+
+
+def test_rejections_beyond_a_user_s_events_are_damage(tmp_path: Path) -> None:
+    path = tmp_path / "other.h5"
+    write_dataset(path, _corpus(rejected=(np.array([0]), np.array([3]), np.array([4]))), {})
+    with pytest.raises(CammsrError, match="rejected_place is beyond the events of its user"):
+        DataSet(path).verify()
+
+
+def test_weights_of_events_are_found_again(tmp_path: Path, written: Path) -> None:
+    path = tmp_path / "other.h5"
+    weight = np.array([1, 0.2, 1, 5, 1], dtype=np.float32)
+    write_dataset(path, _corpus(event_weight=weight), _modalities())
+    assert DataSet(path).event_weight.tolist() == weight.tolist()
+    assert DataSet(written).event_weight is None
+    assert DataSet(path).content != DataSet(written).content
+    weight[1] = 0
+    write_dataset(path, _corpus(event_weight=weight), _modalities())
+    with pytest.raises(CammsrError, match=r"events/weight holds 0\.0 at 1"):
+        DataSet(path).verify()
 
 
 def test_vectors_round_trip_with_their_type_and_origin(written: Path) -> None:

@@ -14,7 +14,9 @@ from toy_data import write_toy_data
 
 from cammsr_cli.data.checksums import PIECE, CheckedFile, DamagedDataError, add_checksums
 from cammsr_cli.data.corpus import SourceOptions, read_corpus
-from cammsr_cli.data.dataset import DataSet, opened, write_dataset
+from cammsr_cli.data.dataset import DataSet
+from cammsr_cli.data.dataset_file import opened
+from cammsr_cli.data.dataset_write import write_dataset
 from cammsr_cli.errors import CammsrError
 
 
@@ -207,7 +209,7 @@ def test_times_may_fall_where_the_order_is_that_of_the_raw_file(tmp_path: Path) 
 def test_names_that_stand_twice_are_found_when_all_is_verified(data: Path) -> None:
     with altered(data) as file:
         file["items/id"][3] = "i5"
-        from cammsr_cli.data.dataset import digest
+        from cammsr_cli.data.dataset_file import digest
 
         file.attrs["content"] = digest(file)
     with pytest.raises(DamagedDataError, match="items/id names one twice"):

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cammsr_cli.data.interactions import Filters, Interactions, k_core, read_interactions
+from cammsr_cli.data.event_filters import Filters, RowMarks, k_core
+from cammsr_cli.data.interactions import Interactions, read_interactions
 from cammsr_cli.data.readers.tables import Table, open_table
 from cammsr_cli.errors import CammsrError
 
@@ -270,8 +271,38 @@ def test_what_was_rated_too_low_is_kept_apart(tmp_path: Path) -> None:
     log = from_csv(tmp_path, f"{text}c,x,1,1\n", Filters(min_rating=4))
     # b has taken to y since; nothing of c is left.
     assert (log.user_ids, log.item_ids) == (["a", "b"], ["x", "y"])
-    assert log.rejected.rows() == [(0, "x"), (0, "z")]
+    assert log.rejected.rows() == [(0, "x", 0), (0, "z", 1)]
     assert from_csv(tmp_path, text).rejected.is_empty()
+
+
+def test_the_last_word_on_an_item_holds_and_stands_in_its_place(tmp_path: Path) -> None:
+    text = "user,item,time,event\n" + "".join(
+        f"{row}\n"
+        for row in ("a,x,1,buy", "a,x,2,no", "a,y,3,buy", "a,z,4,buy", "a,z,5,no", "a,q,6,no")
+    )
+    path = tmp_path / "log.csv"
+    path.write_text(text + "a,q,7,buy\nb,y,1,buy\nb,w,,no\n")
+    table = open_table(path)
+    marks = RowMarks(negative=table.frame["event"] == "no")
+    log = read_interactions(table, COLUMNS, Filters(), marks)
+    assert sequences(log) == {"a": ["x", "y", "z", "q"], "b": ["y"]}
+    assert set(log.rejected.rows()) == {(0, "x", 1), (0, "z", 3), (1, "w", 1)}
+    assert "4 negative events not learnt from" in log.notes
+    assert "1 negative event without a time taken as the last" in log.notes
+    by_rows = read_interactions(table, COLUMNS, Filters(order="file"), marks)
+    assert set(by_rows.rejected.rows()) == {(0, "x", 1), (0, "z", 3), (1, "w", 1)}
+    with pytest.raises(CammsrError, match="all 9 events are negative"):
+        read_interactions(table, COLUMNS, Filters(), RowMarks(negative=table.frame["time"] != ""))
+
+
+def test_of_exact_duplicates_the_most_weight_counts(tmp_path: Path) -> None:
+    path = tmp_path / "log.csv"
+    path.write_text("user,item,time\na,x,1\na,x,1\na,y,2\n")
+    marks = RowMarks(weight=pl.Series([0.5, 2.0, 1.0], dtype=pl.Float32))
+    log = read_interactions(open_table(path), COLUMNS, Filters(), marks)
+    assert log.weight is not None
+    assert log.weight.tolist() == [2.0, 1.0]
+    assert log.weight.dtype == np.float32
 
 
 @pytest.mark.parametrize("value", ["good", "", "nan", "inf"])

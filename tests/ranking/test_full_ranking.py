@@ -47,6 +47,11 @@ def _brute_force(scores, histories, targets, exclude_seen: bool, repeats=None) -
     return found
 
 
+def _nothing(users: np.ndarray) -> tuple[np.ndarray, ...]:
+    """What users said no to."""
+    return (np.zeros(0, np.int64),) * 3
+
+
 def _log(seed: int, users: int = 40) -> SimpleNamespace:
     """Random histories as a data set has them: last event test, the one before validation."""
     generator = np.random.default_rng(seed)
@@ -62,6 +67,7 @@ def _log(seed: int, users: int = 40) -> SimpleNamespace:
         event_time=np.sort(generator.integers(0, 10**6, indptr[-1])),
         event_part=part,
         item_ids=[str(i) for i in range(ITEMS)],
+        rejected=_nothing,
     )
 
 
@@ -74,6 +80,7 @@ def test_questions_ask_for_the_held_out_event_after_all_before_it() -> None:
         event_indptr=np.array([0, 4, 4, 5, 8]),
         event_part=np.array([0, 0, 1, 2, 2, 0, 1, 2], dtype=np.uint8),
         event_item=np.array([9, 8, 7, 6, 5, 4, 3, 2], dtype=np.int32),
+        rejected=_nothing,
     )
     test = questions(log, TEST)
     # User 1 has no events; user 2 has a test event and no history, and is not asked about.
@@ -161,6 +168,34 @@ def test_ranks_by_hand() -> None:
     assert _one([0, 0, 9, 0], history=[2], target=2) == 1
 
 
+@pytest.mark.parametrize("exclude_seen", [True, False])
+@pytest.mark.parametrize("repeats", [True, False])
+def test_what_a_user_said_no_to_before_is_left_out(exclude_seen: bool, repeats: bool) -> None:
+    """User 0 had 4, 1 and then 0; user 1 had 4 and then 0, each with two noes."""
+    log = SimpleNamespace(
+        event_indptr=np.array([0, 3, 5]),
+        event_item=np.array([4, 1, 0, 4, 0], dtype=np.int32),
+        event_part=np.array([0, 0, 2, 0, 2], dtype=np.uint8),
+        # To 2 after the first event and to 3 after all; to 2 and 3 before the last.
+        rejected=lambda _: (np.array([0, 0, 1, 1]), np.array([2, 3, 2, 3]), np.array([1, 3, 1, 1])),
+    )
+    asked = questions(log, TEST)
+    events = Events(torch.from_numpy(log.event_item).long(), torch.arange(5))
+    score_NV = torch.tensor([1.0, 0, 9, 8, 0.5])[:, None]
+    bias = _repeats() if repeats else None
+    for some, expected in ((asked, [2, 1]), (asked.take(slice(1, 2)), [1])):
+        history = Histories(events, exclude_seen, bias, some.rejections)
+        found = ranks(torch.ones(len(expected), 1), score_NV, history, some)
+        if not exclude_seen and repeats:  # a bias may raise what they had
+            assert (found <= np.array(expected) + 2).all()
+        else:
+            assert found.tolist() == expected
+    assert ranks(torch.ones(2, 1), score_NV, Histories(events, exclude_seen), asked).tolist() == [
+        3,
+        3,
+    ]
+
+
 def test_an_unknown_item_ties_with_the_unknown_and_not_with_the_seen() -> None:
     """All but four of a thousand items are seen; the one to be found is new, and so is another."""
     seen = list(range(996))
@@ -195,6 +230,7 @@ def test_popularity_counts_training_events_only() -> None:
         event_item=np.array([1, 0, 0, 1, 2, 0], dtype=np.int32),
         event_part=np.array([0, 1, 2, 0, 0, 2], dtype=np.uint8),
         item_ids=["a", "b", "c", "d"],
+        rejected=_nothing,
     )
     events = Events(torch.from_numpy(log.event_item).long(), torch.arange(6))
     found = popularity_ranks(log, events, questions(log, TEST), exclude_seen=False)

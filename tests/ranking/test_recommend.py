@@ -65,11 +65,12 @@ def test_what_a_user_rejected_is_not_recommended(
     users = np.array([3, 9])
     before = recommender.answers(users, ITEMS).item_UK
     unseen = [item for item in before[0].tolist() if item not in _history(recommender, 3)]
-    pairs = np.array([0, 0]), np.array(unseen[:2])
+    seen = _history(recommender, 3)[0]  # taken once, and turned down since
+    pairs = np.array([0, 0, 0]), np.array([*unseen[:2], seen]), np.array([0, 0, 1])
     monkeypatch.setattr(DataSet, "rejected", lambda _self, _users: pairs)
     answers = recommender.answers(users, ITEMS)
     shown = answers.item_UK[0][np.isfinite(answers.score_UK[0])]
-    assert not set(shown.tolist()) & set(unseen[:2])
+    assert not set(shown.tolist()) & {*unseen[:2], seen}
     assert set(unseen[2:]) <= set(shown.tolist())
     assert answers.item_UK[1].tolist() == before[1].tolist()
 

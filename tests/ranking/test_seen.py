@@ -51,6 +51,18 @@ def _require_same(seen: Seen, expected: list[dict[int, float]]) -> None:
     assert found == pytest.approx(wanted)
 
 
+def test_who_says_no_after_all_is_biased_no_more() -> None:
+    repeats = _repeats()
+    seen = biased_items(_events([5, 5, 2, 3]), torch.tensor([0, 3]), torch.tensor([3, 4]), repeats)
+    told = without(seen, torch.tensor([0, 1]), torch.tensor([5, 6]))
+    assert told is not None
+    pairs = sorted(zip(told.row_P.tolist(), told.item_P.tolist(), strict=True))
+    assert pairs == [(0, 2), (0, 5), (1, 3), (1, 6)]
+    score_BN = torch.zeros(2, ITEMS)
+    mark(score_BN, told)
+    assert score_BN.isinf().nonzero().tolist() == [[0, 5], [1, 6]]
+
+
 def test_each_item_is_biased_by_its_last_occurrence() -> None:
     repeats = RepeatBias(4)
     with torch.no_grad():

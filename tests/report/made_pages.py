@@ -13,7 +13,8 @@ from toy_data import CATEGORIES, toy_corpus, toy_vectors
 
 from cammsr_cli.config import Config, ModelConfig
 from cammsr_cli.data.corpus import Corpus
-from cammsr_cli.data.dataset import DataSet, write_dataset
+from cammsr_cli.data.dataset import DataSet
+from cammsr_cli.data.dataset_write import write_dataset
 from cammsr_cli.runs.folder import RunFolder
 from cammsr_cli.runs.spec import build_model, describe, training_items
 from cammsr_cli.training.sizing import fitted

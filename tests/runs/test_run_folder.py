@@ -13,7 +13,8 @@ import torch
 
 from cammsr_cli.config import Config, ModelConfig, resolve
 from cammsr_cli.data.corpus import Corpus
-from cammsr_cli.data.dataset import DataSet, ModalityInfo, ModalityVectors, write_dataset
+from cammsr_cli.data.dataset import DataSet, ModalityInfo
+from cammsr_cli.data.dataset_write import ModalityVectors, write_dataset
 from cammsr_cli.data.splits import leave_one_out
 from cammsr_cli.errors import CammsrError
 from cammsr_cli.files import CHECKSUMS, sha256_of

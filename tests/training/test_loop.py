@@ -21,8 +21,9 @@ from altered import with_settings
 
 from cammsr_cli.config import validated
 from cammsr_cli.data.corpus import SourceOptions, read_corpus
-from cammsr_cli.data.dataset import DataSet, write_dataset
-from cammsr_cli.data.interactions import Order
+from cammsr_cli.data.dataset import DataSet
+from cammsr_cli.data.dataset_write import write_dataset
+from cammsr_cli.data.event_filters import Order
 from cammsr_cli.data.splits import VALIDATION
 from cammsr_cli.distributed import World
 from cammsr_cli.errors import CammsrError, Terminated

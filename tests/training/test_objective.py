@@ -97,6 +97,27 @@ def _losses(
     return _parts(objective, START, END)
 
 
+def test_the_loss_is_the_mean_weighted_by_the_targets_events() -> None:
+    """Of weights that are 1 for one target alone, and of all together."""
+    model = _model()
+
+    def loss(weights: list[float]) -> float:
+        weight_E = torch.tensor(weights)
+        events = dataclasses.replace(_corpus().events, weight_E=weight_E)
+        return float(_losses(model, _corpus(events=events))["recommendation"].detach())
+
+    tiny = 1e-9
+    targets = [at for at in range(len(ITEMS)) if at not in (0, 6)]
+    alone = [loss([1.0 if at == one else tiny for at in range(len(ITEMS))]) for one in targets]
+    weights = [float(at % 4 + 1) for at in range(len(ITEMS))]
+    chosen = [weights[at] for at in targets]
+    mean = sum(w * one for w, one in zip(chosen, alone, strict=True)) / sum(chosen)
+    assert loss(weights) == pytest.approx(mean, rel=1e-4)
+    even = float(_losses(model)["recommendation"].detach())
+    assert loss([3.0] * len(ITEMS)) == pytest.approx(even, rel=1e-5)
+    assert even == pytest.approx(sum(alone) / len(alone), rel=1e-4)
+
+
 def _require_gradients(model: Cammsr, parts: dict[str, torch.Tensor]) -> None:
     loss = torch.stack(list(parts.values())).sum()
     assert loss.isfinite()

@@ -135,6 +135,29 @@ def test_goes_and_processes_share_one_step(sampled: bool, size: int, most: int) 
 
 
 @pytest.mark.parametrize("sampled", [False, True], ids=["all", "sampled"])
+@pytest.mark.parametrize(("size", "most"), [(1, 99), (1, 3), (3, 1)])
+def test_targets_have_the_weight_of_their_events(sampled: bool, size: int, most: int) -> None:
+    """Events are dealt anew among ties, and rows filled: each weight goes with its item."""
+    corpus = _corpus(sampled)
+    item = torch.arange(EVENTS) % ITEMS
+    of_item = torch.rand(ITEMS, generator=torch.Generator().manual_seed(2)) + 0.1
+    events = replace(corpus.events, item_E=item, weight_E=of_item[item])
+    planner = _planner(replace(corpus, events=events), negatives=8)
+    plans = [p for rank in range(size) for p in _goes(planner, most=most, rank=rank, size=size)]
+    total = 0.0
+    for plan in plans:
+        real = plan.weight_M > 0
+        assert plan.weight_M.sum().item() == pytest.approx(1)
+        weight = of_item[_items(plan, plan.target_M[real])]
+        assert plan.weight_M[real].tolist() == pytest.approx((weight / weight.sum()).tolist())
+        total += float(weight.sum()) if plan.share else 0.0
+    for plan in plans:
+        real = plan.weight_M > 0
+        own = float(of_item[_items(plan, plan.target_M[real])].sum())
+        assert plan.share == pytest.approx(own / total if plan.share else 0)
+
+
+@pytest.mark.parametrize("sampled", [False, True], ids=["all", "sampled"])
 def test_positions_and_their_numbers_lead_to_one_another(sampled: bool) -> None:
     (plan,) = _goes(_planner(_corpus(sampled), negatives=8))
     assert len(plan.place_M) % EVEN_POSITIONS == 0

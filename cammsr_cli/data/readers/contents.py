@@ -8,6 +8,7 @@ import io
 import re
 import zlib
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,7 +29,7 @@ _LONGEST_LINE = 2**26  # bytes that are read to learn a table's columns
 _LINES_TO_LEARN_FROM = 20
 _PIECE = 2**24  # bytes
 _NO_FILES = ("idna", "punycode", "unicode-escape", "raw-unicode-escape")  # codecs of other things
-_WESTERN = "cp1252"
+_WESTERN, _LATIN_1 = "cp1252", "iso8859-1"
 # Marks that stand among letters of western Europe; of both at most three in a row, as text in other
 # alphabets has long runs of such bytes.
 _WESTERN_MARKS = "€‚„…†‡‰‹‘’“”•–—™›¡¢£§©ª«®°²³´·¹º»¼½¾¿×÷\xa0"
@@ -45,12 +46,16 @@ class Reading:
             or a western European one.
         encodings: By a file's name what it is written in, instead.
         columns: By a file's name its columns, where it has no header.
+        tables: By the name of a workbook or a database which of its tables is meant.
+        queries: By a database's name an SQL query that is read in place of a table.
         missing: Words that stand for a missing value, such as "NULL" and "\N".
     """
 
     encoding: str | None = None
     encodings: Mapping[str, str] = field(default_factory=dict)
     columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    tables: Mapping[str, str] = field(default_factory=dict)
+    queries: Mapping[str, str] = field(default_factory=dict)
     missing: frozenset[str] = MISSING
 
     def encoding_of(self, path: Path) -> str | None:
@@ -130,9 +135,15 @@ def first_lines(path: Path, encoding: str | None) -> list[str]:
 def decode(path: Path, content: bytes, encoding: str = UTF8) -> str:
     """Decode text, or say which byte on which line of which file cannot be decoded.
 
+    What is called latin-1 is read as cp1252, as browsers do: they differ only in control characters
+    that no text holds, where cp1252 has quotes, dashes and the euro.
+
     Raises:
         CammsrError: A byte sequence is not valid in `encoding`.
     """
+    if codecs.lookup(encoding).name == _LATIN_1:
+        with suppress(UnicodeDecodeError):
+            return content.decode(_WESTERN)
     try:
         return content.decode(encoding)
     except UnicodeDecodeError as error:

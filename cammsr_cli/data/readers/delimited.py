@@ -14,45 +14,28 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from cammsr_cli.data.readers.dialects import (
+    Dialect,
+    begun,
+    count_of,
+    empty_lines,
+    lines_alike,
+    mark_of,
+    one_separator,
+    positions_of,
+    quotes_enclose,
+)
 from cammsr_cli.errors import CammsrError
 
-Quotes = Literal["doubled", "escaped", "none"]
-
-_SEPARATORS = (",", ";", "\t", "|", "::", " ")
 _WITH_QUOTES = (",", ";")  # files with other separators are written without quotes more often
-_INSIDE = "\x1f"  # what stands for a separator of two characters while a file is read
 _LARGEST_FIELD = 2**31 - 1  # bytes; the csv module's own limit is 128 KiB
-_HEAD = 65_536  # bytes that tell the separator
-_LINES_TO_LEARN_FROM = 20
 _RECORDS_A_PIECE = 65_536
-_PIECE = 2**20  # bytes, as many as a processor's cache holds
 _ENCLOSED = re.compile(r'"((?:[^"]|"")*)"')
-_SEPARATOR_LINE = re.compile(rb'"?sep=(.)"?\r?\n')  # as Excel writes it
-
-
-@dataclass(frozen=True)
-class Dialect:
-    r"""How a file's bytes are lines and fields.
-
-    Attributes:
-        separator: What stands between two fields.
-        quotes: What a double quote is: "doubled" where fields may stand in quotes, and a quote
-            within is written twice; "escaped" where it is written `\"` instead; "none" where no
-            field goes beyond its line, and quotes around a whole field are taken off.
-        first_line: The number of the first line that is read, from 1.
-        columns: The columns' names where the file has no header.
-    """
-
-    separator: str
-    quotes: Quotes = "doubled"
-    first_line: int = 1
-    columns: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -100,11 +83,11 @@ def read_delimited(
             it says on which line.
         UnicodeDecodeError: It is not UTF-8.
     """
-    content, dialect = _begun(content, usual)
+    content, dialect = begun(content, usual)
     dialect = replace(dialect, columns=tuple(columns))
-    content = _one_separator(content, dialect)
-    quotes = _positions(content, b'"')
-    if len(quotes) and dialect.separator not in _WITH_QUOTES and _lines_alike(content, dialect):
+    content = one_separator(content, dialect)
+    quotes = positions_of(content, b'"')
+    if len(quotes) and dialect.separator not in _WITH_QUOTES and lines_alike(content, dialect):
         dialect = replace(dialect, quotes="none")
     try:
         return _read_fast(path, content, dialect, quotes)
@@ -126,25 +109,10 @@ def read_delimited(
     return Delimited(frame, dialect, blank)
 
 
-def separator_of(content: bytes, usual: str) -> str:
-    """The usual one, or what the first lines show instead: many programs write "CSV" with ";"."""
-    head = re.sub(r'"[^"\n]*"', "", content[:_HEAD].decode("utf-8", "replace"))
-    lines = [line for line in head.split("\n")[:_LINES_TO_LEARN_FROM] if line.strip()]
-    if len(content) > _HEAD and len(lines) > 1:
-        lines.pop()  # the last may be cut
-    marks = (usual, *(mark for mark in _SEPARATORS if mark != usual))
-    counts = {mark: [line.count(mark) for line in lines] or [0] for mark in marks}
-    for mark in marks:
-        if counts[mark][0] and len(set(counts[mark])) == 1:
-            return mark
-    del counts[" "]
-    return usual if counts[usual][0] else max(counts, key=lambda mark: counts[mark][0])
-
-
 def header_of(lines: Sequence[str], usual: str) -> list[str]:
     """The columns that a file's first lines name; [] if they cannot be told."""
-    content, dialect = _begun("".join(lines).encode("utf-8", "replace"), usual)
-    text = _one_separator(content, dialect).decode()
+    content, dialect = begun("".join(lines).encode("utf-8", "replace"), usual)
+    text = one_separator(content, dialect).decode()
     records = _records(text, dialect)
     try:
         return next((record for _, record in records if any(record)), [])
@@ -154,7 +122,7 @@ def header_of(lines: Sequence[str], usual: str) -> list[str]:
 
 def line_of(text: str, dialect: Dialect, row: int) -> int | None:
     """The line on which a 0-based row of a file begins; None where it cannot be told."""
-    content = _one_separator(text.encode(), dialect)
+    content = one_separator(text.encode(), dialect)
     if dialect.quotes == "escaped":
         content = _with_doubled_quotes(content)
     lines = content.decode().split("\n", dialect.first_line - 1)
@@ -172,99 +140,6 @@ def line_of(text: str, dialect: Dialect, row: int) -> int | None:
     return None
 
 
-# --- what the bytes show ------------------------------------------------------------------------
-
-
-def _begun(content: bytes, usual: str) -> tuple[bytes, Dialect]:
-    """The content from its header on, and how its fields are separated."""
-    if b"\n" not in content:
-        content = content.replace(b"\r", b"\n")
-    if told := _SEPARATOR_LINE.match(content):
-        return content[told.end() :], Dialect(told[1].decode("latin-1"), first_line=2)
-    return content, Dialect(separator_of(content, usual))
-
-
-def _one_separator(content: bytes, dialect: Dialect) -> bytes:
-    """The content with separators of one byte, as its readers want them."""
-    if len(dialect.separator) == 1:
-        return content
-    return content.replace(dialect.separator.encode(), _INSIDE.encode())
-
-
-def _mark(dialect: Dialect) -> str:
-    return dialect.separator if len(dialect.separator) == 1 else _INSIDE
-
-
-def _positions(content: bytes, mark: bytes) -> NDArray[np.int64]:
-    """Where a byte stands, ascending."""
-    if mark not in content:
-        return np.zeros(0, np.int64)
-    data = np.frombuffer(content, np.uint8)
-    pieces = range(0, len(data), _PIECE)
-    return np.concatenate([at + np.flatnonzero(data[at : at + _PIECE] == mark[0]) for at in pieces])
-
-
-def _count(content: bytes, mark: str) -> int:
-    """How often a byte stands there; numpy is faster than `bytes.count` where it is frequent."""
-    data = np.frombuffer(content, np.uint8)
-    pieces = range(0, len(data), _PIECE)
-    return sum(int(np.count_nonzero(data[at : at + _PIECE] == ord(mark))) for at in pieces)
-
-
-def _lines_alike(content: bytes, dialect: Dialect) -> bool:
-    """Whether every line that holds anything has as many separators as the first, quotes or not."""
-    if not content.endswith(b"\n"):
-        content += b"\n"
-    ends = _positions(content, b"\n")
-    counts = np.diff(np.searchsorted(_positions(content, _mark(dialect).encode()), ends), prepend=0)
-    data = np.frombuffer(content, np.uint8)
-    returns = data[np.maximum(ends - 1, 0)] == ord("\r")
-    filled = counts[np.diff(ends, prepend=-1) - 1 - returns > counts]  # more than separators
-    return len(filled) > 0 and filled[0] > 0 and bool((filled == filled[0]).all())
-
-
-def _quotes_enclose(
-    content: bytes, quotes: NDArray[np.int64], mark: str, doubled: bool = True
-) -> bool:
-    """Whether all quotes stand around whole fields, or, if `doubled`, twice within such.
-
-    Then any reader understands them alike.
-    """
-    if not len(quotes):
-        return True
-    if len(quotes) % 2:
-        return False
-    data = np.frombuffer(content, np.uint8)
-    opening, closing = quotes[0::2], quotes[1::2]
-    twice = closing[:-1] + 1 == opening[1:]
-    if not doubled and twice.any():
-        return False
-    opening = opening[np.append(True, ~twice)]
-    closing = closing[np.append(~twice, True)]
-    before = data[opening[opening > 0] - 1]
-    after = data[np.minimum(closing + 1, len(data) - 1)]
-    returns = closing[after == ord("\r")]
-    after_returns = data[np.minimum(returns + 2, len(data) - 1)]
-    between = [ord(mark), ord("\n")]
-    ends = closing + 1 >= len(data)
-    return bool(
-        np.isin(before, between).all()
-        and (np.isin(after, [*between, ord("\r")]) | ends).all()
-        and ((after_returns == ord("\n")) | (returns + 2 >= len(data))).all()
-    )
-
-
-def _empty_lines(content: bytes, quotes: NDArray[np.int64]) -> int:
-    """How many lines outside quotes hold nothing."""
-    ends = _positions(content, b"\n")
-    ends = ends[np.searchsorted(quotes, ends) % 2 == 0]
-    lengths = np.diff(ends, prepend=-1) - 1
-    data = np.frombuffer(content, np.uint8)
-    returns = (lengths == 1) & (data[np.maximum(ends - 1, 0)] == ord("\r"))
-    last = content[int(ends[-1]) + 1 :] if len(ends) else content
-    return int(((lengths == 0) | returns).sum()) + (last in (b"\r",))
-
-
 # --- readers ------------------------------------------------------------------------------------
 
 
@@ -279,8 +154,8 @@ def _read_fast(
         UnicodeDecodeError: A column's name is not UTF-8.
     """
     quoted = dialect.quotes != "none" and len(quotes) > 0
-    mark = _mark(dialect)
-    if quoted and not _quotes_enclose(content, quotes, mark):
+    mark = mark_of(dialect)
+    if quoted and not quotes_enclose(content, quotes, mark):
         raise _UnsureError
     if content.endswith(mark.encode()):
         content += b"\n"  # without it polars takes one field too many in the last line
@@ -301,9 +176,9 @@ def _read_fast(
     blank = frame.height - kept.height
     if frame.width > 1 and kept[:, -1].null_count():
         # Polars fills short rows with nulls; here they are told by the separators they lack.
-        empty = _empty_lines(content, quotes if quoted else quotes[:0]) if blank else 0
+        empty = empty_lines(content, quotes if quoted else quotes[:0]) if blank else 0
         records = frame.height + (not dialect.columns) - empty
-        separators = _count(content, mark)
+        separators = count_of(content, mark)
         if quoted:
             inside = frame.select(pl.all().str.count_matches(mark, literal=True).sum())
             separators -= sum(inside.row(0)) + sum(name.count(mark) for name in frame.columns)
@@ -318,10 +193,10 @@ def _read_escaped(path: Path, content: bytes, dialect: Dialect) -> Delimited:
     r"""A file that writes `\"` for a quote within quotes."""
     escaped = replace(dialect, quotes="escaped")
     bare = re.sub(rb'\\[\\"]', b"..", content)
-    if not _quotes_enclose(bare, _positions(bare, b'"'), _mark(dialect), doubled=False):
+    if not quotes_enclose(bare, positions_of(bare, b'"'), mark_of(dialect), doubled=False):
         raise _UnsureError
     doubled = _with_doubled_quotes(content)
-    read = _read_fast(path, doubled, escaped, _positions(doubled, b'"'))
+    read = _read_fast(path, doubled, escaped, positions_of(doubled, b'"'))
     note = f'quotes of {path.name} are written \\" within quotes: read as such'
     return replace(read, notes=(note,))
 
@@ -403,7 +278,7 @@ def _records(text: str, dialect: Dialect) -> Iterator[tuple[int, list[str]]]:
     """
     # A lone carriage return ends a line only where nothing else does; `csv` refuses the others.
     text = re.sub(r"\r(?!\n)", " " if "\n" in text else "\n", text)
-    mark = _mark(dialect)
+    mark = mark_of(dialect)
     line = dialect.first_line
     if dialect.quotes == "none":
         for number, fields in enumerate(text.removesuffix("\n").split("\n"), line):

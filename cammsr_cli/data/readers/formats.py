@@ -10,14 +10,20 @@ from typing import Literal, get_args
 from cammsr_cli.data.readers.amazon import as_amazon, find_amazon
 from cammsr_cli.data.readers.columns import CANDIDATES, listed, looks_like_data, normalised
 from cammsr_cli.data.readers.contents import Reading
+from cammsr_cli.data.readers.file_names import (
+    FORMATS,
+    part_files,
+    table_format,
+    visible,
+)
 from cammsr_cli.data.readers.grouplens import LAYOUTS, find_grouplens
+from cammsr_cli.data.readers.holders import holder_of, is_holder, tables_of
 from cammsr_cli.data.readers.joined import joined_items
 from cammsr_cli.data.readers.microlens import find_microlens
 from cammsr_cli.data.readers.properties import is_properties, items_of_properties
 from cammsr_cli.data.readers.public_sets import as_diginetica, find_mind
 from cammsr_cli.data.readers.recbole import as_recbole, find_recbole
 from cammsr_cli.data.readers.tables import (
-    FORMATS,
     INTERACTION_NAMES,
     ITEM_NAMES,
     SourceTables,
@@ -25,11 +31,8 @@ from cammsr_cli.data.readers.tables import (
     columns_of,
     named_table,
     open_table,
-    part_files,
-    table_format,
-    visible,
 )
-from cammsr_cli.errors import UsageError
+from cammsr_cli.errors import CammsrError, UsageError, typed
 
 FormatName = Literal[
     "amazon-2014",
@@ -44,7 +47,7 @@ FormatName = Literal[
 FORMAT_NAMES: tuple[FormatName, ...] = get_args(FormatName)
 
 _WHOLE_FOLDERS = ("movielens", "microlens", "mind")  # told by several files together
-OTHER_TABLES = (".xlsx", ".xls", ".ods", ".db", ".sqlite", ".duckdb", ".feather", ".orc", ".avro")
+OTHER_TABLES = (".feather", ".orc", ".avro", ".numbers", ".mdb", ".accdb")
 _TEXTS = (".txt", ".dat", ".txt.gz", ".dat.gz", ".txt.zst", ".dat.zst")
 _COLUMNS_TOLD = 8
 
@@ -86,19 +89,24 @@ def open_sources(
     found: FormatName | None = None
     if interactions.is_dir() and not part_files(interactions):
         found, tables = _open_folder(interactions, format_name, reading)
+    elif is_holder(interactions):
+        tables = _open_holder(interactions, reading)
     else:
         tables = SourceTables(open_table(interactions, reading))
     if items is not None:
-        if items.exists() and items.samefile(tables.interactions.path):
+        if items == tables.interactions.path or (
+            items.is_file() and not is_holder(items) and items.samefile(tables.interactions.path)
+        ):
             raise UsageError(
                 f"{items} is given as the interactions and as the items",
                 "Give a file with one row an item as --items, or none: "
                 "a review's title is not the item's.",
             )
-        tables = replace(tables, items=_as_items([open_table(items, reading)]))
+        opened = [open_table(path, reading) for path in _item_tables(items, reading)]
+        tables = replace(tables, items=_as_items(opened))
     if not (found in _WHOLE_FOLDERS or format_name == "plain"):
         tables = _of_format(tables, format_name)
-    if interactions.is_dir():
+    if interactions.is_dir() or is_holder(interactions):
         told = _not_read(interactions, reading, tables, read_otherwise)
         tables = replace(tables, notes=(*tables.notes, *told))
     return tables
@@ -139,13 +147,51 @@ def _open_folder(
     looked_for = "; ".join(
         f"{name}: {holds}" for name, holds in HOLDS.items() if wanted in (None, name)
     )
-    there = ", ".join(f"{path.name} ({_why_not(names)})" for path, names in columns.items())
+    there = ", ".join(f"{path.name} ({_why_not(path, names)})" for path, names in columns.items())
     raise UsageError(
         f"{folder} holds no interactions: looked for {looked_for}; "
         f"its tables: {there or 'none'}; tables are {', '.join(FORMATS)}",
         "Give the file itself, or rename it to one of interactions.*, reviews.*, ratings.*, "
         "events.*; where it has no header: --columns FILE=user,item,timestamp",
     )
+
+
+def _open_holder(holder: Path, reading: Reading) -> SourceTables:
+    """The tables of a workbook or a database, found as those of a folder are, or as was said."""
+    columns = {path: columns_of(path, reading) for path in tables_of(holder)}
+    if holder.name in reading.queries or len(columns) == 1:
+        return SourceTables(open_table(holder, reading))
+    wanted = reading.tables.get(holder.name)
+    found = _find_plain(holder, columns, reading, holder / wanted if wanted else None)
+    if found is None:
+        raise UsageError(
+            f"{holder} has no table with columns known as the user and the item; {_each(columns)}",
+            "Name the one that is meant: --table NAME, and its columns: --map user=COLUMN "
+            "--map item=COLUMN",
+        )
+    return found
+
+
+def _item_tables(items: Path, reading: Reading) -> list[Path]:
+    """The file of items, or, of a workbook or a database, the tables that tell of items."""
+    if not is_holder(items):
+        return [items]
+    if wanted := reading.tables.get(items.name):
+        return [items / wanted]
+    columns = {path: columns_of(path, reading) for path in tables_of(items)}
+    found = [path for path, names in columns.items() if _describes_items(names)]
+    if not found and len(columns) != 1:
+        raise UsageError(
+            f"{items} has no table known to tell of items; {_each(columns)}",
+            f"Name the one that does: --items {typed(items)}/TABLE",
+        )
+    return found or list(columns)
+
+
+def _each(columns: Mapping[Path, Sequence[str]]) -> str:
+    """The tables of a workbook or a database with what their columns are called."""
+    told = "; ".join(f"{p.name} ({listed(names[:_COLUMNS_TOLD])})" for p, names in columns.items())
+    return f"its tables: {told or 'none'}"
 
 
 def _may_be_meant(path: Path, columns: Sequence[str], reading: Reading) -> bool:
@@ -155,32 +201,58 @@ def _may_be_meant(path: Path, columns: Sequence[str], reading: Reading) -> bool:
 
 
 def _tables_in(folder: Path, reading: Reading) -> dict[Path, list[str]]:
-    """The tables in a folder, with their columns."""
+    """The tables in a folder, or in a workbook or a database, with their columns."""
     return {
         path: names
-        for path in visible(folder)
-        if table_format(path) and _may_be_meant(path, names := columns_of(path, reading), reading)
+        for path in _paths_in(folder)
+        if (table_format(path) or holder_of(path))
+        and _may_be_meant(path, names := columns_of(path, reading), reading)
     }
+
+
+def _paths_in(folder: Path) -> list[Path]:
+    """What lies in a folder, with each table of a workbook or a database that has several."""
+    if is_holder(folder):
+        return tables_of(folder)
+    return [path for file in visible(folder) for path in (_several_in(file) or [file])]
+
+
+def _several_in(file: Path) -> list[Path]:
+    try:
+        held = tables_of(file) if is_holder(file) else []
+    except CammsrError:  # `_not_read` tells it
+        return []
+    return held if len(held) > 1 else []
 
 
 def _not_read(
     folder: Path, reading: Reading, tables: SourceTables, read_otherwise: Sequence[Path]
 ) -> list[str]:
     """A note for each table of the folder that is not part of what was read, with the reason."""
-    if part_files(folder):
+    if part_files(folder) if folder.is_dir() else folder.name in reading.queries:
         return []
     read = [table for table in (tables.interactions, tables.items, tables.tags) if table]
     used = {path for table in read for path in (table.path, *table.files)} | {*read_otherwise}
+    used |= {one.path for table in read for one in table.joined}
     used = {path.resolve() for path in used}
-    there = [path for path in visible(folder) if path.resolve() not in used]
+    there = [path for path in _paths_in(folder) if path.resolve() not in used]
     columns = _tables_in(folder, reading)
-    notes = [f"{p.name} not read: {_why_not(columns[p])}" for p in there if p in columns]
+    notes = [
+        f"{path.relative_to(folder).as_posix()} not read: {_why_not(path, columns[path])}"
+        for path in there
+        if path in columns
+    ]
     others = [path for path in there if path.suffix.lower() in OTHER_TABLES]
     return notes + [f"{path.name} not read: save it as CSV or Parquet" for path in others]
 
 
-def _why_not(columns: Sequence[str]) -> str:
+def _why_not(path: Path, columns: Sequence[str]) -> str:
     """Why a table is taken neither for the interactions nor for the items."""
+    if is_holder(path):
+        try:
+            tables_of(path)
+        except CammsrError as error:
+            return f"{error.message} ({error.hint})" if error.hint else error.message
     if not columns:
         return "its columns cannot be told"
     if looks_like_data(columns):
@@ -216,15 +288,20 @@ def _find(
 
 
 def _find_plain(
-    folder: Path, columns: Mapping[Path, list[str]], reading: Reading
+    folder: Path,
+    columns: Mapping[Path, list[str]],
+    reading: Reading,
+    interactions: Path | None = None,
 ) -> SourceTables | None:
     """Tables of well-known names, else the only one of users and items; all that tell of items."""
     logs = [p for p, names in columns.items() if _known(names, "user") and _known(names, "item")]
-    interactions = named_table(folder, columns, INTERACTION_NAMES)
+    interactions = interactions or named_table(folder, columns, INTERACTION_NAMES)
     if interactions is None and len(logs) > 1:
         raise UsageError(
             f"{folder} holds several tables of users and items: {listed(p.name for p in logs)}",
-            "Give one of them with its --items, or put the parts of one log into a folder.",
+            "Give one of them with its --items, or put the parts of one log into a folder."
+            if folder.is_dir()
+            else f"Name one: --table {typed(logs[0].name)}",
         )
     if interactions is None and not logs:
         return None

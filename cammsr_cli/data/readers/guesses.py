@@ -6,10 +6,12 @@ from collections.abc import Collection, Sequence
 
 import polars as pl
 
-from cammsr_cli.data.readers.timestamps import YEAR_1980, YEAR_2100, read_values
+from cammsr_cli.data.readers.moments import YEAR_1980, YEAR_2100
+from cammsr_cli.data.readers.timestamps import read_values
 
 _ROWS = 100_000
 _MOST = 0.9
+_MANY = 0.5  # of the values of the column that has the next to most
 _FRACTION = r"^[-+]?\d+[.,]\d+$"
 
 
@@ -18,8 +20,8 @@ def guessed_columns(
 ) -> dict[str, str]:
     """For missing fields the columns that may be meant; a field that none may be is not there.
 
-    Times are what can be read as such. Users and items are the two columns with the most values
-    among those whose values come again, each time beside others; users stand first in most logs.
+    Times are what can be read as such. Of the columns whose values come again, the user is the
+    first with many values, as it stands first in most logs, and the item that with the most.
 
     Args:
         frame: The log.
@@ -34,9 +36,15 @@ def guessed_columns(
         found["timestamp"] = max(timed, key=lambda name: frame[name].n_unique())
     ids = [name for name in free if name not in timed and _may_be_id(frame[name])]
     wanted = [name for name in ("user", "item") if name in missing]
-    most = sorted(ids, key=lambda name: frame[name].n_unique(), reverse=True)[: len(wanted)]
-    if len(most) == len(wanted):
-        found |= zip(wanted, sorted(most, key=free.index), strict=True)
+    if len(ids) < len(wanted):
+        return found
+    values = {name: frame[name].n_unique() for name in ids}
+    if "user" in wanted:
+        many = sorted(values.values())[-len(wanted)] * _MANY
+        found["user"] = next(name for name in ids if values[name] >= many)
+        values.pop(found["user"])
+    if "item" in wanted:
+        found["item"] = max(values, key=lambda name: values[name])
     return found
 
 

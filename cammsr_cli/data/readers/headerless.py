@@ -5,20 +5,19 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+_LAST_FM = ("user_id", "timestamp", "artist_id", "artist_name", "track_id", "track_name")
 # Files without a header: what they are called, and their columns.
 _CALLED = (
     (r"yoochoose-(clicks|test).*", ("session_id", "timestamp", "item_id", "category_id")),
     (r"yoochoose-buys.*", ("session_id", "timestamp", "item_id", "price", "quantity")),
     (r"userbehavior.*", ("user_id", "item_id", "category_id", "behavior_type", "timestamp")),
-    (
-        r"userid-timestamp-artid-artname-traid-traname.*",
-        ("user_id", "timestamp", "artist_id", "artist_name", "track_id", "track_name"),
-    ),
+    (r"userid-timestamp-artid-artname-traid-traname.*", _LAST_FM),
     (r"usersha1-artmbid-artname-plays.*", ("user_id", "artist_id", "artist_name", "plays")),
 )
 # Amazon's ratings of 2014 and 2018 differ in their order, and have a category's name alone.
 _ITEM, _USER, _RATING, _TIME = r"[0-9B][0-9A-Z]{9}", r"A[0-9A-Z]{8,}", r"[1-5](\.0)?", r"\d{9,10}"
 _HOLDING = (
+    ((r"user_\d{6}", r"\d{4}-\d\d-\d\dT[\d:]+Z", ".*", ".*", ".*", ".*"), _LAST_FM),
     ((_USER, _ITEM, _RATING, _TIME), ("user_id", "item_id", "rating", "timestamp")),
     ((_ITEM, _USER, _RATING, _TIME), ("item_id", "user_id", "rating", "timestamp")),
 )

@@ -12,6 +12,7 @@ import polars as pl
 
 from cammsr_cli.data.readers.columns import CANDIDATES, item_column, normalised
 from cammsr_cli.data.readers.contents import Reading, read_text
+from cammsr_cli.data.readers.file_names import table_format, visible
 from cammsr_cli.data.readers.ids import clean_ids
 from cammsr_cli.data.readers.tables import (
     INTERACTION_NAMES,
@@ -22,8 +23,6 @@ from cammsr_cli.data.readers.tables import (
     counted,
     named_table,
     open_table,
-    table_format,
-    visible,
 )
 from cammsr_cli.errors import UsageError
 

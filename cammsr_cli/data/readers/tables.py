@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import io
-import re
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import unquote
 
 import polars as pl
 import zstandard
@@ -26,34 +24,32 @@ from cammsr_cli.data.readers.contents import (
     read_content,
     read_text,
 )
-from cammsr_cli.data.readers.delimited import Dialect, header_of, line_of, read_delimited
+from cammsr_cli.data.readers.databases import read_query
+from cammsr_cli.data.readers.delimited import header_of, line_of, read_delimited
+from cammsr_cli.data.readers.dialects import Dialect
+from cammsr_cli.data.readers.file_names import (
+    FORMATS,
+    Format,
+    part_files,
+    partition,
+    table_format,
+)
 from cammsr_cli.data.readers.headerless import known_columns
+from cammsr_cli.data.readers.holders import (
+    HOLDERS,
+    held_columns,
+    holder_of,
+    read_held,
+    tables_of,
+)
 from cammsr_cli.data.readers.json_rows import json_keys, read_json
 from cammsr_cli.errors import CammsrError, UsageError, first_line
 
-Format = Literal["csv", "tsv", "jsonl", "parquet"]
-
-FORMATS: dict[str, Format] = {
-    ".csv": "csv",
-    ".tsv": "tsv",
-    ".tab": "tsv",
-    ".txt": "tsv",  # whatever separates the fields: it is seen in the first lines
-    ".dat": "tsv",
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".json": "jsonl",  # as Amazon's reviews of 2014 and 2018 are called
-    ".parquet": "parquet",
-    ".inter": "tsv",  # RecBole's atomic files
-    ".item": "tsv",
-}
 INTERACTION_NAMES = ("interactions", "reviews", "ratings", "events")
 ITEM_NAMES = ("items", "meta", "products", "catalogue", "movies")
 _USUAL_SEPARATORS: dict[Format, str] = {"csv": ",", "tsv": "\t"}
 _HEAD = 65_536  # bytes in which the first line ends
 _ROWS_A_PIECE = 65_536  # as Python's values a whole column of texts is large
-_SYSTEM_FILES = ("thumbs.db", "desktop.ini")
-_PARTITION = re.compile(r"([^=]+)=(.*)")  # a folder of Hive: the column and its value
-_NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
 _WORDS_TOLD = 3
 
 
@@ -85,7 +81,7 @@ class Table:
     def files(self) -> tuple[Path, ...]:
         """The files it was read from."""
         own = tuple(file for table in (*self.joined, *self.parts) for file in table.files)
-        return own or (self.path,)
+        return own or (holder_of(self.path) or self.path,)
 
     def place(self, row: int) -> str:
         """Where a 0-based row of `frame` stands: "FILE, line 7", or "FILE, row 7" in Parquet.
@@ -134,68 +130,6 @@ class SourceTables:
     notes: tuple[str, ...] = ()
 
 
-def table_format(path: Path) -> Format | None:
-    """The format a file name stands for, or None: `reviews.jsonl.gz` is "jsonl".
-
-    A folder's is that of its parts.
-    """
-    if path.is_dir():
-        parts = part_files(path)
-        return _named_format(parts[0].name) if parts else None
-    return _named_format(path.name)
-
-
-def _named_format(name: str) -> Format | None:
-    name = name.lower()
-    for compression in COMPRESSIONS:
-        name = name.removesuffix(compression)
-    return FORMATS.get(Path(name).suffix)
-
-
-def visible(folder: Path) -> list[Path]:
-    """What lies in a folder, by name, without what systems and programs put there for themselves.
-
-    That is what begins with "." or "_" (`._x.csv`, `.DS_Store`, `_SUCCESS`, `__MACOSX`),
-    `Thumbs.db` and `desktop.ini`.
-    """
-    return sorted(
-        (
-            path
-            for path in folder.iterdir()
-            if path.name[0] not in "._" and path.name.lower() not in _SYSTEM_FILES
-        ),
-        key=lambda path: path.name,
-    )
-
-
-def part_files(folder: Path) -> list[Path]:
-    """The files of a table that is a folder of parts, as Spark and Hive write it; else none.
-
-    All must be of one format. Parts are called `part…`, or alike but for digits, or the folder is
-    called as a table is (`ratings.parquet`); folders within are called `column=value`.
-    """
-    files: list[Path] = []
-    for path in _leaves(folder):
-        # Names first: a folder of a million pictures is none of parts.
-        kind = _named_format(path.name)
-        if kind is None or path.is_dir() or (files and kind != _named_format(files[0].name)):
-            return []
-        files.append(path)
-    named = _named_format(folder.name) or any(path.parent != folder for path in files)
-    alike = len(files) > 1 and len({re.sub(r"\d+", "", path.name) for path in files}) == 1
-    parts = all(path.name.lower().startswith("part") for path in files)
-    return files if named or alike or parts else []
-
-
-def _leaves(folder: Path) -> Iterator[Path]:
-    """The files of a folder and of its partitions, and the folders that are no partitions."""
-    for path in visible(folder):
-        if _PARTITION.fullmatch(path.name) and path.is_dir():
-            yield from _leaves(path)
-        else:
-            yield path
-
-
 def named_table(folder: Path, tables: Mapping[Path, object], names: Sequence[str]) -> Path | None:
     """The table in a folder whose name comes first in `names`; two of one name are a fault."""
     for name in names:
@@ -213,9 +147,12 @@ def named_table(folder: Path, tables: Mapping[Path, object], names: Sequence[str
 def open_table(path: Path, reading: Reading | None = None) -> Table:
     """Read a table: CSV, TSV, JSON or Parquet, plain, `.gz` or `.zst`, told by extension.
 
-    Rows are in file order. Every column of a delimited file is a string (ids such as "007" stay
-    what they are); JSON and Parquet keep their types. Words that stand for a missing value are
-    null, and counted.
+    Also of a workbook or a database, by its own path if it holds one alone, if `reading` says which
+    or has a query, or by a path such as `shop.xlsx/Orders`.
+
+    Rows are in file order. Every column of a delimited file or a sheet is a string (ids such as
+    "007" stay what they are); JSON, Parquet and databases keep their types. Words that stand for a
+    missing value are null, and counted.
 
     Args:
         path: The file, or a folder of parts, which are taken in order of their names.
@@ -225,9 +162,13 @@ def open_table(path: Path, reading: Reading | None = None) -> Table:
         CammsrError: The file is missing, empty, broken or of an unknown kind; it says where.
     """
     reading = reading or Reading()
-    if not path.exists():
+    table: Table | None
+    if holder := holder_of(path):
+        table = _open_held(path, holder, reading)
+    elif not path.exists():
         raise CammsrError(f"{path}: no such file", "Check the path.")
-    table = _open_parts(path, reading) if path.is_dir() else _open_file(path, reading)
+    else:
+        table = _open_parts(path, reading) if path.is_dir() else _open_file(path, reading)
     if table is None:
         raise CammsrError(f"{path} is empty", "Give a file with a header and at least one row.")
     if table.frame.width == 0:
@@ -235,6 +176,27 @@ def open_table(path: Path, reading: Reading | None = None) -> Table:
     if table.frame.height == 0:
         raise CammsrError(f"{path} has a header but no rows", "Give a file with at least one row.")
     return _without_missing(table, reading.missing)
+
+
+def _open_held(path: Path, holder: Path, reading: Reading) -> Table:
+    """A table of a workbook or a database, or what a query of it gives."""
+    if path == holder and holder.name in reading.queries:
+        rows = read_query(holder, reading.queries[holder.name])
+        return _of_texts(Table(path, rows, "rows"))
+    if path == holder and (name := reading.tables.get(holder.name)):
+        path = holder / name
+    if path == holder:
+        names = tables_of(holder)
+        if len(names) != 1:
+            raise CammsrError(
+                f"{holder} holds {len(names)} tables: {listed(one.name for one in names)}",
+                f"Name one: --table {names[0].name if names else 'NAME'}",
+            )
+        path = names[0]
+    frame = read_held(path)
+    kept = frame.filter(~pl.all_horizontal(pl.all().is_null()))
+    notes = blank_note(path, frame.height - kept.height)
+    return _of_texts(Table(path, kept, "rows", notes=notes))
 
 
 def _open_file(path: Path, reading: Reading) -> Table | None:
@@ -302,18 +264,12 @@ def _open_parts(folder: Path, reading: Reading) -> Table | None:
 
 def _with_partition(folder: Path, part: Table) -> Table:
     """A part with the columns that the names of its folders tell."""
-    told = {
-        key: None if value == _NO_VALUE else unquote(value)
-        for key, value in _partition(folder, part.path).items()
+    columns = [
+        pl.lit(value, pl.String).alias(key)
+        for key, value in partition(folder, part.path).items()
         if key not in part.frame.columns
-    }
-    columns = [pl.lit(value, pl.String).alias(key) for key, value in told.items()]
+    ]
     return replace(part, frame=part.frame.with_columns(columns))
-
-
-def _partition(folder: Path, file: Path) -> dict[str, str]:
-    names = file.relative_to(folder).parent.parts
-    return {match[1]: match[2] for name in names if (match := _PARTITION.fullmatch(name))}
 
 
 def columns_of(path: Path, reading: Reading | None = None) -> list[str]:
@@ -323,10 +279,16 @@ def columns_of(path: Path, reading: Reading | None = None) -> list[str]:
     at: `open_table` does.
     """
     reading = reading or Reading()
+    if holder := holder_of(path):
+        try:
+            own = tables_of(holder) if path == holder else [path]
+            return held_columns(own[0]) if len(own) == 1 else []
+        except CammsrError:
+            return []
     if path.is_dir():
         files = part_files(path)
         found = next((columns for file in files if (columns := columns_of(file, reading))), [])
-        return [*found, *(_partition(path, files[0]) if files else ())]
+        return [*found, *(partition(path, files[0]) if files else ())]
     kind = table_format(path)
     if kind != "parquet" and path.name in reading.columns:
         return list(reading.columns[path.name])
@@ -378,7 +340,10 @@ def blank_note(path: Path, rows: int) -> tuple[str, ...]:
 
 
 def _known_extensions() -> str:
-    return f"Known extensions: {', '.join(FORMATS)}, each also with {' or '.join(COMPRESSIONS)}."
+    return (
+        f"Known extensions: {', '.join(FORMATS)}, each also with {' or '.join(COMPRESSIONS)}; "
+        f"{', '.join(HOLDERS)}."
+    )
 
 
 def _without_missing(table: Table, words: frozenset[str]) -> Table:
@@ -403,18 +368,24 @@ def _without_missing(table: Table, words: frozenset[str]) -> Table:
 
 
 def _read_parquet(path: Path, content: bytes) -> Table:
-    """Columns of bytes are texts where they are UTF-8, as some programs write them."""
     try:
         frame = pl.read_parquet(io.BytesIO(content))
     except pl.exceptions.PolarsError as error:
         raise CammsrError(
             f"{path} is not a Parquet file: {first_line(error)}", "Write it again."
         ) from None
-    notes: list[str] = []
+    return _of_texts(Table(path, frame, "rows"))
+
+
+def _of_texts(table: Table) -> Table:
+    """The table with columns of bytes as texts, as some programs write them; others left out."""
+    frame, notes = table.frame, list(table.notes)
     for column in frame.select(pl.selectors.binary()):
         try:
             frame = frame.with_columns(column.cast(pl.String))
         except pl.exceptions.PolarsError:
             frame = frame.drop(column.name)
-            notes.append(f"column {column.name!r} of {path.name} holds bytes, not text: left out")
-    return Table(path, frame, "rows", notes=tuple(notes))
+            notes.append(
+                f"column {column.name!r} of {table.path.name} holds bytes, not text: left out"
+            )
+    return replace(table, frame=frame, notes=tuple(notes))

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from cammsr_cli.data.corpus import Corpus, SourceOptions, read_corpus
+from cammsr_cli.data.readers.contents import Reading
 from cammsr_cli.data.readers.grouplens import GENRES, find_grouplens
 from cammsr_cli.errors import CammsrError, UsageError
 
@@ -100,6 +101,15 @@ def test_100k(tmp_path: Path) -> None:
     assert corpus.user_ids == ["196", "22"]
     assert corpus.event_item.tolist() == [0, 1, 0]
     assert len(GENRES) == 19
+
+
+def test_quotes_of_windows_are_no_control_characters(tmp_path: Path) -> None:
+    items = u_item("1", "Schindler\x92s \x93List\x94", "Drama").encode("iso-8859-1")
+    for encoding in (None, "iso8859-1"):
+        (tmp_path / str(encoding)).mkdir()
+        folder = folder_of(tmp_path / str(encoding), u_data="1\t1\t5\t1\n", u_item=items)
+        corpus = read_corpus(SourceOptions(folder, reading=Reading(encoding)))
+        assert corpus.fields == {"title": ["Schindler’s “List”"]}
 
 
 def test_100k_with_its_own_genre_names(tmp_path: Path) -> None:

@@ -192,6 +192,13 @@ SETS = {
         {"title": "Duran Duran"},
         order="file",
     ),
+    "Last.fm 1K, as whoever took a part of it called it": Sample(
+        {
+            "plays.tsv": "user_000001\t2009-05-04T23:08:57Z\ta1\tDeep Dish\tt1\tIm Famous\n"
+            "user_000001\t2009-05-04T13:54:10Z\t\tUnderworld\tt2\tBoy\n",
+        },
+        {"user_000001": ["t2", "t1"]},
+    ),
     "Last.fm 1K": Sample(
         {
             "userid-timestamp-artid-artname-traid-traname.tsv": "user_000001\t2009-05-04T23:08:57Z"

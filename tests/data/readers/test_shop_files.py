@@ -343,6 +343,13 @@ def test_lines_of_faults_in_vectors(tmp_path: Path) -> None:
             ),
             "--columns user,timestamp,item,column4",
         ),
+        (
+            "".join(
+                f"p{n % 7}\t2009-05-0{n % 9 + 1}T23:08:57Z\tart{n % 8}\tDeep Dish\ttr{n % 9}\tX\n"
+                for n in range(40)
+            ),
+            "--columns user,timestamp,column3,column4,item,column6",
+        ),
     ],
 )
 def test_columns_are_guessed_for_a_hint(tmp_path: Path, log: str, options: str) -> None:

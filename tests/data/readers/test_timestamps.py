@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cammsr_cli.data.corpus import SourceOptions, read_corpus
-from cammsr_cli.data.interactions import Filters, Interactions, read_interactions
+from cammsr_cli.data.event_filters import Filters
+from cammsr_cli.data.interactions import Interactions, read_interactions
 from cammsr_cli.data.readers.tables import Table
 from cammsr_cli.data.readers.timestamps import NAMED_FORMATS, checked_time_format, finer_column
 from cammsr_cli.errors import CammsrError, UsageError

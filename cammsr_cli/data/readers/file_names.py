@@ -1,0 +1,99 @@
+"""What files are, by their names: formats of tables, parts of one, what systems leave behind."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+from urllib.parse import unquote
+
+from cammsr_cli.data.readers.contents import COMPRESSIONS
+
+Format = Literal["csv", "tsv", "jsonl", "parquet"]
+
+FORMATS: dict[str, Format] = {
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".tab": "tsv",
+    ".txt": "tsv",  # whatever separates the fields: it is seen in the first lines
+    ".dat": "tsv",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "jsonl",  # as Amazon's reviews of 2014 and 2018 are called
+    ".parquet": "parquet",
+    ".inter": "tsv",  # RecBole's atomic files
+    ".item": "tsv",
+}
+_SYSTEM_FILES = ("thumbs.db", "desktop.ini")
+_PARTITION = re.compile(r"([^=]+)=(.*)")  # a folder of Hive: the column and its value
+_NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
+
+
+def table_format(path: Path) -> Format | None:
+    """The format a file name stands for, or None: `reviews.jsonl.gz` is "jsonl".
+
+    A folder's is that of its parts.
+    """
+    if path.is_dir():
+        parts = part_files(path)
+        return _named_format(parts[0].name) if parts else None
+    return _named_format(path.name)
+
+
+def _named_format(name: str) -> Format | None:
+    name = name.lower()
+    for compression in COMPRESSIONS:
+        name = name.removesuffix(compression)
+    return FORMATS.get(Path(name).suffix)
+
+
+def visible(folder: Path) -> list[Path]:
+    """What lies in a folder, by name, without what systems and programs put there for themselves.
+
+    That is what begins with "." or "_" (`._x.csv`, `.DS_Store`, `_SUCCESS`, `__MACOSX`),
+    `Thumbs.db` and `desktop.ini`.
+    """
+    return sorted(
+        (
+            path
+            for path in folder.iterdir()
+            if path.name[0] not in "._" and path.name.lower() not in _SYSTEM_FILES
+        ),
+        key=lambda path: path.name,
+    )
+
+
+def part_files(folder: Path) -> list[Path]:
+    """The files of a table that is a folder of parts, as Spark and Hive write it; else none.
+
+    All must be of one format. Parts are called `part…`, or alike but for digits, or the folder is
+    called as a table is (`ratings.parquet`); folders within are called `column=value`.
+    """
+    files: list[Path] = []
+    for path in _leaves(folder):
+        # Names first: a folder of a million pictures is none of parts.
+        kind = _named_format(path.name)
+        if kind is None or path.is_dir() or (files and kind != _named_format(files[0].name)):
+            return []
+        files.append(path)
+    named = _named_format(folder.name) or any(path.parent != folder for path in files)
+    alike = len(files) > 1 and len({re.sub(r"\d+", "", path.name) for path in files}) == 1
+    parts = all(path.name.lower().startswith("part") for path in files)
+    return files if named or alike or parts else []
+
+
+def _leaves(folder: Path) -> Iterator[Path]:
+    """The files of a folder and of its partitions, and the folders that are no partitions."""
+    for path in visible(folder):
+        if _PARTITION.fullmatch(path.name) and path.is_dir():
+            yield from _leaves(path)
+        else:
+            yield path
+
+
+def partition(folder: Path, file: Path) -> dict[str, str | None]:
+    """The columns that the names of a part's folders tell, and their values."""
+    names = file.relative_to(folder).parent.parts
+    told = (match for name in names if (match := _PARTITION.fullmatch(name)))
+    return {one[1]: None if one[2] == _NO_VALUE else unquote(one[2]) for one in told}

@@ -1,0 +1,79 @@
+"""Files that hold several tables: workbooks and databases.
+
+A table within one is named by a path, as if the file were a folder: `shop.xlsx/Orders`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import polars as pl
+
+from cammsr_cli.data.readers.columns import listed
+from cammsr_cli.data.readers.databases import DATABASES, database_tables, read_query
+from cammsr_cli.data.readers.sheets import WORKBOOKS, read_sheet, sheet_names
+from cammsr_cli.errors import CammsrError, closest
+
+HOLDERS = (*WORKBOOKS, *DATABASES)
+_ROWS_TO_LEARN_FROM = 20
+
+
+def is_holder(path: Path) -> bool:
+    """Whether a path is a workbook or a database, by its name."""
+    return path.suffix.lower() in HOLDERS and path.is_file()
+
+
+def holder_of(path: Path) -> Path | None:
+    """The workbook or database that a path is, or that it names a table of; else None."""
+    if is_holder(path):
+        return path
+    return path.parent if is_holder(path.parent) else None
+
+
+def tables_of(holder: Path) -> list[Path]:
+    """The tables of a workbook or a database, each as a path.
+
+    Raises:
+        CammsrError: It cannot be read, or what reads it is not installed.
+    """
+    return [holder / name for name in _names(holder)]
+
+
+def held_columns(path: Path) -> list[str]:
+    """The columns of a table in a workbook or a database.
+
+    Raises:
+        CammsrError: There is no such table, or the file cannot be read.
+    """
+    return _frame(path, _ROWS_TO_LEARN_FROM).columns
+
+
+def read_held(path: Path) -> pl.DataFrame:
+    """The rows of a table in a workbook or a database.
+
+    Raises:
+        CammsrError: There is no such table, or the file cannot be read.
+    """
+    return _frame(path, None)
+
+
+def _names(holder: Path) -> list[str]:
+    if holder.suffix.lower() in WORKBOOKS:
+        return sheet_names(holder)
+    return list(database_tables(holder))
+
+
+def _frame(path: Path, rows: int | None) -> pl.DataFrame:
+    holder, name = path.parent, path.name
+    names = _names(holder)
+    if name not in names:
+        meant = closest(name, names, 1)
+        question = f", did you mean {meant[0]!r}?" if meant else ""
+        raise CammsrError(
+            f"{holder} has no table {name!r}{question}", f"Its tables: {listed(names) or 'none'}"
+        )
+    if holder.suffix.lower() in WORKBOOKS:
+        return read_sheet(holder, name, rows)
+    limit = "" if rows is None else f" LIMIT {rows}"
+    sql = f"SELECT * FROM {database_tables(holder)[name]}{limit}"  # noqa: S608
+    return read_query(holder, sql)

@@ -1,0 +1,71 @@
+"""Sheets of Excel and OpenDocument workbooks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TypeVar
+
+import polars as pl
+
+from cammsr_cli.errors import CammsrError, first_line
+
+WORKBOOKS = (".xlsx", ".xlsm", ".xlsb", ".xls", ".ods")
+
+T = TypeVar("T")
+
+
+def sheet_names(path: Path) -> list[str]:
+    """The sheets of a workbook, in their order.
+
+    Raises:
+        CammsrError: It cannot be read, or the package that reads it is not installed.
+    """
+
+    def names() -> list[str]:
+        import fastexcel
+
+        return list(fastexcel.read_excel(path).sheet_names)
+
+    return _read(path, names)
+
+
+def read_sheet(path: Path, name: str, rows: int | None = None) -> pl.DataFrame:
+    """A sheet's rows, every column a string, as those of a CSV file.
+
+    Args:
+        path: The workbook.
+        name: Its sheet.
+        rows: So many of the first rows; None for all.
+
+    Raises:
+        CammsrError: It cannot be read, or the package that reads it is not installed.
+    """
+    options = {"dtypes": "string"} | ({} if rows is None else {"n_rows": rows})
+    return _read(
+        path,
+        lambda: pl.read_excel(
+            path,
+            sheet_name=name,
+            engine="calamine",
+            read_options=options,
+            drop_empty_rows=False,
+            raise_if_empty=False,
+        ),
+    )
+
+
+def _read(path: Path, read: Callable[[], T]) -> T:
+    if find_spec("fastexcel") is None:
+        raise CammsrError(
+            f"{path}: to read sheets, the package fastexcel is needed, which is not installed",
+            "Install it: pip install 'cammsr[sheets]'",
+        )
+    try:
+        return read()
+    except Exception as error:  # fastexcel's and calamine's errors have no common ground
+        raise CammsrError(
+            f"{path} cannot be read as a workbook: {first_line(error)}",
+            "Open it in a spreadsheet program and save it again, or as CSV.",
+        ) from error
