@@ -106,6 +106,16 @@ class Asked:
 _asked = Asked()
 
 
+class _Stream:
+    """Of a device that has done all as soon as it is asked; to wait for it counts all the same."""
+
+    def record_event(self) -> _Stream:
+        return self
+
+    def synchronize(self) -> None:
+        _asked.wait("an event")
+
+
 def _place() -> str:
     """The innermost line of the project that is being run."""
     frame = sys._getframe()
@@ -420,6 +430,7 @@ def pretended_cuda(devices: int = 1, free: int = 2**34) -> Iterator[Asked]:
             "is_current_stream_capturing": lambda: False,
             "manual_seed": lambda seed: None,
             "manual_seed_all": lambda seed: None,
+            "current_stream": lambda device=None: _Stream(),
             "mem_get_info": lambda device=None: (free, 2 * free),
             "get_rng_state": lambda device="cuda": random[at(device)].clone(),
             "set_rng_state": lambda state, device="cuda": random.update({at(device): state}),

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from cammsr_encoders.device import Fetch, Start, fetched, is_gpu, sent
 from cammsr_encoders.protocol import (
     API,
     BadSample,
@@ -33,8 +34,10 @@ MAX_PIXELS = 64_000_000
 # Long thin pictures are cut to this ratio around their middle: the shorter side is what is scaled
 # to the model's size, so that a strip of 1 x 60,000 pixels would grow to gigabytes.
 _MAX_ASPECT = 8
-# Images that pass through the model at once, whatever the batch (a clip is many images).
+# Images that pass through the model at once, whatever the batch (a clip is many images): on a CPU,
+# and on a GPU.
 _IMAGES_A_PASS = 64
+_IMAGES_A_PASS_ON_GPU = 256
 # Formats read by Pillow itself, and HEIF where the package pillow-heif is installed; others (EPS,
 # WMF) start programs or are no pictures.
 _FORMATS = (
@@ -69,7 +72,7 @@ class ImageModel:
     Args:
         model: See `weights.find_image_weights`; tf_efficientnet_lite0 (1,280-d) if None.
         device: "cpu", "cuda", "cuda:N" or "mps".
-        precision: "float32", or "bfloat16" for autocast.
+        precision: "float32", or "bfloat16": of the weights on a GPU, by autocast elsewhere.
         size: Side of the square the model sees, in pixels; the model's own if None.
     """
 
@@ -125,14 +128,31 @@ class ImageModel:
     def _network(self) -> Any:
         """The loaded model, in evaluation mode on the device."""
         network = _load_network(self.weights, self.config, self.size).to(self.device).eval()
+        if self.on_gpu and self.precision == "bfloat16":
+            network = network.bfloat16()
         return network.to(memory_format=self._memory_format)
+
+    @functools.cached_property
+    def _statistics(self) -> Any:
+        """Mean and deviation of pixels, [1, 3, 1, 1] each, on the device."""
+        import torch
+
+        return tuple(
+            torch.tensor(self.config[key])[None, :, None, None].to(self.device)
+            for key in ("mean", "std")
+        )
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether it computes while the host goes on."""
+        return is_gpu(self.device)
 
     @property
     def _memory_format(self) -> Any:
         """How images lie in memory: with channels last NVIDIA's convolutions are faster."""
         import torch
 
-        return torch.channels_last if self.device.startswith("cuda") else torch.contiguous_format
+        return torch.channels_last if self.on_gpu else torch.contiguous_format
 
     @functools.cached_property
     def dim(self) -> int:
@@ -163,31 +183,36 @@ class ImageModel:
         Returns:
             float32 [n, dim].
         """
-        passes = [
-            self._features(images[start : start + _IMAGES_A_PASS])
-            for start in range(0, len(images), _IMAGES_A_PASS)
-        ]
-        return np.concatenate(passes) if passes else np.zeros((0, self.dim), np.float32)
+        return self.begun(images)()
 
-    def _features(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def begun(self, images: NDArray[np.uint8]) -> Fetch:
+        """What fetches the features that `features` gives; a GPU works at them meanwhile."""
+        if not len(images):
+            return lambda: np.zeros((0, self.dim), np.float32)
+        most = _IMAGES_A_PASS_ON_GPU if self.on_gpu else _IMAGES_A_PASS
+        passes = [
+            self._begun(images[start : start + most]) for start in range(0, len(images), most)
+        ]
+        return lambda: np.concatenate([fetch() for fetch in passes])
+
+    def _begun(self, images: NDArray[np.uint8]) -> Fetch:
         import torch
 
         device = torch.device(self.device)
-        mean, std = (
-            torch.tensor(self.config[key], device=device)[None, :, None, None]
-            for key in ("mean", "std")
-        )
+        mean, std = self._statistics
+        rough = self.precision == "bfloat16"
         with (
             torch.inference_mode(),
-            torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.precision == "bfloat16"),
+            torch.autocast(device.type, torch.bfloat16, enabled=rough and not self.on_gpu),
         ):
-            pixels = torch.from_numpy(images).to(device).float() / 255
+            pixels = sent(torch.from_numpy(images), device).float() / 255
             pixels = pixels.contiguous(memory_format=self._memory_format)
-            pooled = self._network((pixels - mean) / std)
-        return np.asarray(pooled.float().cpu().numpy(), dtype=np.float32)
+            pixels = (pixels - mean) / std
+            return fetched(self._network(pixels.bfloat16() if rough and self.on_gpu else pixels))
 
     def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in self.__dict__.items() if key != "_network"}
+        on_device = ("_network", "_statistics")
+        return {key: value for key, value in self.__dict__.items() if key not in on_device}
 
 
 class ImageEncoder:
@@ -196,7 +221,7 @@ class ImageEncoder:
     Args:
         model: Any timm name with published weights; tf_efficientnet_lite0 (1,280-d) if None.
         device: "cpu", "cuda", "cuda:N" or "mps".
-        precision: "float32", or "bfloat16" for autocast.
+        precision: "float32", or "bfloat16": of the weights on a GPU, by autocast elsewhere.
         size: Side of the square the model sees, in pixels; the model's own if None.
         unknown: Any further option is refused.
 
@@ -258,6 +283,13 @@ class ImageEncoder:
             WeightsUnavailable: If the weights cannot be had.
         """
         return self._model.features(stacked(samples))
+
+    @property
+    def start(self) -> Start | None:
+        """On a GPU, `encode` that gives what fetches the vectors, and does not wait for them."""
+        if not self._model.on_gpu:
+            return None
+        return lambda samples: self._model.begun(stacked(samples))
 
 
 def stacked(images: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
