@@ -156,7 +156,7 @@ ORPHANS = """
 import sys
 sys.path.insert(0, sys.argv[1])
 import multiprocessing
-from test_decoding import Toy
+from test_decode import Toy
 from cammsr_cli.encoding.decode import Decoder
 decoder = Decoder(Toy(), 2, 60)
 decoder.give({"image": word} for word in ("a", "sleep 60", "sleep 60"))
