@@ -87,6 +87,7 @@ class EngineName(StrEnum):
 class PrecisionName(StrEnum):
     """What encoders compute in."""
 
+    AUTO = "auto"
     FLOAT32 = "float32"
     BFLOAT16 = "bfloat16"
 
@@ -246,9 +247,15 @@ def command(
         ),
     ] = None,
     precision: Annotated[
-        PrecisionName, typer.Option(help="What encoders compute in.")
-    ] = PrecisionName.FLOAT32,
-    batch_size: Annotated[int, typer.Option(min=1, help="Texts, pictures or frames a batch.")] = 32,
+        PrecisionName,
+        typer.Option(help="What encoders compute in; auto: bfloat16 on CUDA, else float32."),
+    ] = PrecisionName.AUTO,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Texts, pictures or frames a batch.  [default: 256 on CUDA, else 32]"
+        ),
+    ] = None,
     workers: Annotated[
         int,
         typer.Option(
@@ -300,6 +307,8 @@ def command(
     )
     if allow_private_hosts:
         limits = replace(limits, reachable=any_address)
+    devices = _devices(device, engine)
+    computing, batch = _computing(devices, precision, batch_size)
     options = PrepareOptions(
         source=SourceOptions(
             interactions=source,
@@ -329,7 +338,7 @@ def command(
         },
         media_root=media_root or _beside(source, items),
         features=FeatureOptions(
-            batch_size=batch_size,
+            batch_size=batch,
             workers=_spare_cores() if workers < 0 else workers,
             decode_seconds=decode_seconds,
             dtype=dtype.value,
@@ -337,8 +346,8 @@ def command(
             shard=part,
         ),
         download=limits if download else None,
-        device=_devices(device, engine),
-        precision=precision.value,
+        device=devices,
+        precision=computing,
         engine=engine.value,
         strict=strict,
         force=force,
@@ -377,6 +386,14 @@ def _devices(names: str, engine: EngineName) -> str:
             raise UsageError(f"--engine ray --device {names}: write cpu or cuda, one for all nodes")
         return "cuda" if names == "cuda" else "cpu"
     return ",".join(str(resolve_device(name)) for name in names.split(","))
+
+
+def _computing(devices: str, precision: PrecisionName, batch_size: int | None) -> tuple[str, int]:
+    """What encoders compute in on these devices, and samples a batch, where nobody said."""
+    on_gpu = devices.startswith("cuda")
+    if precision is PrecisionName.AUTO:
+        precision = PrecisionName.BFLOAT16 if on_gpu else PrecisionName.FLOAT32
+    return precision.value, batch_size or (256 if on_gpu else 32)
 
 
 def _prepare_together(options: PrepareOptions, as_json: bool) -> None:
