@@ -333,12 +333,18 @@ def _attention(
     v: torch.Tensor,
     attn_mask: torch.Tensor | None = None,
     dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
 ) -> torch.Tensor:
+    if is_causal:
+        raise NotImplementedError("a mask that is not given")
     if torch.is_autocast_enabled("cuda"):
         q, k, v = (x.to(torch.get_autocast_dtype("cuda")) for x in (q, k, v))
         attn_mask = None if attn_mask is None else attn_mask.to(q.dtype)
-    weight = q @ k.mT * q.shape[-1] ** -0.5
-    if attn_mask is not None:
+    weight = q @ k.mT * (q.shape[-1] ** -0.5 if scale is None else scale)
+    if attn_mask is not None and attn_mask.dtype == torch.bool:
+        weight = torch.where(attn_mask, weight, float("-inf"))
+    elif attn_mask is not None:
         if attn_mask.dtype != q.dtype:
             raise WrongDeviceError(f"a bias of {attn_mask.dtype} for a query of {q.dtype}")
         weight = weight + attn_mask
