@@ -18,7 +18,8 @@ from cammsr_cli.devices import repeatable, room_for
 from cammsr_cli.distributed import World
 from cammsr_cli.errors import CammsrError, UsageError, typed
 from cammsr_cli.locks import in_use, only_writer
-from cammsr_cli.model.items import MEASURED_ROWS, Catalogue
+from cammsr_cli.model.features import MEASURED_ROWS
+from cammsr_cli.model.items import Catalogue
 from cammsr_cli.runs.folder import (
     ModelSpec,
     RunFolder,

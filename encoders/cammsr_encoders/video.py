@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cammsr_encoders.device import Fetch, Start
-from cammsr_encoders.image import ImageModel, refuse_large
+from cammsr_encoders.image import refuse_large
+from cammsr_encoders.image_model import ImageModel
 from cammsr_encoders.protocol import (
     API,
     BadSample,

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from cammsr_encoders import image
+from cammsr_encoders import image_model
 from cammsr_encoders.image import ImageEncoder
 from cammsr_encoders.protocol import Encoder
 from cammsr_encoders.text import TextEncoder
@@ -60,7 +60,7 @@ def _small_network(monkeypatch: pytest.MonkeyPatch) -> None:
             nn.Flatten(),
         )
 
-    monkeypatch.setattr(image, "_load_network", load)
+    monkeypatch.setattr(image_model, "_load_network", load)
 
 
 KINDS = pytest.mark.parametrize("kind", [TextEncoder, ImageEncoder, VideoEncoder])

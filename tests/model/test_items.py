@@ -10,10 +10,11 @@ import torch
 from small_catalogue import DIMS, N, small_catalogue, with_values
 
 from cammsr_cli.model import by_device
+from cammsr_cli.model import features as features_module
 from cammsr_cli.model import items as items_module
+from cammsr_cli.model.features import FeatureProjection
 from cammsr_cli.model.items import (
     Catalogue,
-    FeatureProjection,
     ItemEncoder,
     ItemParts,
     Part,
@@ -518,7 +519,7 @@ def test_of_many_items_some_are_measured_evenly_spread(monkeypatch) -> None:
     there = features[present].float()
     assert len(there) == 51
     for most, step in ((100, 1), (51, 1), (50, 2), (10, 6)):
-        monkeypatch.setattr(items_module, "MEASURED_ROWS", most)
+        monkeypatch.setattr(features_module, "MEASURED_ROWS", most)
         projection = FeatureProjection(3, 16)
         projection.measure(features, present)
         assert len(there[::step]) <= most
