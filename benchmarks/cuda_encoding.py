@@ -93,7 +93,7 @@ def _rates(kit: Kit, encoder: Any, items: list[dict[str, str]], batch: int, batc
                 decoder.take(batch)
 
     def encoded() -> None:
-        start = encoder.start or (lambda given: lambda: encoder.encode(given))
+        start = encoder.start_encoding or (lambda given: lambda: encoder.encode(given))
         begun = [start(samples) for _ in range(2)]
         for _ in range(batches - 2):
             begun.pop(0)()

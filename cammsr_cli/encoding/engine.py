@@ -80,17 +80,19 @@ class Encoding:
         self, decoder: Decoder, encoder: Encoder, chunks: Iterator[list[Sample]]
     ) -> Iterator[Encoded]:
         """As `stream`, with a decoder that outlives the chunks."""
-        start: Start | None = getattr(encoder, "start", None)
-        begun: Callable[[], Encoded] | None = None  # fetched when the next has been begun
-        for samples in self._decoded(decoder, chunks):
-            before, begun = begun, self._begun(start or encoder.encode, samples)
-            if before is not None:
-                yield before()
-            if start is None:
-                yield begun()
-                begun = None
-        if begun is not None:
-            yield begun()
+        decoded = self._decoded(decoder, chunks)
+        start: Start | None = getattr(encoder, "start_encoding", None)
+        if start is None:
+            for samples in decoded:
+                yield self._begun(encoder.encode, samples)()
+            return
+        under_way: deque[Callable[[], Encoded]] = deque()
+        for samples in decoded:
+            under_way.append(self._begun(start, samples))
+            if len(under_way) == 2:
+                yield under_way.popleft()()
+        while under_way:
+            yield under_way.popleft()()
 
     def _decoded(self, decoder: Decoder, chunks: Iterator[list[Sample]]) -> Iterator[list[Any]]:
         """The chunks' samples, some chunks decoded ahead."""

@@ -126,7 +126,7 @@ class ImageEncoder:
         return self._model.features(stacked(samples))
 
     @property
-    def start(self) -> Start | None:
+    def start_encoding(self) -> Start | None:
         """On a GPU, `encode` that gives what fetches the vectors, and does not wait for them."""
         if not self._model.on_gpu:
             return None

@@ -157,7 +157,7 @@ class TextEncoder:
         return np.asarray(vectors.float().cpu().numpy(), dtype=np.float32)
 
     @property
-    def start(self) -> Start | None:
+    def start_encoding(self) -> Start | None:
         """On a GPU, `encode` that gives what fetches the vectors, and does not wait for them.
 
         Tokens are made beside the model, in a thread.

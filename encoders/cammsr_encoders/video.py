@@ -140,7 +140,7 @@ class VideoEncoder:
         return self._begun(samples)()
 
     @property
-    def start(self) -> Start | None:
+    def start_encoding(self) -> Start | None:
         """On a GPU, `encode` that gives what fetches the vectors, and does not wait for them."""
         return self._begun if self._model.on_gpu else None
 

@@ -132,7 +132,7 @@ def _by_reason(asked: Asked) -> Counter[str]:
 @KINDS
 def test_on_a_cpu_nothing_is_left_under_way(kind: type[Any]) -> None:
     encoder = _encoder(kind, "cpu")
-    assert encoder.start is None
+    assert encoder.start_encoding is None
     assert encoder.fingerprint == _encoder(kind, "cuda").fingerprint
 
 
@@ -142,7 +142,7 @@ def test_an_encoder_is_sent_to_decoders_without_what_lies_on_a_gpu(
 ) -> None:
     with pretended_cuda():
         encoder = _encoder(kind, "cuda")
-        encoder.start(_samples(kind, tmp_path)[0])()
+        encoder.start_encoding(_samples(kind, tmp_path)[0])()
         sent = pickle.loads(pickle.dumps(encoder))
     held = vars(sent) | vars(getattr(sent, "_model", sent))
     assert not [name for name in held if name in ("_network", "_statistics", "_beside")]
