@@ -65,6 +65,7 @@ COPIES = {aten._to_copy.default, aten.copy_.default, aten.copy.default}
 
 NO_KERNEL = {
     aten._reshape_alias.default,
+    aten._coalesced_.default,
     aten._unsafe_view.default,
     aten.alias.default,
     aten.detach.default,
@@ -373,6 +374,8 @@ def _backward(loss: torch.Tensor) -> None:
             given = arrived.pop(node)
             if hasattr(node, "variable"):
                 leaf = node.variable
+                if given[0].layout == torch.sparse_coo:
+                    given[0]._coalesced_(False)  # the engine of torch forgets it
                 leaf.grad = given[0] if leaf.grad is None else leaf.grad + given[0]
                 continue
             outputs = max(len(node._input_metadata), 1 + max(given))
@@ -449,6 +452,8 @@ def pretended_cuda(devices: int = 1, free: int = 2**34) -> Iterator[Asked]:
         inference = torch.inference_mode
         stack.enter_context(patch.object(inference, "__enter__", _without_gradients))
         stack.enter_context(patch.object(inference, "__exit__", _with_gradients))
+        # The choice of cuDNN's kernels asks the driver.
+        stack.enter_context(torch.backends.cudnn.flags(enabled=False))
         stack.enter_context(patch.object(Thread, "run", _run_within(Thread.run)))
         stack.enter_context(_Driverless())
         stack.enter_context(_Made())

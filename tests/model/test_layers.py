@@ -344,8 +344,7 @@ def test_rows_of_a_table_have_the_gradient_of_torch_s_own_each_row_once() -> Non
     ours = table.grad
     assert ours is not None
     assert ours.is_sparse
-    assert ours.is_coalesced()
-    assert ours.coalesce().indices().tolist() == [[0, 1, 5]]
+    assert ours._indices().tolist() == [[0, 1, 5]]  # each once, and rising
     table.grad = None
     (functional.embedding(row, table, sparse=True) * factor).sum().backward()
     theirs = table.grad

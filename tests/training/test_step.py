@@ -347,6 +347,10 @@ def test_fifty_steps_with_named_rows_are_those_of_torch_s_own_gradients(micro_ba
             torch.manual_seed(4)
             steps = [stepper(START, END)["recommendation"] for _ in range(50)]
             losses.append([float(loss) for loss in steps])
+            grad = stepper.state.model.items.id_table.weight.grad
+            assert grad.is_coalesced()
+            row = grad.indices()[0]
+            assert torch.equal(row, row.unique())
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
     assert losses[0][-1] < 0.8 * losses[0][0]
 
