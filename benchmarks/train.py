@@ -13,7 +13,7 @@ import statistics
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import wraps
@@ -35,6 +35,7 @@ from cammsr_cli.runs.spec import describe, training_items
 from cammsr_cli.training import objective, plan, step
 from cammsr_cli.training.loop import Trainer
 from cammsr_cli.training.sizing import fitted
+from cammsr_cli.training.step import PlannedStep
 from cammsr_cli.training.train import make_trainer
 
 
@@ -137,6 +138,15 @@ def batches_of(trainer: Trainer, steps: int) -> Iterator[tuple[torch.Tensor, tor
     for at in range(steps):
         batch = batches[at % len(batches)]
         yield start_W[batch], end_W[batch]
+
+
+def planned_steps(trainer: Trainer, steps: int) -> Generator[PlannedStep, None, None]:
+    """Some steps on such windows, planned as a training plans them; to be closed."""
+    generator = torch.Generator().manual_seed(0)
+    trainer.state.model.train()
+    start_W, end_W = training_windows(trainer.start_U, trainer.end_U, trainer.length, generator)
+    batches = shuffled_batches(len(end_W), trainer.config.batch_size, generator)
+    return trainer.planned(start_W, end_W, [batches[at % len(batches)] for at in range(steps)])
 
 
 def some_steps(trainer: Trainer, steps: int) -> Iterator[Callable[[], int]]:

@@ -65,6 +65,7 @@ COPIES = {aten._to_copy.default, aten.copy_.default, aten.copy.default}
 
 NO_KERNEL = {
     aten._reshape_alias.default,
+    aten._coalesced_.default,
     aten._unsafe_view.default,
     aten.alias.default,
     aten.detach.default,
@@ -104,6 +105,16 @@ class Asked:
 
 
 _asked = Asked()
+
+
+class _Stream:
+    """Of a device that has done all as soon as it is asked; to wait for it counts all the same."""
+
+    def record_event(self) -> _Stream:
+        return self
+
+    def synchronize(self) -> None:
+        _asked.wait("an event")
 
 
 def _place() -> str:
@@ -323,12 +334,18 @@ def _attention(
     v: torch.Tensor,
     attn_mask: torch.Tensor | None = None,
     dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
 ) -> torch.Tensor:
+    if is_causal:
+        raise NotImplementedError("a mask that is not given")
     if torch.is_autocast_enabled("cuda"):
         q, k, v = (x.to(torch.get_autocast_dtype("cuda")) for x in (q, k, v))
         attn_mask = None if attn_mask is None else attn_mask.to(q.dtype)
-    weight = q @ k.mT * q.shape[-1] ** -0.5
-    if attn_mask is not None:
+    weight = q @ k.mT * (q.shape[-1] ** -0.5 if scale is None else scale)
+    if attn_mask is not None and attn_mask.dtype == torch.bool:
+        weight = torch.where(attn_mask, weight, float("-inf"))
+    elif attn_mask is not None:
         if attn_mask.dtype != q.dtype:
             raise WrongDeviceError(f"a bias of {attn_mask.dtype} for a query of {q.dtype}")
         weight = weight + attn_mask
@@ -357,6 +374,8 @@ def _backward(loss: torch.Tensor) -> None:
             given = arrived.pop(node)
             if hasattr(node, "variable"):
                 leaf = node.variable
+                if given[0].layout == torch.sparse_coo:
+                    given[0]._coalesced_(False)  # the engine of torch forgets it
                 leaf.grad = given[0] if leaf.grad is None else leaf.grad + given[0]
                 continue
             outputs = max(len(node._input_metadata), 1 + max(given))
@@ -420,6 +439,7 @@ def pretended_cuda(devices: int = 1, free: int = 2**34) -> Iterator[Asked]:
             "is_current_stream_capturing": lambda: False,
             "manual_seed": lambda seed: None,
             "manual_seed_all": lambda seed: None,
+            "current_stream": lambda device=None: _Stream(),
             "mem_get_info": lambda device=None: (free, 2 * free),
             "get_rng_state": lambda device="cuda": random[at(device)].clone(),
             "set_rng_state": lambda state, device="cuda": random.update({at(device): state}),
@@ -432,6 +452,8 @@ def pretended_cuda(devices: int = 1, free: int = 2**34) -> Iterator[Asked]:
         inference = torch.inference_mode
         stack.enter_context(patch.object(inference, "__enter__", _without_gradients))
         stack.enter_context(patch.object(inference, "__exit__", _with_gradients))
+        # The choice of cuDNN's kernels asks the driver.
+        stack.enter_context(torch.backends.cudnn.flags(enabled=False))
         stack.enter_context(patch.object(Thread, "run", _run_within(Thread.run)))
         stack.enter_context(_Driverless())
         stack.enter_context(_Made())

@@ -230,9 +230,15 @@ def command(
         ),
     ] = None,
     precision: Annotated[
-        PrecisionName, typer.Option(help="What encoders compute in.")
-    ] = PrecisionName.FLOAT32,
-    batch_size: Annotated[int, typer.Option(min=1, help="Texts, pictures or frames a batch.")] = 32,
+        PrecisionName,
+        typer.Option(help="What encoders compute in; auto: bfloat16 on CUDA, else float32."),
+    ] = PrecisionName.AUTO,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Texts, pictures or frames a batch.  [default: 256 on CUDA, else 32]"
+        ),
+    ] = None,
     workers: Annotated[
         int,
         typer.Option(
@@ -286,6 +292,8 @@ def command(
     )
     if allow_private_hosts:
         limits = replace(limits, reachable=any_address)
+    devices = devices_of(device, engine)
+    computing, batch = _computing(devices, precision, batch_size)
     options = PrepareOptions(
         source=SourceOptions(
             interactions=source,
@@ -316,7 +324,7 @@ def command(
         },
         media_root=media_root or beside(source, items),
         features=FeatureOptions(
-            batch_size=batch_size,
+            batch_size=batch,
             workers=spare_cores() if workers < 0 else workers,
             decode_seconds=decode_seconds,
             dtype=dtype.value,
@@ -324,8 +332,8 @@ def command(
             shard=part,
         ),
         download=limits if download else None,
-        device=devices_of(device, engine),
-        precision=precision.value,
+        device=devices,
+        precision=computing,
         engine=engine.value,
         strict=strict,
         force=force,
@@ -353,6 +361,14 @@ def command(
         console.next_command("cammsr merge", parts, "--out", out)
     elif report.trainable:
         console.next_command("cammsr train", out)
+
+
+def _computing(devices: str, precision: PrecisionName, batch_size: int | None) -> tuple[str, int]:
+    """What encoders compute in on these devices, and samples a batch, where nobody said."""
+    on_gpu = devices.startswith("cuda")
+    if precision is PrecisionName.AUTO:
+        precision = PrecisionName.BFLOAT16 if on_gpu else PrecisionName.FLOAT32
+    return precision.value, batch_size or (256 if on_gpu else 32)
 
 
 def _prepare_together(options: PrepareOptions, as_json: bool) -> None:

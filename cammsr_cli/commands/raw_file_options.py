@@ -68,6 +68,7 @@ class EngineName(StrEnum):
 class PrecisionName(StrEnum):
     """What encoders compute in."""
 
+    AUTO = "auto"
     FLOAT32 = "float32"
     BFLOAT16 = "bfloat16"
 

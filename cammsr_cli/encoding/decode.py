@@ -4,7 +4,7 @@ A decoder may hang or crash on a hostile file, and nothing within its process ca
 process is then killed and replaced; the item it was at becomes a failure, all others are decoded.
 So that a process that hangs can hold nothing up, what goes either way between the processes is
 never waited for: messages are sent and answers read as far as they go, piece by piece, and which
-item a process is at stands in shared memory.
+item a process is at stands in shared memory, as do the pixels of what it decoded.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import wait
 from typing import Any, Protocol
 
+from cammsr_cli.encoding.ring import Ring, Spilt
 from cammsr_cli.errors import CammsrError, first_line
 
 # Processes that die one after another, with nothing decoded in between, mean no single file.
@@ -135,7 +136,7 @@ class _Pool:
     def close(self) -> None:
         for worker in self.workers:
             worker.end()
-            worker.link.close()
+            worker.close()
         self.workers = []
 
     def _give(self, number: int) -> None:
@@ -200,7 +201,7 @@ class _Pool:
 
     def _replace(self, worker: _Worker) -> None:
         """A new worker in place of one that has ended; what that left is given again."""
-        worker.link.close()
+        worker.close()
         self.workers[self.workers.index(worker)] = _Worker(self.encoder)
         for number in worker.given:
             self._give(number)
@@ -218,6 +219,7 @@ class _Worker:
         self.given: deque[int] = deque()
         self._unsent = bytearray()
         self.link, theirs = socket.socketpair()
+        self._ring = _ring()
         # The number of the sample it is at, and since when, by the clock all processes share.
         self._now = multiprocessing.RawArray("d", [_NOTHING, 0.0])
         self._unread = bytearray()
@@ -228,6 +230,8 @@ class _Worker:
         )
         self._process.start()
         theirs.close()  # else its end would not be seen here
+        with contextlib.suppress(OSError):  # it has died, which is seen where answers are read
+            socket.send_fds(self.link, [b"\0"], [self._ring.file] if self._ring else [])
 
     def give(self, number: int, sample: Sample) -> None:
         self.given.append(number)
@@ -266,12 +270,20 @@ class _Worker:
             answer = bytes(self._unread[_NUMBER_BYTES:end])
             del self._unread[:end]
             number, sample = pickle.loads(answer)  # noqa: S301 - from a process of our own
+            if isinstance(sample, Spilt):
+                assert self._ring is not None
+                sample = self._ring.take(sample)
             self.given.remove(number)
             yield number, sample
 
     def end(self) -> None:
         self._process.kill()
         self._process.join()
+
+    def close(self) -> None:
+        self.link.close()
+        if self._ring is not None:
+            self._ring.close()
 
     @property
     def end_told(self) -> str:
@@ -281,6 +293,11 @@ class _Worker:
             return f"exit code {code}"
         name = signal.Signals(-code).name
         return f"{name}, perhaps for want of memory" if name == "SIGKILL" else name
+
+
+def _ring() -> Ring | None:
+    """Memory to share with a worker; None where a system has none of that kind, as Apple's."""
+    return Ring() if hasattr(os, "memfd_create") else None
 
 
 def _told(sample: Sample) -> str:
@@ -304,6 +321,8 @@ def _work(
     end_with(parent or os.getppid())
     if (torch := sys.modules.get("torch")) is not None:
         torch.set_num_threads(1)  # decoders work side by side already
+    _, files, _, _ = socket.recv_fds(link, 1, 1)
+    ring = Ring(files[0]) if files else None
     answers: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     threading.Thread(target=_send, args=(link, answers), daemon=True).start()
     while length := link.recv(_NUMBER_BYTES, socket.MSG_WAITALL):
@@ -314,7 +333,8 @@ def _work(
         loaded = _load(encoder, sample)
         now[0] = _NOTHING
         try:
-            answer = _message((number, loaded))
+            spilt = None if ring is None else ring.put(loaded)
+            answer = _message((number, loaded if spilt is None else spilt))
         except Exception as error:  # whatever a stranger's class raises
             told = Failure(f"its sample cannot be sent between processes: {first_line(error)}")
             answer = _message((number, told))

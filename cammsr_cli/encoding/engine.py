@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from cammsr_encoders.device import Start
 from cammsr_encoders.protocol import MEDIA_FIELDS, Encoder, WeightsUnavailable, class_name
 from numpy.typing import NDArray
 
@@ -79,35 +80,61 @@ class Encoding:
         self, decoder: Decoder, encoder: Encoder, chunks: Iterator[list[Sample]]
     ) -> Iterator[Encoded]:
         """As `stream`, with a decoder that outlives the chunks."""
+        decoded = self._decoded(decoder, chunks)
+        start: Start | None = getattr(encoder, "start_encoding", None)
+        if start is None:
+            for samples in decoded:
+                yield self._begun(encoder.encode, samples)()
+            return
+        under_way: deque[Callable[[], Encoded]] = deque()
+        for samples in decoded:
+            under_way.append(self._begun(start, samples))
+            if len(under_way) == 2:
+                yield under_way.popleft()()
+        while under_way:
+            yield under_way.popleft()()
+
+    def _decoded(self, decoder: Decoder, chunks: Iterator[list[Sample]]) -> Iterator[list[Any]]:
+        """The chunks' samples, some chunks decoded ahead."""
         lengths: deque[int] = deque()
         for chunk in chunks:
             decoder.give(chunk)
             lengths.append(len(chunk))
-            if len(lengths) == self.ahead:
-                yield self._encoded(encoder, decoder.take(lengths.popleft()))
+            if len(lengths) == (3 if self.workers else 1):  # two are decoded while one is run
+                yield decoder.take(lengths.popleft())
         while lengths:
-            yield self._encoded(encoder, decoder.take(lengths.popleft()))
+            yield decoder.take(lengths.popleft())
 
     @property
     def ahead(self) -> int:
-        """Chunks taken at most before the first is answered: two are decoded while one is run."""
-        return 3 if self.workers else 1
+        """Chunks taken at most before the first is answered, with one under way on a GPU."""
+        return 4 if self.workers else 2
 
-    def _encoded(self, encoder: Encoder, samples: list[Any]) -> Encoded:
+    def _begun(
+        self, encode: Callable[[list[Any]], Any], samples: list[Any]
+    ) -> Callable[[], Encoded]:
+        """Begin to encode samples; what gives the result."""
         good = [one for one in samples if not isinstance(one, Failure)]
         reasons = [one.reason if isinstance(one, Failure) else None for one in samples]
-        return Encoded(self._vectors(encoder, good), reasons)
+        if not good:
+            return lambda: Encoded(np.zeros((0, self.dim), np.float32), reasons)
+        doing = f"on a batch of {len(good)}"
+        with told(self.name, doing):
+            answer = encode(good)
 
-    def _vectors(self, encoder: Encoder, samples: list[Any]) -> NDArray[np.float32]:
-        """The encoder's vectors, float32 [n, dim], its answer checked."""
-        if not samples:
-            return np.zeros((0, self.dim), np.float32)
-        with told(self.name, f"on a batch of {len(samples)}"):
-            vectors = np.asarray(encoder.encode(samples))
-        if vectors.shape != (len(samples), self.dim) or vectors.dtype.kind not in "fiu":
+        def result() -> Encoded:
+            with told(self.name, doing):
+                vectors = np.asarray(answer() if callable(answer) else answer)
+            return Encoded(self._checked(vectors, len(good)), reasons)
+
+        return result
+
+    def _checked(self, vectors: NDArray[Any], number: int) -> NDArray[np.float32]:
+        """The vectors of so many samples, float32 [n, dim], as the contract has them."""
+        if vectors.shape != (number, self.dim) or vectors.dtype.kind not in "fiu":
             raise CammsrError(
                 f"encoder {self.name!r} returned {vectors.dtype} {list(vectors.shape)} for "
-                f"{len(samples)} samples; its contract is float32 {[len(samples), self.dim]}",
+                f"{number} samples; its contract is float32 {[number, self.dim]}",
                 "report it to the encoder's author; other vectors need another fingerprint",
             )
         return vectors.astype(np.float32)

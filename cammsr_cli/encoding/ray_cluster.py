@@ -7,7 +7,7 @@ Needs the extra `ray`.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from typing import Any
@@ -30,9 +30,9 @@ def on_cluster(make: Callable[[str], Encoder], device: str, encoding: Encoding) 
 
     Args:
         make: Makes the encoder on a device; it is sent to the actors.
-        device: "cuda" takes a GPU an actor, "cpu" a core.
-        encoding: How the encoder is used; its workers are each GPU's. An actor on a core has one,
-            or none if there are to be none.
+        device: "cuda" takes a GPU an actor and a core for each process that decodes, "cpu" a core.
+        encoding: How the encoder is used; its workers are each GPU's, as far as its node has cores
+            for them. An actor on a core has one, or none if there are to be none.
 
     Raises:
         UsageError: If Ray is not installed.
@@ -93,17 +93,31 @@ class _Holder:
 
 def _actors(ray: Any, make: Callable[[str], Encoder], device: str, encoding: Encoding) -> list[Any]:
     """As many actors as the cluster has room for when nothing else runs on it."""
-    needs = {"num_gpus": 1, "num_cpus": 1} if device.startswith("cuda") else {"num_cpus": 1}
-    resource = "GPU" if "num_gpus" in needs else "CPU"
+    on_gpu = device.startswith("cuda")
+    resource = "GPU" if on_gpu else "CPU"
     count = int(ray.cluster_resources().get(resource, 0))
     if count == 0:
         raise UsageError(f"the Ray cluster has no {resource}, which --device {device} needs")
+    most = workers_a_gpu([node["Resources"] for node in ray.nodes()]) if on_gpu else 1
+    encoding = replace(encoding, workers=min(most, encoding.workers))
+    needs = {"num_gpus": 1, "num_cpus": 1 + encoding.workers} if on_gpu else {"num_cpus": 1}
     kind = ray.remote(**needs, scheduling_strategy="SPREAD")(_Holder)
     # Ray shows an actor its own GPU alone, as the first.
-    where = "cuda" if resource == "GPU" else device
-    if resource == "CPU":
-        encoding = replace(encoding, workers=min(1, encoding.workers))
+    where = "cuda" if on_gpu else device
     return [kind.remote(make, where, encoding) for _ in range(count)]
+
+
+def workers_a_gpu(nodes: Sequence[Mapping[str, float]]) -> int:
+    """How many processes can decode for each GPU, on whichever node, with a core for each.
+
+    One core is the encoder's own. An actor that asked for more cores than a node has for each of
+    its GPUs would never begin there.
+
+    Args:
+        nodes: What each node has: its "CPU" and "GPU", as Ray counts them.
+    """
+    shares = [node.get("CPU", 0) // node["GPU"] for node in nodes if node.get("GPU", 0) >= 1]
+    return max(0, int(min(shares, default=1)) - 1)
 
 
 def _dealt(

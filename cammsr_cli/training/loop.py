@@ -182,7 +182,7 @@ class Trainer:
         }
         began = saved = time.perf_counter()
         events = 0
-        with closing(self._planned(start_W, end_W, batches[progress.batch :])) as planned_steps:
+        with closing(self.planned(start_W, end_W, batches[progress.batch :])) as planned_steps:
             for planned in planned_steps:
                 losses = self.step.make(planned)
                 for name, value in losses.items():
@@ -211,7 +211,7 @@ class Trainer:
         progress.batch, progress.sums = 0, {}
         return means, events / elapsed
 
-    def _planned(
+    def planned(
         self, start_W: Tensor, end_W: Tensor, batches: Sequence[Tensor]
     ) -> Generator[PlannedStep, None, None]:
         """The steps that batches of windows make from here on, planned ahead on a GPU."""

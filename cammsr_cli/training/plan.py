@@ -99,6 +99,11 @@ class Plan(Rows):
     candidate_C: Tensor | None
     correction_C: Tensor | None
 
+    @property
+    def names_rows(self) -> bool:
+        """Whether it names the rows of the id table that it needs, each once."""
+        return self.item_U is not None and self.item_U.met is not None
+
     def to(self, device: torch.device) -> Plan:
         """The same on a device."""
         return self if device.type == "cpu" else self.packed(device.type == "cuda").to(device)
@@ -136,6 +141,11 @@ class PackedPlan:
     def share(self) -> float:
         """Its part of the step's targets."""
         return self.plan.share
+
+    @property
+    def names_rows(self) -> bool:
+        """As the plan's."""
+        return self.plan.names_rows
 
     def to(self, device: torch.device) -> Plan:
         """The plan on a device."""

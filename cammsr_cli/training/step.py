@@ -202,10 +202,22 @@ class Stepper:
                 reduce(torch.add, parts.values()).backward()
             for name, value in parts.items():
                 sums[name] = sums[name] + value.detach() if at else value.detach()
+        if len(goes) == 1 and goes[0].names_rows:
+            self._require_no_count()
         if world.size == 1:
             return sums
         whole = world.sum(torch.stack(list(sums.values()))) / world.size
         return dict(zip(sums, whole, strict=True))
+
+    def _require_no_count(self) -> None:
+        """Say of the id table's gradient that each row is there once, and they rise.
+
+        It was made so, but torch forgets it where it puts a gradient into place (torch 2.15), and
+        would sort and count the rows again: twice a step, and each time the host waits for a GPU.
+        """
+        table = large_table(self.state.model)
+        if table is not None and table.weight.grad is not None and table.weight.grad.is_sparse:
+            table.weight.grad._coalesced_(True)
 
     def _update(self, losses: dict[str, Tensor]) -> None:
         self._unread.append((self._clip(), losses))

@@ -25,7 +25,8 @@ ENTRY_POINTS = "cammsr.encoders"
 """The entry-point group in which encoders register."""
 
 PRECISIONS = ("float32", "bfloat16")
-"""What `precision` may be; bfloat16 means autocast, the result is float32 either way."""
+"""What `precision` may be: bfloat16 means autocast, or weights of that type on a GPU; the result is
+float32 either way."""
 
 
 MODALITY_NAME = re.compile(r"[a-z][a-z0-9_]*")
@@ -54,6 +55,8 @@ class Encoder(Protocol):
 
     - `cost(item) -> float`: items of like cost are then batched together;
     - `counts_as: int`: how many samples an item counts as in a batch (a clip: its frames);
+    - `start_encoding`: None, or as `encode`, but it gives a function that waits for the vectors, so
+      that one batch is made ready while a GPU is at the one before; two are then under way;
     - `weights`, a string: where its model's weights come from, for people;
     - `example_items(folder: Path) -> list[dict[str, str]]`: small items to check it with, if it
       needs others than any text, picture or clip; files go into the folder.

@@ -5,12 +5,14 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cammsr_encoders.device import Fetch, Start, fetched, is_gpu, sent
 from cammsr_encoders.protocol import (
     API,
     BadSample,
@@ -32,7 +34,7 @@ class TextEncoder:
     Args:
         model: A sentence-transformers name or folder; all-MiniLM-L6-v2 (384-d) if None.
         device: "cpu", "cuda", "cuda:N" or "mps".
-        precision: "float32", or "bfloat16" for autocast.
+        precision: "float32", or "bfloat16": of the weights on a GPU, by autocast elsewhere.
         max_tokens: Text beyond so many tokens is cut; the model's own limit if None.
         prompt: Put before each text, for models that want one (E5: "passage: ").
         unknown: Any further option is refused.
@@ -73,7 +75,15 @@ class TextEncoder:
 
     @functools.cached_property
     def _network(self) -> Any:
-        return _load_network(self._weights.folder, self.device, self.max_tokens)
+        network = _load_network(self._weights.folder, self.device, self.max_tokens)
+        if is_gpu(self.device) and self.precision == "bfloat16":
+            return network.bfloat16()
+        return network
+
+    @functools.cached_property
+    def _beside(self) -> ThreadPoolExecutor:
+        """What makes tokens of a batch while a GPU is at the one before."""
+        return ThreadPoolExecutor(1, "tokens")
 
     @property
     def weights(self) -> str:
@@ -132,9 +142,10 @@ class TextEncoder:
 
         if not samples:
             return np.zeros((0, self.dim), np.float32)
+        if is_gpu(self.device):
+            return self._begun(samples)()
         network = self._network
-        limit = _CHARACTERS_A_TOKEN * int(network.max_seq_length or 8192)
-        texts = [self.prompt + text[:limit] for text in samples]
+        texts = self._cut(samples)
         with torch.autocast(
             torch.device(self.device).type,
             dtype=torch.bfloat16,
@@ -145,8 +156,40 @@ class TextEncoder:
             )
         return np.asarray(vectors.float().cpu().numpy(), dtype=np.float32)
 
+    @property
+    def start_encoding(self) -> Start | None:
+        """On a GPU, `encode` that gives what fetches the vectors, and does not wait for them.
+
+        Tokens are made beside the model, in a thread.
+        """
+        return self._started if is_gpu(self.device) else None
+
+    def _started(self, samples: list[Any]) -> Fetch:
+        begun = self._beside.submit(self._begun, samples)
+        return lambda: begun.result()()
+
+    def _begun(self, samples: list[Any]) -> Fetch:
+        """As sentence-transformers' own `encode` does, but without waiting for the GPU."""
+        import torch
+
+        network, device = self._network, torch.device(self.device)
+        prompt = network.prompts.get(network.default_prompt_name)
+        tokens = network.preprocess(self._cut(samples), prompt=prompt)
+        with torch.inference_mode():
+            there = {
+                name: sent(value, device) if isinstance(value, torch.Tensor) else value
+                for name, value in tokens.items()
+            }
+            return fetched(network(there)["sentence_embedding"][:, : network.truncate_dim])
+
+    def _cut(self, samples: list[Any]) -> list[str]:
+        """Texts with the prompt, without what no tokenizer would read."""
+        limit = _CHARACTERS_A_TOKEN * int(self._network.max_seq_length or 8192)
+        return [self.prompt + text[:limit] for text in samples]
+
     def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in self.__dict__.items() if key != "_network"}
+        here = ("_network", "_beside")
+        return {key: value for key, value in self.__dict__.items() if key not in here}
 
 
 def _load_network(folder: Path, device: str, max_tokens: int | None) -> Any:

@@ -22,7 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from cammsr_encoders.image import ImageModel, refuse_large
+from cammsr_encoders.device import Fetch, Start
+from cammsr_encoders.image import refuse_large
+from cammsr_encoders.image_model import ImageModel
 from cammsr_encoders.protocol import (
     API,
     BadSample,
@@ -71,7 +73,7 @@ class VideoEncoder:
     Args:
         model: The image model: any timm name; tf_efficientnet_lite0 (vectors of 2,560) if None.
         device: "cpu", "cuda", "cuda:N" or "mps".
-        precision: "float32", or "bfloat16" for autocast.
+        precision: "float32", or "bfloat16": of the weights on a GPU, by autocast elsewhere.
         frames: How many frames are looked at, evenly spaced in time.
         size: Side of the square the model sees, in pixels; the model's own if None.
         unknown: Any further option is refused.
@@ -148,11 +150,19 @@ class VideoEncoder:
         Raises:
             WeightsUnavailable: If the weights cannot be had.
         """
+        return self._begun(samples)()
+
+    @property
+    def start_encoding(self) -> Start | None:
+        """On a GPU, `encode` that gives what fetches the vectors, and does not wait for them."""
+        return self._begun if self._model.on_gpu else None
+
+    def _begun(self, samples: list[Any]) -> Fetch:
         if not samples:
-            return np.zeros((0, self.dim), np.float32)
-        features = self._model.features(np.concatenate(samples))
+            return lambda: np.zeros((0, self.dim), np.float32)
+        fetch = self._model.begun(np.concatenate(samples))
         ends = np.cumsum([len(sample) for sample in samples])[:-1]
-        return np.stack([_pooled(clip) for clip in np.split(features, ends)])
+        return lambda: np.stack([_pooled(clip) for clip in np.split(fetch(), ends)])
 
 
 def _pooled(features: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -14,7 +14,8 @@ import torch
 from toy_data import write_toy_data
 
 from benchmarks import cuda
-from benchmarks.cuda import PARTS, Kit, Part, run
+from benchmarks.cuda import PARTS, run
+from benchmarks.cuda_kit import Kit, Part
 
 PROJECT = Path(cuda.__file__).resolve().parent.parent
 
@@ -53,21 +54,44 @@ def test_the_small_run_ends_on_a_cpu(tmp_path: Path) -> None:
     assert report["resuming"]["every epoch once"]
     assert report["resuming"]["finished"]
     assert "no GPU" in report["out of memory"]["left out"]
+    assert report["speed"]["cammsr 16 bfloat16"]["share of peak"] > 0
+    for kind in ("images", "texts"):
+        assert report["encoding"][kind]["items/s"] > 0, report["encoding"]
+        assert report["encoding"][kind]["model alone items/s"] > 0
 
 
-def test_a_part_that_fails_is_told_and_the_others_are_made(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_part_that_fails_is_told_and_the_others_are_made(tmp_path: Path) -> None:
     def fail(_: Kit) -> dict[str, object]:
         raise RuntimeError("no such kernel")
 
     parts = (Part("one", 0, fail), Part("long", 1e9, fail), Part("two", 0, lambda _: {"x": 1}))
-    monkeypatch.setattr(cuda, "PARTS", parts)
-    assert not run(_kit(tmp_path, 60))
+    assert not run(_kit(tmp_path, 60), parts)
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["one"]["failed"] == "RuntimeError: no such kernel"
+    assert 'raise RuntimeError("no such kernel")' in "".join(report["one"]["traceback"])
     assert report["long"]["left out"].startswith("it needs 1000000000 s")
     assert report["two"]["x"] == 1
+
+
+def test_where_a_gpu_is_of_no_use_after_a_failure_another_process_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An illegal access, say, ends all that a process can do on a GPU."""
+
+    def fail(_: Kit) -> dict[str, object]:
+        raise RuntimeError("an illegal memory access was encountered")
+
+    write_toy_data(tmp_path / "toy.h5")
+    monkeypatch.chdir(PROJECT)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(PROJECT), *sys.path]))
+    monkeypatch.setattr(cuda, "usable", lambda _: False)
+    rest = [part for part in PARTS if part.name in ("facts", "out of memory")]
+    kit = Kit(tmp_path / "toy.h5", tmp_path, torch.device("cpu"), True, time.monotonic() + 60)
+    assert not run(kit, [Part("broken", 0, fail), *rest])
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert list(report) == ["broken", "facts", "out of memory"]
+    assert "illegal" in report["broken"]["failed"]
+    assert report["facts"]["bfloat16 TFlop/s"] > 0
 
 
 def test_the_data_set_must_be_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:

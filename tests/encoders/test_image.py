@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 from cammsr_encoders import BadSample
-from cammsr_encoders.image import ImageEncoder, ImageModel, read_image
+from cammsr_encoders.image import ImageEncoder, read_image
+from cammsr_encoders.image_model import ImageModel
 from PIL import Image
 
 

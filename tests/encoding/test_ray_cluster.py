@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -17,6 +18,7 @@ from cammsr_encoders.protocol import Encoder
 from plugin_folder import install, write_shop
 
 from cammsr_cli.encoding.engine import Encoding
+from cammsr_cli.encoding.ray_cluster import _actors, workers_a_gpu
 from cammsr_cli.errors import UsageError
 
 RAY = importlib.util.find_spec("ray") is not None
@@ -125,3 +127,42 @@ def test_without_ray_its_extra_is_named(
     answer = cammsr("prepare", shop, *given)
     assert answer.code == 2
     assert "pip install 'cammsr[ray]'" in answer.err
+
+
+@pytest.mark.parametrize(
+    ("nodes", "workers"),
+    [
+        ([{"CPU": 16, "GPU": 1}], 15),
+        ([{"CPU": 16, "GPU": 4}, {"CPU": 64}], 3),
+        ([{"CPU": 16, "GPU": 1}, {"CPU": 8, "GPU": 2}], 3),
+        ([{"CPU": 2, "GPU": 4}], 0),
+        ([{"GPU": 1}], 0),
+    ],
+)
+def test_decoders_are_as_many_as_cores_can_be_reserved_for_them(
+    nodes: list[dict[str, float]], workers: int
+) -> None:
+    assert workers_a_gpu(nodes) == workers
+
+
+def test_an_actor_on_a_gpu_reserves_a_core_for_itself_and_each_decoder() -> None:
+    asked: list[dict[str, object]] = []
+
+    class Ray:
+        """As much of Ray as making actors needs."""
+
+        def cluster_resources(self) -> dict[str, float]:
+            return {"CPU": 20.0, "GPU": 2.0}
+
+        def nodes(self) -> list[dict[str, object]]:
+            return [{"Resources": {"CPU": 10.0, "GPU": 1.0}}] * 2
+
+        def remote(self, **needs: object) -> Callable[[type], object]:
+            asked.append(needs)
+            return lambda kind: SimpleNamespace(remote=lambda *given: given)
+
+    actors = _actors(Ray(), str, "cuda", Encoding("one", 4, workers=6))  # type: ignore[arg-type]
+    assert (asked[0]["num_gpus"], asked[0]["num_cpus"]) == (1, 7)
+    assert [(where, encoding.workers) for _, where, encoding in actors] == [("cuda", 6)] * 2
+    _actors(Ray(), str, "cpu", Encoding("one", 4, workers=6))  # type: ignore[arg-type]
+    assert asked[1]["num_cpus"] == 1

@@ -8,7 +8,13 @@ import pytest
 import torch
 from torch.nn import functional
 
-from cammsr_cli.model.layers import Dropout, StreamLinear, StreamNorm, TransformerBlock
+from cammsr_cli.model.layers import (
+    Dropout,
+    StreamLinear,
+    StreamNorm,
+    TransformerBlock,
+    rows_of_table,
+)
 
 S, WIDTH = 3, 8
 
@@ -327,3 +333,20 @@ def test_the_gradient_flows_through_what_is_kept(dtype) -> None:
     assert out.dtype == dtype
     out.sum().backward()
     assert torch.equal(x.grad.T, torch.where(out == 0, 0, 2).to(dtype))
+
+
+def test_rows_of_a_table_have_the_gradient_of_torch_s_own_each_row_once() -> None:
+    table = torch.randn(7, 3, requires_grad=True)
+    row = torch.tensor([5, 1, 5, 0, 1])
+    met, place = torch.unique(row, return_inverse=True)
+    factor = torch.randn(5, 3)
+    (rows_of_table(table, row, met, place) * factor).sum().backward()
+    ours = table.grad
+    assert ours is not None
+    assert ours.is_sparse
+    assert ours._indices().tolist() == [[0, 1, 5]]  # each once, and rising
+    table.grad = None
+    (functional.embedding(row, table, sparse=True) * factor).sum().backward()
+    theirs = table.grad
+    assert theirs is not None
+    torch.testing.assert_close(ours.to_dense(), theirs.to_dense())

@@ -37,7 +37,7 @@ from cammsr_cli.runs.loading import load_run, read_events
 from cammsr_cli.training import loop
 from cammsr_cli.training.checkpoints import Progress
 from cammsr_cli.training.loop import Trainer
-from cammsr_cli.training.reports import EpochReport, Outcome, StepReport
+from cammsr_cli.training.reports import EpochReport, MetricsLog, Outcome, StepReport
 from cammsr_cli.training.stopping import noticed_signals
 from cammsr_cli.training.train import Listener, Started, has_ties, resume, train
 
@@ -406,16 +406,16 @@ def test_killed_about_the_time_an_epoch_is_logged_each_is_logged_once(
     when: str,
     epoch: int,
 ) -> None:
-    real = Trainer._log
+    real = MetricsLog.add
 
-    def log(self: Trainer, report: EpochReport, writer: Any) -> None:
+    def add(self: MetricsLog, report: EpochReport) -> None:
         if when == "after" or report.epoch != epoch:
-            real(self, report, writer)
+            real(self, report)
         if report.epoch == epoch:
             raise _CrashError
 
     run = tmp_path / "run"
-    monkeypatch.setattr(Trainer, "_log", log)
+    monkeypatch.setattr(MetricsLog, "add", add)
     with pytest.raises(_CrashError):
         _train(toy_data, run)
     monkeypatch.undo()

@@ -15,11 +15,11 @@ from cammsr_cli.distributed import World
 from cammsr_cli.errors import CammsrError
 from cammsr_cli.model import negatives as sampling
 from cammsr_cli.model.cammsr import Cammsr
-from cammsr_cli.model.catalogue import Catalogue
+from cammsr_cli.model.catalogue import Catalogue, Needed
 from cammsr_cli.model.windows import Events
 from cammsr_cli.training.checkpoints import TrainingState
 from cammsr_cli.training.objective import Objective
-from cammsr_cli.training.plan import Corpus, Plan
+from cammsr_cli.training.plan import Corpus, Plan, Planner
 from cammsr_cli.training.step import Stepper, averaged_copy, optimizers_of
 
 ITEMS, USERS, EVENTS = 20, 10, 80
@@ -324,6 +324,35 @@ def test_sparse_gradients_are_cut_as_dense_ones_are(micro_batch: int) -> None:
         assert grad.is_sparse == sparse
         found.append(_gradients(stepper))
     _require_close(*found)
+
+
+@pytest.mark.parametrize("micro_batch", [0, 3])
+def test_fifty_steps_with_named_rows_are_those_of_torch_s_own_gradients(micro_batch: int) -> None:
+    """The plan names the rows of the id table, so that nobody has to count them on a GPU."""
+    plain, losses = Planner._needed, []
+    for named in (True, False):
+
+        def needed(planner: Planner, item_U: Tensor, named: bool = named) -> Needed:
+            found = plain(planner, item_U)
+            return found if named else found._replace(met=None)
+
+        given = {"negatives": 8, "learning_rate": 0.01, "micro_batch": micro_batch}
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(Planner, "_needed", needed)
+            stepper = _stepper(True, clip=0.5, **given)
+            # Some items are new: they have no row, and begin where their content places them.
+            stepper.planner.id_row_N[5:9] = -1
+            stepper.planner.new_N[5:9] = True
+            stepper.module.catalogue.id_row_N[5:9] = -1
+            torch.manual_seed(4)
+            steps = [stepper(START, END)["recommendation"] for _ in range(50)]
+            losses.append([float(loss) for loss in steps])
+            grad = stepper.state.model.items.id_table.weight.grad
+            assert grad.is_coalesced()
+            row = grad.indices()[0]
+            assert torch.equal(row, row.unique())
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+    assert losses[0][-1] < 0.8 * losses[0][0]
 
 
 def test_a_short_gradient_is_left_as_it_is() -> None:
