@@ -32,7 +32,9 @@ from cammsr_cli.errors import CammsrError, first_line
 _DEATHS_IN_A_ROW = 8
 _LOOK_SECONDS = 0.25
 _NUMBER_BYTES = 8
-_NOTHING = -1.0
+_NOTHING, _STARTING = -1.0, -2.0
+# A process that starts another way than by fork imports what the encoder needs.
+_START_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -158,6 +160,9 @@ class _Pool:
             if not alive:
                 self._died(worker)
         for worker in self.workers:
+            if worker.hangs_at_start:
+                self._died(worker)
+                continue
             at, seconds = worker.at
             if at is not None and seconds > self.seconds:
                 self._end(worker)
@@ -221,7 +226,7 @@ class _Worker:
         self.link, theirs = socket.socketpair()
         self._ring = _ring()
         # The number of the sample it is at, and since when, by the clock all processes share.
-        self._now = multiprocessing.RawArray("d", [_NOTHING, 0.0])
+        self._now = multiprocessing.RawArray("d", [_STARTING, time.monotonic()])
         self._unread = bytearray()
         # A forked process knows its parent by number; others are started by a server of theirs.
         parent = os.getpid() if multiprocessing.get_start_method() == "fork" else None
@@ -243,6 +248,15 @@ class _Worker:
         with contextlib.suppress(OSError):  # it has died, which is seen where answers are read
             while self._unsent:
                 del self._unsent[: self.link.send(self._unsent, socket.MSG_DONTWAIT)]
+
+    @property
+    def hangs_at_start(self) -> bool:
+        """Whether it has not begun in all its time: a forked process may wait for a lock for ever.
+
+        Such a lock was held by a thread of the parent, which the copy does not have.
+        """
+        state, since = self._now
+        return state == _STARTING and time.monotonic() - since > _START_SECONDS
 
     @property
     def at(self) -> tuple[int | None, float]:
@@ -325,6 +339,7 @@ def _work(
     ring = Ring(files[0]) if files else None
     answers: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     threading.Thread(target=_send, args=(link, answers), daemon=True).start()
+    now[0] = _NOTHING
     while length := link.recv(_NUMBER_BYTES, socket.MSG_WAITALL):
         message = link.recv(int.from_bytes(length, "little"), socket.MSG_WAITALL)
         number, sample = pickle.loads(message)  # noqa: S301 - from a process of our own

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from cammsr_cli.encoding import decode
 from cammsr_cli.encoding.decode import Decoder, Failure
 from cammsr_cli.errors import CammsrError
 
@@ -94,6 +95,29 @@ def test_a_decoder_that_hangs_is_killed_and_the_others_are_decoded(workers: int)
     assert [one for one in results if isinstance(one, str)] == ["a", "b", "c", "d"]
     assert results[2] == results[5] == Failure("not decoded within 1 seconds")
     assert [results[place][0] for place in (1, 7)] == [1, 2]
+
+
+@pytest.mark.skipif(
+    multiprocessing.get_start_method() != "fork", reason="a forked process has what is patched"
+)
+def test_a_process_that_hangs_at_its_start_is_replaced(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As a forked one does that waits for a lock which a thread of its parent held."""
+    first = tmp_path / "first"
+    monkeypatch.setattr(decode, "_START_SECONDS", 0.5)
+
+    def hang_once(_parent: int) -> None:
+        if not first.exists():
+            first.touch()
+            time.sleep(600)
+
+    monkeypatch.setattr(decode, "end_with", hang_once)
+    assert _decoded(["a", "b", "c"], workers=1) == ["a", "b", "c"]
+    assert first.exists()
+    monkeypatch.setattr(decode, "end_with", lambda _parent: time.sleep(600))
+    with pytest.raises(CammsrError, match="one after another, the last at its start"):
+        _decoded(["a"], workers=1)
 
 
 def test_the_limit_is_for_one_item_and_not_for_all_that_wait() -> None:
