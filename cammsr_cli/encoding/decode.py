@@ -256,7 +256,7 @@ class _Worker:
         Such a lock was held by a thread of the parent, which the copy does not have.
         """
         state, since = self._now
-        return state == _STARTING and time.monotonic() - since > _START_SECONDS
+        return bool(state == _STARTING and time.monotonic() - since > _START_SECONDS)
 
     @property
     def at(self) -> tuple[int | None, float]:
