@@ -10,6 +10,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from cammsr_cli.data.readers.faults import fail_at
+from cammsr_cli.data.readers.numbers import as_numbers
 from cammsr_cli.data.readers.tables import Table, counted
 from cammsr_cli.errors import CammsrError
 
@@ -93,12 +94,7 @@ def _low(
 ) -> pl.Series:
     """Whether each event is rated below the least rating."""
     ratings = table.frame[column].gather(events["row"])
-    if ratings.dtype == pl.String:
-        ratings = ratings.str.strip_chars()
-    if ratings.dtype.is_nested() or ratings.dtype == pl.Boolean:
-        values = pl.Series([None] * events.height, dtype=pl.Float64)
-    else:
-        values = ratings.cast(pl.Float64, strict=False)
+    values = as_numbers(ratings)
     bad = (~values.is_finite().fill_null(False)).arg_true()
     if len(bad):
         row = int(events["row"][int(bad[0])])

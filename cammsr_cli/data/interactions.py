@@ -22,6 +22,7 @@ from cammsr_cli.data.readers.tables import Table, counted, values_of
 from cammsr_cli.data.readers.timestamps import read_times
 from cammsr_cli.errors import CammsrError
 
+_SAMPLE = 10_000
 _YEAR_1990 = 631_152_000  # seconds since 1970
 
 
@@ -140,9 +141,26 @@ def _identified(
     missing = ids.height - named.height
     if missing:
         notes.append(f"{counted(missing, 'row')} without a user or an item id dropped")
+    _note_lists(named["item"], table, columns["item"], notes)
     users, user_ids = _encode(named["user"])
     items, item_ids = _encode(named["item"])
     return named.with_columns(user=users, item=items), user_ids, item_ids
+
+
+def _note_lists(items: pl.Series, table: Table, column: str, notes: list[str]) -> None:
+    """Tell of ids that may be lists of ids: many hold a mark, and what is between comes again."""
+    sample = items.head(_SAMPLE)
+    for mark in ("|", ";", ","):
+        lists = sample.filter(sample.str.contains(mark, literal=True))
+        if len(lists) * 2 < len(sample):
+            continue
+        parts = lists.str.split(mark).explode().str.strip_chars()
+        if parts.n_unique() < lists.n_unique() * 2 and parts.n_unique() < len(parts):
+            notes.append(
+                f"ids of {table.path.name} such as {lists[0]} ({column}) are each read as one "
+                "item: if they are lists, write a row an item"
+            )
+            return
 
 
 def _encode(ids: pl.Series) -> tuple[pl.Series, list[str]]:

@@ -19,7 +19,7 @@ _LEAST_WEIGHT, _MOST_WEIGHT = 0.001, 1_000.0
 _FORM = re.compile(r"\s*(?P<column>[^=!<>]+?)\s*=(?P<kinds>.*:.*)")
 _NEGATIVE = (
     *("dislike", "disliked", "dislikes", "downvote", "downvoted", "thumbsdown", "notinterested"),
-    *("hate", "hated", "hates"),
+    *("hate", "hated", "hates", "👎"),
 )
 """Kinds that say no whatever the log is of, in lower case without spaces, "_" and "-"."""
 

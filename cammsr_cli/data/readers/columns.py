@@ -18,7 +18,7 @@ CANDIDATES: dict[FileKind, dict[str, tuple[str, ...]]] = {
     "interactions": {
         "user": (
             *("user", "userid", "uid", "reviewerid", "customerid", "customer", "reviewer"),
-            *("memberid", "visitorid", "accountid", "username", "sessionid"),
+            *("memberid", "visitorid", "accountid", "username", "userpseudoid", "sessionid"),
         ),
         "item": (
             *("item", "itemid", "iid", "parentasin", "asin", "movieid", "productid", "product"),
@@ -28,13 +28,13 @@ CANDIDATES: dict[FileKind, dict[str, tuple[str, ...]]] = {
         "timestamp": (
             *("timestamp", "unixtimestamp", "time", "unixreviewtime", "unixtime", "datetime"),
             *("timems", "date", "createdat", "reviewdate", "eventtime", "ts", "tdat", "eventdate"),
-            *("dateadded",),
+            *("dateadded", "eventtimestamp", "orderdate", "purchasedate"),
         ),
         "rating": ("rating", "overall", "stars", "score", "starrating", "bookrating"),
         "review": ("review", "reviewtext", "text", "reviewbody"),
         "event": (
             *("event", "eventtype", "action", "actiontype", "behavior", "behaviour"),
-            *("behaviortype", "interactiontype", "activity"),
+            *("behaviortype", "interactiontype", "activity", "eventname", "feedback", "reaction"),
         ),
     },
     "items": {

@@ -25,7 +25,8 @@ from cammsr_cli.data.readers.contents import (
     read_text,
 )
 from cammsr_cli.data.readers.databases import read_query
-from cammsr_cli.data.readers.delimited import Dialect, header_of, line_of, read_delimited
+from cammsr_cli.data.readers.delimited import header_of, line_of, read_delimited
+from cammsr_cli.data.readers.dialects import Dialect
 from cammsr_cli.data.readers.file_names import (
     FORMATS,
     Format,
