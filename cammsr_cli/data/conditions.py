@@ -89,6 +89,7 @@ class Condition:
     def _compared(self, table: Table, column: str, option: str) -> pl.Series:
         values, [written] = table.frame[column], self.values
         number = _number(written)
+        own: pl.Series | None
         if number is not None and not values.dtype.is_temporal():
             own, limit = as_numbers(values), number
         else:

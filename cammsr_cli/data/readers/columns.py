@@ -134,6 +134,16 @@ def is_index(name: str) -> bool:
     return not name.strip() or name in ("Unnamed: 0", "__index_level_0__")
 
 
+def distinct_names(header: Sequence[str]) -> list[str]:
+    """Column names made unique as polars does it: a second `x` is `x_duplicated_0`."""
+    seen: dict[str, int] = {}
+    names: list[str] = []
+    for name in header:
+        names.append(f"{name}_duplicated_{seen[name] - 1}" if name in seen else name)
+        seen[name] = seen.get(name, 0) + 1
+    return names
+
+
 def looks_like_data(columns: Sequence[str]) -> bool:
     """Whether a header is a row of values instead: numbers, dates, or nothing that is a name."""
     return any(_VALUE.fullmatch(name.strip()) for name in columns if not is_index(name))

@@ -193,9 +193,9 @@ def _open_held(path: Path, holder: Path, reading: Reading) -> Table:
                 f"Name one: --table {names[0].name if names else 'NAME'}",
             )
         path = names[0]
-    frame = read_held(path)
-    kept = frame.filter(~pl.all_horizontal(pl.all().is_null()))
-    notes = blank_note(path, frame.height - kept.height)
+    frame, notes = read_held(path)
+    kept = frame.filter(~pl.all_horizontal(pl.all().is_null())) if frame.width else frame
+    notes = (*notes, *blank_note(path, frame.height - kept.height))
     return _of_texts(Table(path, kept, "rows", notes=notes))
 
 
