@@ -63,7 +63,7 @@ def marked(
     marks: RowMarks,
     notes: list[str],
 ) -> pl.DataFrame:
-    """The events that count, with `negative`, and `weight` where they do not weigh alike."""
+    """The events that count, with `negative` where any is, and `weight` where they differ."""
     if marks.chosen is not None:
         events = events.filter(marks.chosen.gather(events["row"]))
         if events.is_empty():
@@ -83,7 +83,8 @@ def marked(
             f"{table.path}: nothing is left: all {counted(events.height, 'event')} are negative",
             "Say which kinds are: --negative COLUMN=KIND, or --negative '' for none.",
         )
-    events = events.with_columns(negative.alias("negative"))
+    if negative.any():
+        events = events.with_columns(negative.alias("negative"))
     if marks.weight is not None:
         events = events.with_columns(marks.weight.gather(events["row"]).alias("weight"))
     return events

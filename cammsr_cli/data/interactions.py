@@ -91,19 +91,24 @@ def read_interactions(
     notes = list(table.notes)
     every, user_ids, item_ids = _identified(table, columns, notes)
     every = marked(every, table, columns, filters, marks or RowMarks(), notes)
+    negatives = "negative" in every.columns
     timed = "timestamp" in columns
     told = ""
     if timed:
         times, told = read_times(
-            table, columns["timestamp"], every["row"], filters.time_format, every["negative"]
+            table,
+            columns["timestamp"],
+            every["row"],
+            filters.time_format,
+            every["negative"] if negatives else None,
         )
         every = every.hstack(times)
         if lacking := times["second"].null_count():
             notes.append(f"{counted(lacking, 'negative event')} without a time taken as the last")
     by_time = timed and filters.order == "time"
     order = ["second", "fraction", "row"] if by_time else ["row"]
-    every = every.sort(order, nulls_last=True)
-    likes = every.filter(~pl.col("negative"))
+    every = every.sort(order, nulls_last=negatives)
+    likes = every.filter(~pl.col("negative")) if negatives else every
     if by_time:
         _note_far_off(likes, table, columns["timestamp"], notes)
     events = before = without_duplicates(likes, filters.duplicates, timed, notes)
@@ -115,7 +120,7 @@ def read_interactions(
         notes.append(log.times)
     if filters.order == "file" and timed:
         _note_backward_steps(events, notes)
-    if likes.height == every.height:
+    if not negatives:
         return log
     return replace(log, rejected=_rejected(every, events, item_ids))
 

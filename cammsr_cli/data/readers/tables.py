@@ -225,6 +225,10 @@ def _open_file(path: Path, reading: Reading) -> Table | None:
             notes = (*notes, told)
     read = read_delimited(path, content, usual, columns)
     notes = (*notes, *read.notes, *blank_note(path, read.blank))
+    twice = [name for name in read.frame.columns if name.endswith("_duplicated_0")]
+    if twice:
+        several = listed(name.removesuffix("_duplicated_0") for name in twice)
+        notes = (*notes, f"columns of {path.name} that are there twice: {several}; the first holds")
     return Table(path, read.frame, "delimited", read.dialect, encoding, notes)
 
 
