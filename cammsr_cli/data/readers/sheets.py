@@ -61,13 +61,22 @@ def read_sheet(path: Path, name: str, rows: int | None = None) -> tuple[pl.DataF
     if not cells.height or not cells.width:
         return pl.DataFrame(), ""
     filled = cells.select(pl.sum_horizontal(pl.all().is_not_null())).to_series()
-    header = int((filled >= min(2, int(filled.max() or 0))).arg_max() or 0)  # type: ignore[call-overload]
+    header = _header_row(filled)
     names = [cell or f"column{at}" for at, cell in enumerate(cells.row(header), 1)]
     frame = cells.slice(header + 1).rename(
         dict(zip(cells.columns, distinct_names(names), strict=True))
     )
     above = [cell for row in cells.head(header).rows() for cell in row if cell]
     return frame, " ".join(above)
+
+
+def _header_row(filled: pl.Series) -> int:
+    """The first row with two cells or more, else the first with any, by how many each row has."""
+    for least in (2, 1):
+        found = (filled >= least).arg_true()
+        if len(found):
+            return int(found[0])
+    return 0
 
 
 def _read(path: Path, read: Callable[[], T]) -> T:
