@@ -46,7 +46,7 @@ class RowMarks:
 
     Attributes:
         chosen: Bool, whether the row counts at all; None where all do.
-        negative: Bool, whether the user says no to the item; None where nobody does.
+        negative: Bool, whether the event is negative, such as a dislike; None where none is.
         weight: Float32, what the event weighs in the loss; None where all weigh alike.
     """
 

@@ -48,7 +48,7 @@ class Interactions:
         dropped_items: Items which the k-core dropped.
         weight: float32 [E], what each event weighs in the loss; None where all weigh alike.
         rejected: Column `user`, index into `user_ids`, `item`, an id, and `place`, how many of the
-            user's events came before: where a user's last word on an item is no. Sorted by user, no
+            user's events came before: where a user's last event of an item is negative. Sorted by user, no
             pair is there twice.
         times: What times were understood as, in words; "" if there are none.
         notes: Counts for people; what is told of times is among them.
@@ -233,7 +233,7 @@ def _note_backward_steps(events: pl.DataFrame, notes: list[str]) -> None:
 
 
 def _rejected(every: pl.DataFrame, events: pl.DataFrame, item_ids: list[str]) -> pl.DataFrame:
-    """Where the last word of a user that is left is no, and how many of their events came before.
+    """Where a user's last event of an item is negative, and how many of their events came before.
 
     Args:
         every: All events in their order, negative ones too.

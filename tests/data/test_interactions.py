@@ -291,7 +291,7 @@ def test_ids_that_may_be_lists_are_told(tmp_path: Path) -> None:
     assert not [note for note in from_csv(tmp_path, own).notes if "lists" in note]
 
 
-def test_the_last_word_on_an_item_holds_and_stands_in_its_place(tmp_path: Path) -> None:
+def test_the_last_event_of_an_item_decides_and_has_its_place(tmp_path: Path) -> None:
     text = "user,item,time,event\n" + "".join(
         f"{row}\n"
         for row in ("a,x,1,buy", "a,x,2,no", "a,y,3,buy", "a,z,4,buy", "a,z,5,no", "a,q,6,no")
