@@ -48,8 +48,8 @@ class Interactions:
         dropped_items: Items which the k-core dropped.
         weight: float32 [E], what each event weighs in the loss; None where all weigh alike.
         rejected: Column `user`, index into `user_ids`, `item`, an id, and `place`, how many of the
-            user's events came before: where a user's last event of an item is negative. Sorted by user, no
-            pair is there twice.
+            user's events came before: where a user's last event of an item is negative. Sorted by
+            user, no pair is there twice.
         times: What times were understood as, in words; "" if there are none.
         notes: Counts for people; what is told of times is among them.
     """

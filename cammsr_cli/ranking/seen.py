@@ -88,7 +88,7 @@ class Rejections:
     before_J: Tensor
 
     def until(self, start_B: Tensor, end_B: Tensor) -> tuple[Tensor, Tensor]:
-        """Row and item of what was rejected before event `end` by the user whose first is `start`."""
+        """Row and item of what each user rejected before event `end`, whose first is `start`."""
         start_J = self.start_J.to(start_B.device)
         low_B = torch.searchsorted(start_J, start_B)
         row_Q, at_Q = _places(low_B, torch.searchsorted(start_J, start_B, right=True))
