@@ -263,10 +263,12 @@ def _read_records(path: Path, text: str, dialect: Dialect) -> tuple[pl.DataFrame
     if first is not None:
         line, width = first
         others = f" (the first of {wrong:,} such lines)" if wrong > 1 else ""
+        title = wrong > 1 and not rows and not pieces and width > len(header)
+        above = "If what stands above it is a title, delete that. Else mend" if title else "Mend"
         raise CammsrError(
             f"{path}, line {line}: {width} fields, but {known} {len(header)}{others}",
-            "Mend that line: quote fields that hold the separator or a line break, and leave an "
-            "empty field where there is nothing.",
+            f"{above} that line: quote fields that hold the separator or a line break, and leave "
+            "an empty field where there is nothing.",
         )
     return pl.concat([*pieces, piece()]), blank
 

@@ -228,6 +228,12 @@ def test_what_has_no_reading_is_refused_with_its_line(text: str, line: int) -> N
         read_delimited(Path("t.csv"), text.encode(), "\t" if "\t" in text else ",")
 
 
+def test_a_title_above_the_header_is_suspected() -> None:
+    with pytest.raises(CammsrError, match="line 2: 3 fields, but the header has 1") as caught:
+        read_delimited(Path("t.csv"), b"Orders of March\nuser,item,date\nu,i,2024-03-01\n", ",")
+    assert str(caught.value.hint).startswith("If what stands above it is a title, delete that.")
+
+
 @pytest.mark.parametrize("extension", [".tsv", ".item", ".txt"])
 def test_stray_quotes_of_lines_do_not_pair(tmp_path: Path, extension: str) -> None:
     path = tmp_path / f"t{extension}"
