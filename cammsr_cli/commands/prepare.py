@@ -163,7 +163,7 @@ def command(
         list[str] | None,
         typer.Option(
             metavar="CONDITION",
-            help="Rows that say no, such as event=dislike: not learnt from, and the item is not "
+            help="Negative events, such as event=dislike: not learnt from, and the item is not "
             "recommended to that user; repeatable, and '' for none [default: kinds of events "
             "called dislike and the like].",
         ),

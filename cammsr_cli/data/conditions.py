@@ -11,6 +11,7 @@ import polars as pl
 
 from cammsr_cli.data.readers.columns import listed
 from cammsr_cli.data.readers.ids import clean_ids
+from cammsr_cli.data.readers.numbers import as_numbers
 from cammsr_cli.data.readers.tables import Table, counted
 from cammsr_cli.data.readers.timestamps import read_values
 from cammsr_cli.errors import CammsrError, UsageError, closest
@@ -88,9 +89,9 @@ class Condition:
     def _compared(self, table: Table, column: str, option: str) -> pl.Series:
         values, [written] = table.frame[column], self.values
         number = _number(written)
+        own: pl.Series | None
         if number is not None and not values.dtype.is_temporal():
-            own = values.cast(pl.Float64, strict=False) if not values.dtype.is_nested() else None
-            limit = number
+            own, limit = as_numbers(values), number
         else:
             own, limit = _instants(values), -1.0
             wanted = _instants(pl.Series([written]))
@@ -137,7 +138,7 @@ def rows_with(asked: str, value: str, table: Table, column: str, must_be: bool =
     if not same.any() and table.frame[column].dtype == pl.Boolean:
         same = texts == value.lower()
     if not same.any() and (number := _number(value)) is not None:
-        same = (texts.cast(pl.Float64, strict=False) == number).fill_null(False)
+        same = (as_numbers(texts) == number).fill_null(False)
     if must_be and not same.any():
         kinds = ", ".join(f"{kind} ({count:,})" for kind, count in kinds_of(texts, 10))
         raise UsageError(

@@ -72,7 +72,7 @@ class SourceOptions:
         category_level: The level of the category hierarchy that guides the model, 1 the coarsest,
             or "all"; None chooses. A level makes lists of categories paths of a hierarchy.
         where: What rows of the interactions fulfil; others are left out.
-        negative: What rows fulfil, any of it, that say no to an item; None finds kinds such as
+        negative: What rows fulfil, any of it, that are negative events; None finds kinds such as
             "dislike".
         weights: What kinds of events weigh in the loss; None for all alike.
         time_format: How times are written: a strptime pattern or a name, see
@@ -123,7 +123,7 @@ class Corpus:
             before; None where times alone tell.
         event_weight: float32 [E], what each event weighs in the loss; None where all weigh alike.
         rejected: Users, items and places, int64 each, rising by user: what a user rated too low,
-            or has otherwise said no to, and is not to be shown, and how many of the user's events
+            or has otherwise rejected, and is not to be shown, and how many of the user's events
             came before that; None for nothing.
         decisions: What was decided as the files were read, and how: a short table for people.
     """

@@ -15,7 +15,7 @@ Layout (schema 1), U users, N items, E events, C categories:
                             before, where seconds do not say so; weight [E] float32, what an
                             event weighs in the loss, where they do not weigh alike;
                             rejected_indptr [U+1] int64, rejected_item and rejected_place int32
-                            (CSR by user), the items that users said no to or rated too low, if
+                            (CSR by user), the items that users rejected or rated too low, if
                             there are any, and how many of the user's events came before that
     /splits/leave_one_out   [E] uint8: 0 train, 1 validation, 2 test
     /features/<modality>    values [N, dim] float16 or float32, present [N] bool;
@@ -279,7 +279,7 @@ class DataSet:
     def rejected(
         self, users: NDArray[np.int64]
     ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-        """What some users said no to, as pairs of a user and an item.
+        """What some users rejected, as pairs of a user and an item.
 
         Returns:
             Place of the user among `users`, rising; item index; and how many of the user's events

@@ -10,6 +10,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from cammsr_cli.data.readers.faults import fail_at
+from cammsr_cli.data.readers.numbers import as_numbers
 from cammsr_cli.data.readers.tables import Table, counted
 from cammsr_cli.errors import CammsrError
 
@@ -45,7 +46,7 @@ class RowMarks:
 
     Attributes:
         chosen: Bool, whether the row counts at all; None where all do.
-        negative: Bool, whether the user says no to the item; None where nobody does.
+        negative: Bool, whether the event is negative, such as a dislike; None where none is.
         weight: Float32, what the event weighs in the loss; None where all weigh alike.
     """
 
@@ -62,7 +63,7 @@ def marked(
     marks: RowMarks,
     notes: list[str],
 ) -> pl.DataFrame:
-    """The events that count, with `negative`, and `weight` where they do not weigh alike."""
+    """The events that count, with `negative` where any is, and `weight` where they differ."""
     if marks.chosen is not None:
         events = events.filter(marks.chosen.gather(events["row"]))
         if events.is_empty():
@@ -82,7 +83,8 @@ def marked(
             f"{table.path}: nothing is left: all {counted(events.height, 'event')} are negative",
             "Say which kinds are: --negative COLUMN=KIND, or --negative '' for none.",
         )
-    events = events.with_columns(negative.alias("negative"))
+    if negative.any():
+        events = events.with_columns(negative.alias("negative"))
     if marks.weight is not None:
         events = events.with_columns(marks.weight.gather(events["row"]).alias("weight"))
     return events
@@ -93,12 +95,7 @@ def _low(
 ) -> pl.Series:
     """Whether each event is rated below the least rating."""
     ratings = table.frame[column].gather(events["row"])
-    if ratings.dtype == pl.String:
-        ratings = ratings.str.strip_chars()
-    if ratings.dtype.is_nested() or ratings.dtype == pl.Boolean:
-        values = pl.Series([None] * events.height, dtype=pl.Float64)
-    else:
-        values = ratings.cast(pl.Float64, strict=False)
+    values = as_numbers(ratings)
     bad = (~values.is_finite().fill_null(False)).arg_true()
     if len(bad):
         row = int(events["row"][int(bad[0])])

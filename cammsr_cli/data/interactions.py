@@ -22,6 +22,7 @@ from cammsr_cli.data.readers.tables import Table, counted, values_of
 from cammsr_cli.data.readers.timestamps import read_times
 from cammsr_cli.errors import CammsrError
 
+_SAMPLE = 10_000
 _YEAR_1990 = 631_152_000  # seconds since 1970
 
 
@@ -47,8 +48,8 @@ class Interactions:
         dropped_items: Items which the k-core dropped.
         weight: float32 [E], what each event weighs in the loss; None where all weigh alike.
         rejected: Column `user`, index into `user_ids`, `item`, an id, and `place`, how many of the
-            user's events came before: where a user's last word on an item is no. Sorted by user, no
-            pair is there twice.
+            user's events came before: where a user's last event of an item is negative. Sorted by
+            user, no pair is there twice.
         times: What times were understood as, in words; "" if there are none.
         notes: Counts for people; what is told of times is among them.
     """
@@ -90,19 +91,24 @@ def read_interactions(
     notes = list(table.notes)
     every, user_ids, item_ids = _identified(table, columns, notes)
     every = marked(every, table, columns, filters, marks or RowMarks(), notes)
+    negatives = "negative" in every.columns
     timed = "timestamp" in columns
     told = ""
     if timed:
         times, told = read_times(
-            table, columns["timestamp"], every["row"], filters.time_format, every["negative"]
+            table,
+            columns["timestamp"],
+            every["row"],
+            filters.time_format,
+            every["negative"] if negatives else None,
         )
         every = every.hstack(times)
         if lacking := times["second"].null_count():
             notes.append(f"{counted(lacking, 'negative event')} without a time taken as the last")
     by_time = timed and filters.order == "time"
     order = ["second", "fraction", "row"] if by_time else ["row"]
-    every = every.sort(order, nulls_last=True)
-    likes = every.filter(~pl.col("negative"))
+    every = every.sort(order, nulls_last=negatives)
+    likes = every.filter(~pl.col("negative")) if negatives else every
     if by_time:
         _note_far_off(likes, table, columns["timestamp"], notes)
     events = before = without_duplicates(likes, filters.duplicates, timed, notes)
@@ -114,7 +120,7 @@ def read_interactions(
         notes.append(log.times)
     if filters.order == "file" and timed:
         _note_backward_steps(events, notes)
-    if likes.height == every.height:
+    if not negatives:
         return log
     return replace(log, rejected=_rejected(every, events, item_ids))
 
@@ -140,9 +146,26 @@ def _identified(
     missing = ids.height - named.height
     if missing:
         notes.append(f"{counted(missing, 'row')} without a user or an item id dropped")
+    _note_lists(named["item"], table, columns["item"], notes)
     users, user_ids = _encode(named["user"])
     items, item_ids = _encode(named["item"])
     return named.with_columns(user=users, item=items), user_ids, item_ids
+
+
+def _note_lists(items: pl.Series, table: Table, column: str, notes: list[str]) -> None:
+    """Tell of ids that may be lists of ids: many hold a mark, and what is between comes again."""
+    sample = items.head(_SAMPLE)
+    for mark in ("|", ";", ","):
+        lists = sample.filter(sample.str.contains(mark, literal=True))
+        if len(lists) * 2 < len(sample):
+            continue
+        parts = lists.str.split(mark).explode().str.strip_chars()
+        if parts.n_unique() < lists.n_unique() * 2 and parts.n_unique() < len(parts):
+            notes.append(
+                f"ids of {table.path.name} such as {lists[0]} ({column}) are each read as one "
+                "item: if they are lists, write a row an item"
+            )
+            return
 
 
 def _encode(ids: pl.Series) -> tuple[pl.Series, list[str]]:
@@ -210,7 +233,7 @@ def _note_backward_steps(events: pl.DataFrame, notes: list[str]) -> None:
 
 
 def _rejected(every: pl.DataFrame, events: pl.DataFrame, item_ids: list[str]) -> pl.DataFrame:
-    """Where the last word of a user that is left is no, and how many of their events came before.
+    """Where a user's last event of an item is negative, and how many of their events came before.
 
     Args:
         every: All events in their order, negative ones too.

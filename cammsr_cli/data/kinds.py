@@ -1,4 +1,4 @@
-"""Kinds of events: which of them say no, and what each weighs in the loss."""
+"""Kinds of events: which of them are negative, and what each weighs in the loss."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _LEAST_WEIGHT, _MOST_WEIGHT = 0.001, 1_000.0
 _FORM = re.compile(r"\s*(?P<column>[^=!<>]+?)\s*=(?P<kinds>.*:.*)")
 _NEGATIVE = (
     *("dislike", "disliked", "dislikes", "downvote", "downvoted", "thumbsdown", "notinterested"),
-    *("hate", "hated", "hates"),
+    *("hate", "hated", "hates", "👎"),
 )
-"""Kinds that say no whatever the log is of, in lower case without spaces, "_" and "-"."""
+"""Kinds that are negative whatever the log is of, in lower case without spaces, "_" and "-"."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Weights:
 def negative_rows(
     table: Table, columns: Mapping[str, str], conditions: Sequence[Condition] | None
 ) -> pl.Series | None:
-    """Whether each row says no: fulfils any condition; without conditions, is of such a kind.
+    """Whether each row is a negative event: fulfils any condition, or else is of such a kind.
 
     Args:
         table: The interactions.
@@ -118,7 +118,7 @@ def told_kinds(
         table: The interactions.
         columns: Field to column.
         chosen: Whether a row counts at all; None where all do.
-        negative: Whether it says no; None where none does.
+        negative: Whether it is negative; None where none is.
         weights: What kinds weigh; None where all weigh alike.
     """
     name = weights.column if weights else "event"

@@ -42,7 +42,7 @@ class Questions:
         start_U: First event of the user.
         end_U: One past the last event of the history.
         item_U: The item to be found, at event `end`.
-        rejections: What all users said no to, on the host; None for nothing.
+        rejections: What all users rejected, on the host; None for nothing.
     """
 
     user_U: NDArray[np.int64]

@@ -53,7 +53,7 @@ class Histories:
         events: All events.
         exclude: Whether seen items are left out.
         repeats: The model's bias for items of the history, where they are kept.
-        rejections: What users said no to, which is left out once it was said.
+        rejections: What users rejected, which is left out from then on.
     """
 
     events: Events
@@ -75,12 +75,12 @@ class Histories:
 
 @dataclass(frozen=True)
 class Rejections:
-    """What users said no to, and when; J pairs of a user and an item.
+    """What users rejected, and when; J pairs of a user and an item.
 
     Attributes:
         start_J: int64, rising: first event of the user.
         item_J: int64 item index.
-        before_J: int64 the event that it was said before, or one past the user's last.
+        before_J: int64 the event before which it was rejected, or one past the user's last.
     """
 
     start_J: Tensor
@@ -88,7 +88,7 @@ class Rejections:
     before_J: Tensor
 
     def until(self, start_B: Tensor, end_B: Tensor) -> tuple[Tensor, Tensor]:
-        """Row and item of what was said before event `end` by the user whose first is `start`."""
+        """Row and item of what each user rejected before event `end`, whose first is `start`."""
         start_J = self.start_J.to(start_B.device)
         low_B = torch.searchsorted(start_J, start_B)
         row_Q, at_Q = _places(low_B, torch.searchsorted(start_J, start_B, right=True))
@@ -97,7 +97,7 @@ class Rejections:
 
 
 def rejections(data: DataSet) -> Rejections | None:
-    """What all users of a data set said no to, on the host; None for nothing."""
+    """What all users of a data set rejected, on the host; None for nothing."""
     row, item, place = data.rejected(np.arange(len(data.event_indptr) - 1))
     if not len(row):
         return None

@@ -132,6 +132,13 @@ def test_only_chosen_events_are_read_and_the_others_counted(tmp_path: Path) -> N
         read_corpus(read(tmp_path, "price<=2", "price>=4"))
 
 
+def test_numbers_with_decimal_commas_are_compared(tmp_path: Path) -> None:
+    path = tmp_path / "log.csv"
+    path.write_text("user;item;timestamp;price\nu;a;1;3,99\nu;b;2;10,5\nu;c;3;2\n")
+    where = (Condition.parse("price>=3"), Condition.parse("price!=10.5"))
+    assert read_corpus(SourceOptions(path, where=where)).item_ids == ["a"]
+
+
 def test_kinds_of_events_are_told_with_how_many_there_are(tmp_path: Path) -> None:
     [note] = [note for note in read_corpus(read(tmp_path)).notes if "kinds" in note]
     assert note == (

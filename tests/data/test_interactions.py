@@ -275,7 +275,23 @@ def test_what_was_rated_too_low_is_kept_apart(tmp_path: Path) -> None:
     assert from_csv(tmp_path, text).rejected.is_empty()
 
 
-def test_the_last_word_on_an_item_holds_and_stands_in_its_place(tmp_path: Path) -> None:
+def test_ratings_with_decimal_commas(tmp_path: Path) -> None:
+    text = "user;item;time;rating\na;x;1;4,5\na;y;2;3,9\nb;x;1;5\n"
+    assert sequences(from_csv(tmp_path, text, Filters(min_rating=4))) == {"a": ["x"], "b": ["x"]}
+
+
+def test_ids_that_may_be_lists_are_told(tmp_path: Path) -> None:
+    text = "user,item,time\na,x|y|z,1\na,x|w,2\nb,y|z,3\n"
+    [note] = [note for note in from_csv(tmp_path, text).notes if "lists" in note]
+    assert note == (
+        "ids of log.csv such as x|y|z (item) are each read as one item: if they are lists, write "
+        "a row an item"
+    )
+    own = "user,item,time\na,x|1,1\na,y|2,2\nb,z|3,3\n"  # a key of two parts
+    assert not [note for note in from_csv(tmp_path, own).notes if "lists" in note]
+
+
+def test_the_last_event_of_an_item_decides_and_has_its_place(tmp_path: Path) -> None:
     text = "user,item,time,event\n" + "".join(
         f"{row}\n"
         for row in ("a,x,1,buy", "a,x,2,no", "a,y,3,buy", "a,z,4,buy", "a,z,5,no", "a,q,6,no")

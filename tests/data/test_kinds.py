@@ -1,4 +1,4 @@
-"""Kinds of events: weights, and those that say no."""
+"""Kinds of events: weights, and those that are negative."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def kinds(corpus: Corpus) -> str:
     return dict(corpus.decisions)["events"]
 
 
-def test_kinds_that_say_no_are_known_by_their_words(tmp_path: Path) -> None:
+def test_negative_kinds_are_known_by_their_words(tmp_path: Path) -> None:
     corpus = corpus_of(tmp_path)
     assert corpus.item_ids == ["a", "b", "c", "d"]
     assert corpus.event_item.tolist() == [0, 2, 3, 1]
@@ -49,7 +49,7 @@ def test_kinds_that_say_no_are_known_by_their_words(tmp_path: Path) -> None:
     assert "2 negative events not learnt from" in corpus.notes
 
 
-def test_what_says_no_is_said(tmp_path: Path) -> None:
+def test_negative_events_by_conditions(tmp_path: Path) -> None:
     none = corpus_of(tmp_path, negative=())
     assert none.rejected is None
     assert len(none.event_item) == 6
@@ -94,7 +94,7 @@ def test_bad_weights_are_refused(tmp_path: Path, text: str, told: str) -> None:
         corpus_of(tmp_path, weights=Weights.parse(text))
 
 
-def test_the_command_stores_weights_and_noes(tmp_path: Path, cammsr: Callable) -> None:
+def test_the_command_stores_weights_and_rejections(tmp_path: Path, cammsr: Callable) -> None:
     (tmp_path / "log.csv").write_text(LOG)
     out = tmp_path / "a.h5"
     told = cammsr(

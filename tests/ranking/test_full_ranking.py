@@ -48,7 +48,7 @@ def _brute_force(scores, histories, targets, exclude_seen: bool, repeats=None) -
 
 
 def _nothing(users: np.ndarray) -> tuple[np.ndarray, ...]:
-    """What users said no to."""
+    """What users rejected."""
     return (np.zeros(0, np.int64),) * 3
 
 
@@ -170,8 +170,8 @@ def test_ranks_by_hand() -> None:
 
 @pytest.mark.parametrize("exclude_seen", [True, False])
 @pytest.mark.parametrize("repeats", [True, False])
-def test_what_a_user_said_no_to_before_is_left_out(exclude_seen: bool, repeats: bool) -> None:
-    """User 0 had 4, 1 and then 0; user 1 had 4 and then 0, each with two noes."""
+def test_what_a_user_rejected_before_is_left_out(exclude_seen: bool, repeats: bool) -> None:
+    """User 0 had 4, 1 and then 0; user 1 had 4 and then 0, each with two rejections."""
     log = SimpleNamespace(
         event_indptr=np.array([0, 3, 5]),
         event_item=np.array([4, 1, 0, 4, 0], dtype=np.int32),

@@ -51,7 +51,7 @@ def _require_same(seen: Seen, expected: list[dict[int, float]]) -> None:
     assert found == pytest.approx(wanted)
 
 
-def test_who_says_no_after_all_is_biased_no_more() -> None:
+def test_what_is_rejected_after_all_is_biased_no_more() -> None:
     repeats = _repeats()
     seen = biased_items(_events([5, 5, 2, 3]), torch.tensor([0, 3]), torch.tensor([3, 4]), repeats)
     told = without(seen, torch.tensor([0, 1]), torch.tensor([5, 6]))

@@ -18,7 +18,7 @@ CANDIDATES: dict[FileKind, dict[str, tuple[str, ...]]] = {
     "interactions": {
         "user": (
             *("user", "userid", "uid", "reviewerid", "customerid", "customer", "reviewer"),
-            *("memberid", "visitorid", "accountid", "username", "sessionid"),
+            *("memberid", "visitorid", "accountid", "username", "userpseudoid", "sessionid"),
         ),
         "item": (
             *("item", "itemid", "iid", "parentasin", "asin", "movieid", "productid", "product"),
@@ -28,13 +28,13 @@ CANDIDATES: dict[FileKind, dict[str, tuple[str, ...]]] = {
         "timestamp": (
             *("timestamp", "unixtimestamp", "time", "unixreviewtime", "unixtime", "datetime"),
             *("timems", "date", "createdat", "reviewdate", "eventtime", "ts", "tdat", "eventdate"),
-            *("dateadded",),
+            *("dateadded", "eventtimestamp", "orderdate", "purchasedate"),
         ),
         "rating": ("rating", "overall", "stars", "score", "starrating", "bookrating"),
         "review": ("review", "reviewtext", "text", "reviewbody"),
         "event": (
             *("event", "eventtype", "action", "actiontype", "behavior", "behaviour"),
-            *("behaviortype", "interactiontype", "activity"),
+            *("behaviortype", "interactiontype", "activity", "eventname", "feedback", "reaction"),
         ),
     },
     "items": {
@@ -132,6 +132,16 @@ def item_column(columns: Sequence[str], kind: FileKind) -> str:
 def is_index(name: str) -> bool:
     """Whether a column is the row numbers that pandas writes where nobody tells it not to."""
     return not name.strip() or name in ("Unnamed: 0", "__index_level_0__")
+
+
+def distinct_names(header: Sequence[str]) -> list[str]:
+    """Column names made unique as polars does it: a second `x` is `x_duplicated_0`."""
+    seen: dict[str, int] = {}
+    names: list[str] = []
+    for name in header:
+        names.append(f"{name}_duplicated_{seen[name] - 1}" if name in seen else name)
+        seen[name] = seen.get(name, 0) + 1
+    return names
 
 
 def looks_like_data(columns: Sequence[str]) -> bool:

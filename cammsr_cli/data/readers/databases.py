@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 import polars as pl
 
+from cammsr_cli.data.readers.columns import distinct_names
 from cammsr_cli.errors import CammsrError, first_line
 
 if TYPE_CHECKING:
@@ -127,7 +128,7 @@ def _rows_of_sqlite(connection: sqlite3.Connection, sql: str) -> pl.DataFrame:
     cursor = connection.execute(sql)
     if cursor.description is None:
         raise ValueError("the statement gives no rows")
-    names = _distinct([column[0] for column in cursor.description])
+    names = distinct_names([column[0] for column in cursor.description])
     kinds = [set[type]() for _ in names]
     for rows in iter(lambda: cursor.fetchmany(_ROWS_A_PIECE), []):
         for kind, cells in zip(kinds, zip(*rows, strict=True), strict=True):
@@ -139,14 +140,6 @@ def _rows_of_sqlite(connection: sqlite3.Connection, sql: str) -> pl.DataFrame:
         columns = zip(names, types, zip(*rows, strict=True), strict=True)
         pieces.append(pl.DataFrame([_series(*column) for column in columns]))
     return pl.concat(pieces)
-
-
-def _distinct(names: list[str]) -> list[str]:
-    """Names made unique: a second `id` is `id_1`."""
-    return [
-        name if name not in names[:at] else f"{name}_{names[:at].count(name)}"
-        for at, name in enumerate(names)
-    ]
 
 
 def _type_of(kinds: set[type]) -> pl.DataType:

@@ -19,6 +19,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from cammsr_cli.data.readers.columns import distinct_names
 from cammsr_cli.data.readers.dialects import (
     Dialect,
     begun,
@@ -216,7 +217,7 @@ def _unquoted(frame: pl.DataFrame) -> pl.DataFrame:
     enclosed = pl.all().str.contains(f"(?s)^{_ENCLOSED.pattern}$")
     inner = pl.all().str.slice(1).str.head(-1).str.replace_all('""', '"', literal=True)
     frame = frame.select(pl.when(enclosed).then(inner).otherwise(pl.all()))
-    names = _distinct([_bare(name) for name in frame.columns])
+    names = distinct_names([_bare(name) for name in frame.columns])
     return frame.rename(dict(zip(frame.columns, names, strict=True)))
 
 
@@ -250,7 +251,7 @@ def _read_records(path: Path, text: str, dialect: Dialect) -> tuple[pl.DataFrame
         if _is_blank(record):
             blank += bool(header)
         elif not header:
-            header = _distinct(record)
+            header = distinct_names(record)
         elif len(record) != len(header):
             first = first or (line, len(record))
             wrong += 1
@@ -262,10 +263,12 @@ def _read_records(path: Path, text: str, dialect: Dialect) -> tuple[pl.DataFrame
     if first is not None:
         line, width = first
         others = f" (the first of {wrong:,} such lines)" if wrong > 1 else ""
+        title = wrong > 1 and not rows and not pieces and width > len(header)
+        above = "If what stands above it is a title, delete that. Else mend" if title else "Mend"
         raise CammsrError(
             f"{path}, line {line}: {width} fields, but {known} {len(header)}{others}",
-            "Mend that line: quote fields that hold the separator or a line break, and leave an "
-            "empty field where there is nothing.",
+            f"{above} that line: quote fields that hold the separator or a line break, and leave "
+            "an empty field where there is nothing.",
         )
     return pl.concat([*pieces, piece()]), blank
 
@@ -298,13 +301,3 @@ def _records(text: str, dialect: Dialect) -> Iterator[tuple[int, list[str]]]:
 def _is_blank(record: Sequence[str]) -> bool:
     """Whether no field has a value; a line of spaces is one such field."""
     return not any(record) or (len(record) == 1 and not record[0].strip())
-
-
-def _distinct(header: Sequence[str]) -> list[str]:
-    """Column names made unique as polars does it: a second `x` is `x_duplicated_0`."""
-    seen: dict[str, int] = {}
-    names: list[str] = []
-    for name in header:
-        names.append(f"{name}_duplicated_{seen[name] - 1}" if name in seen else name)
-        seen[name] = seen.get(name, 0) + 1
-    return names

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -40,7 +41,10 @@ class Dialect:
 
 def separator_of(content: bytes, usual: str) -> str:
     """The usual one, or what the first lines show instead: many programs write "CSV" with ";"."""
-    head = re.sub(r'"[^"\n]*"', "", content[:_HEAD].decode("utf-8", "replace"))
+    whole = content[:_HEAD].decode("utf-8", "replace")
+    if usual == "\t" and _even(whole.split("\n")[:_LINES_TO_LEARN_FROM], usual):
+        return usual  # quotes of a TSV may pair by chance
+    head = re.sub(r'"[^"\n]*"', "", whole)
     lines = [line for line in head.split("\n")[:_LINES_TO_LEARN_FROM] if line.strip()]
     if len(content) > _HEAD and len(lines) > 1:
         lines.pop()  # the last may be cut
@@ -51,6 +55,12 @@ def separator_of(content: bytes, usual: str) -> str:
             return mark
     del counts[" "]
     return usual if counts[usual][0] else max(counts, key=lambda mark: counts[mark][0])
+
+
+def _even(lines: Sequence[str], mark: str) -> bool:
+    """Whether all lines that hold anything have as many marks, one at least."""
+    counts = {line.count(mark) for line in lines if line.strip()}
+    return len(counts) == 1 and counts != {0}
 
 
 def begun(content: bytes, usual: str) -> tuple[bytes, Dialect]:

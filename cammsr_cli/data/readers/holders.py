@@ -45,16 +45,19 @@ def held_columns(path: Path) -> list[str]:
     Raises:
         CammsrError: There is no such table, or the file cannot be read.
     """
-    return _frame(path, _ROWS_TO_LEARN_FROM).columns
+    return _read(path, _ROWS_TO_LEARN_FROM)[0].columns
 
 
-def read_held(path: Path) -> pl.DataFrame:
-    """The rows of a table in a workbook or a database.
+def read_held(path: Path) -> tuple[pl.DataFrame, tuple[str, ...]]:
+    """The rows of a table in a workbook or a database, and what to tell of them.
 
     Raises:
         CammsrError: There is no such table, or the file cannot be read.
     """
-    return _frame(path, None)
+    frame, above = _read(path, None)
+    if not above:
+        return frame, ()
+    return frame, (f"what stands above the header of {path.name} is not read: {above}",)
 
 
 def _names(holder: Path) -> list[str]:
@@ -63,7 +66,7 @@ def _names(holder: Path) -> list[str]:
     return list(database_tables(holder))
 
 
-def _frame(path: Path, rows: int | None) -> pl.DataFrame:
+def _read(path: Path, rows: int | None) -> tuple[pl.DataFrame, str]:
     holder, name = path.parent, path.name
     names = _names(holder)
     if name not in names:
@@ -76,4 +79,4 @@ def _frame(path: Path, rows: int | None) -> pl.DataFrame:
         return read_sheet(holder, name, rows)
     limit = "" if rows is None else f" LIMIT {rows}"
     sql = f"SELECT * FROM {database_tables(holder)[name]}{limit}"  # noqa: S608
-    return read_query(holder, sql)
+    return read_query(holder, sql), ""

@@ -74,7 +74,13 @@ def as_recbole(tables: SourceTables) -> SourceTables | None:
 
 def _interactions(table: Table) -> Table:
     names = {column: _parts(column)[0] for column in table.frame.columns}
-    return replace(table, frame=table.frame.rename(_distinct(names)))
+    notes = [
+        f"column {name} of {table.path.name} not read: sequences of a row are no events"
+        for column, name in names.items()
+        if _parts(column)[1].endswith("_seq")
+    ]
+    frame = table.frame.rename(_distinct(names))
+    return replace(table, frame=frame, notes=(*table.notes, *notes))
 
 
 def _items(table: Table) -> Table:

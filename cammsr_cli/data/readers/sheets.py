@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import polars as pl
 
+from cammsr_cli.data.readers.columns import distinct_names
 from cammsr_cli.errors import CammsrError, first_line
 
 WORKBOOKS = (".xlsx", ".xlsm", ".xlsb", ".xls", ".ods")
@@ -31,8 +32,10 @@ def sheet_names(path: Path) -> list[str]:
     return _read(path, names)
 
 
-def read_sheet(path: Path, name: str, rows: int | None = None) -> pl.DataFrame:
-    """A sheet's rows, every column a string, as those of a CSV file.
+def read_sheet(path: Path, name: str, rows: int | None = None) -> tuple[pl.DataFrame, str]:
+    """A sheet's rows, every column a string, as those of a CSV file; and what stands above them.
+
+    The header is the first row with two cells or more, where any has: one cell alone is a title.
 
     Args:
         path: The workbook.
@@ -43,17 +46,37 @@ def read_sheet(path: Path, name: str, rows: int | None = None) -> pl.DataFrame:
         CammsrError: It cannot be read, or the package that reads it is not installed.
     """
     options = {"dtypes": "string"} | ({} if rows is None else {"n_rows": rows})
-    return _read(
+    cells = _read(
         path,
         lambda: pl.read_excel(
             path,
             sheet_name=name,
             engine="calamine",
+            has_header=False,
             read_options=options,
             drop_empty_rows=False,
             raise_if_empty=False,
         ),
     )
+    if not cells.height or not cells.width:
+        return pl.DataFrame(), ""
+    filled = cells.select(pl.sum_horizontal(pl.all().is_not_null())).to_series()
+    header = _header_row(filled)
+    names = [cell or f"column{at}" for at, cell in enumerate(cells.row(header), 1)]
+    frame = cells.slice(header + 1).rename(
+        dict(zip(cells.columns, distinct_names(names), strict=True))
+    )
+    above = [cell for row in cells.head(header).rows() for cell in row if cell]
+    return frame, " ".join(above)
+
+
+def _header_row(filled: pl.Series) -> int:
+    """The first row with two cells or more, else the first with any, by how many each row has."""
+    for least in (2, 1):
+        found = (filled >= least).arg_true()
+        if len(found):
+            return int(found[0])
+    return 0
 
 
 def _read(path: Path, read: Callable[[], T]) -> T:

@@ -193,9 +193,9 @@ def _open_held(path: Path, holder: Path, reading: Reading) -> Table:
                 f"Name one: --table {names[0].name if names else 'NAME'}",
             )
         path = names[0]
-    frame = read_held(path)
-    kept = frame.filter(~pl.all_horizontal(pl.all().is_null()))
-    notes = blank_note(path, frame.height - kept.height)
+    frame, notes = read_held(path)
+    kept = frame.filter(~pl.all_horizontal(pl.all().is_null())) if frame.width else frame
+    notes = (*notes, *blank_note(path, frame.height - kept.height))
     return _of_texts(Table(path, kept, "rows", notes=notes))
 
 
@@ -225,6 +225,10 @@ def _open_file(path: Path, reading: Reading) -> Table | None:
             notes = (*notes, told)
     read = read_delimited(path, content, usual, columns)
     notes = (*notes, *read.notes, *blank_note(path, read.blank))
+    twice = [name for name in read.frame.columns if name.endswith("_duplicated_0")]
+    if twice:
+        several = listed(name.removesuffix("_duplicated_0") for name in twice)
+        notes = (*notes, f"columns of {path.name} that are there twice: {several}; the first holds")
     return Table(path, read.frame, "delimited", read.dialect, encoding, notes)
 
 

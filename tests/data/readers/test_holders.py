@@ -256,6 +256,24 @@ def test_what_is_lacking_to_read_it_is_named(
     assert f"pip install 'cammsr[{package}]'" in note
 
 
+def test_titles_above_the_header_are_not_read(tmp_path: Path) -> None:
+    rows = [
+        ("Orders of March",),
+        (),
+        ("user", "item", "date", "item"),
+        *[("u", 1, "2024-03-01", 5)],
+    ]
+    path = workbook(tmp_path / "a.xlsx", {"Export": rows, "Empty": []})
+    table = open_table(path / "Export")
+    assert table.frame.columns == ["user", "item", "date", "item_duplicated_0"]
+    assert table.frame.rows() == [("u", "1", "2024-03-01", "5")]
+    told = "what stands above the header of Export is not read: Orders of March"
+    assert table.notes == (told,)
+    assert told in read_corpus(SourceOptions(path)).notes
+    with pytest.raises(CammsrError, match="Empty names no columns"):
+        open_table(path / "Empty")
+
+
 def test_rows_without_a_cell_are_left_out_and_counted(tmp_path: Path) -> None:
     path = workbook(
         tmp_path / "a.xlsx", {"S": [("user", "item"), ("u", 1), (None, None), ("v", 2)]}

@@ -320,6 +320,13 @@ def test_lines_of_faults_in_vectors(tmp_path: Path) -> None:
         read_vectors(path, ["1", "2"], [None] * 2, "v")
 
 
+def test_columns_of_one_name_are_told(tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_text("user,user,item,date\na,x,i,2024-03-20\n")
+    corpus = read_corpus(SourceOptions(tmp_path / "log.csv"))
+    assert corpus.user_ids == ["a"]
+    assert "columns of log.csv that are there twice: user; the first holds" in corpus.notes
+
+
 # --- guesses ------------------------------------------------------------------------------------
 
 

@@ -1,6 +1,6 @@
 """What is read is what a strict reader reads: no row merged, lost or moved without a count.
 
-`pytest tests/data/test_strict_reading.py --random-files 100000` tries so many of each kind.
+`pytest tests/data/readers/test_strict_reading.py --random-files 100000` tries so many of each kind.
 """
 
 import csv
@@ -27,10 +27,15 @@ def strict_rows(text: str, separator: str, **dialect: str) -> Rows | None:
         io.StringIO(text, newline="\n"), delimiter=separator, strict=True, **dialect
     )
     try:
-        rows = [row for row in reader if any(row) and not (len(row) == 1 and not row[0].strip())]
+        rows = [row for row in reader if not is_blank(row)]
     except csv.Error:
         return None
     return None if any(len(row) != len(rows[0]) for row in rows) else rows
+
+
+def is_blank(row: list[str]) -> bool:
+    """Whether no field has a value; a line of spaces is one such field."""
+    return not any(row) or (len(row) == 1 and not row[0].strip())
 
 
 def read_rows(text: str, separator: str) -> tuple[Rows | None, Delimited | None]:
@@ -97,7 +102,7 @@ def test_random_tsv(random_files: int) -> None:
             outcomes["records"] += 1
         elif read.dialect.quotes == "none":  # alike but for lines without a value
             wanted = [[without_quotes(field) for field in line.split("\t")] for line in lines]
-            assert rows == [row for row in wanted if "".join(row).strip(" ")], text
+            assert rows == [row for row in wanted if not is_blank(row)], text
         else:
             outcomes["escaped"] += 1
     assert all(outcomes.values()), outcomes
@@ -221,6 +226,12 @@ def test_files_of_many_dialects(text: str, rows: list[str]) -> None:
 def test_what_has_no_reading_is_refused_with_its_line(text: str, line: int) -> None:
     with pytest.raises(CammsrError, match=f"line {line}[: ]"):
         read_delimited(Path("t.csv"), text.encode(), "\t" if "\t" in text else ",")
+
+
+def test_a_title_above_the_header_is_suspected() -> None:
+    with pytest.raises(CammsrError, match="line 2: 3 fields, but the header has 1") as caught:
+        read_delimited(Path("t.csv"), b"Orders of March\nuser,item,date\nu,i,2024-03-01\n", ",")
+    assert str(caught.value.hint).startswith("If what stands above it is a title, delete that.")
 
 
 @pytest.mark.parametrize("extension", [".tsv", ".item", ".txt"])
