@@ -138,13 +138,14 @@ def command(
 def _write_report(
     file: Path, found: Ranked, evaluation: Evaluation, media_root: Path | None
 ) -> None:
-    from cammsr_cli.commands.options import pictures_of, this_command
+    from cammsr_cli.commands.options import media_source, pictures_of, this_command
     from cammsr_cli.report import evaluation as report
     from cammsr_cli.report.gallery import of_sample
 
     remarks: list[str] = []
-    gallery = of_sample(found, remarks)
-    album = pictures_of(gallery, media_root, remarks)
+    source = media_source(media_root)
+    gallery = of_sample(found, remarks, source.find)
+    album = pictures_of(gallery, source, remarks)
     report.write(file, found, evaluation, gallery, album, this_command())
     for remark in remarks:
         console.note(remark)

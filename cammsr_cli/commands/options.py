@@ -13,6 +13,7 @@ from cammsr_cli import console
 from cammsr_cli.errors import UsageError
 
 if TYPE_CHECKING:
+    from cammsr_cli.media.source import MediaSource
     from cammsr_cli.report.gallery import Gallery
     from cammsr_cli.report.thumbnails import Album
 
@@ -38,7 +39,7 @@ KeepSeen = Annotated[
 MediaRoot = Annotated[
     Path | None,
     typer.Option(
-        help="Folder that the items' pictures and clips are relative to, for a page. What was "
+        help="Folder that the items' pictures and clips are relative to, to show them. What was "
         "downloaded is found without it.",
         metavar="FOLDER",
     ),
@@ -58,18 +59,23 @@ def require_media_root(folder: Path | None) -> None:
         )
 
 
-def pictures_of(gallery: Gallery, media_root: Path | None, remarks: list[str]) -> Album:
-    """The pictures of a page; those that cannot be shown are told among the remarks."""
+def media_source(media_root: Path | None) -> MediaSource:
+    """Where pictures and clips are looked for."""
     from cammsr_cli.cache_folder import cache_folder
-    from cammsr_cli.report.thumbnails import Album, MediaSource
+    from cammsr_cli.media.source import MediaSource
 
-    source = MediaSource(media_root, cache_folder())
+    return MediaSource(media_root, cache_folder())
+
+
+def pictures_of(gallery: Gallery, source: MediaSource, remarks: list[str]) -> Album:
+    """The pictures of a page; those that cannot be shown are told among the remarks."""
+    from cammsr_cli.report.thumbnails import Album
+
     with console.progress_bar("pictures") as progress:
         album = Album.of(gallery.pictures, source, progress)
     if missing := album.missing.total():
         reasons = "; ".join(f"{reason}: {count:,}" for reason, count in album.missing.most_common())
-        hint = "" if media_root else ". Say where they are: --media-root FOLDER"
-        remarks.append(f"{missing:,} pictures are not shown ({reasons}){hint}")
+        remarks.append(f"{missing:,} pictures are not shown ({reasons})")
     return album
 
 

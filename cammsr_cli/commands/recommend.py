@@ -10,13 +10,20 @@ import typer
 
 from cammsr_cli import console
 from cammsr_cli.commands.examples import epilog
-from cammsr_cli.commands.options import KeepSeen, MediaRoot, NewShare, require_media_root
+from cammsr_cli.commands.options import (
+    KeepSeen,
+    MediaRoot,
+    NewShare,
+    media_source,
+    require_media_root,
+)
 from cammsr_cli.errors import UsageError
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from cammsr_cli.media.source import MediaSource
     from cammsr_cli.ranking.recommend import Recall, Recommendation, RecommendedList, Recommender
     from cammsr_cli.ranking.sessions import Sessions
 
@@ -96,7 +103,7 @@ def command(
         typer.Option(
             "--explain",
             help="Say which past items mattered, what the content is taken for, and choose the "
-            "sentence of a text that fits the user best.",
+            "sentence of a text and the frame of a clip that fit the user best.",
         ),
     ] = False,
     out: Annotated[
@@ -198,9 +205,15 @@ def command(
         if html is not None:
             _require_few(len(sessions_asked))
         remarks: list[str] = []
-        lists = _lists(recommender, sessions_asked, k, explain or html is not None, remarks)
+        lists = recommender.lists(sessions_asked, k)
+        source = media_source(media_root)
+        if explain or html is not None:
+            lists = [
+                recommender.explained(one, sessions_asked.part(at, at + 1), remarks, source.find)
+                for at, one in enumerate(lists)
+            ]
         if html is not None:
-            _write_page(html, recommender, sessions_asked, lists, media_root, remarks)
+            _write_page(html, recommender, sessions_asked, lists, source, remarks)
         if html is not None and not as_json:
             console.result(f"{html}: {len(lists):,} users; open it in a browser")
         else:
@@ -280,24 +293,12 @@ def _require_few(users: int) -> None:
         )
 
 
-def _lists(
-    recommender: Recommender, asking_for: Sessions, k: int, explain: bool, remarks: list[str]
-) -> list[RecommendedList]:
-    lists = recommender.lists(asking_for, k)
-    if not explain:
-        return lists
-    return [
-        recommender.explained(one, asking_for.part(at, at + 1), remarks)
-        for at, one in enumerate(lists)
-    ]
-
-
 def _write_page(
     file: Path,
     recommender: Recommender,
     asking_for: Sessions,
     lists: list[RecommendedList],
-    media_root: Path | None,
+    source: MediaSource,
     remarks: list[str],
 ) -> None:
     from cammsr_cli.commands.options import pictures_of, this_command
@@ -307,7 +308,7 @@ def _write_page(
     if recommender.choice.until is not None:
         asking_for = asking_for.until(recommender.choice.until)
     gallery = of_lists(recommender, asking_for, lists)
-    album = pictures_of(gallery, media_root, remarks)
+    album = pictures_of(gallery, source, remarks)
     write_gallery(file, gallery, album, "What we recommend, and why", this_command())
 
 
@@ -357,7 +358,7 @@ def _show_reasons(one: RecommendedList) -> None:
                     f"{past.title or past.item} ({past.effect:+.2f})" for past in item.because
                 ),
                 ", ".join(f"{name} {share:.0%}" for name, share in item.predicted.items()),
-                "" if item.put_forward is None else item.put_forward.content,
+                _piece(item),
             ]
             for item in one.items
         ],
@@ -396,6 +397,15 @@ def _show(one: RecommendedList, streams: tuple[str, ...]) -> None:
         ],
         title=f"next for user {user}",
     )
+
+
+def _piece(item: Recommendation) -> str:
+    from cammsr_cli.report.page import clock
+
+    shown = item.put_forward
+    if shown is None:
+        return ""
+    return shown.content if shown.seconds is None else f"{shown.content} at {clock(shown.seconds)}"
 
 
 def _forward(item: Recommendation) -> str:

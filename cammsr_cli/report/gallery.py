@@ -13,7 +13,14 @@ from numpy.typing import NDArray
 from cammsr_cli.data.dataset import DataSet
 from cammsr_cli.ranking.evaluate import Ranked
 from cammsr_cli.ranking.new_items import evenly
-from cammsr_cli.ranking.recommend import BECAUSE, Recommendation, RecommendedList, Recommender
+from cammsr_cli.ranking.recommend import (
+    BECAUSE,
+    FindMedia,
+    Recommendation,
+    RecommendedList,
+    Recommender,
+    media_unknown,
+)
 from cammsr_cli.ranking.sessions import Sessions
 from cammsr_cli.report.thumbnails import Wanted
 
@@ -225,7 +232,7 @@ def most_effect(listed: RecommendedList) -> set[str]:
     return {item for item, _ in effect.most_common(BECAUSE)}
 
 
-def of_sample(found: Ranked, remarks: list[str]) -> Gallery:
+def of_sample(found: Ranked, remarks: list[str], find_media: FindMedia = media_unknown) -> Gallery:
     """The gallery of some users of an evaluation, spread over categories.
 
     Each is shown as the model saw them: without what they chose next.
@@ -233,12 +240,13 @@ def of_sample(found: Ranked, remarks: list[str]) -> Gallery:
     Args:
         found: The evaluated run.
         remarks: Is told what could not be explained.
+        find_media: Where a clip is, or why it cannot be used.
     """
     asked = found.ranking.asked.take(chosen := spread_over_categories(found))
     recommender = Recommender(found.run, found.new_share, found.exclude_seen, ranking=found.ranking)
     sessions = recommender.of_users(asked.user_U).first((asked.end_U - asked.start_U).tolist())
     lists = [
-        recommender.explained(one, sessions.part(at, at + 1), remarks)
+        recommender.explained(one, sessions.part(at, at + 1), remarks, find_media)
         for at, one in enumerate(recommender.lists(sessions, LISTED))
     ]
     following = list(zip(asked.item_U.tolist(), found.rank[chosen].tolist(), strict=True))

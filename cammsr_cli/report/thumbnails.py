@@ -19,8 +19,7 @@ from cammsr_encoders.video import frame_at, timed_frames
 from PIL import Image
 
 from cammsr_cli.encoding.decode import Decoder, Failure
-from cammsr_cli.media.cache import MediaCache
-from cammsr_cli.media.paths import resolve_media
+from cammsr_cli.media.source import MediaSource
 
 BUDGET = 3_400_000
 """Characters that all pictures of a page may have together."""
@@ -64,28 +63,6 @@ class Thumbnail:
     width: int
     height: int
     seconds: float | None
-
-
-@dataclass(frozen=True)
-class MediaSource:
-    """Where media are.
-
-    Attributes:
-        root: The folder that paths are relative to; None if it is not known.
-        cache_dir: The folder of what `prepare` downloaded.
-    """
-
-    root: Path | None
-    cache_dir: Path | None
-
-    def find(self, written: str) -> Path | str:
-        """The file, or why there is none."""
-
-        def downloaded(url: str) -> Path | str:
-            found = None if self.cache_dir is None else MediaCache(self.cache_dir).find(url)
-            return found or "not among what was downloaded"
-
-        return resolve_media(written, self.root, downloaded) or "not downloaded"
 
 
 @dataclass
