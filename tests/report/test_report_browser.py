@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -221,26 +220,30 @@ def test_axe_finds_nothing(opened: Opened) -> None:
     assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
+@pytest.mark.slow
 def test_a_page_of_a_hundred_thousand_items_is_small_and_quick(
     browser: Browser, tmp_path: Path
 ) -> None:
     file = written_report(make_large(tmp_path, items=100_000))
     assert file.stat().st_size < LARGEST
     page = browser.new_page(viewport=DESK)
-    page.goto("about:blank")
-    began = time.perf_counter()
+    clock = page.context.new_cdp_session(page)
+    # Time of the processor, so that a busy machine makes no difference.
+    clock.send("Performance.enable", {"timeDomain": "threadTicks"})
+
+    def spent() -> float:
+        told = clock.send("Performance.getMetrics")["metrics"]
+        return float(next(one["value"] for one in told if one["name"] == "TaskDuration"))
+
     page.goto(file.as_uri())
     page.get_by_label("Find a user").fill("u1")
-    expect(page.get_by_role("status")).to_contain_text("of 24 users")
-    loaded = time.perf_counter() - began
-    took = page.evaluate(
-        "() => { const began = performance.now();"
-        "const sort = document.getElementById('sort'); sort.value = 'user';"
-        "sort.dispatchEvent(new Event('input', {bubbles: true}));"
-        "document.body.offsetHeight; return performance.now() - began; }"
-    )
-    usable = page.evaluate("performance.getEntriesByType('navigation')[0].domInteractive")
+    expect(page.get_by_role("status")).not_to_have_text("24 of 24 users")
+    loaded = spent()
+    page.get_by_label("Sort by").select_option("user")
+    page.get_by_label("Find a user").fill("")
+    expect(page.get_by_role("status")).to_have_text("24 of 24 users")
+    worked = spent() - loaded
     page.close()
-    print(f"{file.stat().st_size / 1e6:.2f} MB, {loaded:.2f} s, {usable:.0f} ms, {took:.0f} ms")
-    assert usable < 1_000
-    assert took < 1_000
+    print(f"{file.stat().st_size / 1e6:.2f} MB, usable in {loaded:.2f} s, then {worked:.2f} s")
+    assert loaded < 1
+    assert worked < 1

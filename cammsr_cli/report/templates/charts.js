@@ -11,7 +11,8 @@
     const best = rows.reduce((a, b) => (b.ndcg > a.ndcg ? b : a));
     return Plot.plot({
       width,
-      height: 220,
+      height: 210,
+      marginTop: 10,
       marginLeft: 48,
       style,
       ariaLabel: label,
@@ -30,9 +31,10 @@
     const longest = Math.max(...rows.map((row) => short(row.name).length));
     return Plot.plot({
       width,
-      height: 44 + 28 * rows.length,
+      height: 30 + 28 * rows.length,
       marginLeft: Math.min(width * 0.45, 18 + 6.6 * longest),
       marginRight: 24,
+      marginTop: 6,
       style,
       ariaLabel: label,
       x: { label: null, ticks: 4, nice: true, domain },
