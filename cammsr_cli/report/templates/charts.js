@@ -27,12 +27,13 @@
   };
 
   const intervals = (rows, label, at, width, domain) => {
-    const short = (name) => (name.length > 30 ? `${name.slice(0, 29)}…` : name);
+    const most = Math.max(8, Math.floor((width * 0.48 - 18) / 6.6));
+    const short = (name) => (name.length > most ? `${name.slice(0, most - 1)}…` : name);
     const longest = Math.max(...rows.map((row) => short(row.name).length));
     return Plot.plot({
       width,
       height: 30 + 28 * rows.length,
-      marginLeft: Math.min(width * 0.45, 18 + 6.6 * longest),
+      marginLeft: 18 + 6.6 * longest,
       marginRight: 24,
       marginTop: 6,
       style,
