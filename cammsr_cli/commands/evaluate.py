@@ -10,11 +10,12 @@ import typer
 
 from cammsr_cli import console
 from cammsr_cli.commands.examples import epilog
-from cammsr_cli.commands.options import KeepSeen, MediaRoot, NewShare, require_media_root
+from cammsr_cli.commands.options import KeepSeen, MediaRoot, NewShare
+from cammsr_cli.commands.pages import require_media_root, write_report_page
 
 if TYPE_CHECKING:
     from cammsr_cli.ranking.details import Details
-    from cammsr_cli.ranking.evaluate import Evaluation, Ranked
+    from cammsr_cli.ranking.evaluate import Evaluation
     from cammsr_cli.ranking.metrics import Estimate
 
 EXAMPLES = [
@@ -116,7 +117,7 @@ def command(
     if per_user is not None:
         per_user_file.write_per_user(found.run, found.ranking, found.rank, per_user)
     if report is not None:
-        _write_report(report, found, evaluation, media_root)
+        write_report_page(report, found, evaluation, media_root)
     if not details:
         evaluation = replace(evaluation, details=None)
     for remark in evaluation.remarks:
@@ -133,22 +134,6 @@ def command(
             console.result(f"{report}: {report.stat().st_size / 1e6:.1f} MB; open it in a browser")
         from_there = () if data is None else ("--data", data)
         console.next_command("cammsr recommend", run, *from_there, "--user USER")
-
-
-def _write_report(
-    file: Path, found: Ranked, evaluation: Evaluation, media_root: Path | None
-) -> None:
-    from cammsr_cli.commands.options import media_source, pictures_of, this_command
-    from cammsr_cli.report import evaluation as report
-    from cammsr_cli.report.gallery import of_sample
-
-    remarks: list[str] = []
-    source = media_source(media_root)
-    gallery = of_sample(found, remarks, source.find)
-    album = pictures_of(gallery, source, remarks)
-    report.write(file, found, evaluation, gallery, album, this_command())
-    for remark in remarks:
-        console.note(remark)
 
 
 def _show(evaluation: Evaluation, run: Path) -> None:

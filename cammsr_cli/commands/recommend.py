@@ -10,12 +10,12 @@ import typer
 
 from cammsr_cli import console
 from cammsr_cli.commands.examples import epilog
-from cammsr_cli.commands.options import (
-    KeepSeen,
-    MediaRoot,
-    NewShare,
+from cammsr_cli.commands.options import KeepSeen, MediaRoot, NewShare
+from cammsr_cli.commands.pages import (
     media_source,
+    require_few,
     require_media_root,
+    write_gallery_page,
 )
 from cammsr_cli.errors import UsageError
 
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from cammsr_cli.media.source import MediaSource
     from cammsr_cli.ranking.recommend import Recall, Recommendation, RecommendedList, Recommender
     from cammsr_cli.ranking.sessions import Sessions
 
@@ -179,7 +178,7 @@ def command(
         from cammsr_cli.report import page
 
         page.require_free("--html", html, force)
-        _require_few(len(ids))
+        require_few(len(ids))
     if index is IndexChoice.FAISS:
         require_faiss()
     loaded = load_run(RunFolder(run), data, resolve_device(device))
@@ -203,7 +202,7 @@ def command(
     else:
         sessions_asked = asking_for or recommender.of_users(users)
         if html is not None:
-            _require_few(len(sessions_asked))
+            require_few(len(sessions_asked))
         remarks: list[str] = []
         lists = recommender.lists(sessions_asked, k)
         source = media_source(media_root)
@@ -213,7 +212,7 @@ def command(
                 for at, one in enumerate(lists)
             ]
         if html is not None:
-            _write_page(html, recommender, sessions_asked, lists, source, remarks)
+            write_gallery_page(html, recommender, sessions_asked, lists, source, remarks)
         if html is not None and not as_json:
             console.result(f"{html}: {len(lists):,} users; open it in a browser")
         else:
@@ -281,35 +280,6 @@ def _moment(text: str) -> int:
         raise UsageError(
             f"--as-of {text}: no time", "Write seconds since 1970, or a date: 2026-11-28T12:00"
         ) from None
-
-
-def _require_few(users: int) -> None:
-    from cammsr_cli.report.gallery import USERS_AT_MOST
-
-    if users > USERS_AT_MOST:
-        raise UsageError(
-            f"--html shows {USERS_AT_MOST} users at most, and these are {users:,}",
-            "Name fewer, or write a table of all: --out recommendations.parquet",
-        )
-
-
-def _write_page(
-    file: Path,
-    recommender: Recommender,
-    asking_for: Sessions,
-    lists: list[RecommendedList],
-    source: MediaSource,
-    remarks: list[str],
-) -> None:
-    from cammsr_cli.commands.options import pictures_of, this_command
-    from cammsr_cli.report.gallery import of_lists
-    from cammsr_cli.report.page import write_gallery
-
-    if recommender.choice.until is not None:
-        asking_for = asking_for.until(recommender.choice.until)
-    gallery = of_lists(recommender, asking_for, lists)
-    album = pictures_of(gallery, source, remarks)
-    write_gallery(file, gallery, album, "What we recommend, and why", this_command())
 
 
 def _print(

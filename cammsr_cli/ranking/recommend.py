@@ -7,17 +7,15 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from heapq import nsmallest
 from itertools import takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
-from cammsr_encoders.protocol import BadSample
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -30,13 +28,11 @@ from cammsr_cli.ranking.diversity import spread
 from cammsr_cli.ranking.explain import modality_weights, put_forward
 from cammsr_cli.ranking.full_ranking import Ranking, item_tables, user_queries
 from cammsr_cli.ranking.new_items import asking, evenly, share_of_new, with_places
+from cammsr_cli.ranking.pieces import FindMedia, Pieces, PutForward, media_unknown
 from cammsr_cli.ranking.seen import Histories, Seen, without
 from cammsr_cli.ranking.sessions import Sessions
 from cammsr_cli.ranking.top_k import RECALL_AIM, ExactIndex, FaissIndex, Index, Top, wants_faiss
 from cammsr_cli.runs.folder import LoadedRun
-
-if TYPE_CHECKING:  # it imports encoders, which are needed to explain alone
-    from cammsr_cli.ranking.reasons import PieceChooser
 
 BECAUSE = 3
 """Past items told of a recommendation."""
@@ -44,35 +40,7 @@ BECAUSE = 3
 RECALL_USERS = 256
 """Users by whom the recall of an approximate index is measured."""
 
-FindMedia = Callable[[str], Path | str]
-"""From a path or an address as an items file has it to the file, or to why there is none."""
-
-Chooser = TypeVar("Chooser", bound="PieceChooser")
-
 _SENTENCE = re.compile(r".+?[.!?](?=\s|$)", re.DOTALL)
-
-
-def media_unknown(_written: str) -> str:
-    """Where nobody says where media are."""
-    return "no media folder is given"
-
-
-@dataclass(frozen=True)
-class PutForward:
-    """What of an item to show this user.
-
-    Attributes:
-        modality: The content that counts most for this user and item.
-        field: The item field it comes from; "" where the modality came as ready-made vectors.
-        content: The picture's or clip's path as the shop wrote it, or a sentence of the text.
-        seconds: Of a clip, from its beginning to the frame that fits the user best, where it was
-            asked for.
-    """
-
-    modality: str
-    field: str
-    content: str
-    seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -226,7 +194,7 @@ class Recommender:
         self.run = run
         self.choice = choice or Choice()
         self.passed_over: list[str] = []
-        self._choosers: dict[str, PieceChooser | None] = {}
+        self._pieces = Pieces(run)
         self.exclude_seen = not run.spec.repeats if exclude_seen is None else exclude_seen
         self.tables = ranking.tables if ranking else item_tables(run.model, run.catalogue)
         new_N, self._unknown_F = are_new(run.catalogue), unknown_items(run.catalogue)
@@ -487,74 +455,12 @@ class Recommender:
                         PastItem(data.item_ids[at], titles[at], effect) for at, effect in because
                     ],
                     predicted=predicted[place],
-                    put_forward=self._fitting(
-                        item, int(item_K[place]), query_V, remarks, find_media
+                    put_forward=self._pieces.fitting(
+                        item.put_forward, int(item_K[place]), query_V, remarks, find_media
                     ),
                 )
             )
         return replace(one, items=found)
-
-    def _fitting(
-        self,
-        item: Recommendation,
-        at: int,
-        query_V: Tensor,
-        remarks: list[str],
-        find_media: FindMedia,
-    ) -> PutForward | None:
-        """What to put forward: the sentence of a text, the frame of a clip that fits best."""
-        shown = item.put_forward
-        if shown is None or not shown.content:
-            return shown
-        if shown.modality == "text":
-            return self._with_sentence(shown, at, query_V, remarks)
-        if shown.field == "video":
-            return self._with_frame(shown, query_V, remarks, find_media)
-        return shown
-
-    def _with_sentence(
-        self, shown: PutForward, at: int, query_V: Tensor, remarks: list[str]
-    ) -> PutForward:
-        from cammsr_cli.ranking.reasons import SentenceChooser
-
-        what = "the first sentence of a text is shown, not the one that fits"
-        chooser = self._chooser(SentenceChooser, shown.modality, what, remarks)
-        if chooser is None:
-            return shown
-        text = self.run.data.fields_of([shown.field], [at])[shown.field][0]
-        return replace(shown, content=chooser.best(text, query_V))
-
-    def _with_frame(
-        self, shown: PutForward, query_V: Tensor, remarks: list[str], find_media: FindMedia
-    ) -> PutForward:
-        from cammsr_cli.ranking.reasons import FrameChooser
-
-        what = "of clips no frame is chosen"
-        clip = find_media(shown.content)
-        if isinstance(clip, Path):
-            chooser = self._chooser(FrameChooser, shown.modality, what, remarks)
-            if chooser is None:
-                return shown
-            try:
-                return replace(shown, seconds=chooser.best(clip, query_V))
-            except BadSample as bad:
-                clip = str(bad)
-        _remark(f"{what}: {clip}", remarks)
-        return shown
-
-    def _chooser(
-        self, kind: type[Chooser], modality: str, what: str, remarks: list[str]
-    ) -> Chooser | None:
-        """What chooses pieces; None where the encoder is not there, which is told once."""
-        if modality not in self._choosers:
-            try:
-                info = self.run.data.modalities[modality]
-                self._choosers[modality] = kind(self.run.model, modality, info)
-            except CammsrError as error:
-                self._choosers[modality] = None
-                _remark(f"{what}: {error}", remarks)
-        found = self._choosers[modality]
-        return found if isinstance(found, kind) else None
 
     def _recommendation(
         self, answers: Answers, row: int, place: int, texts: Mapping[str, str]
@@ -631,12 +537,6 @@ class Recommender:
         query_UV = user_queries(self.run.model, self.tables, events, start_U, end_U)
         histories = Histories(events, self.exclude_seen, self.run.model.repeats)
         return query_UV, without(histories.seen(start_U, end_U), *rejected)
-
-
-def _remark(remark: str, remarks: list[str]) -> None:
-    """Told once."""
-    if remark not in remarks:
-        remarks.append(remark)
 
 
 def read_ids(file: Path, of: str, may_be_empty: bool = False) -> list[str]:

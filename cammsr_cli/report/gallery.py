@@ -13,13 +13,12 @@ from numpy.typing import NDArray
 from cammsr_cli.data.dataset import DataSet
 from cammsr_cli.ranking.evaluate import Ranked
 from cammsr_cli.ranking.new_items import evenly
+from cammsr_cli.ranking.pieces import FindMedia, media_unknown
 from cammsr_cli.ranking.recommend import (
     BECAUSE,
-    FindMedia,
     Recommendation,
     RecommendedList,
     Recommender,
-    media_unknown,
 )
 from cammsr_cli.ranking.sessions import Sessions
 from cammsr_cli.report.thumbnails import Wanted
