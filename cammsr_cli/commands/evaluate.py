@@ -183,6 +183,26 @@ def _show_details(details: Details) -> None:
         [[name, f"{one.without:.4f}", _interval(one.lost)] for name, one in details.worth.items()],
         title="what each modality is worth to this model",
     )
+    if details.weights:
+        streams = list(details.weights[0].weights)
+        console.result_table(
+            [("category", False), *((stream, True) for stream in streams)],
+            [
+                [one.category, *(f"{share:.0%}" for share in one.weights.values())]
+                for one in details.weights
+            ],
+            title="what lifts recommended items, by their category",
+        )
+    for branch in details.experts[0].shares if details.experts else ():
+        experts = details.experts[0].shares[branch]
+        console.result_table(
+            [("category", False), *((f"expert {at}", True) for at in range(1, len(experts) + 1))],
+            [
+                [one.category, *(f"{share:.0%}" for share in one.shares[branch])]
+                for one in details.experts
+            ],
+            title=f"how much each expert of the branch {branch} counts, by category",
+        )
     if details.faithfulness is not None:
         console.result(
             "explanations: taking away the modality that is said to count most moves the score "
