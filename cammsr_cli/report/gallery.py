@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
+from cammsr_encoders.protocol import MEDIA_FIELDS
 from numpy.typing import NDArray
 
 from cammsr_cli.data.dataset import DataSet
@@ -37,8 +38,6 @@ PAST = 12
 
 LARGE, SMALL = 320, 112
 """Pixels of the longer side of a picture: of a recommended item, and of a past one."""
-
-MEDIA_FIELDS = ("image", "video")
 
 _LOOKED_AT = 2_000
 
@@ -224,11 +223,11 @@ def of_lists(
 
 def most_effect(listed: RecommendedList) -> set[str]:
     """The past items that mattered most for a list as a whole."""
-    effect: Counter[str] = Counter()
+    effect: defaultdict[str, float] = defaultdict(float)
     for one in listed.items:
         for past in one.because:
             effect[past.item] += past.effect
-    return {item for item, _ in effect.most_common(BECAUSE)}
+    return set(sorted(effect, key=effect.__getitem__, reverse=True)[:BECAUSE])
 
 
 def of_sample(found: Ranked, remarks: list[str], find_media: FindMedia = media_unknown) -> Gallery:
@@ -263,7 +262,8 @@ def spread_over_categories(found: Ranked) -> NDArray[np.int64]:
         count_C = label_NC[own].sum(0)
         groups.setdefault(int(count_C.argmax()) if count_C.any() else -1, []).append(at)
     turns = [
-        [own[place] for place in evenly(len(own), SAMPLED).tolist()] for own in groups.values()
+        [own[int(at)] for at in np.linspace(0, len(own) - 1, min(len(own), SAMPLED))]
+        for own in groups.values()
     ]
     in_turn = [own[turn] for turn in range(SAMPLED) for own in turns if turn < len(own)]
     return np.array(in_turn[:SAMPLED], dtype=np.int64)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from made_pages import HOSTILE, make_large, make_shop
+from made_pages import HOSTILE, make_large, make_plain, make_shop
 from playwright.sync_api import Browser, Page, Playwright, expect, sync_playwright
 from typer.testing import CliRunner
 
@@ -218,6 +218,27 @@ def test_axe_finds_nothing(opened: Opened) -> None:
     assert found.violations_count == 0, found.generate_report()
     width = page.viewport_size["width"] if page.viewport_size else 0
     assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_a_shop_of_ids_alone_has_a_report_too(browser: Browser, tmp_path: Path) -> None:
+    shop = make_plain(tmp_path)
+    file = shop / "report.html"
+    result = CliRunner().invoke(app, ["evaluate", str(shop / "run"), "--report", str(file)])
+    assert result.exit_code == 0, result.output
+    assert "not shown" not in result.output
+    page = browser.new_page(viewport=PHONE)
+    said: list[str] = []
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.goto(file.as_uri())
+    page.get_by_label("Sort by").select_option("rank")
+    expect(page.locator(".person")).to_have_count(24)
+    assert page.locator("img, #category, #form").count() == 0
+    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+    found = Axe().run(page)
+    assert found.violations_count == 0, found.generate_report()
+    assert said == []
+    page.close()
 
 
 @pytest.mark.slow
