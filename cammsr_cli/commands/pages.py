@@ -96,9 +96,9 @@ def pictures_of(gallery: Gallery, source: MediaSource, remarks: list[str]) -> Al
 
     with console.progress_bar("pictures") as progress:
         album = Album.of(gallery.pictures, source, progress)
-    if missing := album.missing.total():
-        reasons = "; ".join(f"{reason} ({count:,})" for reason, count in album.missing.most_common())
-        remarks.append(f"{missing:,} pictures are not shown: {reasons}")
+    if missing := album.missing.most_common():
+        reasons = "; ".join(f"{reason} ({count:,})" for reason, count in missing)
+        remarks.append(f"pictures not shown: {reasons}")
     return album
 
 

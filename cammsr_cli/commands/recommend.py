@@ -214,7 +214,8 @@ def command(
         if html is not None:
             write_gallery_page(html, recommender, sessions_asked, lists, source, remarks)
         if html is not None and not as_json:
-            console.result(f"{html}: {len(lists):,} users; open it in a browser")
+            users_shown = "1 user" if len(lists) == 1 else f"{len(lists):,} users"
+            console.result(f"{html}: {users_shown}; open it in a browser")
         else:
             _print(lists, recommender.run.model.streams, explain, as_json)
         for remark in remarks:

@@ -225,7 +225,7 @@ def test_a_shop_of_ids_alone_has_a_report_too(browser: Browser, tmp_path: Path) 
     file = shop / "report.html"
     result = CliRunner().invoke(app, ["evaluate", str(shop / "run"), "--report", str(file)])
     assert result.exit_code == 0, result.output
-    assert "not shown" not in result.output
+    assert "pictures not shown" not in result.output
     page = browser.new_page(viewport=PHONE)
     said: list[str] = []
     page.on("console", lambda message: said.append(message.text))
