@@ -21,6 +21,8 @@ from cammsr_cli.config import resolve
 from cammsr_cli.data.splits import TEST
 from cammsr_cli.distributed import World
 from cammsr_cli.errors import CammsrError, Terminated
+from cammsr_cli.ranking.by_category import experts_by_category, weights_by_category
+from cammsr_cli.ranking.evaluate import ranking_of
 from cammsr_cli.ranking.full_ranking import model_ranks, questions
 from cammsr_cli.ranking.recommend import Recommender
 from cammsr_cli.runs.folder import RunFolder
@@ -226,6 +228,23 @@ def test_evaluation_on_either_device_finds_the_same_ranks(run: Path) -> None:
     with pretended_cuda():
         theirs = _ranks(run, GPU)
     assert _ranks(run, CPU) == theirs
+
+
+def test_weights_and_experts_by_category_are_the_same_on_either_device(run: Path) -> None:
+    found = []
+    for device in (CPU, GPU):
+        with pretended_cuda():
+            loaded = load_run(RunFolder(run), None, device)
+            ranking = ranking_of(loaded, questions(loaded.data, TEST))
+            weights = weights_by_category(loaded, ranking, ranking.top(5))
+            found.append((weights, experts_by_category(loaded, ranking)))
+    (our_weights, our_experts), (their_weights, their_experts) = found
+    for ours, theirs in zip(our_weights, their_weights, strict=True):
+        assert ours.weights == pytest.approx(theirs.weights, abs=1e-4)
+    for own, other in zip(our_experts, their_experts, strict=True):
+        assert own.events == other.events
+        for branch, shares in own.shares.items():
+            assert shares == pytest.approx(other.shares[branch], abs=1e-4)
 
 
 @pytest.mark.parametrize("index", ["exact", "faiss"])

@@ -10,11 +10,12 @@ import typer
 
 from cammsr_cli import console
 from cammsr_cli.commands.examples import epilog
-from cammsr_cli.commands.options import KeepSeen, MediaRoot, NewShare, require_media_root
+from cammsr_cli.commands.options import KeepSeen, MediaRoot, NewShare
+from cammsr_cli.commands.pages import require_media_root, write_report_page
 
 if TYPE_CHECKING:
     from cammsr_cli.ranking.details import Details
-    from cammsr_cli.ranking.evaluate import Evaluation, Ranked
+    from cammsr_cli.ranking.evaluate import Evaluation
     from cammsr_cli.ranking.metrics import Estimate
 
 EXAMPLES = [
@@ -116,7 +117,7 @@ def command(
     if per_user is not None:
         per_user_file.write_per_user(found.run, found.ranking, found.rank, per_user)
     if report is not None:
-        _write_report(report, found, evaluation, media_root)
+        write_report_page(report, found, evaluation, media_root)
     if not details:
         evaluation = replace(evaluation, details=None)
     for remark in evaluation.remarks:
@@ -133,21 +134,6 @@ def command(
             console.result(f"{report}: {report.stat().st_size / 1e6:.1f} MB; open it in a browser")
         from_there = () if data is None else ("--data", data)
         console.next_command("cammsr recommend", run, *from_there, "--user USER")
-
-
-def _write_report(
-    file: Path, found: Ranked, evaluation: Evaluation, media_root: Path | None
-) -> None:
-    from cammsr_cli.commands.options import pictures_of, this_command
-    from cammsr_cli.report import evaluation as report
-    from cammsr_cli.report.gallery import of_sample
-
-    remarks: list[str] = []
-    gallery = of_sample(found, remarks)
-    album = pictures_of(gallery, media_root, remarks)
-    report.write(file, found, evaluation, gallery, album, this_command())
-    for remark in remarks:
-        console.note(remark)
 
 
 def _show(evaluation: Evaluation, run: Path) -> None:
@@ -197,6 +183,26 @@ def _show_details(details: Details) -> None:
         [[name, f"{one.without:.4f}", _interval(one.lost)] for name, one in details.worth.items()],
         title="what each modality is worth to this model",
     )
+    if details.weights:
+        streams = list(details.weights[0].weights)
+        console.result_table(
+            [("category", False), *((stream, True) for stream in streams)],
+            [
+                [one.category, *(f"{share:.0%}" for share in one.weights.values())]
+                for one in details.weights
+            ],
+            title="what lifts recommended items, by their category",
+        )
+    for branch in details.experts[0].shares if details.experts else ():
+        experts = details.experts[0].shares[branch]
+        console.result_table(
+            [("category", False), *((f"expert {at}", True) for at in range(1, len(experts) + 1))],
+            [
+                [one.category, *(f"{share:.0%}" for share in one.shares[branch])]
+                for one in details.experts
+            ],
+            title=f"how much each expert of the branch {branch} counts, by category",
+        )
     if details.faithfulness is not None:
         console.result(
             "explanations: taking away the modality that is said to count most moves the score "

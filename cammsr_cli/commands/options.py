@@ -2,19 +2,10 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
-
-from cammsr_cli import console
-from cammsr_cli.errors import UsageError
-
-if TYPE_CHECKING:
-    from cammsr_cli.report.gallery import Gallery
-    from cammsr_cli.report.thumbnails import Album
 
 NewShare = Annotated[
     float | None,
@@ -38,41 +29,8 @@ KeepSeen = Annotated[
 MediaRoot = Annotated[
     Path | None,
     typer.Option(
-        help="Folder that the items' pictures and clips are relative to, for a page. What was "
+        help="Folder that the items' pictures and clips are relative to, to show them. What was "
         "downloaded is found without it.",
         metavar="FOLDER",
     ),
 ]
-
-
-def require_media_root(folder: Path | None) -> None:
-    """Refuse what is not a folder.
-
-    Raises:
-        UsageError: It is not.
-    """
-    if folder is not None and not folder.is_dir():
-        raise UsageError(
-            f"--media-root {folder} is not a folder",
-            "Name the one that the items file's paths are relative to",
-        )
-
-
-def pictures_of(gallery: Gallery, media_root: Path | None, remarks: list[str]) -> Album:
-    """The pictures of a page; those that cannot be shown are told among the remarks."""
-    from cammsr_cli.cache_folder import cache_folder
-    from cammsr_cli.report.thumbnails import Album, MediaSource
-
-    source = MediaSource(media_root, cache_folder())
-    with console.progress_bar("pictures") as progress:
-        album = Album.of(gallery.pictures, source, progress)
-    if missing := album.missing.total():
-        reasons = "; ".join(f"{reason}: {count:,}" for reason, count in album.missing.most_common())
-        hint = "" if media_root else ". Say where they are: --media-root FOLDER"
-        remarks.append(f"{missing:,} pictures are not shown ({reasons}){hint}")
-    return album
-
-
-def this_command() -> str:
-    """What was typed."""
-    return shlex.join(["cammsr", *sys.argv[1:]])

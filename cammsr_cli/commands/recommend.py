@@ -10,7 +10,13 @@ import typer
 
 from cammsr_cli import console
 from cammsr_cli.commands.examples import epilog
-from cammsr_cli.commands.options import KeepSeen, MediaRoot, NewShare, require_media_root
+from cammsr_cli.commands.options import KeepSeen, MediaRoot, NewShare
+from cammsr_cli.commands.pages import (
+    media_source,
+    require_few,
+    require_media_root,
+    write_gallery_page,
+)
 from cammsr_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -96,7 +102,7 @@ def command(
         typer.Option(
             "--explain",
             help="Say which past items mattered, what the content is taken for, and choose the "
-            "sentence of a text that fits the user best.",
+            "sentence of a text and the frame of a clip that fit the user best.",
         ),
     ] = False,
     out: Annotated[
@@ -173,7 +179,7 @@ def command(
         from cammsr_cli.report import page
 
         page.require_free("--html", html, force)
-        _require_few(len(ids))
+        require_few(len(ids))
     if index is IndexChoice.FAISS:
         require_faiss()
     loaded = load_run(RunFolder(run), data, resolve_device(device))
@@ -197,13 +203,20 @@ def command(
     else:
         sessions_asked = asking_for or recommender.of_users(users)
         if html is not None:
-            _require_few(len(sessions_asked))
+            require_few(len(sessions_asked))
         remarks: list[str] = []
-        lists = _lists(recommender, sessions_asked, k, explain or html is not None, remarks)
+        lists = recommender.lists(sessions_asked, k)
+        source = media_source(media_root)
+        if explain or html is not None:
+            lists = [
+                recommender.explained(one, sessions_asked.part(at, at + 1), remarks, source.find)
+                for at, one in enumerate(lists)
+            ]
         if html is not None:
-            _write_page(html, recommender, sessions_asked, lists, media_root, remarks)
+            write_gallery_page(html, recommender, sessions_asked, lists, source, remarks)
         if html is not None and not as_json:
-            console.result(f"{html}: {len(lists):,} users; open it in a browser")
+            users_shown = "1 user" if len(lists) == 1 else f"{len(lists):,} users"
+            console.result(f"{html}: {users_shown}; open it in a browser")
         else:
             _print(lists, recommender.run.model.streams, explain, as_json)
         for remark in remarks:
@@ -271,47 +284,6 @@ def _moment(text: str) -> int:
         ) from None
 
 
-def _require_few(users: int) -> None:
-    from cammsr_cli.report.gallery import USERS_AT_MOST
-
-    if users > USERS_AT_MOST:
-        raise UsageError(
-            f"--html shows {USERS_AT_MOST} users at most, and these are {users:,}",
-            "Name fewer, or write a table of all: --out recommendations.parquet",
-        )
-
-
-def _lists(
-    recommender: Recommender, asking_for: Sessions, k: int, explain: bool, remarks: list[str]
-) -> list[RecommendedList]:
-    lists = recommender.lists(asking_for, k)
-    if not explain:
-        return lists
-    return [
-        recommender.explained(one, asking_for.part(at, at + 1), remarks)
-        for at, one in enumerate(lists)
-    ]
-
-
-def _write_page(
-    file: Path,
-    recommender: Recommender,
-    asking_for: Sessions,
-    lists: list[RecommendedList],
-    media_root: Path | None,
-    remarks: list[str],
-) -> None:
-    from cammsr_cli.commands.options import pictures_of, this_command
-    from cammsr_cli.report.gallery import of_lists
-    from cammsr_cli.report.page import write_gallery
-
-    if recommender.choice.until is not None:
-        asking_for = asking_for.until(recommender.choice.until)
-    gallery = of_lists(recommender, asking_for, lists)
-    album = pictures_of(gallery, media_root, remarks)
-    write_gallery(file, gallery, album, "What we recommend, and why", this_command())
-
-
 def _print(
     lists: list[RecommendedList], streams: tuple[str, ...], explain: bool, as_json: bool
 ) -> None:
@@ -358,7 +330,7 @@ def _show_reasons(one: RecommendedList) -> None:
                     f"{past.title or past.item} ({past.effect:+.2f})" for past in item.because
                 ),
                 ", ".join(f"{name} {share:.0%}" for name, share in item.predicted.items()),
-                "" if item.put_forward is None else item.put_forward.content,
+                _piece(item),
             ]
             for item in one.items
         ],
@@ -397,6 +369,15 @@ def _show(one: RecommendedList, streams: tuple[str, ...]) -> None:
         ],
         title=f"next for user {user}",
     )
+
+
+def _piece(item: Recommendation) -> str:
+    from cammsr_cli.report.page import clock
+
+    shown = item.put_forward
+    if shown is None:
+        return ""
+    return shown.content if shown.seconds is None else f"{shown.content} at {clock(shown.seconds)}"
 
 
 def _forward(item: Recommendation) -> str:

@@ -81,10 +81,10 @@ def weights_by_category(run: LoadedRun, ranking: Ranking, top_UK: Tensor) -> lis
         ranking.tables.target_NV.mean(0),
         item_UK.clamp(min=0),
     )
-    label_PC = label_NC[item_UK[there_UK]].double()
-    sum_CS = label_PC.T @ weight_UKS[there_UK].double()
-    count_C = label_PC.sum(0).cpu().numpy()
-    mean_CS = (sum_CS / label_PC.sum(0).clamp(min=1)[:, None]).cpu().numpy()
+    label_PC = label_NC[item_UK[there_UK]].cpu().double()
+    sum_CS = label_PC.T @ weight_UKS[there_UK].cpu().double()
+    count_C = label_PC.sum(0).numpy()
+    mean_CS = (sum_CS / label_PC.sum(0).clamp(min=1)[:, None]).numpy()
     names, streams = run.data.category_names, run.model.streams
     return [
         CategoryWeights(
@@ -110,12 +110,12 @@ def experts_by_category(run: LoadedRun, ranking: Ranking) -> list[ExpertUse]:
     def sums(first: int, past: int) -> Tensor:
         window = cut(run.events, start_U[first:past], end_U[first:past])
         model.history(ranking.tables, window)
-        size_TBLE = gates.pop().abs().double()
+        size_TBLE = gates.pop().abs().float()
         share_TBLE = size_TBLE / size_TBLE.sum(-1, keepdim=True).clamp(min=1e-12)
         at_L = torch.arange(window.item_BL.shape[1], device=device)
         there_BL = at_L < window.length_B[:, None]
-        label_PC = label_NC[window.item_BL[there_BL]].double()
-        sum_TCE = label_PC.T @ share_TBLE[:, there_BL]
+        label_PC = label_NC[window.item_BL[there_BL]].cpu().double()
+        sum_TCE = label_PC.T @ share_TBLE[:, there_BL].cpu().double()
         # The number of events stands in one more column.
         count_TC1 = label_PC.sum(0)[None, :, None].expand(len(sum_TCE), -1, 1)
         return torch.cat([sum_TCE, count_TC1], dim=-1)[None]
@@ -125,8 +125,8 @@ def experts_by_category(run: LoadedRun, ranking: Ranking) -> list[ExpertUse]:
     finally:
         hook.remove()
     total_TCE = torch.cat(parts).sum(0)
-    count_C = total_TCE[0, :, -1].cpu().numpy()
-    mean_TCE = (total_TCE[..., :-1] / total_TCE[..., -1:].clamp(min=1)).cpu().numpy()
+    count_C = total_TCE[0, :, -1].numpy()
+    mean_TCE = (total_TCE[..., :-1] / total_TCE[..., -1:].clamp(min=1)).numpy()
     return [
         ExpertUse(
             run.data.category_names[at],

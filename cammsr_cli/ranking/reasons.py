@@ -1,20 +1,26 @@
-"""Why an item, in detail: which past items mattered, what the categories say, which sentence fits.
+"""Why an item, in detail: which past items mattered, what the categories say, which piece fits.
 
-Axes: E events of one history, K items, S streams, C categories, P parts of a score, V score width.
+Axes: E events of one history, K items, S streams, C categories, P parts of a score, V score width,
+R pieces of one content, D width.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from cammsr_encoders.protocol import BadSample
 from torch import Tensor
 
 from cammsr_cli.data.dataset import ModalityInfo
+from cammsr_cli.encoding.decode import Decoder, Failure
 from cammsr_cli.encoding.engine import full_fingerprint, told
 from cammsr_cli.errors import CammsrError
 from cammsr_cli.model.cammsr import Cammsr, ItemTables
@@ -26,6 +32,9 @@ _SENTENCE = re.compile(r".+?(?:[.!?](?=\s|$)|$)", re.DOTALL)
 
 SENTENCES_AT_MOST = 64
 """Of one text."""
+
+DECODE_SECONDS = 60.0
+"""A clip takes so long at most."""
 
 
 def sentences(text: str) -> list[str]:
@@ -90,15 +99,15 @@ def predicted_categories(
 
 
 @dataclass
-class SentenceChooser:
-    """Finds the sentence of a text that lifts its item most for one user.
+class PieceChooser:
+    """Finds the piece of an item's content that lifts the item most for one user.
 
-    Each sentence is encoded as the item's text was, by the same encoder, and projected as the model
+    Each piece is encoded as the item's content was, by the same encoder, and projected as the model
     does; what it adds to the user's score decides.
 
     Args:
         model: The model.
-        modality: Whose sentences.
+        modality: Whose pieces.
         info: How the data set's vectors of it were made.
     """
 
@@ -121,22 +130,78 @@ class SentenceChooser:
             )
 
     @torch.inference_mode()
+    def projected(self, samples: list[Any]) -> Tensor:
+        """Pieces that were loaded, [R, D]."""
+        with told(self.info.encoder, f"on {len(samples)} pieces"):
+            vectors = np.asarray(self.encoder.encode(samples), dtype=np.float32)
+        values = torch.from_numpy(vectors).to(self.model.device)
+        return self.model.items.projected(self.modality, values)
+
+    @torch.inference_mode()
+    def best_of(self, x_RD: Tensor, query_V: Tensor) -> int:
+        """Which piece adds most to the score of the user with this query."""
+        stream = self.model.streams.index(self.modality)
+        part = max(at for at, one in enumerate(self.model.items.parts) if one.stream == stream)
+        width = self.model.width
+        return int((x_RD @ query_V[part * width : (part + 1) * width]).argmax())
+
+
+class SentenceChooser(PieceChooser):
+    """Finds the sentence of a text."""
+
     def best(self, text: str, query_V: Tensor) -> str:
         """The sentence that adds most to the score of the user with this query."""
         found = sentences(text)
         if len(found) < 2:
             return text.strip()
         field = self.info.fields[-1] if "description" not in self.info.fields else "description"
-        with told(self.info.encoder, f"on {len(found)} sentences"):
-            samples = [self.encoder.load({field: sentence}) for sentence in found]
-            vectors = np.asarray(self.encoder.encode(samples), dtype=np.float32)
-        stream = self.model.streams.index(self.modality)
-        part = max(at for at, one in enumerate(self.model.items.parts) if one.stream == stream)
-        width = self.model.width
-        values = torch.from_numpy(vectors).to(query_V.device)
-        x_RD = self.model.items.projected(self.modality, values)
-        score_R = x_RD @ query_V[part * width : (part + 1) * width]
-        return found[int(score_R.argmax())]
+        x_RD = self.projected([self.encoder.load({field: sentence}) for sentence in found])
+        return found[self.best_of(x_RD, query_V)]
+
+
+class FrameChooser(PieceChooser):
+    """Finds the frame of a clip, among those that the clip was encoded by."""
+
+    def __post_init__(self) -> None:
+        """Make the encoder.
+
+        Raises:
+            CammsrError: As for any piece, and if the encoder cannot tell a clip's frames apart.
+        """
+        super().__post_init__()
+        if not callable(getattr(self.encoder, "moments", None)):
+            raise CammsrError(
+                f"the encoder {self.info.encoder} does not tell a clip's frames apart",
+                "Give it a method moments(item), as the guide to encoders says",
+            )
+        self._known: dict[Path, tuple[list[float], Tensor]] = {}
+
+    def best(self, clip: Path, query_V: Tensor) -> float:
+        """The second, from the beginning, of the frame that adds most to the user's score.
+
+        Raises:
+            BadSample: The clip cannot be decoded.
+        """
+        if clip not in self._known:
+            with closing(Decoder(_Moments(self.encoder), 1, DECODE_SECONDS)) as decoder:
+                decoder.give([{self.info.fields[-1]: str(clip)}])
+                (found,) = decoder.take(1)
+            if isinstance(found, Failure):
+                raise BadSample(found.reason)
+            self._known[clip] = [at for at, _ in found], self.projected([one for _, one in found])
+        seconds, x_RD = self._known[clip]
+        return seconds[self.best_of(x_RD, query_V)]
+
+
+@dataclass(frozen=True)
+class _Moments:
+    """Loads a clip's frames one by one; called in another process."""
+
+    encoder: Any
+
+    def load(self, item: Mapping[str, str]) -> list[tuple[float, Any]]:
+        found: list[tuple[float, Any]] = self.encoder.moments(item)
+        return found
 
 
 def _spec_of(info: ModalityInfo) -> EncoderSpec:

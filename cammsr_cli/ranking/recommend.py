@@ -13,7 +13,6 @@ from functools import cached_property
 from heapq import nsmallest
 from itertools import takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -29,13 +28,11 @@ from cammsr_cli.ranking.diversity import spread
 from cammsr_cli.ranking.explain import modality_weights, put_forward
 from cammsr_cli.ranking.full_ranking import Ranking, item_tables, user_queries
 from cammsr_cli.ranking.new_items import evenly, extended_queries, share_of_new, with_places
+from cammsr_cli.ranking.pieces import FindMedia, Pieces, PutForward, media_unknown
 from cammsr_cli.ranking.seen import Histories, Seen, without
 from cammsr_cli.ranking.sessions import Sessions
 from cammsr_cli.ranking.top_k import RECALL_AIM, ExactIndex, FaissIndex, Index, Top, wants_faiss
 from cammsr_cli.runs.loading import LoadedRun
-
-if TYPE_CHECKING:  # it imports encoders, which are needed to explain alone
-    from cammsr_cli.ranking.reasons import SentenceChooser
 
 BECAUSE = 3
 """Past items told of a recommendation."""
@@ -44,24 +41,6 @@ RECALL_USERS = 256
 """Users by whom the recall of an approximate index is measured."""
 
 _SENTENCE = re.compile(r".+?[.!?](?=\s|$)", re.DOTALL)
-
-
-@dataclass(frozen=True)
-class PutForward:
-    """What of an item to show this user.
-
-    Attributes:
-        modality: The content that counts most for this user and item.
-        field: The item field it comes from; "" where the modality came as ready-made vectors.
-        content: The picture's or clip's path as the shop wrote it, or a sentence of the text.
-        seconds: Of a clip, from its beginning to the frame that fits the user best, where it was
-            asked for.
-    """
-
-    modality: str
-    field: str
-    content: str
-    seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -215,6 +194,7 @@ class Recommender:
         self.run = run
         self.choice = choice or Choice()
         self.passed_over: list[str] = []
+        self._pieces = Pieces(run)
         self.exclude_seen = not run.spec.repeats if exclude_seen is None else exclude_seen
         self.tables = ranking.tables if ranking else item_tables(run.model, run.catalogue)
         new_N, self._unknown_F = are_new(run.catalogue), unknown_items(run.catalogue)
@@ -429,14 +409,19 @@ class Recommender:
         return lists
 
     def explained(
-        self, one: RecommendedList, session: Sessions, remarks: list[str]
+        self,
+        one: RecommendedList,
+        session: Sessions,
+        remarks: list[str],
+        find_media: FindMedia = media_unknown,
     ) -> RecommendedList:
-        """The list of one session, with the past items, categories and sentences that matter.
+        """The list of one session, with the past items, categories and pieces that matter.
 
         Args:
             one: What `lists` gave for it.
             session: That session alone.
-            remarks: Is told why sentences could not be chosen, if so.
+            remarks: Is told why sentences and frames could not be chosen, if so.
+            find_media: Where a clip is, or why it cannot be used.
         """
         from cammsr_cli.ranking import reasons
 
@@ -470,39 +455,12 @@ class Recommender:
                         PastItem(data.item_ids[at], titles[at], effect) for at, effect in because
                     ],
                     predicted=predicted[place],
-                    put_forward=self._fitting(item, int(item_K[place]), query_V, remarks),
+                    put_forward=self._pieces.fitting(
+                        item.put_forward, int(item_K[place]), query_V, remarks, find_media
+                    ),
                 )
             )
         return replace(one, items=found)
-
-    def _fitting(
-        self, item: Recommendation, at: int, query_V: Tensor, remarks: list[str]
-    ) -> PutForward | None:
-        """What to put forward; of a text, the sentence that fits the user best."""
-        shown = item.put_forward
-        if shown is None or shown.modality != "text" or not shown.content:
-            return shown
-        chooser = self._sentences(remarks)
-        if chooser is None:
-            return shown
-        text = self.run.data.fields_of([shown.field], [at])[shown.field][0]
-        return replace(shown, content=chooser.best(text, query_V))
-
-    def _sentences(self, remarks: list[str]) -> SentenceChooser | None:
-        """What chooses sentences; None where the encoder is not there, which is told once."""
-        if not hasattr(self, "_chooser"):
-            from cammsr_cli.ranking.reasons import SentenceChooser
-
-            self._chooser: SentenceChooser | None = None
-            try:
-                self._chooser = SentenceChooser(
-                    self.run.model, "text", self.run.data.modalities["text"]
-                )
-            except CammsrError as error:
-                remarks.append(
-                    f"the first sentence of a text is shown, not the one that fits: {error}"
-                )
-        return self._chooser
 
     def _recommendation(
         self, answers: Answers, row: int, place: int, texts: Mapping[str, str]

@@ -8,12 +8,19 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
+from cammsr_encoders.protocol import MEDIA_FIELDS
 from numpy.typing import NDArray
 
 from cammsr_cli.data.dataset import DataSet
 from cammsr_cli.ranking.evaluate import Ranked
 from cammsr_cli.ranking.new_items import evenly
-from cammsr_cli.ranking.recommend import BECAUSE, Recommendation, RecommendedList, Recommender
+from cammsr_cli.ranking.pieces import FindMedia, media_unknown
+from cammsr_cli.ranking.recommend import (
+    BECAUSE,
+    Recommendation,
+    RecommendedList,
+    Recommender,
+)
 from cammsr_cli.ranking.sessions import Sessions
 from cammsr_cli.report.thumbnails import Wanted
 
@@ -31,8 +38,6 @@ PAST = 12
 
 LARGE, SMALL = 320, 112
 """Pixels of the longer side of a picture: of a recommended item, and of a past one."""
-
-MEDIA_FIELDS = ("image", "video")
 
 _LOOKED_AT = 2_000
 
@@ -218,14 +223,18 @@ def of_lists(
 
 def most_effect(listed: RecommendedList) -> set[str]:
     """The past items that mattered most for a list as a whole."""
+<<<<<<< HEAD
     effect: dict[str, float] = defaultdict(float)
+=======
+    effect: defaultdict[str, float] = defaultdict(float)
+>>>>>>> h19
     for one in listed.items:
         for past in one.because:
             effect[past.item] += past.effect
     return set(sorted(effect, key=effect.__getitem__, reverse=True)[:BECAUSE])
 
 
-def of_sample(found: Ranked, remarks: list[str]) -> Gallery:
+def of_sample(found: Ranked, remarks: list[str], find_media: FindMedia = media_unknown) -> Gallery:
     """The gallery of some users of an evaluation, spread over categories.
 
     Each is shown as the model saw them: without what they chose next.
@@ -233,12 +242,13 @@ def of_sample(found: Ranked, remarks: list[str]) -> Gallery:
     Args:
         found: The evaluated run.
         remarks: Is told what could not be explained.
+        find_media: Where a clip is, or why it cannot be used.
     """
     asked = found.ranking.asked.take(chosen := spread_over_categories(found))
     recommender = Recommender(found.run, found.new_share, found.exclude_seen, ranking=found.ranking)
     sessions = recommender.of_users(asked.user_U).first((asked.end_U - asked.start_U).tolist())
     lists = [
-        recommender.explained(one, sessions.part(at, at + 1), remarks)
+        recommender.explained(one, sessions.part(at, at + 1), remarks, find_media)
         for at, one in enumerate(recommender.lists(sessions, LISTED))
     ]
     following = list(zip(asked.item_U.tolist(), found.rank[chosen].tolist(), strict=True))
@@ -256,7 +266,8 @@ def spread_over_categories(found: Ranked) -> NDArray[np.int64]:
         count_C = label_NC[own].sum(0)
         groups.setdefault(int(count_C.argmax()) if count_C.any() else -1, []).append(at)
     turns = [
-        [own[place] for place in evenly(len(own), SAMPLED).tolist()] for own in groups.values()
+        [own[int(at)] for at in np.linspace(0, len(own) - 1, min(len(own), SAMPLED))]
+        for own in groups.values()
     ]
     in_turn = [own[turn] for turn in range(SAMPLED) for own in turns if turn < len(own)]
     return np.array(in_turn[:SAMPLED], dtype=np.int64)

@@ -126,7 +126,7 @@ def _environment() -> Environment:
         "clock": clock,
         "colour": colour,
         "form": lambda modality: FORMS.get(modality, modality),
-        "percent": lambda share: f"{share:.0%}",
+        "percent": lambda share: f"{abs(share):.0%}",  # never "-0%"
     }
     return environment
 

@@ -15,12 +15,11 @@ from pathlib import Path
 
 import numpy as np
 from cammsr_encoders.image import read_image
-from cammsr_encoders.video import frame_at, timed_frames
+from cammsr_encoders.video import frame_at, showing, timed_frames
 from PIL import Image
 
 from cammsr_cli.encoding.decode import Decoder, Failure
-from cammsr_cli.media.cache import MediaCache
-from cammsr_cli.media.paths import resolve_media
+from cammsr_cli.media.source import MediaSource
 
 BUDGET = 3_400_000
 """Characters that all pictures of a page may have together."""
@@ -28,6 +27,7 @@ BUDGET = 3_400_000
 _SCALES = (1.0, 0.75, 0.5, 0.35)
 _QUALITY = 74
 _WORKERS, _SECONDS = 2, 30.0
+_LOOKED_AT = 5  # frames of a clip, for one near its middle that shows something
 
 Progress = Callable[[int, int, int], None]
 
@@ -40,7 +40,7 @@ class Wanted:
         field: "image" or "video".
         written: Its path or address, as the items file has it.
         side: Pixels of its longer side.
-        seconds: Of a clip, when the frame is shown; None for one of its middle.
+        seconds: Of a clip, when the frame is shown; None for one near its middle.
     """
 
     field: str
@@ -64,28 +64,6 @@ class Thumbnail:
     width: int
     height: int
     seconds: float | None
-
-
-@dataclass(frozen=True)
-class MediaSource:
-    """Where media are.
-
-    Attributes:
-        root: The folder that paths are relative to; None if it is not known.
-        cache_dir: The folder of what `prepare` downloaded.
-    """
-
-    root: Path | None
-    cache_dir: Path | None
-
-    def find(self, written: str) -> Path | str:
-        """The file, or why there is none."""
-
-        def downloaded(url: str) -> Path | str:
-            found = None if self.cache_dir is None else MediaCache(self.cache_dir).find(url)
-            return found or "not among what was downloaded"
-
-        return resolve_media(written, self.root, downloaded) or "not downloaded"
 
 
 @dataclass
@@ -173,7 +151,8 @@ class Shrinker:
             seconds = float(item["seconds"])
             picture = Image.fromarray(frame_at(Path(item["video"]), seconds, np.asarray))
         else:
-            seconds, pixels = timed_frames(Path(item["video"]), 1, np.asarray)[0]
+            frames = showing(timed_frames(Path(item["video"]), _LOOKED_AT, np.asarray))
+            seconds, pixels = frames[len(frames) // 2]
             picture = Image.fromarray(pixels)
         return _shrunk(picture, side, seconds)
 

@@ -43,6 +43,8 @@ _LONG = 600
 _HELD_BYTES = 128 * 2**20
 # Pixels decoded a clip at most (10,000 frames at 1080p); unlike seconds, the same everywhere.
 _PIXEL_BUDGET = 20_000_000_000
+# Standard deviation of the values, of 256, up to which a frame shows nothing.
+_FLAT = 4.0
 # Only containers that hold their own data: a playlist (HLS, DASH, concat) names other files.
 _CONTAINERS = (
     "mov,matroska,webm,avi,mpegts,mpeg,mpegvideo,m4v,flv,asf,ogg,gif,apng,h264,hevc,ivf,mjpeg,"
@@ -130,12 +132,12 @@ class VideoEncoder:
         return np.stack(read_frames(Path(item["video"]), self.frames, self._model))
 
     def moments(self, item: Mapping[str, str]) -> list[tuple[float, NDArray[np.uint8]]]:
-        """The same frames, each as a clip of its own, with its second from the beginning.
+        """The frames that show something, each as a clip of its own, with its second.
 
         Raises:
             BadSample: As `load` does.
         """
-        found = timed_frames(Path(item["video"]), self.frames, self._model.prepare)
+        found = showing(timed_frames(Path(item["video"]), self.frames, self._model.prepare))
         return [(seconds, frame[None]) for seconds, frame in found]
 
     def encode(self, samples: list[Any]) -> NDArray[np.float32]:
@@ -193,6 +195,11 @@ def timed_frames(path: Path, count: int, prepare: Prepare) -> list[tuple[float, 
     if not frames:
         raise BadSample("no frame can be decoded")
     return frames
+
+
+def showing(frames: list[tuple[float, NDArray[np.uint8]]]) -> list[tuple[float, NDArray[np.uint8]]]:
+    """The frames that are not of one colour all over, such as black ones; all, if all are."""
+    return [one for one in frames if one[1].astype(np.float32).std() > _FLAT] or frames
 
 
 def frame_at(path: Path, seconds: float, prepare: Prepare) -> NDArray[np.uint8]:

@@ -123,11 +123,17 @@ def test_a_closer_look_and_several_other_runs(run: Path, tmp_path: Path, cammsr:
     assert answer.code == 0, answer.err
     told = json.loads(answer.out)
     assert list(told["against"]) == [str(run), str(other)]
-    assert set(told["details"]) == {"slices", "lists", "worth", "faithfulness"}
+    parts = {"slices", "lists", "worth", "faithfulness", "weights", "experts"}
+    assert set(told["details"]) == parts
     assert set(told["details"]["worth"]) == {"image", "text"}
     shown = cammsr("evaluate", run, "--details", "--against", other)
     assert shown.code == 0, shown.err
-    for words in ("slices of the held-out events", "Gini", "what each modality is worth"):
+    for words in (
+        "slices of the held-out events",
+        "Gini",
+        "what each modality is worth",
+        "what lifts",
+    ):
         assert words in shown.out
     assert json.loads(cammsr("evaluate", run, "--json").out)["details"] is None
 

@@ -59,6 +59,36 @@ def test_frames_are_spread_evenly_by_time(
     np.testing.assert_allclose(_shades(sample), [0.125, 0.375, 0.625, 0.875], atol=0.04)
 
 
+@pytest.mark.parametrize("long", [599, 40])
+def test_moments_are_the_frames_with_their_times(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, long: int
+) -> None:
+    monkeypatch.setattr(video_module, "_LONG", long)
+    noise = np.random.default_rng(0).integers(-40, 40, (32, 32, 3))
+    frames = [np.clip(frame + noise, 0, 255).astype(np.uint8) for frame in _ramp(200)]
+    path = _clip(tmp_path / "x.mp4", frames, rate=10)  # 20 seconds
+    encoder = VideoEncoder(frames=4, size=32)
+    whole = encoder.load({"video": path})
+    moments = encoder.moments({"video": path})
+    np.testing.assert_array_equal(np.concatenate([one for _, one in moments]), whole)
+    np.testing.assert_allclose([at for at, _ in moments], [2.5, 7.5, 12.5, 17.5], atol=0.41)
+    for at, one in moments:
+        shown = video_module.frame_at(Path(path), at, encoder._model.prepare)
+        np.testing.assert_array_equal(shown, one[0])
+    last = video_module.frame_at(Path(path), 1e6, encoder._model.prepare)
+    assert _shades(last[None])[0] > 0.9
+
+
+def test_a_frame_of_one_colour_is_no_moment_where_there_are_others(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (32, 32, 3), dtype=np.uint8)
+    black = np.zeros((32, 32, 3), np.uint8)
+    encoder = VideoEncoder(frames=4, size=32)
+    some = encoder.moments({"video": _clip(tmp_path / "some.mp4", [black, noise, black, noise])})
+    assert [round(at, 1) for at, _ in some] == [0.1, 0.3]
+    none = encoder.moments({"video": _clip(tmp_path / "none.mp4", [black] * 4)})
+    assert len(none) == 4
+
+
 def test_seeking_decodes_little(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(video_module, "_LONG", 100)
     # Room for two groups of pictures and no more: decoding the whole clip would not get far.

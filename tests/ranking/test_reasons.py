@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import av
 import numpy as np
 import pytest
 import torch
+from cammsr_encoders.protocol import BadSample
 from cammsr_encoders.text import TextEncoder
+from cammsr_encoders.video import VideoEncoder
 from toy_recommender import make_recommender
 
 from cammsr_cli.data.dataset import ModalityInfo
 from cammsr_cli.encoding.engine import full_fingerprint
 from cammsr_cli.errors import CammsrError
+from cammsr_cli.model.cammsr import Cammsr
 from cammsr_cli.ranking import reasons, sessions
 from cammsr_cli.ranking.recommend import BECAUSE, Recommender
 
@@ -88,6 +94,42 @@ def test_sentences_of_a_text(text: str, found: list[str]) -> None:
     assert reasons.sentences(text) == found
 
 
+def test_the_frame_that_a_user_asks_for_is_chosen(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    pictures = generator.integers(0, 255, (4, 64, 64, 3), dtype=np.uint8)
+    clip = tmp_path / "x.mp4"
+    with av.open(str(clip), "w") as container:
+        stream = container.add_stream("mpeg4", rate=2, options={"qscale": "2"})
+        stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
+        for picture in pictures:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture)))
+        container.mux(stream.encode())
+    encoder = VideoEncoder(frames=4, size=64)
+    fingerprint = full_fingerprint(encoder, "video")
+    info = ModalityInfo(encoder.dim, "video", fingerprint, ("video",))
+    torch.manual_seed(0)
+    model = Cammsr(5, {"video": encoder.dim}, 0, width=32, length=4, layers=1).eval()
+    chooser = reasons.FrameChooser(model, "video", info)
+    x_RD = chooser.projected([one for _, one in encoder.moments({"video": str(clip)})])
+    for at, seconds in enumerate((0.0, 0.5, 1.0, 1.5)):
+        query_V = torch.zeros(3 * 32)
+        query_V[2 * 32 :] = x_RD[at] - x_RD.mean(0)
+        assert chooser.best(clip, query_V) == pytest.approx(seconds)
+    clip.write_bytes(b"no clip")
+    assert chooser.best(clip, query_V) == pytest.approx(1.5)  # it is known already
+    with pytest.raises(BadSample):
+        reasons.FrameChooser(model, "video", info).best(clip, query_V)
+
+
+def test_an_encoder_that_cannot_tell_frames_apart_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = VideoEncoder(frames=4, size=64)
+    info = ModalityInfo(encoder.dim, "video", full_fingerprint(encoder, "video"), ("video",))
+    model = Cammsr(5, {"video": encoder.dim}, 0, width=32, length=4, layers=1)
+    monkeypatch.setattr(VideoEncoder, "moments", None)
+    with pytest.raises(CammsrError, match="does not tell a clip's frames apart"):
+        reasons.FrameChooser(model, "video", info)
+
+
 def test_the_sentence_that_a_user_asks_for_is_chosen(recommender: Recommender) -> None:
     encoder = TextEncoder()
     info = ModalityInfo(
@@ -95,8 +137,6 @@ def test_the_sentence_that_a_user_asks_for_is_chosen(recommender: Recommender) -
     )
     text = "It comes in a blue box. The engine of this racing car is loud. Wash it by hand."
     asked = encoder.encode(["a fast car with a roaring motor"])
-    from cammsr_cli.model.cammsr import Cammsr
-
     torch.manual_seed(0)
     model = Cammsr(5, {"text": encoder.dim}, 0, width=384, length=4, layers=1, fused=True).eval()
     projection = model.items.projections[0]

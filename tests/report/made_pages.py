@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import av
@@ -79,6 +80,21 @@ def make_large(folder: Path, items: int, pictures: int = 400) -> Path:
     return folder
 
 
+def make_plain(folder: Path) -> Path:
+    """A shop of ids alone: no texts, no media, no categories, and no record of the training."""
+    corpus = toy_corpus(np.random.default_rng(0), USERS, ITEMS, again=False)
+    corpus = replace(
+        corpus,
+        fields={},
+        category_names=[],
+        category_indptr=np.zeros(ITEMS + 1, np.int64),
+        category_index=np.zeros(0, np.int32),
+    )
+    write_dataset(folder / "toy.h5", corpus, {})
+    _write_run(folder, ModelConfig(width=16, layers=1, length=8)).metrics.unlink()
+    return folder
+
+
 def _write(folder: Path, corpus: Corpus, generator: np.random.Generator) -> None:
     category = np.arange(len(corpus.item_ids)) % CATEGORIES
     vectors = {
@@ -86,7 +102,11 @@ def _write(folder: Path, corpus: Corpus, generator: np.random.Generator) -> None
         for name, field in (("image", "image"), ("text", "description"), ("video", "video"))
     }
     write_dataset(folder / "toy.h5", corpus, vectors)
-    settings = Config(model=ModelConfig(width=16, layers=1, length=8, experts=2, neighbours=0))
+    _write_run(folder, ModelConfig(width=16, layers=1, length=8, experts=2, neighbours=0))
+
+
+def _write_run(folder: Path, model: ModelConfig) -> RunFolder:
+    settings = Config(model=model)
     data = DataSet(folder / "toy.h5")
     config, _ = fitted(settings, data, torch.device("cpu"))
     run = RunFolder(folder / "run")
@@ -99,6 +119,7 @@ def _write(folder: Path, corpus: Corpus, generator: np.random.Generator) -> None
         for at in (1, 2, 3)
     ]
     run.metrics.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return run
 
 
 def _write_clip(path: Path, seed: int) -> None:

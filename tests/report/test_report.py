@@ -19,12 +19,13 @@ from typer.testing import CliRunner
 
 from cammsr_cli.app import app
 from cammsr_cli.errors import CammsrError
+from cammsr_cli.media.source import MediaSource
 from cammsr_cli.ranking.evaluate import ranked
 from cammsr_cli.report import thumbnails
 from cammsr_cli.report.evaluation import training_curves
 from cammsr_cli.report.gallery import LISTED, SAMPLED, of_sample, spread_over_categories
 from cammsr_cli.report.page import clock, rendered
-from cammsr_cli.report.thumbnails import Album, MediaSource, Wanted
+from cammsr_cli.report.thumbnails import Album, Wanted
 
 PACKAGE = Path(__file__).resolve().parents[2] / "cammsr_cli" / "report"
 

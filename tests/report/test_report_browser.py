@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from made_pages import HOSTILE, make_large, make_shop
+from made_pages import HOSTILE, make_large, make_plain, make_shop
 from playwright.sync_api import Browser, Page, Playwright, expect, sync_playwright
 from typer.testing import CliRunner
 
@@ -221,26 +220,51 @@ def test_axe_finds_nothing(opened: Opened) -> None:
     assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
+def test_a_shop_of_ids_alone_has_a_report_too(browser: Browser, tmp_path: Path) -> None:
+    shop = make_plain(tmp_path)
+    file = shop / "report.html"
+    result = CliRunner().invoke(app, ["evaluate", str(shop / "run"), "--report", str(file)])
+    assert result.exit_code == 0, result.output
+    assert "pictures not shown" not in result.output
+    page = browser.new_page(viewport=PHONE)
+    said: list[str] = []
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.goto(file.as_uri())
+    page.get_by_label("Sort by").select_option("rank")
+    expect(page.locator(".person")).to_have_count(24)
+    assert page.locator("img, #category, #form").count() == 0
+    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+    found = Axe().run(page)
+    assert found.violations_count == 0, found.generate_report()
+    assert said == []
+    page.close()
+
+
+@pytest.mark.slow
 def test_a_page_of_a_hundred_thousand_items_is_small_and_quick(
     browser: Browser, tmp_path: Path
 ) -> None:
     file = written_report(make_large(tmp_path, items=100_000))
     assert file.stat().st_size < LARGEST
     page = browser.new_page(viewport=DESK)
-    page.goto("about:blank")
-    began = time.perf_counter()
+    clock = page.context.new_cdp_session(page)
+    # Time of the processor, so that a busy machine makes no difference.
+    clock.send("Performance.enable", {"timeDomain": "threadTicks"})
+
+    def spent() -> float:
+        told = clock.send("Performance.getMetrics")["metrics"]
+        return float(next(one["value"] for one in told if one["name"] == "TaskDuration"))
+
     page.goto(file.as_uri())
     page.get_by_label("Find a user").fill("u1")
-    expect(page.get_by_role("status")).to_contain_text("of 24 users")
-    loaded = time.perf_counter() - began
-    took = page.evaluate(
-        "() => { const began = performance.now();"
-        "const sort = document.getElementById('sort'); sort.value = 'user';"
-        "sort.dispatchEvent(new Event('input', {bubbles: true}));"
-        "document.body.offsetHeight; return performance.now() - began; }"
-    )
-    usable = page.evaluate("performance.getEntriesByType('navigation')[0].domInteractive")
+    expect(page.get_by_role("status")).not_to_have_text("24 of 24 users")
+    loaded = spent()
+    page.get_by_label("Sort by").select_option("user")
+    page.get_by_label("Find a user").fill("")
+    expect(page.get_by_role("status")).to_have_text("24 of 24 users")
+    worked = spent() - loaded
     page.close()
-    print(f"{file.stat().st_size / 1e6:.2f} MB, {loaded:.2f} s, {usable:.0f} ms, {took:.0f} ms")
-    assert usable < 1_000
-    assert took < 1_000
+    print(f"{file.stat().st_size / 1e6:.2f} MB, usable in {loaded:.2f} s, then {worked:.2f} s")
+    assert loaded < 1
+    assert worked < 1

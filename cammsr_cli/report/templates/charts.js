@@ -11,7 +11,8 @@
     const best = rows.reduce((a, b) => (b.ndcg > a.ndcg ? b : a));
     return Plot.plot({
       width,
-      height: 220,
+      height: 210,
+      marginTop: 10,
       marginLeft: 48,
       style,
       ariaLabel: label,
@@ -26,13 +27,15 @@
   };
 
   const intervals = (rows, label, at, width, domain) => {
-    const short = (name) => (name.length > 30 ? `${name.slice(0, 29)}…` : name);
+    const most = Math.max(8, Math.floor((width * 0.48 - 18) / 6.6));
+    const short = (name) => (name.length > most ? `${name.slice(0, most - 1)}…` : name);
     const longest = Math.max(...rows.map((row) => short(row.name).length));
     return Plot.plot({
       width,
-      height: 44 + 28 * rows.length,
-      marginLeft: Math.min(width * 0.45, 18 + 6.6 * longest),
+      height: 30 + 28 * rows.length,
+      marginLeft: 18 + 6.6 * longest,
       marginRight: 24,
+      marginTop: 6,
       style,
       ariaLabel: label,
       x: { label: null, ticks: 4, nice: true, domain },

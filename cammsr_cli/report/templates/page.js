@@ -64,7 +64,7 @@
       person.hidden = !found || (cards === 0 && Boolean(category || form));
       left += !person.hidden;
     }
-    byId("count").textContent = `${left} of ${all.length} users`;
+    byId("count").textContent = `${left} of ${all.length} ${all.length === 1 ? "user" : "users"}`;
     byId("nobody").hidden = left > 0;
   };
 

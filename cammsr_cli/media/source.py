@@ -1,0 +1,34 @@
+"""Where the media of a catalogue are: a folder, and what was downloaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from cammsr_cli.media.addresses import is_web_address
+from cammsr_cli.media.cache import MediaCache
+from cammsr_cli.media.paths import resolve_media
+
+
+@dataclass(frozen=True)
+class MediaSource:
+    """Finds files that items name.
+
+    Attributes:
+        root: The folder that paths are relative to; None if it is not known.
+        cache_dir: The cache folder, where `prepare` keeps what it downloaded; None for none.
+    """
+
+    root: Path | None
+    cache_dir: Path | None
+
+    def find(self, written: str) -> Path | str:
+        """The file that a path or an address names, or why there is none; downloads nothing."""
+
+        def downloaded(url: str) -> Path | str:
+            found = None if self.cache_dir is None else MediaCache(self.cache_dir).find(url)
+            return found or "not among what was downloaded"
+
+        if self.root is None and not is_web_address(written.strip()):
+            return "no media folder is given: --media-root FOLDER"
+        return resolve_media(written, self.root, downloaded) or "not downloaded"

@@ -1,0 +1,134 @@
+"""The piece of an item to put forward: a picture, a sentence of a text, a frame of a clip.
+
+Axes: V score width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from cammsr_encoders.protocol import BadSample
+from torch import Tensor
+
+from cammsr_cli.errors import CammsrError
+from cammsr_cli.runs.loading import LoadedRun
+
+if TYPE_CHECKING:  # it imports encoders, which are needed to explain alone
+    from cammsr_cli.ranking.reasons import PieceChooser
+
+FindMedia = Callable[[str], Path | str]
+"""From a path or an address as an items file has it to the file, or to why there is none."""
+
+Chooser = TypeVar("Chooser", bound="PieceChooser")
+
+
+def media_unknown(_written: str) -> str:
+    """Where nobody says where media are."""
+    return "no media folder is given"
+
+
+@dataclass(frozen=True)
+class PutForward:
+    """What of an item to show this user.
+
+    Attributes:
+        modality: The content that counts most for this user and item.
+        field: The item field it comes from; "" where the modality came as ready-made vectors.
+        content: The picture's or clip's path as the shop wrote it, or a sentence of the text.
+        seconds: Of a clip, from its beginning to the frame that fits the user best, where it was
+            asked for.
+    """
+
+    modality: str
+    field: str
+    content: str
+    seconds: float | None = None
+
+
+class Pieces:
+    """Finds the sentences and frames that fit users of a run.
+
+    Args:
+        run: A loaded run.
+    """
+
+    def __init__(self, run: LoadedRun) -> None:
+        self._run = run
+        self._choosers: dict[str, PieceChooser | None] = {}
+
+    def fitting(
+        self,
+        shown: PutForward | None,
+        item: int,
+        query_V: Tensor,
+        remarks: list[str],
+        find_media: FindMedia,
+    ) -> PutForward | None:
+        """What is put forward, with the sentence of a text or the frame of a clip that fits best.
+
+        Args:
+            shown: What is put forward.
+            item: Of which item, by index.
+            query_V: The user's query.
+            remarks: Is told, once, why a piece could not be chosen.
+            find_media: Where a clip is, or why it cannot be used.
+        """
+        if shown is None or not shown.content:
+            return shown
+        if shown.modality == "text":
+            return self._with_sentence(shown, item, query_V, remarks)
+        if shown.field == "video":
+            return self._with_frame(shown, query_V, remarks, find_media)
+        return shown
+
+    def _with_sentence(
+        self, shown: PutForward, item: int, query_V: Tensor, remarks: list[str]
+    ) -> PutForward:
+        from cammsr_cli.ranking.reasons import SentenceChooser
+
+        what = "the first sentence of a text is shown, not the one that fits"
+        chooser = self._chooser(SentenceChooser, shown.modality, what, remarks)
+        if chooser is None:
+            return shown
+        text = self._run.data.fields_of([shown.field], [item])[shown.field][0]
+        return replace(shown, content=chooser.best(text, query_V))
+
+    def _with_frame(
+        self, shown: PutForward, query_V: Tensor, remarks: list[str], find_media: FindMedia
+    ) -> PutForward:
+        from cammsr_cli.ranking.reasons import FrameChooser
+
+        what = "of clips no frame is chosen"
+        clip = find_media(shown.content)
+        if isinstance(clip, Path):
+            chooser = self._chooser(FrameChooser, shown.modality, what, remarks)
+            if chooser is None:
+                return shown
+            try:
+                return replace(shown, seconds=chooser.best(clip, query_V))
+            except BadSample as bad:
+                clip = str(bad)
+        _remark(f"{what}: {clip}", remarks)
+        return shown
+
+    def _chooser(
+        self, kind: type[Chooser], modality: str, what: str, remarks: list[str]
+    ) -> Chooser | None:
+        """What chooses pieces; None where the encoder is not there, which is told once."""
+        if modality not in self._choosers:
+            try:
+                info = self._run.data.modalities[modality]
+                self._choosers[modality] = kind(self._run.model, modality, info)
+            except CammsrError as error:
+                self._choosers[modality] = None
+                _remark(f"{what}: {error}", remarks)
+        found = self._choosers[modality]
+        return found if isinstance(found, kind) else None
+
+
+def _remark(remark: str, remarks: list[str]) -> None:
+    if remark not in remarks:
+        remarks.append(remark)
