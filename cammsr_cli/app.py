@@ -22,6 +22,7 @@ from cammsr_cli import __version__, console
 from cammsr_cli.commands import (
     encoders,
     evaluate,
+    export,
     info,
     merge,
     prepare,
@@ -109,7 +110,7 @@ def _options(
     pass
 
 
-for _module in (prepare, train, tune, evaluate, recommend, info, merge):
+for _module in (prepare, train, tune, evaluate, recommend, export, info, merge):
     _name = _module.__name__.rpartition(".")[2]
     app.command(_name, epilog=_module.HELP_EPILOG)(_module.command)
 app.add_typer(encoders.app, name="encoders", epilog=encoders.HELP_EPILOG)

@@ -17,7 +17,17 @@ from mkdocs.structure.files import File, Files
 
 from cammsr_cli.config import described
 
-COMMANDS = ("prepare", "train", "evaluate", "recommend", "info", "merge", "tune", "encoders")
+COMMANDS = (
+    "prepare",
+    "train",
+    "evaluate",
+    "recommend",
+    "export",
+    "info",
+    "merge",
+    "tune",
+    "encoders",
+)
 
 _FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.+?)\\[)\]]</\1>', re.DOTALL)
 

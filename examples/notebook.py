@@ -1,8 +1,8 @@
 # %% [markdown]
 # # Recommendations in a notebook
 #
-# Cells in percent format: VS Code, PyCharm and Jupyter (with jupytext) open this file as a notebook,
-# and `python examples/notebook.py` runs it. It uses the shop of the quickstart; write one first:
+# Cells in percent format: VS Code, PyCharm and Jupyter (with jupytext) open this file as a
+# notebook, and `python` runs it. It uses the shop of the quickstart; write one first:
 #
 #     python examples/quickstart/make_shop.py shop --items 60 --users 120
 

@@ -23,6 +23,7 @@ MAY_IMPORT = {
     "runs": {"model", "data"},
     "ranking": {"runs", "model", "data", "data.readers", "plugins", "encoding"},
     "training": {"ranking", "runs", "model", "data"},
+    "export": {"ranking", "runs", "model", "data"},
 }
 
 STANDS_ALONE = {"model", "data.readers", "media"}
