@@ -23,10 +23,12 @@ COMMANDS = (
     "evaluate",
     "recommend",
     "export",
+    "runs",
     "info",
     "merge",
     "tune",
     "encoders",
+    "doctor",
 )
 
 _FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.+?)\\[)\]]</\1>', re.DOTALL)

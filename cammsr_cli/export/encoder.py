@@ -62,11 +62,12 @@ def write_encoder(program: UserEncoderProgram, path: Path) -> None:
     """Write it as a program of `torch.export` that takes any number of users."""
     length = program.model.length
     users = torch.export.Dim("users", min=1)
-    item_BL = torch.zeros(2, length, dtype=torch.int64)
+    # Tensors of their own: one that is given twice would be read as one input.
+    item_BL, time_BL = torch.zeros(2, 2, length, dtype=torch.int64).unbind()
     length_B = torch.full((2,), length)
     with torch.no_grad():
         exported = torch.export.export(
-            program.eval(), (item_BL, item_BL, length_B), dynamic_shapes=({0: users},) * 3
+            program.eval(), (item_BL, time_BL.clone(), length_B), dynamic_shapes=({0: users},) * 3
         )
     torch.export.save(exported, path)
 

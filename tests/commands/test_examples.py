@@ -17,6 +17,8 @@ COMMANDS = (
     "evaluate",
     "recommend",
     "export",
+    "runs",
+    "doctor",
     "encoders",
     "info",
     "merge",
