@@ -60,8 +60,8 @@ def command(
         [
             [
                 name,
-                f"{one['present']:,}",
-                f"{one['missing']:,}",
+                f"{one.present:,}",
+                f"{one.missing:,}",
                 "" if one.undecodable is None else f"{one.undecodable:,}",
                 str(one.dim),
                 one.dtype,
@@ -74,9 +74,9 @@ def command(
     )
     console.result_decisions(summary.decisions)
     for name, one in summary.modalities.items():
-        console.result(f"fingerprint of {name}  {one['fingerprint']}")
+        console.result(f"fingerprint of {name}  {one.fingerprint}")
     for name, digest in summary.sources.items():
         console.result(f"source {name}  sha256 {digest}")
-    console.result(f"content {summary['content']}  ({summary['tool']})")
+    console.result(f"content {summary.content}  ({summary.tool})")
     if verify:
         console.result("verified: every byte is as it was written")

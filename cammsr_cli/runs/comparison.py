@@ -12,6 +12,9 @@ from cammsr_cli.config import PRESETS, Config, resolve
 from cammsr_cli.errors import CammsrError, UsageError
 from cammsr_cli.runs.folder import RunFolder
 
+_OPEN = ("training.batch_size", "training.precision")
+"""Settings that are chosen for the data and the device though their default is no None."""
+
 
 @dataclass(frozen=True)
 class RunSummary:
@@ -128,6 +131,6 @@ def _against_preset(config: Config, preset: str) -> tuple[dict[str, Any], dict[s
         before = getattr(start, section).model_dump()
         for name, value in getattr(config, section).model_dump().items():
             if value != before[name]:
-                is_open = before[name] is None or (section, name) == ("training", "batch_size")
-                (chosen if is_open else changed)[f"{section}.{name}"] = value
+                full = f"{section}.{name}"
+                (chosen if before[name] is None or full in _OPEN else changed)[full] = value
     return changed, chosen
