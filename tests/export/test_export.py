@@ -16,7 +16,8 @@ import polars as pl
 import pytest
 import torch
 from conftest import PROJECT
-from toy_recommender import ITEMS, USERS, make_recommender
+from toy_data import write_toy_data
+from toy_recommender import ITEMS, SMALL, USERS, make_recommender
 
 from cammsr_cli.config import Config, ModelConfig
 from cammsr_cli.errors import UsageError
@@ -31,6 +32,9 @@ EXPERTS = ModelConfig(
 )
 
 FILES = ["items.npy", "items.parquet", "users.npy", "users.parquet", ENCODER, "export.json"]
+
+
+ONE = pytest.mark.parametrize("exported", ["biased"], indirect=True)
 
 
 @pytest.fixture(scope="module", params=["left out", "biased", "as all others"])
@@ -103,6 +107,7 @@ def test_a_visitor_without_times_is_given_what_recommend_gives(
     assert service["best"](vector, seen, 10) == recommended["visitor"]
 
 
+@ONE
 def test_what_the_files_hold(exported: Path) -> None:
     folder = exported / "exported"
     about = json.loads((folder / "export.json").read_text())
@@ -119,6 +124,7 @@ def test_what_the_files_hold(exported: Path) -> None:
     assert items["popularity"].sum() > USERS
 
 
+@ONE
 def test_nothing_but_tensors_is_unpickled(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = exported / "exported" / ENCODER
     with zipfile.ZipFile(file) as archive:
@@ -139,11 +145,13 @@ def test_nothing_but_tensors_is_unpickled(exported: Path, monkeypatch: pytest.Mo
     assert not any(trusting)
 
 
+@ONE
 def test_the_encoder_has_no_table_of_ids_or_features(exported: Path) -> None:
     names = torch.export.load(exported / "exported" / ENCODER).state_dict
     assert not any("id_table" in name or "projection" in name for name in names)
 
 
+@ONE
 def test_the_encoder_runs_without_this_package(exported: Path) -> None:
     code = f"""
 import sys, torch
@@ -187,3 +195,27 @@ def test_a_failed_export_leaves_what_was_there(
     with pytest.raises(KeyboardInterrupt):
         export(tmp_path / "run", out)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "toy.h5"]
+
+
+def test_items_that_the_model_does_not_know_are_left_out(tmp_path: Path) -> None:
+    make_recommender(tmp_path, Config(model=SMALL.model.model_copy(update={"modalities": []})))
+    newer = write_toy_data(tmp_path / "newer.h5", USERS, 2 * ITEMS)
+    about = export(tmp_path / "run", tmp_path / "exported", data=newer).about
+    items = pl.read_parquet(tmp_path / "exported" / "items.parquet")["item"].to_list()
+    assert (len(items), len(items) + about.items_left_out) == (about.items, 2 * ITEMS)
+    assert set(items) <= {f"i{n}" for n in range(ITEMS)}
+    assert about.users + about.users_left_out == USERS
+
+
+def test_new_items_are_raised_by_a_constant_at_the_vectors_end(tmp_path: Path) -> None:
+    width = make_recommender(tmp_path).score_width
+    newer = write_toy_data(tmp_path / "newer.h5", USERS, 2 * ITEMS)
+    about = export(tmp_path / "run", tmp_path / "exported", data=newer, new_share=0.2).about
+    assert about.width == width + 1
+    users = np.load(tmp_path / "exported" / "users.npy")
+    assert np.all(users[:, -1] == 1)
+    encoder = torch.export.load(tmp_path / "exported" / ENCODER).module()
+    rows = torch.zeros(3, about.length, dtype=torch.int64)
+    found = encoder(rows, rows.clone(), torch.tensor([1, 2, about.length]))
+    assert found.shape == (3, width + 1)
+    assert bool((found[:, -1] == 1).all())
