@@ -20,12 +20,15 @@ from typer.core import TyperGroup
 
 from cammsr_cli import __version__, console
 from cammsr_cli.commands import (
+    doctor,
     encoders,
     evaluate,
+    export,
     info,
     merge,
     prepare,
     recommend,
+    runs,
     train,
     tune,
 )
@@ -109,7 +112,7 @@ def _options(
     pass
 
 
-for _module in (prepare, train, tune, evaluate, recommend, info, merge):
+for _module in (prepare, train, tune, evaluate, recommend, export, runs, info, merge, doctor):
     _name = _module.__name__.rpartition(".")[2]
     app.command(_name, epilog=_module.HELP_EPILOG)(_module.command)
 app.add_typer(encoders.app, name="encoders", epilog=encoders.HELP_EPILOG)

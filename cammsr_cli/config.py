@@ -293,36 +293,38 @@ def resolve(
     Raises:
         UsageError: An unknown preset, key or value; all faults are told at once.
     """
-    if preset not in PRESETS:
-        raise UsageError(f"unknown preset '{preset}'; there are: {', '.join(PRESETS)}")
-    merged: dict[str, dict[str, Any]] = {"model": {}, "training": {}}
-    layers = [PRESETS[preset]]
+    faults = [] if preset in PRESETS else [_unknown_preset(preset)]
+    layers = [PRESETS.get(preset, {})]
     if file is not None:
-        layers.append(read_yaml(file))
+        try:
+            layers.append(read_yaml(file))
+        except UsageError as error:
+            faults.append(error.message)
     variables = os.environ if environment is None else environment
-    layers.append(
-        _assigned(
-            f"{name.removeprefix(PREFIX).replace('__', '.', 1).lower()}={value}"
-            for name, value in sorted(variables.items())
-            if name.startswith(PREFIX) and "__" in name
-        )
-    )
-    layers.append(_assigned(assignments))
+    of_environment = [
+        f"{name.removeprefix(PREFIX).replace('__', '.', 1).lower()}={value}"
+        for name, value in sorted(variables.items())
+        if name.startswith(PREFIX) and "__" in name
+    ]
+    layers += [_assigned(of_environment, faults), _assigned(assignments, faults)]
+    merged: dict[str, dict[str, Any]] = {"model": {}, "training": {}}
     for layer in layers:
         for section, values in layer.items():
             merged.setdefault(section, {}).update(values)
-    return validated(merged)
+    return validated(merged, faults)
 
 
-def validated(values: Mapping[str, Any]) -> Config:
-    """A checked `Config`; raises UsageError naming every fault."""
+def validated(values: Mapping[str, Any], faults: Sequence[str] = ()) -> Config:
+    """A checked `Config`; raises UsageError naming every fault, those already known too."""
+    found = list(faults)
     try:
-        return Config.model_validate(values)
+        config = Config.model_validate(values)
     except ValidationError as error:
-        faults = "; ".join(_fault(dict(item)) for item in error.errors())
-        raise UsageError(
-            f"settings: {faults}", "See them all with: cammsr train --list-settings"
-        ) from None
+        found += [fault for item in error.errors() for fault in _faults(dict(item))]
+    if not found:
+        return config
+    told = found[0] if len(found) == 1 else f"{len(found)} mistakes\n  " + "\n  ".join(found)
+    raise UsageError(f"settings: {told}", "See them all with: cammsr train --list-settings")
 
 
 def read_yaml(file: Path) -> dict[str, dict[str, Any]]:
@@ -354,29 +356,50 @@ def described() -> list[tuple[str, str, str]]:
     ]
 
 
-def _assigned(assignments: Any) -> dict[str, dict[str, Any]]:
+def _assigned(assignments: Sequence[str], faults: list[str]) -> dict[str, dict[str, Any]]:
+    """What is assigned, by section; what cannot be read is added to the faults."""
     result: dict[str, dict[str, Any]] = {}
     for assignment in assignments:
         name, equals, value = assignment.partition("=")
         section, dot, key = name.partition(".")
         if not equals or not dot or not key:
-            raise UsageError(
+            faults.append(
                 f"cannot read the setting '{assignment}'; write section.key=value, "
-                "for example model.width=128"
+                f"for example {_near(name) or 'model.width'}={value or 128}"
             )
+            continue
         try:
             result.setdefault(section, {})[key] = yaml.safe_load(value)
         except yaml.YAMLError:
-            raise UsageError(f"cannot read the value of the setting '{assignment}'") from None
+            faults.append(f"cannot read the value of the setting '{assignment}'")
     return result
 
 
-def _fault(error: dict[str, Any]) -> str:
+def _unknown_preset(name: str) -> str:
+    near = closest(name, PRESETS, 1)
+    advice = f" (did you mean {near[0]}?)" if near else ""
+    return f"unknown preset '{name}'{advice}; there are: {', '.join(PRESETS)}"
+
+
+def _faults(error: dict[str, Any]) -> list[str]:
+    """What one of pydantic's errors says; of an unknown section, each of its settings."""
     name = ".".join(str(part) for part in error["loc"])
-    if error["type"] == "extra_forbidden":
-        known = [n for n, _, _ in described()]
-        near = closest(name, known, 1)
-        sections = "settings begin with model. or training."
-        advice = f"did you mean {near[0]}?" if near else sections
-        return f"there is no setting '{name}' ({advice})"
-    return f"{name} = {error['input']!r}: {error['msg'].removeprefix('Value error, ')}"
+    if error["type"] != "extra_forbidden":
+        return [f"{name} = {error['input']!r}: {error['msg'].removeprefix('Value error, ')}"]
+    if len(error["loc"]) == 1 and isinstance(error["input"], dict) and error["input"]:
+        return [_unknown(f"{name}.{key}") for key in error["input"]]
+    return [_unknown(name)]
+
+
+def _unknown(name: str) -> str:
+    near = _near(name)
+    advice = f"did you mean {near}?" if near else "settings begin with model. or training."
+    return f"there is no setting '{name}' ({advice})"
+
+
+def _near(name: str) -> str | None:
+    """The setting whose key is most like that of `name`; sections are known to be mistaken."""
+    key = name.rpartition(".")[2]
+    full = {known.partition(".")[2]: known for known, _, _ in described()}
+    near = closest(key, full, 1)
+    return full[near[0]] if near else None

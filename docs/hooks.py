@@ -17,7 +17,19 @@ from mkdocs.structure.files import File, Files
 
 from cammsr_cli.config import described
 
-COMMANDS = ("prepare", "train", "evaluate", "recommend", "info", "merge", "tune", "encoders")
+COMMANDS = (
+    "prepare",
+    "train",
+    "evaluate",
+    "recommend",
+    "export",
+    "runs",
+    "info",
+    "merge",
+    "tune",
+    "encoders",
+    "doctor",
+)
 
 _FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.+?)\\[)\]]</\1>', re.DOTALL)
 

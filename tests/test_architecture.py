@@ -24,6 +24,7 @@ MAY_IMPORT = {
     "ranking": {"runs", "model", "data", "data.readers", "plugins", "encoding"},
     "report": {"ranking", "runs", "data", "media", "encoding"},
     "training": {"ranking", "runs", "model", "data"},
+    "export": {"ranking", "runs", "model", "data"},
 }
 
 STANDS_ALONE = {"model", "data.readers", "media"}

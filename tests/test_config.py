@@ -141,6 +141,32 @@ def test_several_faults_are_told_at_once(tmp_path: Path) -> None:
         assert said in caught.value.message
 
 
+def test_mistakes_of_all_sources_are_told_at_once_each_on_a_line(tmp_path: Path) -> None:
+    with pytest.raises(UsageError) as caught:
+        resolve(
+            "camsr",
+            tmp_path / "absent.yaml",
+            ["width=3", "model.modalities=[text", "training.dropout=0.1", "modle.layer=1"],
+            {"CAMMSR_TRAINING__EPOCH": "3"},
+        )
+    first, *lines = caught.value.message.split("\n")
+    assert first == "settings: 7 mistakes"
+    assert [line.strip() for line in lines] == [
+        "unknown preset 'camsr' (did you mean cammsr?); there are: cammsr, paper, sasrec",
+        f"cannot read the config file {tmp_path / 'absent.yaml'}: No such file or directory",
+        "cannot read the setting 'width=3'; write section.key=value, for example model.width=3",
+        "cannot read the value of the setting 'model.modalities=[text'",
+        "there is no setting 'training.epoch' (did you mean training.epochs?)",
+        "there is no setting 'training.dropout' (did you mean model.dropout?)",
+        "there is no setting 'modle.layer' (did you mean model.layers?)",
+    ]
+
+
+def test_a_name_like_none_gets_no_suggestion() -> None:
+    with pytest.raises(UsageError, match=r"'model\.xyz' \(settings begin with model"):
+        resolve(assignments=["model.xyz=1"], environment={})
+
+
 def test_heads_that_do_not_divide_width_are_told_with_the_other_faults() -> None:
     given = ["model.width=64", "model.heads=3"]
     given += ["model.layers=0", "model.widht=8", "training.epochs=0"]

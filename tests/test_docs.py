@@ -12,7 +12,7 @@ from conftest import PROJECT
 
 ELSEWHERE = ("BAAI/", "ml100k")  # a model hub; a data set that may not be shipped
 
-GUIDES = ("your-files", "train", "recommend", "new-items", "scale-out")
+GUIDES = ("your-files", "train", "recommend", "new-items", "scale-out", "your-service")
 """In the order of a reader; the later use what the earlier made."""
 
 README = PROJECT / "README.md"

@@ -30,17 +30,19 @@ def command(
     raw files with their SHA-256. Files that were missing or refused are listed by
     `cammsr prepare`.
     """
+    from dataclasses import asdict
+
     from cammsr_cli.data.summary import summarise
 
     summary = summarise(data, verify)
-    for remark in summary["remarks"]:
+    for remark in summary.remarks:
         console.note(remark)
     if as_json:
-        console.result_json(summary)
+        console.result_json(asdict(summary))
         return
     console.result_table(
         [("what", False), ("count", True)],
-        [[name, f"{count:,}"] for name, count in summary["counts"].items()],
+        [[name, f"{count:,}"] for name, count in summary.counts.items()],
         title=str(data),
     )
     console.result_table(
@@ -58,23 +60,23 @@ def command(
         [
             [
                 name,
-                f"{one['present']:,}",
-                f"{one['missing']:,}",
-                "" if one["undecodable"] is None else f"{one['undecodable']:,}",
-                str(one["dim"]),
-                one["dtype"],
-                one["encoder"],
-                one["weights"] or "",
-                ", ".join(one["fields"]),
+                f"{one.present:,}",
+                f"{one.missing:,}",
+                "" if one.undecodable is None else f"{one.undecodable:,}",
+                str(one.dim),
+                one.dtype,
+                one.encoder,
+                one.weights or "",
+                ", ".join(one.fields),
             ]
-            for name, one in summary["modalities"].items()
+            for name, one in summary.modalities.items()
         ],
     )
-    console.result_decisions(summary["decisions"])
-    for name, one in summary["modalities"].items():
-        console.result(f"fingerprint of {name}  {one['fingerprint']}")
-    for name, digest in summary["sources"].items():
+    console.result_decisions(summary.decisions)
+    for name, one in summary.modalities.items():
+        console.result(f"fingerprint of {name}  {one.fingerprint}")
+    for name, digest in summary.sources.items():
         console.result(f"source {name}  sha256 {digest}")
-    console.result(f"content {summary['content']}  ({summary['tool']})")
+    console.result(f"content {summary.content}  ({summary.tool})")
     if verify:
         console.result("verified: every byte is as it was written")

@@ -274,7 +274,7 @@ class Recommender:
             asking_for = asking_for.until(self.choice.until)
         query_UV, seen = self._asked(asking_for)
         top = self._best(self.index, extended_queries(query_UV, self._target_NV), k, seen)
-        popular_U = torch.from_numpy(self._without_history(asking_for))
+        popular_U = torch.from_numpy(self.without_history(asking_for))
         row_B = popular_U.nonzero().squeeze(1).to(query_UV.device)
         if len(row_B):
             query_UV[row_B] = self._average_query
@@ -297,6 +297,30 @@ class Recommender:
             popular_U.numpy(),
         )
 
+    @property
+    def item_vectors(self) -> Tensor:
+        """What `queries` are multiplied with: [N, V], or [N, V + 1] if some are new."""
+        return self._target_NV
+
+    @property
+    def not_shown(self) -> Tensor | None:
+        """Index of the items that nobody is recommended, int64; None if there are none."""
+        return self._hidden_F
+
+    @torch.inference_mode()
+    def queries(self, asking_for: Sessions) -> tuple[Tensor, Seen | None]:
+        """Each session's vector, whose inner products with `item_vectors` are scores.
+
+        And the items of which the score is another, for they were seen or rejected: they are left
+        out, or have a bias. Of a session without events the vector is nought.
+        """
+        if self.choice.until is not None:
+            asking_for = asking_for.until(self.choice.until)
+        query_UV, seen = self._asked(asking_for)
+        empty_U = torch.from_numpy(self.without_history(asking_for)).to(query_UV.device)
+        query_UV[empty_U] = 0.0
+        return extended_queries(query_UV, self._target_NV), seen
+
     def _best(self, index: Index, query_UV: Tensor, k: int, seen: Seen | None) -> Top:
         """The `k` best items of each, with no more of one category than may be."""
         label_NC, most = self.run.catalogue.label_NC, self.choice.per_category
@@ -304,7 +328,7 @@ class Recommender:
             return index.top_k(query_UV, k, seen)
         return spread(index, query_UV, k, seen, label_NC, most)
 
-    def _without_history(self, asking_for: Sessions) -> NDArray[np.bool_]:
+    def without_history(self, asking_for: Sessions) -> NDArray[np.bool_]:
         """Who has no event of an item that the model knows anything of."""
         known = np.ones(len(self.run.data.item_ids), dtype=bool)
         if self._unknown_F is not None:

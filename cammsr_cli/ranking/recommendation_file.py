@@ -113,7 +113,7 @@ def write_recommendations(
         CammsrError: Another process is writing it, or the system does not let it be written.
     """
     began = time.perf_counter()
-    frames = _Frames(recommender)
+    frames = Frames(recommender)
     rows = popular = 0
     explained = min(k, len(recommender.run.data.item_ids)) * recommender.score_width
     at_once = max(1, min(USERS_AT_ONCE, VALUES_AT_ONCE // explained))
@@ -141,8 +141,8 @@ def write_recommendations(
     return Written(out, len(asking_for), items, rows, seconds, popular)
 
 
-class _Frames:
-    """Turns answers into rows of the file."""
+class Frames:
+    """Turns answers into rows of the file: user, rank, item, score, put_forward, weights."""
 
     def __init__(self, recommender: Recommender) -> None:
         model, data = recommender.run.model, recommender.run.data

@@ -5,7 +5,7 @@ Axes: U users or visitors.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -156,6 +156,41 @@ def of_file(data: DataSet, path: Path) -> Sessions:
     return _session(data, log.user_ids, log.indptr, items, log.time if timed else None)
 
 
+def of_histories(
+    data: DataSet, histories: Mapping[str, Sequence[str | tuple[str, int | datetime]]]
+) -> Sessions:
+    """The sessions of many visitors, each under a name.
+
+    Args:
+        data: The data set whose items are meant.
+        histories: Name to items, or to pairs of item and time, the oldest first. A time is in
+            seconds since 1970, or a date, of which one without a zone is in UTC.
+
+    Raises:
+        UsageError: Only some items have a time, or times go back.
+        CammsrError: None of the items is in the data set.
+    """
+    events = [event for history in histories.values() for event in history]
+    items = [event if isinstance(event, str) else event[0] for event in events]
+    times = [_seconds(event[1]) for event in events if not isinstance(event, str)]
+    if times and len(times) < len(events):
+        raise UsageError(
+            "histories: some items have a time and some have none", "Give all a time, or none"
+        )
+    indptr = np.append(0, np.cumsum([len(history) for history in histories.values()]))
+    at = np.array(times, dtype=np.int64) if times else None
+    for name, first, past in zip(histories, indptr[:-1], indptr[1:], strict=True):
+        if at is not None and (np.diff(at[first:past]) < 0).any():
+            raise UsageError(f"histories: times of '{name}' go back", "Give the oldest event first")
+    return _session(data, list(histories), indptr, items, at)
+
+
+def _seconds(time: int | datetime) -> int:
+    if isinstance(time, datetime):
+        return int((time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp())
+    return int(time)
+
+
 def moment(text: str) -> int:
     """A time in seconds since 1970: such a number, or a date as in ISO 8601, in UTC unless it says.
 
@@ -165,8 +200,7 @@ def moment(text: str) -> int:
     try:
         return int(text)
     except ValueError:
-        told = datetime.fromisoformat(text)
-    return int((told if told.tzinfo else told.replace(tzinfo=UTC)).timestamp())
+        return _seconds(datetime.fromisoformat(text))
 
 
 def _event(word: str, known: set[str]) -> tuple[str, int | None]:
@@ -192,7 +226,7 @@ def _session(
     index = {item: at for at, item in enumerate(data.item_ids)}
     found = np.array([index.get(item, -1) for item in items], dtype=np.int32)
     there = found >= 0
-    if not there.any():
+    if len(items) and not there.any():
         raise CammsrError(
             f"no item of the history is in {data.path} ({len(items):,} in all, the first of them "
             f"'{items[0]}')",
@@ -205,7 +239,7 @@ def _session(
         time = place * usual_gap(data)
     else:
         time = times[there]
-    tied = np.append(False, np.diff(time) == 0)
+    tied = np.append(False, np.diff(time) == 0)[: len(time)]
     tied[bounds[:-1][bounds[:-1] < len(tied)]] = False
     histories = Histories(bounds, found[there], time.astype(np.int64), tied)
     passed_over = [item for item, is_there in zip(items, there, strict=True) if not is_there]

@@ -223,11 +223,7 @@ def of_lists(
 
 def most_effect(listed: RecommendedList) -> set[str]:
     """The past items that mattered most for a list as a whole."""
-<<<<<<< HEAD
     effect: dict[str, float] = defaultdict(float)
-=======
-    effect: defaultdict[str, float] = defaultdict(float)
->>>>>>> h19
     for one in listed.items:
         for past in one.because:
             effect[past.item] += past.effect

@@ -55,13 +55,10 @@ class Encoder(Protocol):
 
     - `cost(item) -> float`: items of like cost are then batched together;
     - `counts_as: int`: how many samples an item counts as in a batch (a clip: its frames);
-    <<<<<<< HEAD
     - `start_encoding`: None, or as `encode`, but it gives a function that waits for the vectors, so
       that one batch is made ready while a GPU is at the one before; two are then under way;
-    =======
     - `moments(item) -> list[tuple[float, Any]]`: of a clip, its frames, each with its second
       from the beginning and as a sample for `encode`, so that the one that fits can be found;
-    >>>>>>> h19
     - `weights`, a string: where its model's weights come from, for people;
     - `example_items(folder: Path) -> list[dict[str, str]]`: small items to check it with, if it
       needs others than any text, picture or clip; files go into the folder.

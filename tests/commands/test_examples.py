@@ -10,7 +10,19 @@ from types import ModuleType
 
 import pytest
 
-COMMANDS = ("prepare", "train", "tune", "evaluate", "recommend", "encoders", "info", "merge")
+COMMANDS = (
+    "prepare",
+    "train",
+    "tune",
+    "evaluate",
+    "recommend",
+    "export",
+    "runs",
+    "doctor",
+    "encoders",
+    "info",
+    "merge",
+)
 
 
 @pytest.fixture(scope="module")

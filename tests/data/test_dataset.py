@@ -67,9 +67,9 @@ def test_summary_tells_weights_and_what_could_not_be_read(tmp_path: Path) -> Non
     inputs[[0, 1], 31] = 7  # item 1 had something, and has no vector
     info = ModalityInfo(3, "text", '{"weights": "org/model@abc"}', ("title",))
     write_dataset(tmp_path / "x.h5", _corpus(), _modalities(inputs=inputs, info=info))
-    found = summarise(tmp_path / "x.h5")["modalities"]
-    assert (found["text"]["undecodable"], found["text"]["weights"]) == (1, "org/model@abc")
-    assert (found["image"]["undecodable"], found["image"]["weights"]) == (None, None)
+    found = summarise(tmp_path / "x.h5").modalities
+    assert (found["text"].undecodable, found["text"].weights) == (1, "org/model@abc")
+    assert (found["image"].undecodable, found["image"].weights) == (None, None)
     assert DataSet(tmp_path / "x.h5").inputs("text").tolist() == inputs.tolist()
 
 
@@ -382,7 +382,7 @@ def test_a_data_set_can_be_sent_to_another_process(written: Path) -> None:
 
 
 def test_summary_counts_by_hand(written: Path) -> None:
-    found = summarise(written)
+    found = dataclasses.asdict(summarise(written))
     assert found["counts"] == {
         "users": 3, "items": 4, "events": 5, "training events": 2, "validation events": 1,
         "test events": 2, "categories": 2,

@@ -1,0 +1,121 @@
+"""JSON Schemas of what the commands print with `--json`, made from the dataclasses they print.
+
+`python -m cammsr_cli.json_schemas FOLDER` writes them. Those of this version are in
+docs/reference/schemas; a test holds that they are the same, and that outputs fulfil them.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from cammsr_encoders.contract import Finding as EncoderFinding
+from pydantic import TypeAdapter
+
+from cammsr_cli.data.summary import Summary
+from cammsr_cli.doctor import Finding
+from cammsr_cli.export.run import Exported
+from cammsr_cli.files import written_whole
+from cammsr_cli.plugins.facts import EncoderFacts
+from cammsr_cli.plugins.registry import EncoderEntry
+from cammsr_cli.prepare.parts import MergeReport
+from cammsr_cli.prepare.report import PrepareReport
+from cammsr_cli.ranking.evaluate import Evaluation
+from cammsr_cli.ranking.recommend import Recall, RecommendedList
+from cammsr_cli.ranking.recommendation_file import Written
+from cammsr_cli.runs.comparison import RunSummary
+from cammsr_cli.training.reports import Outcome
+from cammsr_cli.training.tune import Found
+
+Schema = dict[str, Any]
+
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+
+
+def schemas() -> dict[str, Schema]:
+    """The schema of each output, by the name of its file."""
+    lists = _of(RecommendedList)
+    lists["properties"]["recommendations"] = lists["properties"].pop("items")
+    lists["required"] = ["user", "popular", "recommendations"]
+    facts = _of(EncoderFacts)
+    of_entry = _of(EncoderEntry)
+    del facts["properties"]["entry"], facts["$defs"]["EncoderEntry"]
+    facts["properties"] = {**of_entry["properties"], **facts["properties"]}
+    facts["required"] = list(facts["properties"])
+    found = {
+        "prepare": _of(PrepareReport),
+        "merge": _of(MergeReport),
+        "info": _of(Summary),
+        "train": _with(_of(Outcome), run=str),
+        "train-list-settings": _list_of(_with(_object(), setting=str, default=str, help=str)),
+        "tune": _of(Found),
+        "evaluate": _with(_of(Evaluation), run=str),
+        "recommend": _list_of(lists),
+        "recommend-to-a-file": _with(_of(Written), recall=Recall | None),
+        "export": _of(Exported),
+        "runs": _list_of(_of(RunSummary)),
+        "encoders-list": _list_of(_of(EncoderEntry)),
+        "encoders-info": facts,
+        "encoders-check": _list_of(_with(_of(EncoderFinding), passed=bool)),
+        "doctor": _list_of(_with(_of(Finding), ok=bool)),
+    }
+    return {
+        name: {"$schema": DIALECT, "title": f"cammsr {name.replace('-', ' ')} --json", **schema}
+        for name, schema in found.items()
+    }
+
+
+def write_schemas(folder: Path) -> None:
+    """Write one file a schema."""
+    for name, schema in schemas().items():
+        with written_whole(folder / f"{name}.json") as partial:
+            partial.write_text(as_text(schema), encoding="utf-8")
+
+
+def as_text(schema: Schema) -> str:
+    """A schema as its file has it."""
+    return json.dumps(schema, ensure_ascii=False, indent=2) + "\n"
+
+
+def _of(kind: Any) -> Schema:
+    """The schema of a type as it is printed: every field is there, and no other."""
+    schema: Schema = TypeAdapter(kind).json_schema(mode="serialization")
+    schema.pop("title", None)
+    for one in (schema, *schema.get("$defs", {}).values()):
+        if "properties" in one:
+            one["required"] = list(one["properties"])
+            one["additionalProperties"] = False
+            one.pop("description", None)  # of code, with its "Attributes:"
+            for field in one["properties"].values():
+                field.pop("title", None)
+                field.pop("default", None)
+    return schema
+
+
+def _object() -> Schema:
+    return {"type": "object", "properties": {}, "required": [], "additionalProperties": False}
+
+
+def _with(schema: Schema, **fields: Any) -> Schema:
+    """The schema of an object that has some more fields."""
+    more = copy.deepcopy(schema)
+    for name, kind in fields.items():
+        field = _of(kind)
+        more.setdefault("$defs", {}).update(field.pop("$defs", {}))
+        more["properties"][name] = field
+    more["required"] = list(more["properties"])
+    return {name: value for name, value in more.items() if name != "$defs" or value}
+
+
+def _list_of(schema: Schema) -> Schema:
+    """The schema of a list; references stay at the root."""
+    item = copy.deepcopy(schema)
+    defs = item.pop("$defs", None)
+    return {"type": "array", "items": item} | ({"$defs": defs} if defs else {})
+
+
+if __name__ == "__main__":
+    write_schemas(Path(sys.argv[1]))

@@ -1,0 +1,139 @@
+"""A loaded run as Python sees it: ids in, tables and arrays out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from cammsr_cli.errors import UsageError
+from cammsr_cli.ranking import sessions
+from cammsr_cli.ranking.recommend import RecommendedList, Recommender
+from cammsr_cli.ranking.recommendation_file import Frames
+from cammsr_cli.ranking.sessions import Sessions
+
+Event = str | tuple[str, int | datetime]
+"""An item, or an item and when: seconds since 1970, or a date."""
+
+
+class Model:
+    """A trained model that recommends; made by `cammsr_cli.api.load`.
+
+    Args:
+        recommender: Answers for users and visitors of one data set.
+    """
+
+    def __init__(self, recommender: Recommender) -> None:
+        self._recommender = recommender
+        self._frames = Frames(recommender)
+
+    @property
+    def users(self) -> list[str]:
+        """The users of the data set."""
+        return list(self._recommender.run.data.user_ids)
+
+    @property
+    def items(self) -> list[str]:
+        """The items of the data set, in the order of `item_vectors`."""
+        return list(self._recommender.run.data.item_ids)
+
+    @property
+    def streams(self) -> tuple[str, ...]:
+        """What items are known by: the id, if the model has it, then the modalities."""
+        return self._recommender.run.model.streams
+
+    def recommend(
+        self,
+        users: Sequence[str] | None = None,
+        *,
+        histories: Mapping[str, Sequence[Event]] | None = None,
+        k: int = 10,
+    ) -> pl.DataFrame:
+        """The next items of users of the data set, or of visitors by their histories.
+
+        Args:
+            users: Users of the data set.
+            histories: Name to items or pairs of item and time, the oldest first; items that the
+                data set does not have are passed over.
+            k: Most items of each.
+
+        Returns:
+            One row an item: user, rank from 1, item, score, put_forward (a modality), weight_STREAM
+            for each stream, and popular: nothing is known of the user, who is given the most
+            popular items, scored by their number of training events.
+
+        Raises:
+            CammsrError: A user is unknown, or no item of the histories is.
+        """
+        asked = self._asked(users, histories)
+        answers = self._recommender.answers_for(asked, _positive(k))
+        frame = self._frames.frame(asked.ids, answers)
+        per_user = np.isfinite(answers.score_UK).sum(1)
+        return frame.with_columns(popular=pl.Series(np.repeat(answers.popular_U, per_user)))
+
+    def explain(
+        self,
+        users: Sequence[str] | None = None,
+        *,
+        histories: Mapping[str, Sequence[Event]] | None = None,
+        k: int = 10,
+    ) -> list[RecommendedList]:
+        """What `recommend` gives, with titles, what to show, and which past items mattered.
+
+        Arguments and errors are those of `recommend`.
+        """
+        asked = self._asked(users, histories)
+        lists = self._recommender.lists(asked, _positive(k))
+        remarks: list[str] = []
+        return [
+            self._recommender.explained(one, asked.part(at, at + 1), remarks)
+            for at, one in enumerate(lists)
+        ]
+
+    def item_vectors(self) -> NDArray[np.float32]:
+        """Vectors of all items, [items, width], whose inner products with users' are scores."""
+        vectors: NDArray[np.float32] = self._recommender.item_vectors.cpu().numpy()
+        return vectors
+
+    def user_vectors(
+        self,
+        users: Sequence[str] | None = None,
+        *,
+        histories: Mapping[str, Sequence[Event]] | None = None,
+    ) -> NDArray[np.float32]:
+        """Vectors of users or visitors, [users, width].
+
+        The inner product with an item's vector is its score, but for items of the user's own
+        history: `recommend` leaves those out, or adds a bias that depends on how long ago they were
+        (`cammsr export` writes which).
+
+        Of who has no event that the model knows, it is nought.
+
+        Raises:
+            CammsrError: A user is unknown.
+        """
+        asked = self._asked(users, histories)
+        vectors: NDArray[np.float32] = self._recommender.queries(asked)[0].cpu().numpy()
+        return vectors
+
+    def _asked(
+        self, users: Sequence[str] | None, histories: Mapping[str, Sequence[Event]] | None
+    ) -> Sessions:
+        if (users is None) == (histories is None):
+            raise UsageError("for whom? Give either users or histories")
+        if isinstance(users, str):
+            raise UsageError(f"users is one text, '{users}'", f"Write a list: users=['{users}']")
+        if not (users or histories):
+            raise UsageError("for whom? The list is empty")
+        if histories is not None:
+            return sessions.of_histories(self._recommender.run.data, histories)
+        return self._recommender.of_users(self._recommender.users(list(users or ())))
+
+
+def _positive(k: int) -> int:
+    if k < 1:
+        raise UsageError(f"k is {k}", "Ask for one item at least")
+    return k
