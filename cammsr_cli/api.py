@@ -276,8 +276,9 @@ def load(
         CammsrError: The run or its data cannot be used, or nothing is left to recommend.
     """
     from cammsr_cli.devices import resolve_device
+    from cammsr_cli.ranking.choice import Choice
     from cammsr_cli.ranking.model import Model
-    from cammsr_cli.ranking.recommend import Choice, Recommender
+    from cammsr_cli.ranking.recommend import Recommender
     from cammsr_cli.runs.folder import RunFolder
     from cammsr_cli.runs.loading import load_run
 

@@ -24,8 +24,8 @@ from cammsr_cli.plugins.registry import EncoderEntry
 from cammsr_cli.prepare.parts import MergeReport
 from cammsr_cli.prepare.report import PrepareReport
 from cammsr_cli.ranking.evaluate import Evaluation
-from cammsr_cli.ranking.recommend import Recall, RecommendedList
 from cammsr_cli.ranking.recommendation_file import Written
+from cammsr_cli.ranking.recommendations import Recall, RecommendedList
 from cammsr_cli.runs.comparison import RunSummary
 from cammsr_cli.training.reports import Outcome
 from cammsr_cli.training.tune import Found

@@ -13,7 +13,8 @@ from cammsr_cli.errors import UsageError
 if TYPE_CHECKING:
     from cammsr_cli.media.source import MediaSource
     from cammsr_cli.ranking.evaluate import Evaluation, Ranked
-    from cammsr_cli.ranking.recommend import RecommendedList, Recommender
+    from cammsr_cli.ranking.recommend import Recommender
+    from cammsr_cli.ranking.recommendations import RecommendedList
     from cammsr_cli.ranking.sessions import Sessions
     from cammsr_cli.report.gallery import Gallery
     from cammsr_cli.report.thumbnails import Album

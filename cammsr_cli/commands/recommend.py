@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from cammsr_cli.ranking.recommend import Recall, Recommendation, RecommendedList, Recommender
+    from cammsr_cli.ranking.recommend import Recommender
+    from cammsr_cli.ranking.recommendations import Recall, Recommendation, RecommendedList
     from cammsr_cli.ranking.sessions import Sessions
 
 EXAMPLES = [
@@ -144,8 +145,10 @@ def command(
     """
     from cammsr_cli.devices import resolve_device
     from cammsr_cli.ranking import sessions as of_whom
-    from cammsr_cli.ranking.recommend import Choice, Recommender, read_ids
+    from cammsr_cli.ranking.choice import Choice
+    from cammsr_cli.ranking.recommend import Recommender
     from cammsr_cli.ranking.top_k import require_faiss
+    from cammsr_cli.ranking.users import read_ids, user_indices
     from cammsr_cli.runs.folder import RunFolder
     from cammsr_cli.runs.loading import load_run
 
@@ -190,7 +193,7 @@ def command(
         asking_for = of_whom.of_visitor(loaded.data, history)
     elif sessions is not None:
         asking_for = of_whom.of_file(loaded.data, sessions)
-    users = recommender.users(ids) if ids else recommender.everyone
+    users = user_indices(loaded.data, ids) if ids else recommender.everyone
     asked = len(users) if asking_for is None else len(asking_for)
     recall = recommender.choose_index(index.value, asked, k)
     if recall is not None:

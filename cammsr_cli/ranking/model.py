@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 
 from cammsr_cli.errors import UsageError
 from cammsr_cli.ranking import sessions
-from cammsr_cli.ranking.recommend import RecommendedList, Recommender
+from cammsr_cli.ranking.recommend import Recommender
 from cammsr_cli.ranking.recommendation_file import Frames
+from cammsr_cli.ranking.recommendations import RecommendedList
 from cammsr_cli.ranking.sessions import Sessions
+from cammsr_cli.ranking.users import user_indices
 
 Event = str | tuple[str, int | datetime]
 """An item, or an item and when: seconds since 1970, or a date."""
@@ -130,7 +132,9 @@ class Model:
             raise UsageError("for whom? The list is empty")
         if histories is not None:
             return sessions.of_histories(self._recommender.run.data, histories)
-        return self._recommender.of_users(self._recommender.users(list(users or ())))
+        return self._recommender.of_users(
+            user_indices(self._recommender.run.data, list(users or ()))
+        )
 
 
 def _positive(k: int) -> int:

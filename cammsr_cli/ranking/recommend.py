@@ -7,12 +7,9 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property
-from heapq import nsmallest
-from itertools import takewhile
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -20,146 +17,34 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cammsr_cli.data.splits import TRAIN
-from cammsr_cli.errors import CammsrError, UsageError, closest, first_line
+from cammsr_cli.errors import CammsrError
 from cammsr_cli.model.catalogue import are_new, unknown_items
 from cammsr_cli.model.windows import Events
 from cammsr_cli.ranking import sessions
+from cammsr_cli.ranking.choice import Choice
 from cammsr_cli.ranking.diversity import spread
 from cammsr_cli.ranking.explain import modality_weights, put_forward
 from cammsr_cli.ranking.full_ranking import Ranking, item_tables, user_queries
 from cammsr_cli.ranking.new_items import evenly, extended_queries, share_of_new, with_places
 from cammsr_cli.ranking.pieces import FindMedia, Pieces, PutForward, media_unknown
+from cammsr_cli.ranking.recommendations import (
+    BECAUSE,
+    Answers,
+    PastItem,
+    Recall,
+    Recommendation,
+    RecommendedList,
+)
 from cammsr_cli.ranking.seen import Histories, Seen, without
 from cammsr_cli.ranking.sessions import Sessions
 from cammsr_cli.ranking.top_k import RECALL_AIM, ExactIndex, FaissIndex, Index, Top, wants_faiss
+from cammsr_cli.ranking.users import user_index
 from cammsr_cli.runs.loading import LoadedRun
-
-BECAUSE = 3
-"""Past items told of a recommendation."""
 
 RECALL_USERS = 256
 """Users by whom the recall of an approximate index is measured."""
 
 _SENTENCE = re.compile(r".+?[.!?](?=\s|$)", re.DOTALL)
-
-
-@dataclass(frozen=True)
-class PastItem:
-    """An item of the history that mattered for a recommendation.
-
-    Attributes:
-        item: Its id.
-        title: "" where it has none.
-        effect: By how much the score is lower without it.
-    """
-
-    item: str
-    title: str
-    effect: float
-
-
-@dataclass(frozen=True)
-class Recommendation:
-    """One item for one user.
-
-    Attributes:
-        rank: From 1.
-        item: The item's id.
-        title: "" where it has none.
-        categories: Its categories.
-        score: The model's score, a logit: only differences within one user mean anything.
-        weights: Stream name to its share in what lifts this item for this user; sums to 1.
-        put_forward: What to show; None for an item without content.
-        new: Whether the item is new since training, known by its content alone.
-        because: The past items that mattered most, where it was asked for.
-        predicted: The item's likeliest categories as its content tells them, with their
-            probabilities, where it was asked for.
-    """
-
-    rank: int
-    item: str
-    title: str
-    categories: list[str]
-    score: float
-    weights: dict[str, float]
-    put_forward: PutForward | None
-    new: bool
-    because: list[PastItem] = field(default_factory=list)
-    predicted: dict[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class RecommendedList:
-    """What one user or visitor is recommended.
-
-    Attributes:
-        user: The user's id, or the visitor's name.
-        items: Best first.
-        popular: Whether nothing is known of them, so that these are the most popular items.
-    """
-
-    user: str
-    items: list[Recommendation]
-    popular: bool
-
-
-@dataclass(frozen=True)
-class Choice:
-    """What may be recommended.
-
-    Attributes:
-        items: Ids of the only items that may be; None for all.
-        categories: An item must have one of these; none for any.
-        excluded: Ids of items that may not be.
-        per_category: Most items of one category in a list; None for any number.
-        until: Histories end at this moment, in seconds since 1970; None for their end.
-    """
-
-    items: Sequence[str] | None = None
-    categories: Sequence[str] = ()
-    excluded: Sequence[str] = ()
-    per_category: int | None = None
-    until: int | None = None
-
-
-@dataclass(frozen=True)
-class Answers:
-    """The best items of U users, best first, as arrays.
-
-    Attributes:
-        item_UK: int64 item index.
-        score_UK: float32; minus infinity where a user has fewer items left, and the rest of that
-            place means nothing.
-        weight_UKS: float32 share of each stream in what lifts the item for the user.
-        forward_UK: int64 index of the modality to put forward, -1 for an item without content.
-        popular_U: bool, who has no event that the model knows and is given the most popular items:
-            scores are then numbers of training events, and the rest is for the average user.
-    """
-
-    item_UK: NDArray[np.int64]
-    score_UK: NDArray[np.float32]
-    weight_UKS: NDArray[np.float32]
-    forward_UK: NDArray[np.int64]
-    popular_U: NDArray[np.bool_]
-
-
-@dataclass(frozen=True)
-class Recall:
-    """How much of the exact answer an approximate index finds.
-
-    Attributes:
-        k: Length of the lists compared.
-        share: Of the exact best `k` items that were found.
-        users: How many users were asked about.
-        seconds: What building and measuring the index took.
-        used: Whether the index is used: not where "auto" finds its recall too low.
-    """
-
-    k: int
-    share: float
-    users: int
-    seconds: float
-    used: bool
 
 
 class Recommender:
@@ -193,7 +78,6 @@ class Recommender:
     ) -> None:
         self.run = run
         self.choice = choice or Choice()
-        self.passed_over: list[str] = []
         self._pieces = Pieces(run)
         self.exclude_seen = not run.spec.repeats if exclude_seen is None else exclude_seen
         self.tables = ranking.tables if ranking else item_tables(run.model, run.catalogue)
@@ -209,7 +93,7 @@ class Recommender:
                 lambda some: self._asked(self.of_users(some.numpy())),
                 self._unknown_F,
             )
-        self._hidden_F = self._not_to_be_shown()
+        self._hidden_F = self._not_shown()
         self.index: Index = ExactIndex(self._target_NV, self._hidden_F)
         self._average_V = self.tables.target_NV.mean(0)
         present = [run.catalogue.present[name] for name in run.model.modalities]
@@ -359,18 +243,12 @@ class Recommender:
     def _items(self) -> int:
         return len(self.run.data.item_ids)
 
-    def _not_to_be_shown(self) -> Tensor | None:
+    def _not_shown(self) -> Tensor | None:
         """Index of the items that nobody is shown: unknown to the model, or not of the choice."""
-        choice, data = self.choice, self.run.data
-        allowed = np.ones(self._items, dtype=bool)
+        data = self.run.data
+        allowed, self.passed_over = self.choice.allowed(data)
         if self._unknown_F is not None:
             allowed[self._unknown_F.cpu().numpy()] = False
-        if choice.items is not None:
-            allowed &= self._named(choice.items)
-        if choice.categories:
-            allowed &= self._of_categories(choice.categories)
-        if choice.excluded:
-            allowed &= ~self._named(choice.excluded)
         if not allowed.any():
             raise CammsrError(
                 f"of the {self._items:,} items of {data.path} none may be recommended",
@@ -380,39 +258,13 @@ class Recommender:
             return None
         return torch.from_numpy(np.flatnonzero(~allowed)).to(self.run.device)
 
-    def _named(self, ids: Sequence[str]) -> NDArray[np.bool_]:
-        """Which items are called so; takes note of ids that no item has."""
-        wanted = set(ids)
-        named = np.array([item in wanted for item in self.run.data.item_ids], dtype=bool)
-        if named.sum() < len(wanted):
-            there = {self.run.data.item_ids[at] for at in np.flatnonzero(named)}
-            self.passed_over += [item for item in dict.fromkeys(ids) if item not in there]
-        return named
-
-    def _of_categories(self, names: Sequence[str]) -> NDArray[np.bool_]:
-        data = self.run.data
-        index = {name.casefold(): at for at, name in enumerate(data.category_names)}
-        unknown = [name for name in names if name.casefold() not in index]
-        if unknown:
-            near = closest(unknown[0], data.category_names, 3)
-            raise CammsrError(
-                f"{data.path} has no category '{unknown[0]}'",
-                f"Its categories are like: {', '.join(near or data.category_names[:5])}"
-                if data.category_names
-                else "It has no categories",
-            )
-        indptr, of = data.categories
-        wanted = {index[name.casefold()] for name in names}
-        hit = np.append(0, np.cumsum(np.isin(of, list(wanted))))
-        return np.diff(hit[indptr]) > 0
-
     def recommend(self, user: str, k: int) -> list[Recommendation]:
         """The `k` best next items for `user`, and what of each to show.
 
         Raises:
             CammsrError: There is no such user; the message has those whose ids are close.
         """
-        return self.lists(self.of_users(np.array([self._user(user)])), k)[0].items
+        return self.lists(self.of_users(np.array([user_index(self.run.data, user)])), k)[0].items
 
     def lists(self, asking_for: Sessions, k: int) -> list[RecommendedList]:
         """The `k` best next items of each session, and what of each to show."""
@@ -514,35 +366,6 @@ class Recommender:
         fields = self.run.data.modalities[modality].fields
         return [field for field in fields if field not in ("title", "reviews")]
 
-    def users(self, ids: Sequence[str]) -> NDArray[np.int64]:
-        """Index of each of many users.
-
-        Raises:
-            CammsrError: One or more are not there; the message has those whose ids are close.
-        """
-        wanted = set(ids)
-        index = {user: at for at, user in enumerate(self.run.data.user_ids) if user in wanted}
-        unknown = [user for user in ids if user not in index]
-        if unknown:
-            raise self._unknown(unknown)
-        return np.array([index[user] for user in ids], dtype=np.int64)
-
-    def _user(self, user: str) -> int:
-        try:
-            return self.run.data.user_ids.index(user)
-        except ValueError:
-            raise self._unknown([user]) from None
-
-    def _unknown(self, users: list[str]) -> CammsrError:
-        known = self.run.data.user_ids
-        near = nsmallest(3, known, key=lambda other: _unlike(users[0], other))
-        others = f" and {len(users) - 1:,} others" if len(users) > 1 else ""
-        return CammsrError(
-            f"there is no user '{users[0]}'{others} in {self.run.data.path} "
-            f"({len(known):,} users; ids like: {', '.join(near)})",
-            "Name one of its users: --user ID",
-        )
-
     def _asked(self, asking_for: Sessions) -> tuple[Tensor, Seen | None]:
         """The sessions' queries, and what was seen where that is not to be recommended."""
         device = self.run.device
@@ -563,23 +386,6 @@ class Recommender:
         return query_UV, without(histories.seen(start_U, end_U), *rejected)
 
 
-def read_ids(file: Path, of: str, may_be_empty: bool = False) -> list[str]:
-    """The ids in a text file, one a line, each once; `of` says whose, for messages.
-
-    Raises:
-        UsageError: The file cannot be read, or holds none though it may not be empty.
-    """
-    try:
-        # Not `splitlines`: ids may hold what Unicode calls a line's end, such as U+2028.
-        lines = file.read_text(encoding="utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"cannot read the {of} ids in {file}: {first_line(error)}") from error
-    ids = list(dict.fromkeys(line.strip() for line in lines if line.strip()))
-    if not ids and not may_be_empty:
-        raise UsageError(f"{file} holds no {of} ids", "Write one a line")
-    return ids
-
-
 def _most(effects: list[float], items: list[int]) -> list[tuple[int, float]]:
     """The items with the largest effects above 0, each once, by the sum over its events."""
     total: dict[int, float] = {}
@@ -587,14 +393,6 @@ def _most(effects: list[float], items: list[int]) -> list[tuple[int, float]]:
         total[item] = total.get(item, 0.0) + effect
     best = sorted(total.items(), key=lambda pair: -pair[1])[:BECAUSE]
     return [(item, effect) for item, effect in best if effect > 0]
-
-
-def _unlike(asked: str, other: str) -> tuple[int, int, str]:
-    """Sort key: ids that begin alike come first, then those of like length."""
-    alike = sum(
-        1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(asked, other, strict=False))
-    )
-    return -alike, abs(len(asked) - len(other)), other
 
 
 def _piece(modality: str, value: str) -> str:

@@ -20,7 +20,8 @@ from polars.io.plugins import register_io_source
 from cammsr_cli.errors import UsageError
 from cammsr_cli.files import refusals_told, require_table_output, written_whole
 from cammsr_cli.locks import only_writer
-from cammsr_cli.ranking.recommend import Answers, Recommender
+from cammsr_cli.ranking.recommend import Recommender
+from cammsr_cli.ranking.recommendations import Answers
 from cammsr_cli.ranking.sessions import Sessions
 
 USERS_AT_ONCE = 4096

@@ -15,12 +15,8 @@ from cammsr_cli.data.dataset import DataSet
 from cammsr_cli.ranking.evaluate import Ranked
 from cammsr_cli.ranking.new_items import evenly
 from cammsr_cli.ranking.pieces import FindMedia, media_unknown
-from cammsr_cli.ranking.recommend import (
-    BECAUSE,
-    Recommendation,
-    RecommendedList,
-    Recommender,
-)
+from cammsr_cli.ranking.recommend import Recommender
+from cammsr_cli.ranking.recommendations import BECAUSE, Recommendation, RecommendedList
 from cammsr_cli.ranking.sessions import Sessions
 from cammsr_cli.report.thumbnails import Wanted
 

@@ -18,7 +18,8 @@ from cammsr_cli.encoding.engine import full_fingerprint
 from cammsr_cli.errors import CammsrError
 from cammsr_cli.model.cammsr import Cammsr
 from cammsr_cli.ranking import reasons, sessions
-from cammsr_cli.ranking.recommend import BECAUSE, Recommender
+from cammsr_cli.ranking.recommend import Recommender
+from cammsr_cli.ranking.recommendations import BECAUSE
 
 
 @pytest.fixture(scope="module")

@@ -14,8 +14,9 @@ from cammsr_cli.data.dataset import DataSet
 from cammsr_cli.errors import CammsrError, UsageError
 from cammsr_cli.ranking import recommend, top_k
 from cammsr_cli.ranking.full_ranking import Questions, model_ranks, user_queries
-from cammsr_cli.ranking.recommend import Recommender, read_ids
+from cammsr_cli.ranking.recommend import Recommender
 from cammsr_cli.ranking.top_k import ExactIndex, FaissIndex, faiss_is_installed
+from cammsr_cli.ranking.users import read_ids, user_indices
 from cammsr_cli.runs.folder import RunFolder
 from cammsr_cli.runs.loading import load_run
 
@@ -154,7 +155,7 @@ def _folder(recommender: Recommender) -> RunFolder:
 
 
 def test_users_are_found_by_id_in_the_order_asked(recommender: Recommender) -> None:
-    assert recommender.users(["u9", "u0", "u9"]).tolist() == [9, 0, 9]
+    assert user_indices(recommender.run.data, ["u9", "u0", "u9"]).tolist() == [9, 0, 9]
     assert recommender.everyone.tolist() == list(range(USERS))
 
 
@@ -162,7 +163,7 @@ def test_unknown_users_are_told_with_ids_like_theirs(recommender: Recommender) -
     with pytest.raises(CammsrError, match=r"no user 'u5x' in .* \(60 users; ids like: u50, u51"):
         recommender.recommend("u5x", 3)
     with pytest.raises(CammsrError, match="no user 'nobody' and 2 others in"):
-        recommender.users(["u1", "nobody", "x", "y"])
+        user_indices(recommender.run.data, ["u1", "nobody", "x", "y"])
 
 
 def test_a_model_of_ids_alone_puts_nothing_forward(tmp_path: Path) -> None:

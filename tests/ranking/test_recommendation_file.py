@@ -12,8 +12,9 @@ from toy_recommender import USERS, make_recommender
 from cammsr_cli.config import resolve
 from cammsr_cli.errors import CammsrError, UsageError
 from cammsr_cli.ranking import recommendation_file
-from cammsr_cli.ranking.recommend import Answers, Recommender
+from cammsr_cli.ranking.recommend import Recommender
 from cammsr_cli.ranking.recommendation_file import require_writable, write_recommendations
+from cammsr_cli.ranking.recommendations import Answers
 from cammsr_cli.ranking.sessions import Sessions
 
 

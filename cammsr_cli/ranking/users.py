@@ -1,0 +1,76 @@
+"""Users by their ids, and lists of ids in files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from heapq import nsmallest
+from itertools import takewhile
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cammsr_cli.data.dataset import DataSet
+from cammsr_cli.errors import CammsrError, UsageError, first_line
+
+
+def user_indices(data: DataSet, ids: Sequence[str]) -> NDArray[np.int64]:
+    """Index of each of many users.
+
+    Raises:
+        CammsrError: One or more are not there; the message has those whose ids are close.
+    """
+    wanted = set(ids)
+    index = {user: at for at, user in enumerate(data.user_ids) if user in wanted}
+    unknown = [user for user in ids if user not in index]
+    if unknown:
+        raise _unknown_users(data, unknown)
+    return np.array([index[user] for user in ids], dtype=np.int64)
+
+
+def user_index(data: DataSet, user: str) -> int:
+    """Index of one user.
+
+    Raises:
+        CammsrError: There is no such user; the message has those whose ids are close.
+    """
+    try:
+        return data.user_ids.index(user)
+    except ValueError:
+        raise _unknown_users(data, [user]) from None
+
+
+def _unknown_users(data: DataSet, users: list[str]) -> CammsrError:
+    known = data.user_ids
+    near = nsmallest(3, known, key=lambda other: _unlike(users[0], other))
+    others = f" and {len(users) - 1:,} others" if len(users) > 1 else ""
+    return CammsrError(
+        f"there is no user '{users[0]}'{others} in {data.path} "
+        f"({len(known):,} users; ids like: {', '.join(near)})",
+        "Name one of its users: --user ID",
+    )
+
+
+def read_ids(file: Path, of: str, may_be_empty: bool = False) -> list[str]:
+    """The ids in a text file, one a line, each once; `of` says whose, for messages.
+
+    Raises:
+        UsageError: The file cannot be read, or holds none though it may not be empty.
+    """
+    try:
+        # Not `splitlines`: ids may hold what Unicode calls a line's end, such as U+2028.
+        lines = file.read_text(encoding="utf-8-sig").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"cannot read the {of} ids in {file}: {first_line(error)}") from error
+    ids = list(dict.fromkeys(line.strip() for line in lines if line.strip()))
+    if not ids and not may_be_empty:
+        raise UsageError(f"{file} holds no {of} ids", "Write one a line")
+    return ids
+
+
+def _unlike(asked: str, other: str) -> tuple[int, int, str]:
+    """Sort key: ids that begin alike come first, then those of like length."""
+    alike = sum(
+        1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(asked, other, strict=False))
+    )
+    return -alike, abs(len(asked) - len(other)), other
