@@ -179,6 +179,7 @@ def test_everything_is_reached_and_used_by_keyboard(opened: Opened) -> None:
     page.keyboard.press("Tab")
     page.keyboard.press("Tab")
     page.keyboard.press("Space")
+    expect(page.get_by_role("status")).to_have_text("24 of 24 users")
     assert len(users(page)) == 24
 
 
