@@ -10,13 +10,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 PROJECT = Path(__file__).resolve().parent.parent
 
 _CHANGE = re.compile(
     r"In\s`(?P<path>cammsr_cli/[\w/]+\.py)`,\s(?:at the end|before\s`(?P<anchor>[^`]+)`):\n\n"
-    r"```python\n(?P<code>.*?)```\n",
+    r"```(?:python|text)\n(?P<code>.*?)```\n",
     re.DOTALL,
 )
 
@@ -69,3 +70,15 @@ def test_a_loss_is_added_as_the_example_tells(copy: Path, toy_data: Path, tmp_pa
     _cammsr(copy, "train", toy_data, "--out", run, *(x for one in settings for x in ("--set", one)))
     epoch = json.loads((run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[0])
     assert epoch["losses"]["length"] > 0
+
+
+def test_a_file_format_is_added_as_the_example_tells(copy: Path, tmp_path: Path) -> None:
+    _follow("add a file format", copy)
+    events = {"user": list("aabb"), "item": list("xyyx"), "timestamp": [1, 2, 3, 4]}
+    pl.DataFrame(events).write_ipc(tmp_path / "events.arrow")
+    out = tmp_path / "shop.h5"
+    told = json.loads(_cammsr(copy, "prepare", tmp_path / "events.arrow", "--out", out, "--json"))
+    assert (told["users"], told["items"], told["events"]) == (2, 2, 4)
+    (tmp_path / "broken.arrow").write_bytes(b"no arrow")
+    with pytest.raises(AssertionError, match="broken.arrow is not a file of Arrow"):
+        _cammsr(copy, "prepare", tmp_path / "broken.arrow", "--out", tmp_path / "b.h5")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import io
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import polars as pl
 import zstandard
@@ -47,6 +47,19 @@ from cammsr_cli.errors import CammsrError, UsageError, first_line
 
 INTERACTION_NAMES = ("interactions", "reviews", "ratings", "events")
 ITEM_NAMES = ("items", "meta", "products", "catalogue", "movies")
+
+
+class _Columnar(NamedTuple):
+    """A format whose files hold typed columns: how polars reads one, and its columns alone."""
+
+    title: str
+    rows: Callable[[io.BytesIO], pl.DataFrame]
+    columns: Callable[[Path | io.BytesIO], Iterable[str]]
+
+
+_COLUMNAR: dict[Format, _Columnar] = {
+    "parquet": _Columnar("Parquet", pl.read_parquet, pl.read_parquet_schema),
+}
 _USUAL_SEPARATORS: dict[Format, str] = {"csv": ",", "tsv": "\t"}
 _HEAD = 65_536  # bytes in which the first line ends
 _ROWS_A_PIECE = 65_536  # as Python's values a whole column of texts is large
@@ -207,8 +220,8 @@ def _open_file(path: Path, reading: Reading) -> Table | None:
     content = read_content(path)
     if not content.removeprefix(UTF8_BOM)[:_ROWS_A_PIECE].strip() and not content.strip():
         return None
-    if kind == "parquet":
-        return _read_parquet(path, content)
+    if kind in _COLUMNAR:
+        return _read_columnar(path, content, _COLUMNAR[kind])
     content, encoding, notes = as_utf8(path, content, reading.encoding_of(path))
     if kind == "jsonl":
         frame, by_line = read_json(path, content)
@@ -294,12 +307,13 @@ def columns_of(path: Path, reading: Reading | None = None) -> list[str]:
         found = next((columns for file in files if (columns := columns_of(file, reading))), [])
         return [*found, *(partition(path, files[0]) if files else ())]
     kind = table_format(path)
-    if kind != "parquet" and path.name in reading.columns:
+    columnar = _COLUMNAR.get(kind) if kind else None
+    if columnar is None and path.name in reading.columns:
         return list(reading.columns[path.name])
     try:
-        if kind == "parquet":
-            plain = path.suffix.lower() == ".parquet"
-            return list(pl.read_parquet_schema(path if plain else io.BytesIO(read_content(path))))
+        if columnar is not None:
+            plain = path.suffix.lower() in FORMATS  # else it is compressed as a whole
+            return list(columnar.columns(path if plain else io.BytesIO(read_content(path))))
         lines = first_lines(path, reading.encoding_of(path))
     except (OSError, EOFError, zlib.error, zstandard.ZstdError, pl.exceptions.PolarsError):
         return []
@@ -371,12 +385,12 @@ def _without_missing(table: Table, words: frozenset[str]) -> Table:
     return replace(table, frame=frame, notes=(*table.notes, note))
 
 
-def _read_parquet(path: Path, content: bytes) -> Table:
+def _read_columnar(path: Path, content: bytes, kind: _Columnar) -> Table:
     try:
-        frame = pl.read_parquet(io.BytesIO(content))
-    except pl.exceptions.PolarsError as error:
+        frame = kind.rows(io.BytesIO(content))
+    except (pl.exceptions.PolarsError, OSError) as error:  # its bytes are in memory
         raise CammsrError(
-            f"{path} is not a Parquet file: {first_line(error)}", "Write it again."
+            f"{path} is not a file of {kind.title}: {first_line(error)}", "Write it again."
         ) from None
     return _of_texts(Table(path, frame, "rows"))
 

@@ -172,7 +172,7 @@ BROKEN = {
     "two.jsonl": (b'{"a": 1}{"a": 2}\n', "line 1: not JSON"),
     "list.jsonl": (b'{"a": 1}\n[2]\n', "line 2: a JSON value, but not an object"),
     "number.jsonl": (b"1\n2\n", "line 1: a JSON value, but not an object"),
-    "no.parquet": (b"PAR0 and so on", "is not a Parquet file"),
+    "no.parquet": (b"PAR0 and so on", "is not a file of Parquet"),
     "t.pkl": (b"x", "unknown kind of table"),
     "t.xlsx": (b"x", "cannot be read as a workbook"),
 }
