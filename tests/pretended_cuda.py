@@ -264,7 +264,7 @@ def _count(
     if op in COPIES:
         blocking = not (kwargs.get("non_blocking") or (len(args) > 2 and args[2] is True))
         into_host = op is aten.copy_.default and not isinstance(args[0], OnCuda)
-        if there and (into_host or not gives_cuda):
+        if there and (not gives_cuda or (into_host and blocking)):
             _asked.wait("copied to the host")
         elif here and blocking:
             _asked.wait("copied from the host")

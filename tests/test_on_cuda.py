@@ -139,6 +139,7 @@ def test_waits_and_launches_are_counted() -> None:
             assert sum(asked.waits.values()) == 1, number
         asked.clear()
         torch.ones(3).to("cuda", non_blocking=True)
+        torch.ones(2, 3, dtype=torch.int64).copy_(x, non_blocking=True)
         assert not asked.waits
         assert y.tolist() == [[1, 3, 5]]
 

@@ -97,6 +97,7 @@ def test_the_host_waits_for_nothing_but_results_and_those_one_batch_late(
         encoder = _encoder(kind, "cuda")
         encoder.encode(batches[0])  # loads the model
         ours = [encoder.encode(batch) for batch in batches]
+        dim = encoder.dim  # asks the model
         monkeypatch.setattr(kind, "load", lambda _, sample: sample["x"])
         given: list[int] = []
 
@@ -107,7 +108,7 @@ def test_the_host_waits_for_nothing_but_results_and_those_one_batch_late(
 
         asked.clear()
         found, ahead = [], []
-        for encoded in Encoding("one", encoder.dim).stream(encoder, chunks()):
+        for encoded in Encoding("one", dim).stream(encoder, chunks()):
             ahead.append(len(given) - len(found))
             found.append(encoded.vectors)
         waits = _by_reason(asked)
