@@ -40,7 +40,7 @@ from cammsr_cli.data.splits import TEST, VALIDATION
 from cammsr_cli.devices import resolve_device
 from cammsr_cli.files import written_whole
 from cammsr_cli.ranking.evaluate import ranks_of
-from cammsr_cli.ranking.full_ranking import questions
+from cammsr_cli.ranking.full_ranking import evaluation_cases
 from cammsr_cli.ranking.metrics import CUTOFFS, METRICS, bootstrap_interval, per_user
 from cammsr_cli.runs.folder import RunFolder
 from cammsr_cli.runs.loading import load_run
@@ -75,8 +75,8 @@ PARTS: dict[str, tuple[str, ...]] = {
     "hidden ids": ("model.id_dropout=0",),
     "item weights": ("model.item_weights=false",),
     "repeat bias": ("model.repeats=false",),
-    "time": ("model.time=false",),
-    "distance bias": ("model.distances=false",),
+    "time": ("model.time_gaps=false",),
+    "distance bias": ("model.relative_positions=false",),
 }
 """Part of `cammsr` to the settings that take it away."""
 
@@ -188,7 +188,7 @@ def ours(preset: str, *assignments: str) -> Callable[[str, Prepared, Path, int],
         loaded = load_run(RunFolder(out), None, resolve_device("auto"))
         rank = {
             f"{part}{', seen kept' * kept}": ranks_of(
-                loaded, questions(loaded.data, at), exclude_seen=not kept
+                loaded, evaluation_cases(loaded.data, at), exclude_seen=not kept
             )
             for part, at, kept in (
                 ("validation", VALIDATION, False),

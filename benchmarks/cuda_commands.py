@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from benchmarks.cuda_kit import PRESETS, Kit, Report, tool
 from cammsr_cli.data.splits import TEST
-from cammsr_cli.ranking.full_ranking import model_ranks, questions
+from cammsr_cli.ranking.full_ranking import evaluation_cases, model_ranks
 from cammsr_cli.ranking.metrics import per_user
 from cammsr_cli.ranking.recommend import Recommender
 from cammsr_cli.runs.folder import RunFolder
@@ -45,7 +45,7 @@ def evaluation(kit: Kit) -> Report:
     for preset in _trained(kit):
         for device in dict.fromkeys((kit.device, torch.device("cpu"))):
             loaded = load_run(RunFolder(kit.out / preset), None, device)
-            asked = questions(loaded.data, TEST)
+            asked = evaluation_cases(loaded.data, TEST)
             began = time.perf_counter()
             rank = model_ranks(
                 loaded.model,

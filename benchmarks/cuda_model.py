@@ -24,7 +24,7 @@ STILL = (
     "model.dropout=0",
     "model.id_dropout=0",
     "training.shuffle_ties=false",
-    "training.sampled_above=1000000000",
+    "training.sampled_softmax_above=1000000000",
 )
 """With these, nothing in a step is left to chance, which each device has its own of."""
 

@@ -27,7 +27,7 @@ from cammsr_cli.data.dataset import DataSet
 from cammsr_cli.data.splits import TEST
 from cammsr_cli.devices import resolve_device
 from cammsr_cli.ranking.evaluate import ranks_of
-from cammsr_cli.ranking.full_ranking import Questions, questions, ranks
+from cammsr_cli.ranking.full_ranking import EvaluationCases, evaluation_cases, ranks
 from cammsr_cli.ranking.metrics import bootstrap_interval, per_user
 from cammsr_cli.ranking.seen import Histories
 from cammsr_cli.runs.folder import RunFolder
@@ -57,7 +57,7 @@ def main() -> None:
             whole.data, options.work / f"{name}-new-items.h5", without_training_events(new)
         )
         found = _ranks(name, path, whole, new, options.work, options.only)
-        target_new_U = np.isin(questions(data, TEST).item_U, new)
+        target_new_U = np.isin(evaluation_cases(data, TEST).item_U, new)
         _print(name, found, target_new_U, len(data.item_ids), len(new), options.work)
 
 
@@ -70,7 +70,7 @@ def _ranks(
     presets: Sequence[str],
 ) -> dict[str, NDArray[np.int64]]:
     data = DataSet(path)
-    asked = questions(data, TEST)
+    asked = evaluation_cases(data, TEST)
     found = {"text-kNN": text_knn(data, asked)}
     for preset in presets:
         out = work / f"{name}-new-items-{preset}"
@@ -82,7 +82,7 @@ def _ranks(
     return found
 
 
-def text_knn(data: DataSet, asked: Questions) -> NDArray[np.int64]:
+def text_knn(data: DataSet, asked: EvaluationCases) -> NDArray[np.int64]:
     """Ranks by the mean cosine of an item's text to the last texts of the history."""
     values, present = data.vectors("text")
     text_ND = functional.normalize(torch.from_numpy(values).float(), dim=1)

@@ -16,7 +16,7 @@ import torch
 
 from benchmarks.timing import median_seconds
 from cammsr_cli.data.splits import TEST
-from cammsr_cli.ranking.full_ranking import model_ranks, questions
+from cammsr_cli.ranking.full_ranking import evaluation_cases, model_ranks
 from cammsr_cli.runs.folder import RunFolder
 from cammsr_cli.runs.loading import load_run
 
@@ -26,7 +26,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("run", type=Path)
     loaded = load_run(RunFolder(parser.parse_args().run), None, torch.device("cpu"))
-    asked = questions(loaded.data, TEST)
+    asked = evaluation_cases(loaded.data, TEST)
     seconds = median_seconds(
         lambda: model_ranks(loaded.model, loaded.catalogue, loaded.events, asked)
     )

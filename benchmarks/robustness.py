@@ -27,7 +27,7 @@ from benchmarks.variants import missing, no_labels, record, variant, wrong_label
 from cammsr_cli.data.splits import TEST
 from cammsr_cli.devices import resolve_device
 from cammsr_cli.ranking.evaluate import ranks_of
-from cammsr_cli.ranking.full_ranking import questions
+from cammsr_cli.ranking.full_ranking import evaluation_cases
 from cammsr_cli.ranking.metrics import bootstrap_interval, per_user
 from cammsr_cli.runs.folder import RunFolder
 from cammsr_cli.runs.loading import load_run
@@ -82,7 +82,7 @@ def _ranks(
         path, out = variant(whole.data, work / f"{slug}.h5", change), work / f"{slug}-run"
     fully_trained("cammsr", name, Prepared(path, whole.split, 0), out, seed=SEED)
     run = load_run(RunFolder(out), path, resolve_device("auto"))
-    return ranks_of(run, questions(run.data, TEST))
+    return ranks_of(run, evaluation_cases(run.data, TEST))
 
 
 def _print(name: str, found: dict[str, NDArray[np.int64]], work: Path) -> None:

@@ -109,7 +109,11 @@ def measure(path: Path, items: int, events: int, steps: int) -> Cost:
     given = resolve(
         "cammsr",
         None,
-        ["training.sampled_above=0", "training.lazy_above=0", "training.batch_size=128"],
+        [
+            "training.sampled_softmax_above=0",
+            "training.sparse_adam_above=0",
+            "training.batch_size=128",
+        ],
     )
     data = DataSet(path)
     config, _ = fitted(given, data, torch.device("cpu"))

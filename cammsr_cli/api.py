@@ -113,7 +113,7 @@ def prepare(
         force=force,
     )
     report = run.prepare(options, console.progress_bar if progress else _no_bar)
-    _tell(note, report.notes)
+    _note_all(note, report.notes)
     return report
 
 
@@ -162,8 +162,8 @@ def train(
             "resume goes on with the settings the run began with: "
             "leave out force, preset, config and settings"
         )
-    told = [f"{name}={_as_yaml(value)}" for name, value in (settings or {}).items()]
-    resolved = resolve(preset, None if config is None else Path(config), told)
+    written = [f"{name}={_as_yaml(value)}" for name, value in (settings or {}).items()]
+    resolved = resolve(preset, None if config is None else Path(config), written)
     listener = _listener(on_epoch, note)
     with joined(resolve_device(device)) as world:
         if resume:
@@ -230,7 +230,7 @@ def evaluate(
         new_share=new_share,
         seed=seed,
     )
-    _tell(note, evaluation.remarks)
+    _note_all(note, evaluation.remarks)
     return evaluation
 
 
@@ -291,9 +291,9 @@ def load(
         None if keep_seen is None else not keep_seen,
         Choice(items, categories, exclude, per_category, as_of),
     )
-    _tell(note, loaded.remarks)
+    _note_all(note, loaded.remarks)
     if recommender.passed_over:
-        _tell(note, [f"not in {loaded.data.path}: {', '.join(recommender.passed_over)}"])
+        _note_all(note, [f"not in {loaded.data.path}: {', '.join(recommender.passed_over)}"])
     return Model(recommender)
 
 
@@ -339,7 +339,7 @@ def _no_bar(_: str) -> AbstractContextManager[Progress]:
     return nullcontext(lambda _done, _total, _failed: None)
 
 
-def _tell(note: Note | None, lines: Sequence[str]) -> None:
+def _note_all(note: Note | None, lines: Sequence[str]) -> None:
     if note is not None:
         for line in lines:
             note(line)

@@ -94,8 +94,8 @@ app = typer.Typer(
 )
 
 
-def _print_version(asked: bool) -> None:
-    if asked:
+def _print_version(wanted: bool) -> None:
+    if wanted:
         console.result(f"cammsr {__version__}")
         raise typer.Exit
 

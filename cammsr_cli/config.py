@@ -42,7 +42,7 @@ class ModelConfig(_Settings):
         10,
         ge=0,
         description="Items of like content whose ids' mean is added to each id; 0 for none, as "
-        "above training.lazy_above.",
+        "above training.sparse_adam_above.",
     )
     fused: bool = Field(
         True,
@@ -90,11 +90,11 @@ class ModelConfig(_Settings):
         "dyt",
         description="Normalisation within the Transformer of all streams; the ids' has LayerNorm.",
     )
-    time: bool = Field(
+    time_gaps: bool = Field(
         True,
         description="Use the time between events; in the branch of all streams alone, if fused.",
     )
-    distances: bool = Field(
+    relative_positions: bool = Field(
         True, description="Let attention learn a bias for each distance back in the history."
     )
     experts: int = Field(0, ge=0, description="Experts a stream; 0 for none.")
@@ -163,7 +163,7 @@ class TrainingConfig(_Settings):
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="Of matrix products; auto is bfloat16 on GPUs and CPUs made for it."
     )
-    sampled_above: int = Field(
+    sampled_softmax_above: int = Field(
         8192,
         ge=0,
         description="Catalogue size above which a step tells its targets from a sample of the "
@@ -174,7 +174,7 @@ class TrainingConfig(_Settings):
         ge=2,
         description="Items drawn for that sample: half evenly, half from the step's own targets.",
     )
-    lazy_above: int = Field(
+    sparse_adam_above: int = Field(
         100_000,
         ge=0,
         description="Catalogue size above which a step that sees a sample moves the ids it meets "
@@ -188,14 +188,16 @@ class TrainingConfig(_Settings):
     )
     learning_rate: float = Field(1e-3, gt=0, allow_inf_nan=False, description="Adam's step size.")
     weight_decay: float = Field(0.0, ge=0, allow_inf_nan=False, description="AdamW's weight decay.")
-    average: float = Field(
+    ema_decay: float = Field(
         0.99,
         ge=0,
         lt=1,
         description="Decay a step of the moving average of the weights, which is what is kept; "
         "0 keeps the last weights.",
     )
-    clip: float = Field(5.0, gt=0, allow_inf_nan=False, description="Largest norm of the gradient.")
+    clip_norm: float = Field(
+        5.0, gt=0, allow_inf_nan=False, description="Largest norm of the gradient."
+    )
     shuffle_ties: bool = Field(
         True, description="Deal events of one user at one time anew each epoch."
     )
@@ -251,8 +253,8 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "length": 50,
             "id_dropout": 0.0,
             "input_norm": "dyt",
-            "time": False,
-            "distances": False,
+            "time_gaps": False,
+            "relative_positions": False,
             "experts": 4,
             "expert_hidden": 4.0,
             "item_weights": False,
@@ -263,8 +265,8 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "sasrec": {
         "model": {
             "modalities": [],
-            "time": False,
-            "distances": False,
+            "time_gaps": False,
+            "relative_positions": False,
             "id_dropout": 0.0,
             "item_weights": False,
             "repeats": False,
@@ -323,8 +325,10 @@ def validated(values: Mapping[str, Any], faults: Sequence[str] = ()) -> Config:
         found += [fault for item in error.errors() for fault in _faults(dict(item))]
     if not found:
         return config
-    told = found[0] if len(found) == 1 else f"{len(found)} mistakes\n  " + "\n  ".join(found)
-    raise UsageError(f"settings: {told}", "See them all with: cammsr train --list-settings")
+    faults_found = (
+        found[0] if len(found) == 1 else f"{len(found)} mistakes\n  " + "\n  ".join(found)
+    )
+    raise UsageError(f"settings: {faults_found}", "See them all with: cammsr train --list-settings")
 
 
 def read_yaml(file: Path) -> dict[str, dict[str, Any]]:

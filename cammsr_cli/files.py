@@ -133,7 +133,7 @@ IN_CACHE = "what was encoded is in the cache"
 
 
 @contextmanager
-def refusals_told(path: Path, kept: str | None = None) -> Iterator[None]:
+def refusals_named(path: Path, kept: str | None = None) -> Iterator[None]:
     """Turn what libraries say when the system refuses a write into what the system said.
 
     Args:

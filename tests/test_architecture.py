@@ -27,6 +27,29 @@ MAY_IMPORT = {
     "export": {"ranking", "runs", "model", "data"},
 }
 
+NOT_NAMES = set(
+    [
+        "told",
+        "tell",
+        "tells",
+        "asked",
+        "asks",
+        "asking",
+        "rival",
+        "rivals",
+        "goes",
+        "dealt",
+        "deal",
+        "had",
+        "became",
+        "apart",
+        "within",
+        "lacking",
+        "begun",
+    ]
+)
+"""Words of a private dialect that names had before; the field has terms (CONTRIBUTING.md)."""
+
 STANDS_ALONE = {"model", "data.readers", "media"}
 """Rooms that may not even import all of what everybody shares."""
 
@@ -96,3 +119,19 @@ def test_contributing_tells_the_same() -> None:
     }
     told.pop("commands")
     assert told == {name: rooms - SHARED for name, rooms in MAY_IMPORT.items()}
+
+
+def test_names_are_the_field_s_words() -> None:
+    """A name is what a function, a class, an argument or a variable is called."""
+    found = []
+    for folder in (PACKAGE, PACKAGE.parent / "encoders" / "cammsr_encoders"):
+        for path in folder.rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                name = getattr(node, "name", None) or getattr(node, "arg", None)
+                if isinstance(node, ast.Name):
+                    name = node.id
+                words = set(re.split("_+", name.lower())) if isinstance(name, str) else set()
+                # A stream's `tell` is Python's word.
+                if words & NOT_NAMES and (path.name, name) != ("checksums.py", "tell"):
+                    found.append(f"{path.name}: {name}")
+    assert not found

@@ -54,14 +54,14 @@ def test_values_are_read_as_yaml() -> None:
     config = resolve(
         assignments=[
             "model.modalities=[text, image]",
-            "model.time=false",
+            "model.time_gaps=false",
             "training.learning_rate=3.3e-04",
             "model.input_norm=layernorm",
         ],
         environment={},
     )
     assert config.model.modalities == ["text", "image"]
-    assert config.model.time is False
+    assert config.model.time_gaps is False
     assert config.training.learning_rate == 3.3e-4
     assert config.model.input_norm == "layernorm"
 
@@ -71,7 +71,7 @@ def test_sasrec_is_the_id_alone() -> None:
     assert model.modalities == []
     assert model.input_norm == "none"
     assert model.experts == 0
-    off = (model.time, model.distances, model.item_weights, model.repeats)
+    off = (model.time_gaps, model.relative_positions, model.item_weights, model.repeats)
     assert not any(off)
 
 
@@ -79,7 +79,7 @@ def test_paper_is_the_model_as_published() -> None:
     """Without what is ours, and with all three of its losses."""
     config = resolve("paper", environment={})
     model, training = config.model, config.training
-    ours = (model.content_init, model.fused, model.time, model.distances)
+    ours = (model.content_init, model.fused, model.time_gaps, model.relative_positions)
     assert not any((*ours, model.item_weights, model.repeats))
     assert model.neighbours == model.id_dropout == 0
     assert (model.input_norm, model.router, model.expert_inputs) == ("dyt", "attention", "all")
@@ -182,7 +182,7 @@ def test_heads_that_do_not_divide_width_are_told_with_the_other_faults() -> None
         "model.width=7", "model.layers=0", "model.heads=0", "model.length=1", "model.dropout=1",
         "model.dropout=-0.1", "model.id_dropout=1", "model.experts=-1", "model.input_norm=rms",
         "model.width=wide", "training.epochs=0", "training.patience=0", "training.batch_size=-1",
-        "training.learning_rate=0", "training.weight_decay=-1", "training.clip=0",
+        "training.learning_rate=0", "training.weight_decay=-1", "training.clip_norm=0",
         "training.swap_rate=1.1", "training.swap_temperature=0", "training.keep_checkpoints=0",
         "training.seed=-1", "training.learning_rate=.nan", "training.category_weight=-0.1",
         "training.learning_rate=.inf", "training.seed=2147483648", "model.neighbours=-1",

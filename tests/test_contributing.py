@@ -80,5 +80,5 @@ def test_a_file_format_is_added_as_the_example_tells(copy: Path, tmp_path: Path)
     told = json.loads(_cammsr(copy, "prepare", tmp_path / "events.arrow", "--out", out, "--json"))
     assert (told["users"], told["items"], told["events"]) == (2, 2, 4)
     (tmp_path / "broken.arrow").write_bytes(b"no arrow")
-    with pytest.raises(AssertionError, match="broken.arrow is not a file of Arrow"):
+    with pytest.raises(AssertionError, match=r"broken\.arrow is not a file of Arrow"):
         _cammsr(copy, "prepare", tmp_path / "broken.arrow", "--out", tmp_path / "b.h5")

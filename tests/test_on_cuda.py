@@ -23,7 +23,7 @@ from cammsr_cli.distributed import World
 from cammsr_cli.errors import CammsrError, Terminated
 from cammsr_cli.ranking.by_category import experts_by_category, weights_by_category
 from cammsr_cli.ranking.evaluate import ranking_of
-from cammsr_cli.ranking.full_ranking import model_ranks, questions
+from cammsr_cli.ranking.full_ranking import evaluation_cases, model_ranks
 from cammsr_cli.ranking.recommend import Recommender
 from cammsr_cli.runs.folder import RunFolder
 from cammsr_cli.runs.loading import load_run
@@ -37,8 +37,12 @@ CPU, GPU = torch.device("cpu"), torch.device("cuda")
 PRESETS = ("cammsr", "paper", "sasrec")
 WAYS = {
     "full": [],
-    "sampled": ["training.sampled_above=0", "training.negatives=20"],
-    "lazy": ["training.sampled_above=0", "training.lazy_above=0", "training.negatives=20"],
+    "sampled": ["training.sampled_softmax_above=0", "training.negatives=20"],
+    "lazy": [
+        "training.sampled_softmax_above=0",
+        "training.sparse_adam_above=0",
+        "training.negatives=20",
+    ],
 }
 # Dropout draws other numbers on a GPU than on a CPU.
 STILL = [
@@ -221,7 +225,7 @@ def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _ranks(run: Path, device: torch.device) -> list[int]:
     loaded = load_run(RunFolder(run), None, device)
-    asked = questions(loaded.data, TEST)
+    asked = evaluation_cases(loaded.data, TEST)
     return model_ranks(loaded.model, loaded.catalogue, loaded.events, asked, False).tolist()
 
 
@@ -236,7 +240,7 @@ def test_weights_and_experts_by_category_are_the_same_on_either_device(run: Path
     for device in (CPU, GPU):
         with pretended_cuda():
             loaded = load_run(RunFolder(run), None, device)
-            ranking = ranking_of(loaded, questions(loaded.data, TEST))
+            ranking = ranking_of(loaded, evaluation_cases(loaded.data, TEST))
             weights = weights_by_category(loaded, ranking, ranking.top(5))
             found.append((weights, experts_by_category(loaded, ranking)))
     (our_weights, our_experts), (their_weights, their_experts) = found

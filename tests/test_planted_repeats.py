@@ -13,7 +13,7 @@ from cammsr_cli.data.corpus import Corpus
 from cammsr_cli.data.dataset_write import write_dataset
 from cammsr_cli.data.splits import TEST, leave_one_out
 from cammsr_cli.distributed import World
-from cammsr_cli.ranking.full_ranking import model_ranks, questions
+from cammsr_cli.ranking.full_ranking import evaluation_cases, model_ranks
 from cammsr_cli.ranking.metrics import per_user
 from cammsr_cli.runs.folder import RunFolder
 from cammsr_cli.runs.loading import LoadedRun, load_run
@@ -100,7 +100,7 @@ def _biases(run: LoadedRun) -> list[float]:
 
 def _accuracy(run: LoadedRun, metric: str, k: int, exclude_seen: bool) -> float:
     rank = model_ranks(
-        run.model, run.catalogue, run.events, questions(run.data, TEST), exclude_seen
+        run.model, run.catalogue, run.events, evaluation_cases(run.data, TEST), exclude_seen
     )
     return float(per_user(rank, metric, k).mean())
 

@@ -11,7 +11,7 @@ import torch
 
 from cammsr_cli.data.splits import TEST
 from cammsr_cli.model.catalogue import Catalogue
-from cammsr_cli.ranking.full_ranking import model_ranks, questions
+from cammsr_cli.ranking.full_ranking import evaluation_cases, model_ranks
 from cammsr_cli.ranking.metrics import per_user
 from cammsr_cli.ranking.recommend import Recommender
 from cammsr_cli.runs.folder import RunFolder
@@ -57,7 +57,7 @@ def test_recommendations_follow_each_user_s_own_taste(shop, loaded: LoadedRun) -
 def test_shuffling_the_planted_modality_costs_most_in_its_own_category(
     shop, loaded: LoadedRun
 ) -> None:
-    asked = questions(loaded.data, TEST)
+    asked = evaluation_cases(loaded.data, TEST)
     category_of = [shop.truth.items[item]["category"] for item in loaded.data.item_ids]
     target_category = np.array([category_of[item] for item in asked.item_U])
 

@@ -97,8 +97,8 @@ def info(spec: Spec, as_json: AsJson = False) -> None:
 
     facts = encoder_facts(EncoderSpec.parse(spec))
     if as_json:
-        told = asdict(facts)
-        console.result_json({**told.pop("entry"), **told})
+        shown = asdict(facts)
+        console.result_json({**shown.pop("entry"), **shown})
         return
     entry = facts.entry
     rows = {
@@ -114,7 +114,7 @@ def info(spec: Spec, as_json: AsJson = False) -> None:
         "not known yet": facts.missing or "",
     }
     console.result_table(
-        [("what", False), ("", False)], [[name, told] for name, told in rows.items() if told]
+        [("what", False), ("", False)], [[name, shown] for name, shown in rows.items() if shown]
     )
     if facts.options:
         console.result_table(
@@ -141,7 +141,7 @@ def check(
     """
     from dataclasses import asdict
 
-    from cammsr_encoders.contract import ASKED
+    from cammsr_encoders.contract import REFERENCE
 
     from cammsr_cli.plugins.check import check_encoder
     from cammsr_cli.plugins.registry import EncoderSpec
@@ -151,15 +151,15 @@ def check(
         found.append(one)
         if not as_json:
             console.result(f"{'ok' if one.fault is None else 'FAILED':8}{one.says}")
-            if told := one.fault or one.note:
-                console.result(f"        {told}")
+            if shown := one.fault or one.note:
+                console.result(f"        {shown}")
     if as_json:
         console.result_json([{**asdict(one), "passed": one.fault is None} for one in found])
     failed = [one for one in found if one.fault is not None]
     if failed:
         raise CammsrError(
             f"encoder {spec} fails {len(failed)} of {len(found)} checks",
-            f"what is asked of an encoder is told by: {ASKED}",
+            f"what is asked of an encoder is told by: {REFERENCE}",
         )
 
 

@@ -54,7 +54,7 @@ def write_report_page(
 def write_gallery_page(
     file: Path,
     recommender: Recommender,
-    asking_for: Sessions,
+    sessions: Sessions,
     lists: list[RecommendedList],
     source: MediaSource,
     remarks: list[str],
@@ -64,8 +64,8 @@ def write_gallery_page(
     from cammsr_cli.report.page import write_gallery
 
     if recommender.choice.until is not None:
-        asking_for = asking_for.until(recommender.choice.until)
-    gallery = of_lists(recommender, asking_for, lists)
+        sessions = sessions.until(recommender.choice.until)
+    gallery = of_lists(recommender, sessions, lists)
     album = pictures_of(gallery, source, remarks)
     write_gallery(file, gallery, album, "What we recommend, and why", this_command())
 

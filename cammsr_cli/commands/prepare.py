@@ -13,7 +13,7 @@ import typer
 
 from cammsr_cli import console
 from cammsr_cli.commands.examples import epilog
-from cammsr_cli.commands.prepare_report import show, tell, tell_what_training_needs
+from cammsr_cli.commands.prepare_report import note_what_training_needs, show, show_notes
 from cammsr_cli.commands.raw_file_options import (
     CatalogueName,
     DtypeName,
@@ -346,13 +346,13 @@ def command(
             return  # one plan is enough
     with contextlib.redirect_stdout(sys.stderr):  # what an encoder prints is no result
         report = plan(options) if dry_run else prepare(options, console.progress_bar)
-    tell(report, in_table=not as_json)
+    show_notes(report, in_table=not as_json)
     if as_json:
         console.result_json(asdict(report))
     else:
         show(report, dry_run)
     if not report.trainable:
-        tell_what_training_needs()
+        note_what_training_needs()
     if dry_run:
         return
     if part.count > 1:
@@ -400,4 +400,4 @@ def _prepare_together(options: PrepareOptions, as_json: bool) -> None:
     if report.trainable:
         console.next_command("cammsr train", options.out)
     else:
-        tell_what_training_needs()
+        note_what_training_needs()

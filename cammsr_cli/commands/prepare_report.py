@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from cammsr_cli.prepare.report import PrepareReport
 
 
-def tell(report: PrepareReport, in_table: bool) -> None:
+def show_notes(report: PrepareReport, in_table: bool) -> None:
     """What people should know, on stderr; what the table of decisions tells is not told twice."""
     shown = {how for _, how in report.decisions} if in_table else set()
     for line in report.notes:
@@ -30,7 +30,7 @@ def tell(report: PrepareReport, in_table: bool) -> None:
         console.note(f"unreadable: {unreadable}; listed in {report.problems_file}")
 
 
-def tell_what_training_needs() -> None:
+def note_what_training_needs() -> None:
     """Why there is nothing to train on yet."""
     from cammsr_cli.prepare.report import HISTORY_TO_TRAIN_ON
 

@@ -188,35 +188,35 @@ def command(
     loaded = load_run(RunFolder(run), data, resolve_device(device))
     seen = None if keep_seen is None else not keep_seen
     recommender = Recommender(loaded, new_share, seen, choice)
-    asking_for: Sessions | None = None
+    visitors: Sessions | None = None
     if history is not None:
-        asking_for = of_whom.of_visitor(loaded.data, history)
+        visitors = of_whom.of_visitor(loaded.data, history)
     elif sessions is not None:
-        asking_for = of_whom.of_file(loaded.data, sessions)
+        visitors = of_whom.of_file(loaded.data, sessions)
     users = user_indices(loaded.data, ids) if ids else recommender.everyone
-    asked = len(users) if asking_for is None else len(asking_for)
-    recall = recommender.choose_index(index.value, asked, k)
+    count = len(users) if visitors is None else len(visitors)
+    recall = recommender.choose_index(index.value, count, k)
     if recall is not None:
         console.note(
             f"recall@{recall.k} against exact: {recall.share:.3f}, {recall.users:,} users; "
             f"index built in {recall.seconds:.1f} s" + ("" if recall.used else ", not used")
         )
     if out is not None:
-        _write(recommender, asking_for or users, out, k, recall, force, as_json)
+        _write(recommender, visitors or users, out, k, recall, force, as_json)
     else:
-        sessions_asked = asking_for or recommender.of_users(users)
+        sessions_of_all = visitors or recommender.of_users(users)
         if html is not None:
-            require_few(len(sessions_asked))
+            require_few(len(sessions_of_all))
         remarks: list[str] = []
-        lists = recommender.lists(sessions_asked, k)
+        lists = recommender.lists(sessions_of_all, k)
         source = media_source(media_root)
         if explain or html is not None:
             lists = [
-                recommender.explained(one, sessions_asked.part(at, at + 1), remarks, source.find)
+                recommender.explained(one, sessions_of_all.part(at, at + 1), remarks, source.find)
                 for at, one in enumerate(lists)
             ]
         if html is not None:
-            write_gallery_page(html, recommender, sessions_asked, lists, source, remarks)
+            write_gallery_page(html, recommender, sessions_of_all, lists, source, remarks)
         if html is not None and not as_json:
             users_shown = "1 user" if len(lists) == 1 else f"{len(lists):,} users"
             console.result(f"{html}: {users_shown}; open it in a browser")
@@ -224,7 +224,7 @@ def command(
             _print(lists, recommender.run.model.streams, explain, as_json)
         for remark in remarks:
             console.note(remark)
-    missing = [*recommender.passed_over, *(asking_for.passed_over if asking_for else [])]
+    missing = [*recommender.passed_over, *(visitors.passed_over if visitors else [])]
     if missing:
         shown = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
         console.note(f"{len(missing):,} named items are not in {loaded.data.path}: {shown}")
@@ -247,7 +247,7 @@ def command(
 
 def _write(
     recommender: Recommender,
-    asking_for: NDArray[np.int64] | Sessions,
+    visitors: NDArray[np.int64] | Sessions,
     out: Path,
     k: int,
     recall: Recall | None,
@@ -259,10 +259,10 @@ def _write(
     from cammsr_cli.ranking.recommendation_file import write_recommendations
 
     with console.progress_bar("users") as progress:
-        written = write_recommendations(recommender, asking_for, out, k, progress, force)
+        written = write_recommendations(recommender, visitors, out, k, progress, force)
     if as_json:
-        told = None if recall is None else asdict(recall)
-        console.result_json({**asdict(written), "out": str(written.out), "recall": told})
+        measured = None if recall is None else asdict(recall)
+        console.result_json({**asdict(written), "out": str(written.out), "recall": measured})
     else:
         console.result(
             f"{written.out}: {written.rows:,} recommendations for {written.users:,} users out of "

@@ -109,7 +109,7 @@ class Condition:
         return holds.fill_null(False)
 
 
-def column_of(asked: str, name: str, table: Table, columns: Mapping[str, str]) -> str:
+def column_of(option: str, name: str, table: Table, columns: Mapping[str, str]) -> str:
     """A column of a table by its name, or by that of the field it is read for.
 
     Raises:
@@ -122,12 +122,14 @@ def column_of(asked: str, name: str, table: Table, columns: Mapping[str, str]) -
     meant = closest(column, there, 1)
     question = f", did you mean {meant[0]!r}?" if meant else ""
     raise UsageError(
-        f"{asked}: {table.path} has no column {column!r}{question}",
+        f"{option}: {table.path} has no column {column!r}{question}",
         f"Its columns: {listed(there)}",
     )
 
 
-def rows_with(asked: str, value: str, table: Table, column: str, must_be: bool = True) -> pl.Series:
+def rows_with(
+    option: str, value: str, table: Table, column: str, must_be: bool = True
+) -> pl.Series:
     """Whether each row has a value, as it is written or as the same number.
 
     Raises:
@@ -142,7 +144,7 @@ def rows_with(asked: str, value: str, table: Table, column: str, must_be: bool =
     if must_be and not same.any():
         kinds = ", ".join(f"{kind} ({count:,})" for kind, count in kinds_of(texts, 10))
         raise UsageError(
-            f"{asked}: no row of {table.path} has {column!r} {value!r}", f"It holds {kinds}"
+            f"{option}: no row of {table.path} has {column!r} {value!r}", f"It holds {kinds}"
         )
     return same
 
@@ -188,8 +190,8 @@ def chosen_rows(
         notes.append(f"{counted(out, 'row')} left out by --where {condition}")
         chosen = left
     if not chosen.any():
-        asked = " and ".join(map(str, conditions))
+        option = " and ".join(map(str, conditions))
         raise CammsrError(
-            f"{table.path}: nothing is left: no row fulfils --where {asked}", "Leave one out."
+            f"{table.path}: nothing is left: no row fulfils --where {option}", "Leave one out."
         )
     return chosen

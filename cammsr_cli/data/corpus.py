@@ -23,13 +23,13 @@ from cammsr_cli.data.interactions import Interactions, read_interactions
 from cammsr_cli.data.joining import (
     category_table,
     kept_positions,
+    level_note,
     note_replaced,
     rejected,
-    told_level,
     unlisted_items,
     written_texts,
 )
-from cammsr_cli.data.kinds import Weights, negative_rows, told_kinds
+from cammsr_cli.data.kinds import Weights, kinds_note, negative_rows
 from cammsr_cli.data.readers.columns import (
     Header,
     MatchedColumns,
@@ -161,7 +161,7 @@ def read_corpus(options: SourceOptions) -> Corpus:
     """
     read = _read(options)
     tables, columns, log, listed = read.tables, read.columns, read.log, read.listed
-    notes = [*tables.notes, *read.columns_told, *read.kinds_told, *log.notes, *listed.notes]
+    notes = [*tables.notes, *read.columns_notes, *read.kinds_notes, *log.notes, *listed.notes]
 
     positions = kept_positions(listed, log, options.catalogue, notes)
     unlisted = unlisted_items(listed, log, tables.items, notes)
@@ -181,7 +181,7 @@ def read_corpus(options: SourceOptions) -> Corpus:
         fields |= written
     paths = [listed.categories[position] for position in positions] + [[] for _ in unlisted]
     labels = labels_of(paths, options.category_level)
-    level = told_level(labels)
+    level = level_note(labels)
     notes += level
     category_names, category_indptr, category_index = category_table(labels.names)
     return Corpus(
@@ -215,8 +215,8 @@ class _Read:
     columns: MatchedColumns
     log: Interactions
     listed: Catalogue
-    columns_told: list[str]
-    kinds_told: list[str]
+    columns_notes: list[str]
+    kinds_notes: list[str]
 
 
 def _read(options: SourceOptions) -> _Read:
@@ -249,14 +249,14 @@ def _decisions(read: _Read, level: Sequence[str]) -> list[tuple[str, str]]:
     rows = [("interactions", _fields_of(tables.interactions, columns.interactions))]
     if tables.items is not None:
         rows.append(("items", _fields_of(tables.items, columns.items)))
-    told = {
+    notes_by_kind = {
         "files": tables.notes,
-        "columns": read.columns_told,
+        "columns": read.columns_notes,
         "times": [read.log.times or "none: events are in the file's order"],
-        "events": read.kinds_told,
+        "events": read.kinds_notes,
         "categories": [*read.listed.choices, *level],
     }
-    return rows + [(what, note) for what, notes in told.items() for note in notes]
+    return rows + [(what, note) for what, notes in notes_by_kind.items() for note in notes]
 
 
 def _fields_of(table: Table, columns: Mapping[str, str]) -> str:
@@ -345,7 +345,7 @@ def _marks(
         chosen = chosen_rows(table, columns, options.where, notes)
     negative = negative_rows(table, columns, options.negative)
     weight = options.weights.of_rows(table, columns) if options.weights else None
-    kinds = told_kinds(table, columns, chosen, negative, options.weights)
+    kinds = kinds_note(table, columns, chosen, negative, options.weights)
     return RowMarks(chosen, negative, weight), kinds
 
 
@@ -391,7 +391,7 @@ def _sources(tables: SourceTables) -> dict[str, str]:
         for file in table.files:
             if file not in known:
                 known.add(file)
-                within = file.is_relative_to(table.path)
-                name = file.relative_to(table.path.parent).as_posix() if within else file.name
+                inside = file.is_relative_to(table.path)
+                name = file.relative_to(table.path.parent).as_posix() if inside else file.name
                 sources[name if name not in sources else f"{name} (items)"] = sha256_of(file)
     return sources

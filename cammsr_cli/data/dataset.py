@@ -380,6 +380,6 @@ def same_times(indptr: NDArray[np.int64], time: NDArray[np.int64]) -> NDArray[np
 def _runs(indptr: NDArray[np.int64], users: NDArray[np.int64]) -> list[tuple[int, int]]:
     """Where the users' entries begin and end, [U + 1] by user; users in a row are one piece."""
     start_U, end_U = indptr[users], indptr[users + 1]
-    apart = np.flatnonzero(start_U[1:] != end_U[:-1])
-    first, past = start_U[np.append(0, apart + 1)], end_U[np.append(apart, -1)]
+    jumps = np.flatnonzero(start_U[1:] != end_U[:-1])
+    first, past = start_U[np.append(0, jumps + 1)], end_U[np.append(jumps, -1)]
     return list(zip(first.tolist(), past.tolist(), strict=True))

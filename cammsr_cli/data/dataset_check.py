@@ -183,11 +183,11 @@ def names_of_fields(group: h5py.Group, path: Path) -> tuple[str, ...]:
 
 
 def _nodes(
-    group: h5py.Group, path: Path, within: str = "", depth: int = 1
+    group: h5py.Group, path: Path, path_so_far: str = "", depth: int = 1
 ) -> Iterator[tuple[str, h5py.Group | h5py.Dataset]]:
     """All that is in a group, with its name; nothing that is elsewhere."""
     for child in group:
-        name = f"{within}{child}"
+        name = f"{path_so_far}{child}"
         if not isinstance(group.get(child, getlink=True), h5py.HardLink):
             raise DamagedDataError(
                 path, f"{name} is a link to somewhere else, which is not followed"

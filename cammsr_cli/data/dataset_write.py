@@ -19,7 +19,7 @@ from cammsr_cli.data.dataset import ModalityInfo, same_times
 from cammsr_cli.data.dataset_check import falls
 from cammsr_cli.data.dataset_file import OF_H5PY, PIECE_TEXTS, SCHEMA, TEXT, digest, escaped, pieces
 from cammsr_cli.errors import UsageError, typed
-from cammsr_cli.files import IN_CACHE, refusals_told, written_whole
+from cammsr_cli.files import IN_CACHE, refusals_named, written_whole
 
 if TYPE_CHECKING:  # it imports polars, which writing does not need
     from cammsr_cli.data.corpus import Corpus
@@ -116,7 +116,7 @@ def write_dataset(
     Raises:
         CammsrError: If the system does not let it be written, as when the disk is full.
     """
-    with refusals_told(path, IN_CACHE), new_file(path) as file:
+    with refusals_named(path, IN_CACHE), new_file(path) as file:
         _write_texts(file, "users/id", corpus.user_ids)
         _write_texts(file, "items/id", corpus.item_ids)
         file.create_group("items/fields")

@@ -93,9 +93,9 @@ def read_interactions(
     every = marked(every, table, columns, filters, marks or RowMarks(), notes)
     negatives = "negative" in every.columns
     timed = "timestamp" in columns
-    told = ""
+    reading_note = ""
     if timed:
-        times, told = read_times(
+        times, reading_note = read_times(
             table,
             columns["timestamp"],
             every["row"],
@@ -103,8 +103,8 @@ def read_interactions(
             every["negative"] if negatives else None,
         )
         every = every.hstack(times)
-        if lacking := times["second"].null_count():
-            notes.append(f"{counted(lacking, 'negative event')} without a time taken as the last")
+        if missing := times["second"].null_count():
+            notes.append(f"{counted(missing, 'negative event')} without a time taken as the last")
     by_time = timed and filters.order == "time"
     order = ["second", "fraction", "row"] if by_time else ["row"]
     every = every.sort(order, nulls_last=negatives)
@@ -116,7 +116,10 @@ def read_interactions(
         events = core(events, filters.k_core, notes)
     log = _sequences(events, before, user_ids, item_ids, timed, filters.order, notes)
     if timed:
-        log = replace(log, times=_told_times(log, table, columns["timestamp"], told, filters.order))
+        log = replace(
+            log,
+            times=_with_times_note(log, table, columns["timestamp"], reading_note, filters.order),
+        )
         notes.append(log.times)
     if filters.order == "file" and timed:
         _note_backward_steps(events, notes)
@@ -199,7 +202,9 @@ def _note_odd(
     )
 
 
-def _told_times(log: Interactions, table: Table, column: str, told: str, order: Order) -> str:
+def _with_times_note(
+    log: Interactions, table: Table, column: str, reading_note: str, order: Order
+) -> str:
     """What the times were understood as, from when to when they reach, and how many are tied."""
     seconds = log.time
     days = not (seconds % DAY).any()
@@ -207,7 +212,7 @@ def _told_times(log: Interactions, table: Table, column: str, told: str, order: 
         str(np.datetime64(int(one), "s")).replace("T", " ")[: -9 if days else None]
         for one in (seconds.min(), seconds.max())
     )
-    note = f"times are those of column {column!r} of {table.path.name}: {told}"
+    note = f"times are those of column {column!r} of {table.path.name}: {reading_note}"
     note += f", days without a clock, {first} to {last}" if days else f", {first} to {last}"
     if order == "time":
         # A user's next event may be tied to this one; the next user's first never is.

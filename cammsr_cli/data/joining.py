@@ -64,7 +64,7 @@ def rejected(
     return (user[known], item[known], place[known]) if known.any() else None
 
 
-def told_level(labels: Labels) -> list[str]:
+def level_note(labels: Labels) -> list[str]:
     """Where categories are a hierarchy, which level was taken and what the others hold."""
     if len(labels.counts) < 2:
         return []

@@ -65,11 +65,11 @@ class Weights:
         Raises:
             UsageError: There is no such column, or no row is of a kind; it names the kinds.
         """
-        asked = f"--weight {self}"
-        column = column_of(asked, self.column, table, columns)
+        option = f"--weight {self}"
+        column = column_of(option, self.column, table, columns)
         weights = pl.repeat(1.0, table.frame.height, dtype=pl.Float32, eager=True)
         for kind, weight in self.of_kind.items():
-            weights = weights.set(rows_with(asked, kind, table, column), weight)
+            weights = weights.set(rows_with(option, kind, table, column), weight)
         return weights
 
 
@@ -105,7 +105,7 @@ def negative_rows(
     )
 
 
-def told_kinds(
+def kinds_note(
     table: Table,
     columns: Mapping[str, str],
     chosen: pl.Series | None,
@@ -137,12 +137,12 @@ def told_kinds(
         return []
     return [
         f"kinds of events, column {column!r} of {table.path.name}: "
-        + ", ".join(_told(frame, kind, count, weights) for kind, count in kinds[:_MOST_KINDS])
+        + ", ".join(_kind_note(frame, kind, count, weights) for kind, count in kinds[:_MOST_KINDS])
         + _advice(column, kinds[-1][0], bool(weights), bool(frame["negative"].any()))
     ]
 
 
-def _told(frame: pl.DataFrame, kind: str, count: int, weights: Weights | None) -> str:
+def _kind_note(frame: pl.DataFrame, kind: str, count: int, weights: Weights | None) -> str:
     own = frame.filter(pl.col("kind") == kind)
     if own["negative"].all():
         return f"{kind} {count:,} (negative: not learnt from, not recommended)"
@@ -151,13 +151,13 @@ def _told(frame: pl.DataFrame, kind: str, count: int, weights: Weights | None) -
 
 def _advice(column: str, kind: str, weighted: bool, negative: bool) -> str:
     """What may be said otherwise."""
-    told = "" if weighted else "; all count alike" + (" but for the negative" if negative else "")
+    rest = "" if weighted else "; all count alike" + (" but for the negative" if negative else "")
     ways = [f"one kind alone: --where {shlex.quote(f'{column}={kind}')}"]
     if not weighted:
         ways.append(f"weights: --weight {shlex.quote(f'{column}={kind}:2')}")
     if negative:
         ways.append("none negative: --negative ''")
-    return f"{told} ({'; '.join(ways)})"
+    return f"{rest} ({'; '.join(ways)})"
 
 
 def _checked(text: str, kind: str, number: str) -> float:

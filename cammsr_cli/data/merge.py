@@ -20,7 +20,7 @@ from cammsr_cli.data.dataset import ModalityInfo
 from cammsr_cli.data.dataset_file import opened
 from cammsr_cli.data.dataset_write import ModalityVectors, new_file, seal, write_modality
 from cammsr_cli.errors import CammsrError, UsageError
-from cammsr_cli.files import refusals_told
+from cammsr_cli.files import refusals_named
 
 ItemProblem = tuple[str, str, str | None, str]
 """An item that could not be encoded: item, modality, path, reason."""
@@ -61,7 +61,7 @@ def merge(paths: Sequence[Path], out: Path) -> Merged:
         _require_alike(parts)
         first, *_ = parts.values()
         present: dict[str, int] = {}
-        with refusals_told(out), new_file(out) as file:
+        with refusals_named(out), new_file(out) as file:
             for name in ("users", "items", "events", "splits"):
                 first.copy(first[name], file, name)
             for name in first["features"]:
@@ -176,16 +176,16 @@ def _problems(parts: list[h5py.File]) -> list[ItemProblem]:
     All parts see the files that are missing, though perhaps for other reasons, and one of them what
     became of the item then: what it says is the longest.
     """
-    told: dict[tuple[str, str, str | None], list[str]] = {}
+    reasons_of: dict[tuple[str, str, str | None], list[str]] = {}
     for part in parts:
         seen: dict[tuple[str, str, str | None], list[str]] = {}
         for one in part["problems"].asstr()[()]:
             item, modality, path, reason = json.loads(one)
             seen.setdefault((item, modality, path), []).append(reason)
         for what, reasons in seen.items():
-            told[what] = max(told.get(what, []), reasons, key=len)
-    named = {item for item, _, _ in told}
+            reasons_of[what] = max(reasons_of.get(what, []), reasons, key=len)
+    named = {item for item, _, _ in reasons_of}
     ids = parts[0]["items/id"].asstr()[()] if named else []
     place = {item: row for row, item in enumerate(ids) if item in named}
-    problems = [(*what, reason) for what, reasons in told.items() for reason in reasons]
+    problems = [(*what, reason) for what, reasons in reasons_of.items() for reason in reasons]
     return sorted(problems, key=lambda problem: (place[problem[0]], problem[1]))

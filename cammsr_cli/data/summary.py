@@ -93,8 +93,8 @@ def summarise(path: Path, verify: bool = False) -> Summary:
 def _weights(fingerprint: str) -> str | None:
     """The revision of the weights, where a fingerprint tells it as those of ours do."""
     try:
-        told = json.loads(fingerprint)
+        facts = json.loads(fingerprint)
     except ValueError:
         return None
-    weights = told.get("weights") if isinstance(told, dict) else None
+    weights = facts.get("weights") if isinstance(facts, dict) else None
     return None if weights is None else str(weights)

@@ -11,14 +11,14 @@ import numpy as np
 from cammsr_encoders.protocol import Encoder
 from numpy.typing import NDArray
 
-from cammsr_cli.encoding.engine import told
+from cammsr_cli.encoding.engine import encoder_faults
 from cammsr_cli.encoding.features import FeatureOptions
 from cammsr_cli.encoding.inputs import Inputs
 
 
 def items_a_batch(encoder: Encoder, name: str, options: FeatureOptions) -> int:
     """Items a batch: fewer where one counts as several samples."""
-    with told(name, "to tell what an item counts as"):
+    with encoder_faults(name, "to tell what an item counts as"):
         counts_as = int(getattr(encoder, "counts_as", 1))
     return max(1, options.batch_size // max(1, counts_as))
 

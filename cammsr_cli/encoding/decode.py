@@ -95,8 +95,8 @@ class Decoder:
 
 def reason_of(error: BaseException) -> str:
     """What an exception says, in one line."""
-    told = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    line = " ".join(told.split())[:200]
+    described = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    line = " ".join(described.split())[:200]
     if isinstance(error, ValueError | OSError) and line:
         return line
     return f"{type(error).__name__}: {line}" if line else type(error).__name__
@@ -184,14 +184,14 @@ class _Pool:
         self.deaths += 1
         at, _ = worker.at
         if self.deaths >= _DEATHS_IN_A_ROW:
-            where = "its start" if at is None else _told(self.samples[at])
+            where = "its start" if at is None else _named(self.samples[at])
             raise CammsrError(
                 f"{self.deaths} decoding processes died one after another, the last at {where} "
-                f"({worker.end_told})",
+                f"({worker.how_it_ended})",
                 "if memory ran out, use fewer workers or smaller batches",
             )
         if at is not None:
-            self._fail(worker, at, f"the decoding process died of it ({worker.end_told})")
+            self._fail(worker, at, f"the decoding process died of it ({worker.how_it_ended})")
         self._replace(worker)
 
     def _end(self, worker: _Worker) -> None:
@@ -300,7 +300,7 @@ class _Worker:
             self._ring.close()
 
     @property
-    def end_told(self) -> str:
+    def how_it_ended(self) -> str:
         """How it ended."""
         code = self._process.exitcode or 0
         if code >= 0:
@@ -314,7 +314,7 @@ def _ring() -> Ring | None:
     return Ring() if hasattr(os, "memfd_create") else None
 
 
-def _told(sample: Sample) -> str:
+def _named(sample: Sample) -> str:
     if isinstance(sample, Failure):
         return sample.reason
     return ", ".join(os.path.basename(value[:200]) for value in sample.values())  # noqa: PTH119
@@ -351,8 +351,8 @@ def _work(
             spilt = None if ring is None else ring.put(loaded)
             answer = _message((number, loaded if spilt is None else spilt))
         except Exception as error:  # whatever a stranger's class raises
-            told = Failure(f"its sample cannot be sent between processes: {first_line(error)}")
-            answer = _message((number, told))
+            described = Failure(f"its sample cannot be sent between processes: {first_line(error)}")
+            answer = _message((number, described))
         answers.put(answer)
 
 

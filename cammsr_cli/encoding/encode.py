@@ -29,8 +29,8 @@ from cammsr_cli.encoding.engine import (
     Encoded,
     Encoding,
     Engine,
+    encoder_faults,
     full_fingerprint,
-    told,
     vector_length,
 )
 from cammsr_cli.encoding.features import FeatureOptions, Features, Problem, Progress, fitting
@@ -136,7 +136,7 @@ class Plan:
         options, inputs, cache, name = self.options, self.inputs, self.cache, self.name
         dim = self.dim
         if dim is None:  # else the model is loaded by the first batch, if there is one
-            with told(name):
+            with encoder_faults(name):
                 dim = vector_length(self.encoder, name)
         result = self._empty(dim)
         sink = _Sink(
@@ -208,7 +208,7 @@ def plan_items(
     """
     options = options or FeatureOptions()
     name = name or class_name(type(encoder))
-    with told(name):
+    with encoder_faults(name):
         fingerprint = full_fingerprint(encoder, name)
     inputs = gather_inputs(encoder, name, records, item_ids, media_root, options)
     folder = options.cache_dir

@@ -84,11 +84,11 @@ class Encoding:
         start: Start | None = getattr(encoder, "start_encoding", None)
         if start is None:
             for samples in decoded:
-                yield self._begun(encoder.encode, samples)()
+                yield self._started(encoder.encode, samples)()
             return
         under_way: deque[Callable[[], Encoded]] = deque()
         for samples in decoded:
-            under_way.append(self._begun(start, samples))
+            under_way.append(self._started(start, samples))
             if len(under_way) == 2:
                 yield under_way.popleft()()
         while under_way:
@@ -110,7 +110,7 @@ class Encoding:
         """Chunks taken at most before the first is answered, with one under way on a GPU."""
         return 4 if self.workers else 2
 
-    def _begun(
+    def _started(
         self, encode: Callable[[list[Any]], Any], samples: list[Any]
     ) -> Callable[[], Encoded]:
         """Begin to encode samples; what gives the result."""
@@ -119,11 +119,11 @@ class Encoding:
         if not good:
             return lambda: Encoded(np.zeros((0, self.dim), np.float32), reasons)
         doing = f"on a batch of {len(good)}"
-        with told(self.name, doing):
+        with encoder_faults(self.name, doing):
             answer = encode(good)
 
         def result() -> Encoded:
-            with told(self.name, doing):
+            with encoder_faults(self.name, doing):
                 vectors = np.asarray(answer() if callable(answer) else answer)
             return Encoded(self._checked(vectors, len(good)), reasons)
 
@@ -202,7 +202,7 @@ def processors() -> int:
 
 
 @contextmanager
-def told(name: str, doing: str = "") -> Iterator[None]:
+def encoder_faults(name: str, doing: str = "") -> Iterator[None]:
     """Turn what an encoder raises into an error that names the encoder."""
     try:
         yield

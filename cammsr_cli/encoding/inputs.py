@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from cammsr_cli.encoding.cache import KEY_BYTES
 from cammsr_cli.encoding.decode import Failure, Sample
-from cammsr_cli.encoding.engine import told
+from cammsr_cli.encoding.engine import encoder_faults
 from cammsr_cli.encoding.features import FeatureOptions, Problem
 from cammsr_cli.media.addresses import is_web_address
 from cammsr_cli.media.cache import MediaCache
@@ -138,7 +138,7 @@ def gather_inputs(
         keys[KEY_BYTES * row : KEY_BYTES * (row + 1)] = digest.digest()
         has[row] = True
         if cost_of is not None:
-            with told(name, "to tell an item's cost"):
+            with encoder_faults(name, "to tell an item's cost"):
                 costs[row] = cost_of(sample)
     if hashes is not None:
         hashes.close()

@@ -46,7 +46,7 @@ def on_cluster(make: Callable[[str], Encoder], device: str, encoding: Encoding) 
         actors = []
         try:
             actors = _actors(ray, make, device, encoding)
-            yield from _dealt(ray, actors, chunks)
+            yield from _distributed(ray, actors, chunks)
         finally:
             for actor in actors:
                 with contextlib.suppress(ray.exceptions.RayError):
@@ -120,7 +120,7 @@ def workers_a_gpu(nodes: Sequence[Mapping[str, float]]) -> int:
     return max(0, int(min(shares, default=1)) - 1)
 
 
-def _dealt(
+def _distributed(
     ray: Any, actors: list[Any], chunks: Iterator[list[Sample]]
 ) -> Iterator[tuple[int, Encoded]]:
     """Blocks to whichever actor has begun and has room; results as they come."""
@@ -139,8 +139,8 @@ def _dealt(
             under_way[actor.encode.remote(block[1])] = actor, block[0]
         if not more and not under_way:
             break
-        asked = [*under_way, *starting] if more else list(under_way)
-        answered, _ = ray.wait(asked, timeout=None if under_way else _START_SECONDS)
+        pending = [*under_way, *starting] if more else list(under_way)
+        answered, _ = ray.wait(pending, timeout=None if under_way else _START_SECONDS)
         if not answered:
             raise CammsrError(
                 f"the Ray cluster had no place free within {_START_SECONDS // 60} minutes",
@@ -155,10 +155,10 @@ def _dealt(
             yield from enumerate(answer, first)
 
 
-def _answer(ray: Any, asked: Any) -> Any:
+def _answer(ray: Any, pending: Any) -> Any:
     """What an actor answered; raises CammsrError if that is one, or if there is no answer."""
     try:
-        answer = ray.get(asked)
+        answer = ray.get(pending)
     except ray.exceptions.RayError as error:
         raise CammsrError(
             f"the Ray cluster lost work: {first_line(error)}",

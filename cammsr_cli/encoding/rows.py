@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cammsr_cli.files import IN_CACHE, refusals_told
+from cammsr_cli.files import IN_CACHE, refusals_named
 
 
 class RowFile:
@@ -34,7 +34,7 @@ class RowFile:
         weakref.finalize(self, os.close, self._file)
         Path(name).unlink()  # its content lives as long as it is open
         self._folder = folder
-        with refusals_told(folder, IN_CACHE):
+        with refusals_named(folder, IN_CACHE):
             os.truncate(self._file, shape[0] * self._row_bytes)
 
     def __len__(self) -> int:
@@ -50,7 +50,7 @@ class RowFile:
         for row in rows.tolist():
             done = 0
             while done < len(content):  # a write that fills the disk is cut short, the next fails
-                with refusals_told(self._folder, IN_CACHE):
+                with refusals_named(self._folder, IN_CACHE):
                     done += os.pwrite(self._file, content[done:], row * self._row_bytes + done)
 
     def __getitem__(self, rows: slice) -> NDArray[Any]:

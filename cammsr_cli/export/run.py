@@ -15,7 +15,7 @@ from cammsr_cli import __version__
 from cammsr_cli.errors import UsageError
 from cammsr_cli.export.encoder import UserEncoderProgram, write_encoder
 from cammsr_cli.export.vectors import write_items, write_users
-from cammsr_cli.files import refusals_told, sha256_of, write_checksums, written_whole
+from cammsr_cli.files import refusals_named, sha256_of, write_checksums, written_whole
 from cammsr_cli.locks import only_writer
 from cammsr_cli.ranking.recommend import Recommender
 from cammsr_cli.ranking.sessions import usual_gap
@@ -118,7 +118,7 @@ def export(
     require_replaceable(out, force)
     loaded = load_run(RunFolder(run), data, torch.device("cpu"))
     recommender = Recommender(loaded, new_share, exclude_seen)
-    with refusals_told(out), only_writer(out), written_whole(out) as partial:
+    with refusals_named(out), only_writer(out), written_whole(out) as partial:
         require_replaceable(out, force)  # what another export wrote meanwhile is not overwritten
         partial.mkdir()
         about = _write(recommender, run, partial, progress)

@@ -54,16 +54,16 @@ def write_users(
 
     def chunks(*_: object) -> Iterator[pl.DataFrame]:
         for first in range(0, len(user_U), USERS_AT_ONCE):
-            asked = recommender.of_users(user_U[first : first + USERS_AT_ONCE])
-            query_UW, seen = recommender.queries(asked)
+            sessions = recommender.of_users(user_U[first : first + USERS_AT_ONCE])
+            query_UW, seen = recommender.queries(sessions)
             vector_UW = query_UW.cpu().numpy()
-            array[first : first + len(asked)] = vector_UW
-            progress(first + len(asked), len(user_U), 0)
+            array[first : first + len(sessions)] = vector_UW
+            progress(first + len(sessions), len(user_U), 0)
             yield pl.DataFrame(
                 {
-                    "user": pl.Series(asked.ids, dtype=pl.String),
+                    "user": pl.Series(sessions.ids, dtype=pl.String),
                     "vector": vector_UW,
-                    "seen": _listed(seen, len(asked), ids),
+                    "seen": _listed(seen, len(sessions), ids),
                 }
             )
 

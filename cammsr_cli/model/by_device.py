@@ -64,17 +64,17 @@ def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, share: float) -> Te
         )
 
 
-def segment_mask(within_BL: Tensor) -> Tensor:
+def segment_mask(position_BL: Tensor) -> Tensor:
     """What keeps histories in one row apart, [B, L, L]: 0 within one, else far below; and ahead.
 
     By arithmetic on a CPU, which takes four times as long for booleans and filling by them.
     """
-    at_L = torch.arange(within_BL.shape[1], device=within_BL.device)
-    if within_BL.device.type != "cpu":
-        other_BLL = at_L < (at_L - within_BL)[:, :, None]
+    at_L = torch.arange(position_BL.shape[1], device=position_BL.device)
+    if position_BL.device.type != "cpu":
+        other_BLL = at_L < (at_L - position_BL)[:, :, None]
         return torch.zeros_like(other_BLL, dtype=torch.float32).masked_fill_(other_BLL, -1e30)
-    begun_BL = within_BL - at_L.float()  # how far back a history begins, from the row's begin
-    return (begun_BL[:, :, None] + at_L).clamp_(max=0.0).mul_(1e30)
+    start_BL = position_BL - at_L.float()  # how far back a history begins, from the row's begin
+    return (start_BL[:, :, None] + at_L).clamp_(max=0.0).mul_(1e30)
 
 
 def rows_at_once(of: int, items: int, device: torch.device) -> int:
@@ -92,7 +92,7 @@ def rows_at_once(of: int, items: int, device: torch.device) -> int:
 
 def filled(x_RV: Tensor, rows: int) -> Tensor:
     """The rows, and on a CPU rows of zeros after them up to so many."""
-    lacking = rows - len(x_RV)
-    if x_RV.device.type != "cpu" or not lacking:
+    padding = rows - len(x_RV)
+    if x_RV.device.type != "cpu" or not padding:
         return x_RV
-    return functional.pad(x_RV, (0, 0, 0, lacking))
+    return functional.pad(x_RV, (0, 0, 0, padding))

@@ -85,9 +85,9 @@ class Cammsr(nn.Module):
         input_norm: What stands before the Transformers: "dyt", "layernorm" or "none".
         fused_norm: What normalises within the Transformer of all streams: "dyt" or "layernorm";
             every other has LayerNorm.
-        time: Whether the gap to the event before is added to each position; with `fused`, in the
-            branch of all streams alone.
-        distances: Whether attention has a learnt bias for each distance back.
+        time_gaps: Whether the gap to the event before is added to each position; with `fused`, in
+            the branch of all streams alone.
+        relative_positions: Whether attention has a learnt bias for each distance back.
         experts: Experts a stream; 0 for none.
         expert_hidden: An expert's hidden values, as a multiple of the width.
         expert_inputs: "all" streams, or its "own".
@@ -118,8 +118,8 @@ class Cammsr(nn.Module):
         embedding_scale: bool = True,
         input_norm: InputNorm = "none",
         fused_norm: Norm = "dyt",
-        time: bool = True,
-        distances: bool = True,
+        time_gaps: bool = True,
+        relative_positions: bool = True,
         experts: int = 0,
         expert_hidden: float = 0.5,
         expert_inputs: ExpertInputs = "all",
@@ -160,7 +160,7 @@ class Cammsr(nn.Module):
         if self.query is not None:  # begins as if it were not there
             self.query.weight.data.copy_(torch.eye(width).repeat(streams, 1))
         self.position = nn.Embedding(length, width)
-        self.gap = nn.Embedding(TIME_BUCKETS, width) if time else None
+        self.gap = nn.Embedding(TIME_BUCKETS, width) if time_gaps else None
         for table in (self.position, self.gap):
             if table is not None:
                 nn.init.normal_(table.weight, std=0.02)
@@ -184,7 +184,7 @@ class Cammsr(nn.Module):
             self.input_norm = StreamNorm([dyt] * branches, 0 if dyt else width)
         self.drop = Dropout(dropout)
         norms = [False] * (branches - 1) + [self._sums and fused_norm == "dyt"]
-        self.encoder = UserEncoder(norms, width, layers, heads, length, dropout, distances)
+        self.encoder = UserEncoder(norms, width, layers, heads, length, dropout, relative_positions)
         self.repeats = RepeatBias(length, separate_bias) if repeats else None
         # What each branch's score counts in the sum, 1 on average; found after training.
         self.branch_weight_T: Tensor
@@ -286,15 +286,15 @@ class Cammsr(nn.Module):
         x_TBLD = x_BLX.view(batch, length, self.branches, self.width).permute(2, 0, 1, 3)
         if self.input_scale_T is not None:
             x_TBLD = x_TBLD * self.input_scale_T.view(-1, 1, 1, 1)
-        if window.within_BL is None:
+        if window.position_BL is None:
             place = self.position.weight[:length]
         else:
-            place = self.position(window.within_BL)
+            place = self.position(window.position_BL)
         if self.gap is not None:
             gap_BLD = self.gap(window.gap_BL)
             place = place + gap_BLD if not self._sums else self._late(place, gap_BLD)
         e_TBLD = x_TBLD + place
-        mask_BLL = None if window.within_BL is None else segment_mask(window.within_BL)
+        mask_BLL = None if window.position_BL is None else segment_mask(window.position_BL)
         if self.camoe is None:
             return e_TBLD, mask_BLL
         guide_TBL = _rows(tables.guide_NT, window.item_BL).permute(2, 0, 1)
@@ -334,7 +334,7 @@ class Cammsr(nn.Module):
         Half the work of `queries`, and times the branches' weights. Of an empty window it is the
         padding's.
         """
-        if window.within_BL is not None:
+        if window.position_BL is not None:
             raise ValueError("of rows that hold several histories, ask for all queries")
         e_TBLD, _ = self.history(tables, window)
         last_B = (window.length_B - 1).clamp(min=0)

@@ -53,7 +53,7 @@ class Catalogue:
         standardised: Whether the features have been through `ItemEncoder.standardised`.
         near_NJ: int64 rows of the id table, those of each item's neighbours, -1 for none; if not
             given, items with an id have those found by `ItemEncoder.measure`, and others none.
-        begun_ND: float, where the ids of items with content begin, made by
+        initial_ND: float, where the ids of items with content begin, made by
             `ItemEncoder.standardised`; if not given, it is made as needed.
         met: The items' rows of the id table, each once, if they are known.
     """
@@ -64,7 +64,7 @@ class Catalogue:
     label_NC: Tensor | None = None
     standardised: bool = False
     near_NJ: Tensor | None = None
-    begun_ND: Tensor | None = None
+    initial_ND: Tensor | None = None
     met: Met | None = None
 
     def to(self, device: torch.device, features: bool = True) -> Catalogue:
@@ -76,7 +76,7 @@ class Catalogue:
             None if self.label_NC is None else self.label_NC.to(device),
             self.standardised,
             None if self.near_NJ is None else self.near_NJ.to(device),
-            None if self.begun_ND is None else self.begun_ND.to(device),
+            None if self.initial_ND is None else self.initial_ND.to(device),
         )
 
     def take(self, items: Tensor | Needed) -> Catalogue:
@@ -97,7 +97,7 @@ class Catalogue:
             None if self.label_NC is None else self.label_NC[item_U],
             self.standardised,
             None if self.near_NJ is None else self.near_NJ[item_U],
-            None if self.begun_ND is None else self.begun_ND[item_U],
+            None if self.initial_ND is None else self.initial_ND[item_U],
             needed.met,
         )
 

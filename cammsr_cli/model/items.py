@@ -127,8 +127,8 @@ class ItemEncoder(nn.Module):
         stride = max(1, -(-len(item_K) // MEASURED_ROWS))
         self.content_init.measure(self._content(catalogue, item_K[::stride]))
         for item_B in torch.split(item_K, MEASURED_ROWS):
-            begun_BD = self.content_init(self._content(catalogue, item_B))
-            self.id_table.weight[catalogue.id_row_N[item_B], : self.width] += begun_BD
+            initial_BD = self.content_init(self._content(catalogue, item_B))
+            self.id_table.weight[catalogue.id_row_N[item_B], : self.width] += initial_BD
 
     @torch.no_grad()
     def beside_neighbours(self, catalogue: Catalogue) -> Catalogue:
@@ -168,11 +168,11 @@ class ItemEncoder(nn.Module):
         if self.content_init is None:
             return catalogue
         every_N = torch.arange(len(catalogue.id_row_N), device=catalogue.id_row_N.device)
-        begun = [
+        initial = [
             self.content_init(self._content(catalogue, item_B))
             for item_B in torch.split(every_N, MEASURED_ROWS)
         ]
-        return replace(catalogue, begun_ND=torch.cat(begun))
+        return replace(catalogue, initial_ND=torch.cat(initial))
 
     @property
     def branches(self) -> int:
@@ -220,7 +220,7 @@ class ItemEncoder(nn.Module):
             has_id_N = shown_N
         own_ND = torch.where(has_id_N[:, None], own_ND, self.missing_SD[0])
         if self.content_init is not None:
-            own_ND = self._begun(
+            own_ND = self._initialised(
                 catalogue, own_ND, content_N & ~has_id_N, has_id_N is not with_id_N
             )
             known_N = content_N if known_N is None else known_N | content_N
@@ -230,7 +230,9 @@ class ItemEncoder(nn.Module):
             parts = [part + mean for part, mean in zip(parts, near, strict=True)]
         return parts, has_id_N if known_N is None else has_id_N | known_N
 
-    def _begun(self, catalogue: Catalogue, own_ND: Tensor, begins_N: Tensor, drawn: bool) -> Tensor:
+    def _initialised(
+        self, catalogue: Catalogue, own_ND: Tensor, begins_N: Tensor, drawn: bool
+    ) -> Tensor:
         """The ids' vectors, where some items begin those of where content places them instead.
 
         Args:
@@ -240,14 +242,14 @@ class ItemEncoder(nn.Module):
             drawn: Whether chance has a part in that, or the host may know it before.
         """
         assert self.content_init is not None
-        if catalogue.begun_ND is not None:
-            return torch.where(begins_N[:, None], catalogue.begun_ND, own_ND)
+        if catalogue.initial_ND is not None:
+            return torch.where(begins_N[:, None], catalogue.initial_ND, own_ND)
         if catalogue.met is None or drawn:
             item_B = begins_N.nonzero().squeeze(1)
         else:
             item_B = catalogue.met.new_B
-        begun_BD = self.content_init(self._content(catalogue, item_B)).to(own_ND)
-        return own_ND.index_copy(0, item_B, begun_BD)
+        initial_BD = self.content_init(self._content(catalogue, item_B)).to(own_ND)
+        return own_ND.index_copy(0, item_B, initial_BD)
 
     def _rows_and_neighbours(
         self, catalogue: Catalogue

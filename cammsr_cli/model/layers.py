@@ -193,12 +193,17 @@ class TransformerBlock(nn.Module):
         width: D; a multiple of `heads`.
         heads: A.
         dropout: Rate of dropout of attention weights and of what each layer gives.
-        distances: How far back attention has a learnt bias for each distance, stream and head
-            (Raffel et al., JMLR 2020, section 2.1, without buckets); 0 for no such bias.
+        relative_positions: How far back attention has a learnt bias for each distance, stream and
+            head (Raffel et al., JMLR 2020, section 2.1, without buckets); 0 for no such bias.
     """
 
     def __init__(
-        self, dyt: Sequence[bool], width: int, heads: int, dropout: float, distances: int = 0
+        self,
+        dyt: Sequence[bool],
+        width: int,
+        heads: int,
+        dropout: float,
+        relative_positions: int = 0,
     ) -> None:
         super().__init__()
         streams = len(dyt)
@@ -206,7 +211,9 @@ class TransformerBlock(nn.Module):
         self.attention_norm, self.feed_forward_norm = StreamNorm(dyt), StreamNorm(dyt)
         self.drop = Dropout(dropout)
         self.distance_bias_LX = (
-            nn.Parameter(torch.zeros(distances, streams * heads)) if distances else None
+            nn.Parameter(torch.zeros(relative_positions, streams * heads))
+            if relative_positions
+            else None
         )
         # DyT does not scale its input to unit variance as LayerNorm does: with weights as small, a
         # branch learns little at first and ranks worse in the end (docs/notebook.md).

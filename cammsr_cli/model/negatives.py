@@ -32,7 +32,7 @@ def draw_candidates(
     target_M: Tensor,
     share_N: Tensor,
     number: int,
-    rival_R: Tensor | None = None,
+    pool_R: Tensor | None = None,
     generator: torch.Generator | None = None,
 ) -> Candidates:
     """At most `number` items: half from the step's own targets, half from the whole catalogue.
@@ -43,15 +43,15 @@ def draw_candidates(
         target_M: int64 items that follow the step's positions.
         share_N: float, each item's share of all training targets; sums to 1.
         number: How many are drawn; some are drawn twice and count once.
-        rival_R: The items that stand for the whole catalogue, int64; None if it is all.
+        pool_R: The items that stand for the whole catalogue, int64; None if it is all.
         generator: What draws, a CPU's; torch's own if None.
     """
     popular = target_M[torch.randperm(len(target_M), generator=generator)[: number // 2]]
     uniform = number - number // 2  # with replacement; rare items are met by these alone
-    of = len(share_N) if rival_R is None else len(rival_R)
+    of = len(share_N) if pool_R is None else len(pool_R)
     drawn = torch.randint(of, (uniform,), generator=generator)
-    if rival_R is not None:
-        drawn = rival_R[drawn]
+    if pool_R is not None:
+        drawn = pool_R[drawn]
     item_C = torch.unique(torch.cat([popular, drawn]))
     expected_C = len(popular) * share_N[item_C].double() + uniform / of
     probability_C = -torch.expm1(-expected_C)

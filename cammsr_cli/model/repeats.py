@@ -35,7 +35,7 @@ class LastSeen(NamedTuple):
 def last_seen(
     window: Window,
     target_BL: Tensor,
-    told_BJ: Tensor | None = None,
+    candidate_BJ: Tensor | None = None,
     correction_BJ: Tensor | None = None,
 ) -> LastSeen:
     """What the positions of rows have seen; on the host.
@@ -43,15 +43,17 @@ def last_seen(
     Args:
         window: The rows.
         target_BL: int64 item that follows each position.
-        told_BJ: bool, whether targets are told from the event's item; all are if None.
+        candidate_BJ: bool, whether targets are told from the event's item; all are if None.
         correction_BJ: What is added to its logit.
     """
     item_BL, length = window.item_BL, window.item_BL.shape[1]
     at_X = torch.arange(item_BL.numel())
-    within_BL = at_X.view_as(item_BL) % length if window.within_BL is None else window.within_BL
+    position_BL = (
+        at_X.view_as(item_BL) % length if window.position_BL is None else window.position_BL
+    )
     event_M = window.valid_BL.view(-1).nonzero().squeeze(1)
     column_M = event_M % length
-    history_M = event_M - within_BL.view(-1)[event_M]  # where it begins
+    history_M = event_M - position_BL.view(-1)[event_M]  # where it begins
     end_M = history_M % length + torch.bincount(history_M, minlength=1)[history_M]
     items = 1 + int(torch.maximum(item_BL, target_BL).max())
 
@@ -63,11 +65,13 @@ def last_seen(
     again_M = key_M[1:] // length == key_M[:-1] // length
     end_M[order_M[:-1][again_M]] = column_M[order_M[1:][again_M]]
     until_X = torch.zeros_like(at_X)
-    until_X[event_M] = end_M if told_BJ is None else end_M * told_BJ.view(-1)[event_M]
-    asked_M = key(target_BL)
-    last_M = key_M[(torch.searchsorted(key_M, asked_M, right=True) - 1).clamp(min=0)]
+    until_X[event_M] = end_M if candidate_BJ is None else end_M * candidate_BJ.view(-1)[event_M]
+    key_of_target_M = key(target_BL)
+    last_M = key_M[(torch.searchsorted(key_M, key_of_target_M, right=True) - 1).clamp(min=0)]
     age_X = torch.zeros_like(at_X)
-    age_X[event_M] = (asked_M - last_M + 1).where(last_M // length == asked_M // length, 0)
+    age_X[event_M] = (key_of_target_M - last_M + 1).where(
+        last_M // length == key_of_target_M // length, 0
+    )
     return LastSeen(until_X.view_as(item_BL), age_X.view_as(item_BL), correction_BJ)
 
 

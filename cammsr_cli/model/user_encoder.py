@@ -23,7 +23,7 @@ class UserEncoder(nn.Module):
         heads: Attention heads a block; must divide `width`.
         length: Longest history, L at most.
         dropout: Rate of dropout.
-        distances: Whether attention has a learnt bias for each distance back.
+        relative_positions: Whether attention has a learnt bias for each distance back.
     """
 
     def __init__(
@@ -34,11 +34,11 @@ class UserEncoder(nn.Module):
         heads: int,
         length: int,
         dropout: float,
-        distances: bool,
+        relative_positions: bool,
     ) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(
-            TransformerBlock(dyt, width, heads, dropout, length if distances else 0)
+            TransformerBlock(dyt, width, heads, dropout, length if relative_positions else 0)
             for _ in range(layers)
         )
         self.final_norm = StreamNorm(dyt, width)

@@ -50,13 +50,13 @@ class Rows:
     Attributes:
         item_BL: int64 item index; 0 in the padding.
         gap_BL: int64 bucket of the time since the event before; 0 for the first and for ties.
-        within_BL: int64 place of each position in its own stretch, 0 in the padding, where a row
+        position_BL: int64 place of each position in its own stretch, 0 in the padding, where a row
             holds several, one after another; None where each holds one.
     """
 
     item_BL: Tensor
     gap_BL: Tensor
-    within_BL: Tensor | None
+    position_BL: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -114,8 +114,8 @@ def cut(events: Events, start_B: Tensor, end_B: Tensor) -> Window:
     before_BL = torch.where(valid_BL & (offset_L > 0), at_BL - 1, at_BL)
     gap_BL = (events.time_E[at_BL] - events.time_E[before_BL]).clamp(min=0)
     if events.tied_E is not None:  # what is told apart within a second has a gap of one
-        apart_BL = valid_BL & (offset_L > 0) & ~events.tied_E[at_BL]
-        gap_BL = torch.where(apart_BL, gap_BL.clamp(min=1), 0)
+        ordered_BL = valid_BL & (offset_L > 0) & ~events.tied_E[at_BL]
+        gap_BL = torch.where(ordered_BL, gap_BL.clamp(min=1), 0)
     # The number of bits of a whole number is its base-2 logarithm, rounded as buckets are.
     bucket_BL = torch.frexp(gap_BL.double())[1].long().clamp(max=TIME_BUCKETS - 1)
     item_BL = torch.where(valid_BL, events.item_E[at_BL].long(), 0)
@@ -123,7 +123,7 @@ def cut(events: Events, start_B: Tensor, end_B: Tensor) -> Window:
     return Window(item_BL, bucket_BL, None, valid_BL, length_B, weight_BL)
 
 
-def deal_ties(window: Window, generator: torch.Generator | None = None) -> Window:
+def shuffle_ties(window: Window, generator: torch.Generator | None = None) -> Window:
     """The windows with the items of each run of events at one time dealt anew.
 
     The order of events at one time says nothing; dealt anew at each step, it cannot be learnt.
@@ -158,26 +158,26 @@ def pack(window: Window, most: int, even: int = 1, even_length: int = 1) -> Pack
     high = max(rows) + 1
     # Each real position: which stretch it belongs to, where it is there, and where it goes.
     stretch_M = torch.repeat_interleave(length_W)
-    within_M = torch.arange(len(stretch_M)) - (length_W.cumsum(0) - length_W)[stretch_M]
-    to_M = (row_W * width + column_W)[stretch_M] + within_M
+    position_M = torch.arange(len(stretch_M)) - (length_W.cumsum(0) - length_W)[stretch_M]
+    to_M = (row_W * width + column_W)[stretch_M] + position_M
 
     def laid(value_M: Tensor) -> Tensor:
         empty = value_M.new_zeros((high + -high % even) * width)
         return empty.index_copy(0, to_M, value_M).view(-1, width)
 
-    valid_BL = laid(torch.ones_like(within_M, dtype=torch.bool))
+    valid_BL = laid(torch.ones_like(position_M, dtype=torch.bool))
     rows_of = Window(
-        item_BL=laid(window.item_BL[stretch_M, within_M]),
-        gap_BL=laid(window.gap_BL[stretch_M, within_M]),
+        item_BL=laid(window.item_BL[stretch_M, position_M]),
+        gap_BL=laid(window.gap_BL[stretch_M, position_M]),
         valid_BL=valid_BL,
         length_B=valid_BL.sum(1),
-        within_BL=laid(within_M),
+        position_BL=laid(position_M),
     )
-    target_BL = laid(window.item_BL[stretch_M, within_M + 1])
+    target_BL = laid(window.item_BL[stretch_M, position_M + 1])
     place_M, order_M = to_M.sort()
     weight_M = None
     if window.weight_BL is not None:
-        weight_M = window.weight_BL[stretch_M, within_M + 1][order_M]
+        weight_M = window.weight_BL[stretch_M, position_M + 1][order_M]
     return Packed(rows_of, target_BL, place_M, row_W, column_W + length_W - 1, weight_M)
 
 

@@ -15,7 +15,7 @@ from cammsr_cli.data.corpus import Corpus, read_corpus
 from cammsr_cli.data.dataset import ModalityInfo
 from cammsr_cli.data.dataset_write import ModalityVectors, Part, write_dataset
 from cammsr_cli.encoding.encode import Plan, plan_items
-from cammsr_cli.encoding.engine import Encoding, Engine, full_fingerprint, told
+from cammsr_cli.encoding.engine import Encoding, Engine, encoder_faults, full_fingerprint
 from cammsr_cli.encoding.features import Features, Problem, ProgressBar
 from cammsr_cli.encoding.processes import on_devices
 from cammsr_cli.encoding.vectors import read_vectors
@@ -226,7 +226,7 @@ def _make_encoders(options: PrepareOptions) -> list[tuple[EncoderSpec, Encoder]]
     taken = dict.fromkeys(options.vectors, "ready-made vectors")
     for spec in options.encoders:
         encoder = make_encoder(spec, _own_device(options), options.precision)
-        with told(spec.name):
+        with encoder_faults(spec.name):
             # Weights that cannot be had, too, are told before the long work.
             full_fingerprint(encoder, spec.name)
         if encoder.modality in taken:

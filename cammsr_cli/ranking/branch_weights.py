@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from cammsr_cli.model.cammsr import Cammsr
 from cammsr_cli.model.catalogue import Catalogue
 from cammsr_cli.model.windows import Events
-from cammsr_cli.ranking.full_ranking import Questions, Ranking
+from cammsr_cli.ranking.full_ranking import EvaluationCases, Ranking
 
 WEIGHTS = (0.25, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0)
 """Those tried of a branch, as multiples of the others'."""
@@ -22,7 +22,7 @@ def weigh_branches(
     model: Cammsr,
     catalogue: Catalogue,
     events: Events,
-    asked: Questions,
+    cases: EvaluationCases,
     exclude_seen: bool,
     quality: Callable[[NDArray[np.int64]], float],
 ) -> float:
@@ -32,7 +32,7 @@ def weigh_branches(
         model: Its `branch_weight_T` is set, to a mean of 1.
         catalogue: All items.
         events: All events.
-        asked: Validation's histories and items.
+        cases: Validation's histories and items.
         exclude_seen: Whether seen items are left out of the ranking.
         quality: Of the ranks of the items asked about; the larger, the better.
 
@@ -40,7 +40,7 @@ def weigh_branches(
         The quality with those weights.
     """
     model.branch_weight_T.fill_(1.0)
-    ranking = Ranking(model, catalogue, events, asked, exclude_seen)
+    ranking = Ranking(model, catalogue, events, cases, exclude_seen)
 
     def found(weight_T: torch.Tensor) -> float:
         return quality(ranking.ranks(model.weights_of_scores(weight_T)))

@@ -100,10 +100,10 @@ def experts_by_category(run: LoadedRun, ranking: Ranking) -> list[ExpertUse]:
     model, label_NC = run.model, run.catalogue.label_NC
     if model.camoe is None or label_NC is None or not len(ranking.query_UV):
         return []
-    asked = ranking.asked.take(evenly(len(ranking.query_UV), USERS).numpy())
+    cases = ranking.cases.take(evenly(len(ranking.query_UV), USERS).numpy())
     device = run.events.item_E.device
-    end_U = torch.from_numpy(asked.end_U).to(device)
-    start_U = torch.maximum(torch.from_numpy(asked.start_U).to(device), end_U - model.length)
+    end_U = torch.from_numpy(cases.end_U).to(device)
+    start_U = torch.maximum(torch.from_numpy(cases.start_U).to(device), end_U - model.length)
     gates: list[Tensor] = []
     hook = model.camoe.router.register_forward_hook(lambda _router, _in, gate: gates.append(gate))
 

@@ -22,7 +22,7 @@ from cammsr_cli.ranking.by_category import (
     weights_by_category,
 )
 from cammsr_cli.ranking.explain import modality_weights
-from cammsr_cli.ranking.full_ranking import Questions, Ranking, item_tables
+from cammsr_cli.ranking.full_ranking import EvaluationCases, Ranking, item_tables
 from cammsr_cli.ranking.metrics import Estimate, bootstrap_interval, per_user
 from cammsr_cli.ranking.new_items import evenly
 from cammsr_cli.runs.loading import LoadedRun
@@ -130,7 +130,7 @@ def details(run: LoadedRun, ranking: Ranking, rank: NDArray[np.int64], seed: int
     """Look closer at a ranking of the run, which found these ranks."""
     top_UK = ranking.top(CUTOFF)
     return Details(
-        slices=slices(run, ranking.asked, rank, seed),
+        slices=slices(run, ranking.cases, rank, seed),
         lists=like(run, top_UK.cpu().numpy()),
         worth={name: _worth(run, ranking, rank, name, seed) for name in run.model.modalities},
         faithfulness=faithfulness(run, ranking, top_UK[:, 0], seed),
@@ -139,7 +139,9 @@ def details(run: LoadedRun, ranking: Ranking, rank: NDArray[np.int64], seed: int
     )
 
 
-def slices(run: LoadedRun, asked: Questions, rank: NDArray[np.int64], seed: int = 0) -> list[Slice]:
+def slices(
+    run: LoadedRun, cases: EvaluationCases, rank: NDArray[np.int64], seed: int = 0
+) -> list[Slice]:
     """NDCG@10 and Recall@10 by history, popularity, category, novelty and modality of the item."""
     data, catalogue = run.data, run.catalogue
     found: list[Slice] = []
@@ -150,14 +152,14 @@ def slices(run: LoadedRun, asked: Questions, rank: NDArray[np.int64], seed: int 
             recall = per_user(rank[chosen_U], "Recall", CUTOFF).mean()
             found.append(Slice(by, value, int(chosen_U.sum()), _estimate(ndcg_U, seed), recall))
 
-    length_U = asked.end_U - asked.start_U
+    length_U = cases.end_U - cases.start_U
     for shortest, longest in zip((0, *LENGTHS), LENGTHS, strict=False):
         here_U = (length_U > shortest) & (length_U <= longest)
         add("history", f"{shortest + 1} to {longest} events", here_U)
     add("history", f"more than {LENGTHS[-1]} events", length_U > LENGTHS[-1])
     count_N = _counts(run)
-    count_U = count_N[asked.item_U]
-    order = np.argsort(np.argsort(-count_N, kind="stable"), kind="stable")[asked.item_U]
+    count_U = count_N[cases.item_U]
+    order = np.argsort(np.argsort(-count_N, kind="stable"), kind="stable")[cases.item_U]
     place_U = order / len(count_N)
     for name, first, past in (
         ("the 10 % most popular items", 0.0, 0.1),
@@ -165,15 +167,15 @@ def slices(run: LoadedRun, asked: Questions, rank: NDArray[np.int64], seed: int 
         ("the other half", 0.5, 1.1),
     ):
         add("popularity", name, (place_U >= first) & (place_U < past) & (count_U > 0))
-    new_U = are_new(catalogue).cpu().numpy()[asked.item_U]
+    new_U = are_new(catalogue).cpu().numpy()[cases.item_U]
     if new_U.any():
         add("item", "new", new_U)
         add("item", "known", ~new_U)
-    label_UC = data.category_labels()[asked.item_U]
+    label_UC = data.category_labels()[cases.item_U]
     for category in _largest(label_UC):
         add("category", data.category_names[category], label_UC[:, category])
     for modality in run.model.modalities:
-        there_U = catalogue.present[modality].cpu().numpy()[asked.item_U]
+        there_U = catalogue.present[modality].cpu().numpy()[cases.item_U]
         if not there_U.all():
             add(modality, "there", there_U)
             add(modality, "missing", ~there_U)
@@ -222,7 +224,7 @@ def gini(count_N: NDArray[np.int64]) -> float:
 
 def _diversity(label_NC: NDArray[np.bool_], top_UK: NDArray[np.int64]) -> float:
     """Share of the pairs within lists that share no category."""
-    apart = pairs = 0
+    without_common = pairs = 0
     for first in range(0, len(top_UK), 1024):
         list_BK = top_UK[first : first + 1024]
         label_BKC = label_NC[list_BK].astype(np.float32)
@@ -230,8 +232,8 @@ def _diversity(label_NC: NDArray[np.bool_], top_UK: NDArray[np.int64]) -> float:
         there_BK = list_BK >= 0
         both_BKK = np.triu(there_BK[:, :, None] & there_BK[:, None, :], 1)
         pairs += int(both_BKK.sum())
-        apart += int((both_BKK & ~common_BKK).sum())
-    return apart / pairs if pairs else 0.0
+        without_common += int((both_BKK & ~common_BKK).sum())
+    return without_common / pairs if pairs else 0.0
 
 
 def _worth(
@@ -241,7 +243,7 @@ def _worth(
         run.model,
         without(run.catalogue, modality),
         run.events,
-        ranking.asked,
+        ranking.cases,
         ranking.exclude_seen,
         ranking.new_share,
     )

@@ -16,10 +16,10 @@ from cammsr_cli.errors import CammsrError, UsageError
 from cammsr_cli.model.catalogue import are_new
 from cammsr_cli.ranking.details import Details, details
 from cammsr_cli.ranking.full_ranking import (
-    Questions,
+    EvaluationCases,
     Ranking,
+    evaluation_cases,
     popularity_ranks,
-    questions,
 )
 from cammsr_cli.ranking.metrics import (
     CUTOFFS,
@@ -172,15 +172,15 @@ def ranked(
         CammsrError: The run or its data cannot be used, or there is no one to ask about.
     """
     loaded = load_run(RunFolder(run), data, device)
-    asked = questions(loaded.data, TEST if split == "test" else VALIDATION)
-    if not len(asked.item_U):
+    cases = evaluation_cases(loaded.data, TEST if split == "test" else VALIDATION)
+    if not len(cases.item_U):
         raise CammsrError(
             f"{loaded.data.path} has no {split} events: no user has a history long enough",
             "Prepare it from more events",
         )
     if exclude_seen is None:
         exclude_seen = not loaded.spec.repeats
-    ranking = ranking_of(loaded, asked, exclude_seen, new_share)
+    ranking = ranking_of(loaded, cases, exclude_seen, new_share)
     return Ranked(run, loaded, split, exclude_seen, new_share, ranking, ranking.ranks())
 
 
@@ -198,7 +198,7 @@ def evaluation_of(
         CammsrError: Another run cannot be used.
         UsageError: Two runs were trained on different data.
     """
-    loaded, asked, rank = found.run, found.ranking.asked, found.rank
+    loaded, cases, rank = found.run, found.ranking.cases, found.rank
     differences = {}
     for path in against:
         other = load_run(RunFolder(path), data, loaded.device)
@@ -208,7 +208,7 @@ def evaluation_of(
                 "of one",
                 "Train both on the same file",
             )
-        other_rank = ranks_of(other, asked, found.exclude_seen, found.new_share)
+        other_rank = ranks_of(other, cases, found.exclude_seen, found.new_share)
         differences[str(path)] = compare(rank, other_rank, seed=seed)
     remarks = loaded.remarks
     if not loaded.same_data:
@@ -216,7 +216,7 @@ def evaluation_of(
             f"{found.path} was trained on another data set than {loaded.data.path} is now: what is "
             "held out here may be among what it learnt from, and then these figures are too good"
         )
-    popular = popularity_ranks(loaded.data, loaded.events, asked, found.exclude_seen)
+    popular = popularity_ranks(loaded.data, loaded.events, cases, found.exclude_seen)
     return Evaluation(
         split=found.split,
         users=len(rank),
@@ -231,21 +231,24 @@ def evaluation_of(
 
 
 def ranking_of(
-    run: LoadedRun, asked: Questions, exclude_seen: bool = True, new_share: float | None = None
+    run: LoadedRun,
+    cases: EvaluationCases,
+    exclude_seen: bool = True,
+    new_share: float | None = None,
 ) -> Ranking:
     """The catalogue ranked as `evaluate` does it."""
     share = share_of_new(are_new(run.catalogue), new_share)
-    return Ranking(run.model, run.catalogue, run.events, asked, exclude_seen, share)
+    return Ranking(run.model, run.catalogue, run.events, cases, exclude_seen, share)
 
 
 def ranks_of(
     run: LoadedRun,
-    asked: Questions,
+    cases: EvaluationCases,
     exclude_seen: bool = True,
     new_share: float | None = None,
 ) -> NDArray[np.int64]:
     """Rank of the item to be found, for each user, as `evaluate` takes it."""
-    return ranking_of(run, asked, exclude_seen, new_share).ranks()
+    return ranking_of(run, cases, exclude_seen, new_share).ranks()
 
 
 def compare(

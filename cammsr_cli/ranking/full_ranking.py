@@ -34,7 +34,7 @@ ROWS_AT_LEAST = 64
 
 
 @dataclass(frozen=True)
-class Questions:
+class EvaluationCases:
     """Histories and the item that followed each.
 
     Attributes:
@@ -51,7 +51,7 @@ class Questions:
     item_U: NDArray[np.int64]
     rejections: Rejections | None = None
 
-    def take(self, chosen: NDArray[np.int64] | slice) -> Questions:
+    def take(self, chosen: NDArray[np.int64] | slice) -> EvaluationCases:
         """Some of the questions."""
         return replace(
             self,
@@ -61,7 +61,7 @@ class Questions:
             item_U=self.item_U[chosen],
         )
 
-    def sample(self, most: int, seed: int) -> Questions:
+    def sample(self, most: int, seed: int) -> EvaluationCases:
         """At most `most` of the questions, drawn by `seed`, in their order."""
         if len(self.user_U) <= most:
             return self
@@ -69,7 +69,7 @@ class Questions:
         return self.take(np.sort(drawn))
 
 
-def questions(data: DataSet, part: int) -> Questions:
+def evaluation_cases(data: DataSet, part: int) -> EvaluationCases:
     """All users with an event of `part` (VALIDATION or TEST) and a history before it."""
     at_U = np.flatnonzero(data.event_part == part)
     user_U = np.searchsorted(data.event_indptr, at_U, side="right") - 1
@@ -77,7 +77,7 @@ def questions(data: DataSet, part: int) -> Questions:
     kept = at_U > start_U
     at_U, user_U, start_U = at_U[kept], user_U[kept], start_U[kept]
     item_U = data.event_item[at_U].astype(np.int64)
-    return Questions(user_U, start_U, at_U, item_U, rejections(data))
+    return EvaluationCases(user_U, start_U, at_U, item_U, rejections(data))
 
 
 @torch.inference_mode()
@@ -138,7 +138,7 @@ class Ranking:
     of the best places (see `new_items`).
 
     Attributes:
-        asked: The histories, and what followed each.
+        cases: The histories, and what followed each.
         exclude_seen: Whether seen items are left out.
         new_share: Share of the best places that new items have; None where they are not raised.
         tables: Of all items.
@@ -151,20 +151,20 @@ class Ranking:
         model: Cammsr,
         catalogue: Catalogue,
         events: Events,
-        asked: Questions,
+        cases: EvaluationCases,
         exclude_seen: bool = True,
         new_share: float | None = None,
     ) -> None:
-        self.asked, self.exclude_seen, self.new_share = asked, exclude_seen, new_share
+        self.cases, self.exclude_seen, self.new_share = cases, exclude_seen, new_share
         self.tables = item_tables(model, catalogue)
         device = events.item_E.device
         self._start_U, self._end_U = (
-            torch.from_numpy(at_U).to(device) for at_U in (asked.start_U, asked.end_U)
+            torch.from_numpy(at_U).to(device) for at_U in (cases.start_U, cases.end_U)
         )
         self.query_UV = user_queries(model, self.tables, events, self._start_U, self._end_U)
         self.target_NV = self.tables.target_NV
         self._unknown_F = unknown_items(catalogue)
-        self._history = Histories(events, exclude_seen, model.repeats, asked.rejections)
+        self._history = Histories(events, exclude_seen, model.repeats, cases.rejections)
         if new_share is not None:
             self.target_NV = with_places(
                 self.target_NV,
@@ -183,7 +183,7 @@ class Ranking:
         """Rank of the item to be found, for each; with queries times `factor_V`, if given."""
         query_UV = self.query_UV if factor_V is None else self.query_UV * factor_V
         query_UW = extended_queries(query_UV, self.target_NV)
-        return ranks(query_UW, self.target_NV, self._history, self.asked, self._unknown_F)
+        return ranks(query_UW, self.target_NV, self._history, self.cases, self._unknown_F)
 
     def top(self, k: int) -> Tensor:
         """The `k` best items of each, best first, int64 [U, K]; -1 where there are fewer."""
@@ -197,22 +197,22 @@ def model_ranks(
     model: Cammsr,
     catalogue: Catalogue,
     events: Events,
-    asked: Questions,
+    cases: EvaluationCases,
     exclude_seen: bool = True,
     new_share: float | None = None,
 ) -> NDArray[np.int64]:
     """Rank of the item to be found, for each user, by the model's scores; see `Ranking`."""
-    return Ranking(model, catalogue, events, asked, exclude_seen, new_share).ranks()
+    return Ranking(model, catalogue, events, cases, exclude_seen, new_share).ranks()
 
 
 def popularity_ranks(
-    data: DataSet, events: Events, asked: Questions, exclude_seen: bool = True
+    data: DataSet, events: Events, cases: EvaluationCases, exclude_seen: bool = True
 ) -> NDArray[np.int64]:
     """Rank of the item to be found when everyone gets what was bought most in training."""
     counts = np.bincount(data.event_item[data.event_part == TRAIN], minlength=len(data.item_ids))
     count_N1 = torch.from_numpy(counts).float().to(events.item_E.device)[:, None]
-    history = Histories(events, exclude_seen, rejections=asked.rejections)
-    return ranks(count_N1.new_ones(len(asked.item_U), 1), count_N1, history, asked)
+    history = Histories(events, exclude_seen, rejections=cases.rejections)
+    return ranks(count_N1.new_ones(len(cases.item_U), 1), count_N1, history, cases)
 
 
 @torch.inference_mode()
@@ -220,7 +220,7 @@ def ranks(
     query_UV: Tensor,
     target_NV: Tensor,
     history: Histories,
-    asked: Questions,
+    cases: EvaluationCases,
     unknown_F: Tensor | None = None,
 ) -> NDArray[np.int64]:
     """Ranks where the score of a user and an item is the inner product of query and target.
@@ -232,7 +232,7 @@ def ranks(
     device, items = query_UV.device, len(target_NV)
     rows = max(ROWS_AT_LEAST, most_on(device, SCORES_AT_ONCE) // items)
     start_U, end_U, item_U = (
-        torch.from_numpy(at).to(device) for at in (asked.start_U, asked.end_U, asked.item_U)
+        torch.from_numpy(at).to(device) for at in (cases.start_U, cases.end_U, cases.item_U)
     )
 
     def rank(first: int, past: int) -> Tensor:

@@ -70,9 +70,9 @@ class Model:
         Raises:
             CammsrError: A user is unknown, or no item of the histories is.
         """
-        asked = self._asked(users, histories)
-        answers = self._recommender.answers_for(asked, _positive(k))
-        frame = self._frames.frame(asked.ids, answers)
+        sessions = self._sessions(users, histories)
+        answers = self._recommender.answers_for(sessions, _positive(k))
+        frame = self._frames.frame(sessions.ids, answers)
         per_user = np.isfinite(answers.score_UK).sum(1)
         return frame.with_columns(popular=pl.Series(np.repeat(answers.popular_U, per_user)))
 
@@ -87,11 +87,11 @@ class Model:
 
         Arguments and errors are those of `recommend`.
         """
-        asked = self._asked(users, histories)
-        lists = self._recommender.lists(asked, _positive(k))
+        sessions = self._sessions(users, histories)
+        lists = self._recommender.lists(sessions, _positive(k))
         remarks: list[str] = []
         return [
-            self._recommender.explained(one, asked.part(at, at + 1), remarks)
+            self._recommender.explained(one, sessions.part(at, at + 1), remarks)
             for at, one in enumerate(lists)
         ]
 
@@ -117,11 +117,11 @@ class Model:
         Raises:
             CammsrError: A user is unknown.
         """
-        asked = self._asked(users, histories)
-        vectors: NDArray[np.float32] = self._recommender.queries(asked)[0].cpu().numpy()
+        sessions = self._sessions(users, histories)
+        vectors: NDArray[np.float32] = self._recommender.queries(sessions)[0].cpu().numpy()
         return vectors
 
-    def _asked(
+    def _sessions(
         self, users: Sequence[str] | None, histories: Mapping[str, Sequence[Event]] | None
     ) -> Sessions:
         if (users is None) == (histories is None):

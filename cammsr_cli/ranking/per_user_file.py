@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from cammsr_cli.files import refusals_told, require_table_output, written_whole
+from cammsr_cli.files import refusals_named, require_table_output, written_whole
 from cammsr_cli.locks import only_writer
 from cammsr_cli.ranking.details import CUTOFF
 from cammsr_cli.ranking.full_ranking import Ranking
@@ -40,18 +40,18 @@ def write_per_user(run: LoadedRun, ranking: Ranking, rank: NDArray[np.int64], fi
     Raises:
         CammsrError: Another process is writing it, or the system does not let it be written.
     """
-    asked = ranking.asked
+    cases = ranking.cases
     ids = run.data.item_ids
     listed = [[ids[at] for at in row if at >= 0] for row in ranking.top(CUTOFF).tolist()]
     frame = pl.DataFrame(
         {
-            "user": [run.data.user_ids[user] for user in asked.user_U],
-            "item": [ids[item] for item in asked.item_U],
+            "user": [run.data.user_ids[user] for user in cases.user_U],
+            "item": [ids[item] for item in cases.item_U],
             "rank": rank,
             "recommended": pl.Series(listed, dtype=pl.List(pl.String)),
         }
     )
     if file.suffix == ".csv":
         frame = frame.with_columns(pl.col("recommended").list.join("|"))
-    with refusals_told(file), only_writer(file), written_whole(file) as partial:
+    with refusals_named(file), only_writer(file), written_whole(file) as partial:
         _WRITERS[file.suffix](frame, partial)

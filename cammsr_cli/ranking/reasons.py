@@ -21,7 +21,7 @@ from torch import Tensor
 
 from cammsr_cli.data.dataset import ModalityInfo
 from cammsr_cli.encoding.decode import Decoder, Failure
-from cammsr_cli.encoding.engine import full_fingerprint, told
+from cammsr_cli.encoding.engine import encoder_faults, full_fingerprint
 from cammsr_cli.errors import CammsrError
 from cammsr_cli.model.cammsr import Cammsr, ItemTables
 from cammsr_cli.model.windows import Events
@@ -132,7 +132,7 @@ class PieceChooser:
     @torch.inference_mode()
     def projected(self, samples: list[Any]) -> Tensor:
         """Pieces that were loaded, [R, D]."""
-        with told(self.info.encoder, f"on {len(samples)} pieces"):
+        with encoder_faults(self.info.encoder, f"on {len(samples)} pieces"):
             vectors = np.asarray(self.encoder.encode(samples), dtype=np.float32)
         values = torch.from_numpy(vectors).to(self.model.device)
         return self.model.items.projected(self.modality, values)

@@ -20,7 +20,6 @@ from cammsr_cli.data.splits import TRAIN
 from cammsr_cli.errors import CammsrError
 from cammsr_cli.model.catalogue import are_new, unknown_items
 from cammsr_cli.model.windows import Events
-from cammsr_cli.ranking import sessions
 from cammsr_cli.ranking.choice import Choice
 from cammsr_cli.ranking.diversity import spread
 from cammsr_cli.ranking.explain import modality_weights, put_forward
@@ -37,6 +36,7 @@ from cammsr_cli.ranking.recommendations import (
 )
 from cammsr_cli.ranking.seen import Histories, Seen, without
 from cammsr_cli.ranking.sessions import Sessions
+from cammsr_cli.ranking.sessions import of_users as sessions_of_users
 from cammsr_cli.ranking.top_k import RECALL_AIM, ExactIndex, FaissIndex, Index, Top, wants_faiss
 from cammsr_cli.ranking.users import user_index
 from cammsr_cli.runs.loading import LoadedRun
@@ -90,7 +90,7 @@ class Recommender:
                 new_N,
                 share_of_new(new_N, new_share),
                 len(self.everyone),
-                lambda some: self._asked(self.of_users(some.numpy())),
+                lambda some: self._queries(self.of_users(some.numpy())),
                 self._unknown_F,
             )
         self._hidden_F = self._not_shown()
@@ -134,7 +134,7 @@ class Recommender:
         began = time.perf_counter()
         index = FaissIndex(self._target_NV, self._hidden_F)
         drawn = evenly(len(self.everyone), RECALL_USERS).numpy()
-        query_UV, seen = self._asked(self.of_users(drawn))
+        query_UV, seen = self._queries(self.of_users(drawn))
         query_UW = extended_queries(query_UV, self._target_NV)
         truth = index.exact.top_k(query_UW, k, seen)
         share = index.aim(query_UW, k, seen, truth)
@@ -145,20 +145,20 @@ class Recommender:
 
     def of_users(self, users: NDArray[np.int64]) -> Sessions:
         """The sessions of some of the data set's users, given by index."""
-        return sessions.of_users(self.run.data, users)
+        return sessions_of_users(self.run.data, users)
 
     def answers(self, users: NDArray[np.int64], k: int) -> Answers:
         """The `k` best next items of each of `users`, given by index; fewer if there are fewer."""
         return self.answers_for(self.of_users(users), k)
 
     @torch.inference_mode()
-    def answers_for(self, asking_for: Sessions, k: int) -> Answers:
+    def answers_for(self, sessions: Sessions, k: int) -> Answers:
         """The `k` best next items of each session; fewer if there are fewer."""
         if self.choice.until is not None:
-            asking_for = asking_for.until(self.choice.until)
-        query_UV, seen = self._asked(asking_for)
+            sessions = sessions.until(self.choice.until)
+        query_UV, seen = self._queries(sessions)
         top = self._best(self.index, extended_queries(query_UV, self._target_NV), k, seen)
-        popular_U = torch.from_numpy(self.without_history(asking_for))
+        popular_U = torch.from_numpy(self.without_history(sessions))
         row_B = popular_U.nonzero().squeeze(1).to(query_UV.device)
         if len(row_B):
             query_UV[row_B] = self._average_query
@@ -192,16 +192,16 @@ class Recommender:
         return self._hidden_F
 
     @torch.inference_mode()
-    def queries(self, asking_for: Sessions) -> tuple[Tensor, Seen | None]:
+    def queries(self, sessions: Sessions) -> tuple[Tensor, Seen | None]:
         """Each session's vector, whose inner products with `item_vectors` are scores.
 
         And the items of which the score is another, for they were seen or rejected: they are left
         out, or have a bias. Of a session without events the vector is nought.
         """
         if self.choice.until is not None:
-            asking_for = asking_for.until(self.choice.until)
-        query_UV, seen = self._asked(asking_for)
-        empty_U = torch.from_numpy(self.without_history(asking_for)).to(query_UV.device)
+            sessions = sessions.until(self.choice.until)
+        query_UV, seen = self._queries(sessions)
+        empty_U = torch.from_numpy(self.without_history(sessions)).to(query_UV.device)
         query_UV[empty_U] = 0.0
         return extended_queries(query_UV, self._target_NV), seen
 
@@ -212,13 +212,13 @@ class Recommender:
             return index.top_k(query_UV, k, seen)
         return spread(index, query_UV, k, seen, label_NC, most)
 
-    def without_history(self, asking_for: Sessions) -> NDArray[np.bool_]:
+    def without_history(self, sessions: Sessions) -> NDArray[np.bool_]:
         """Who has no event of an item that the model knows anything of."""
         known = np.ones(len(self.run.data.item_ids), dtype=bool)
         if self._unknown_F is not None:
             known[self._unknown_F.cpu().numpy()] = False
-        before = np.append(0, np.cumsum(known[asking_for.histories.item]))
-        empty: NDArray[np.bool_] = np.diff(before[asking_for.histories.indptr]) == 0
+        before = np.append(0, np.cumsum(known[sessions.histories.item]))
+        empty: NDArray[np.bool_] = np.diff(before[sessions.histories.indptr]) == 0
         return empty
 
     @cached_property
@@ -236,7 +236,7 @@ class Recommender:
 
     @cached_property
     def _average_query(self) -> Tensor:
-        query_UV, _ = self._asked(self.of_users(evenly(len(self.everyone), RECALL_USERS).numpy()))
+        query_UV, _ = self._queries(self.of_users(evenly(len(self.everyone), RECALL_USERS).numpy()))
         return query_UV.mean(0)
 
     @property
@@ -266,12 +266,12 @@ class Recommender:
         """
         return self.lists(self.of_users(np.array([user_index(self.run.data, user)])), k)[0].items
 
-    def lists(self, asking_for: Sessions, k: int) -> list[RecommendedList]:
+    def lists(self, sessions: Sessions, k: int) -> list[RecommendedList]:
         """The `k` best next items of each session, and what of each to show."""
-        answers = self.answers_for(asking_for, k)
+        answers = self.answers_for(sessions, k)
         fields = {field for name in self.run.model.modalities for field in self._shown_by(name)}
         lists = []
-        for row, name in enumerate(asking_for.ids):
+        for row, name in enumerate(sessions.ids):
             places = np.flatnonzero(np.isfinite(answers.score_UK[row])).tolist()
             items = [int(answers.item_UK[row, place]) for place in places]
             texts = self.run.data.fields_of(sorted({"title", *fields}), items)
@@ -320,7 +320,7 @@ class Recommender:
         with torch.inference_mode():
             own = model.item_tables(self.run.catalogue.take(item_K))
         predicted = reasons.predicted_categories(model, own, item_K, data.category_names)
-        query_V = self._asked(session)[0][0]
+        query_V = self._queries(session)[0][0]
         found = []
         for place, item in enumerate(one.items):
             because = _most(effect_EK[:, place].tolist(), past)
@@ -366,13 +366,13 @@ class Recommender:
         fields = self.run.data.modalities[modality].fields
         return [field for field in fields if field not in ("title", "reviews")]
 
-    def _asked(self, asking_for: Sessions) -> tuple[Tensor, Seen | None]:
+    def _queries(self, sessions: Sessions) -> tuple[Tensor, Seen | None]:
         """The sessions' queries, and what was seen where that is not to be recommended."""
         device = self.run.device
-        history = asking_for.histories
-        rejected = [torch.from_numpy(pair_Q).to(device) for pair_Q in asking_for.rejected[:2]]
+        history = sessions.histories
+        rejected = [torch.from_numpy(pair_Q).to(device) for pair_Q in sessions.rejected[:2]]
         if not len(history.item):  # nobody has any: there is nothing to encode
-            query_UV = self.tables.target_NV.new_zeros(len(asking_for), self.score_width)
+            query_UV = self.tables.target_NV.new_zeros(len(sessions), self.score_width)
             return query_UV, without(None, *rejected)
         events = Events(
             torch.from_numpy(history.item).to(device),

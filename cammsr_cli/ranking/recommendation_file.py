@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from polars.io.plugins import register_io_source
 
 from cammsr_cli.errors import UsageError
-from cammsr_cli.files import refusals_told, require_table_output, written_whole
+from cammsr_cli.files import refusals_named, require_table_output, written_whole
 from cammsr_cli.locks import only_writer
 from cammsr_cli.ranking.recommend import Recommender
 from cammsr_cli.ranking.recommendations import Answers
@@ -90,7 +90,7 @@ def _is_ours(file: Path) -> bool:
 
 def write_recommendations(
     recommender: Recommender,
-    asking_for: NDArray[np.int64] | Sessions,
+    sessions: NDArray[np.int64] | Sessions,
     out: Path,
     k: int,
     progress: Callable[[int, int, int], None],
@@ -103,7 +103,7 @@ def write_recommendations(
 
     Args:
         recommender: Whose recommendations.
-        asking_for: Indices of users, or sessions.
+        sessions: Indices of users, or sessions.
         out: File to write, whole or not at all; its ending says the format.
         k: Most items a user.
         progress: Told how many users are done, of how many, and 0.
@@ -121,25 +121,25 @@ def write_recommendations(
 
     def chunks(*_: object) -> Iterator[pl.DataFrame]:
         nonlocal rows, popular
-        for first in range(0, len(asking_for), at_once):
-            past = min(first + at_once, len(asking_for))
-            if isinstance(asking_for, Sessions):
-                chunk = asking_for.part(first, past)
+        for first in range(0, len(sessions), at_once):
+            past = min(first + at_once, len(sessions))
+            if isinstance(sessions, Sessions):
+                chunk = sessions.part(first, past)
             else:
-                chunk = recommender.of_users(asking_for[first:past])
+                chunk = recommender.of_users(sessions[first:past])
             answers = recommender.answers_for(chunk, k)
             frame = frames.frame(chunk.ids, answers)
             rows += frame.height
             popular += int(answers.popular_U.sum())
-            progress(past, len(asking_for), 0)
+            progress(past, len(sessions), 0)
             yield frame
 
-    with refusals_told(out), only_writer(out), written_whole(out) as partial:
+    with refusals_named(out), only_writer(out), written_whole(out) as partial:
         require_writable(out, force)  # what another run wrote meanwhile is not overwritten
         _SINKS[out.suffix](register_io_source(chunks, schema=frames.schema), partial)
     seconds = time.perf_counter() - began
     items = len(recommender.run.data.item_ids)
-    return Written(out, len(asking_for), items, rows, seconds, popular)
+    return Written(out, len(sessions), items, rows, seconds, popular)
 
 
 class Frames:

@@ -68,9 +68,9 @@ def read_ids(file: Path, of: str, may_be_empty: bool = False) -> list[str]:
     return ids
 
 
-def _unlike(asked: str, other: str) -> tuple[int, int, str]:
+def _unlike(wanted: str, other: str) -> tuple[int, int, str]:
     """Sort key: ids that begin alike come first, then those of like length."""
     alike = sum(
-        1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(asked, other, strict=False))
+        1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(wanted, other, strict=False))
     )
-    return -alike, abs(len(asked) - len(other)), other
+    return -alike, abs(len(wanted) - len(other)), other

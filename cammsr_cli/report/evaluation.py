@@ -84,12 +84,12 @@ def training_curves(metrics: Path) -> list[dict[str, float]]:
     curves = []
     for number, line in enumerate(metrics.read_text(encoding="utf-8").splitlines(), 1):
         try:
-            told = json.loads(line)
+            epoch = json.loads(line)
             curves.append(
                 {
-                    "epoch": int(told["epoch"]),
-                    "loss": float(told["losses"]["recommendation"]),
-                    "ndcg": float(told["ndcg"]),
+                    "epoch": int(epoch["epoch"]),
+                    "loss": float(epoch["losses"]["recommendation"]),
+                    "ndcg": float(epoch["ndcg"]),
                 }
             )
         except (ValueError, LookupError, TypeError) as error:

@@ -81,7 +81,7 @@ class Card:
     """
 
     item: Item
-    told: Recommendation
+    recommendation: Recommendation
     form: str
     frame: Wanted | None
     chosen: bool
@@ -161,7 +161,7 @@ class Gallery:
     @property
     def forms(self) -> list[str]:
         """The modalities that are put forward of some item."""
-        found = {card.told.put_forward for person in self.people for card in person.cards}
+        found = {card.recommendation.put_forward for person in self.people for card in person.cards}
         names = {one.modality for one in found if one is not None}
         return [stream for stream in self.streams if stream in names]
 
@@ -236,25 +236,25 @@ def of_sample(found: Ranked, remarks: list[str], find_media: FindMedia = media_u
         remarks: Is told what could not be explained.
         find_media: Where a clip is, or why it cannot be used.
     """
-    asked = found.ranking.asked.take(chosen := spread_over_categories(found))
+    cases = found.ranking.cases.take(chosen := spread_over_categories(found))
     recommender = Recommender(found.run, found.new_share, found.exclude_seen, ranking=found.ranking)
-    sessions = recommender.of_users(asked.user_U).first((asked.end_U - asked.start_U).tolist())
+    sessions = recommender.of_users(cases.user_U).first((cases.end_U - cases.start_U).tolist())
     lists = [
         recommender.explained(one, sessions.part(at, at + 1), remarks, find_media)
         for at, one in enumerate(recommender.lists(sessions, LISTED))
     ]
-    following = list(zip(asked.item_U.tolist(), found.rank[chosen].tolist(), strict=True))
+    following = list(zip(cases.item_U.tolist(), found.rank[chosen].tolist(), strict=True))
     return of_lists(recommender, sessions, lists, following)
 
 
 def spread_over_categories(found: Ranked) -> NDArray[np.int64]:
     """Places of users among those asked about: as many of each favourite category, in turns."""
-    data, asked = found.run.data, found.ranking.asked
-    looked_at = evenly(len(asked.user_U), _LOOKED_AT).numpy()
+    data, cases = found.run.data, found.ranking.cases
+    looked_at = evenly(len(cases.user_U), _LOOKED_AT).numpy()
     label_NC = data.category_labels()
     groups: dict[int, list[int]] = {}
     for at in looked_at.tolist():
-        own = data.event_item[asked.start_U[at] : asked.end_U[at]]
+        own = data.event_item[cases.start_U[at] : cases.end_U[at]]
         count_C = label_NC[own].sum(0)
         groups.setdefault(int(count_C.argmax()) if count_C.any() else -1, []).append(at)
     turns = [
@@ -294,12 +294,14 @@ class _Items:
         )
 
 
-def _card(items: _Items, item: int, told: Recommendation, chosen: tuple[int, int] | None) -> Card:
+def _card(
+    items: _Items, item: int, recommendation: Recommendation, chosen: tuple[int, int] | None
+) -> Card:
     shown = items.shown(item, LARGE)
-    forward = told.put_forward
+    forward = recommendation.put_forward
     form, frame = "", None
     if forward is not None and forward.content:
         form = forward.field if forward.field in MEDIA_FIELDS else "words"
         if form == "video":
             frame = Wanted("video", forward.content.strip(), LARGE, forward.seconds)
-    return Card(shown, told, form, frame, chosen is not None and chosen[0] == item)
+    return Card(shown, recommendation, form, frame, chosen is not None and chosen[0] == item)

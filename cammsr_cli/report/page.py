@@ -18,7 +18,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from cammsr_cli import __version__
-from cammsr_cli.files import refusals_told, require_table_output, written_whole
+from cammsr_cli.files import refusals_named, require_table_output, written_whole
 from cammsr_cli.locks import only_writer
 from cammsr_cli.report.gallery import Gallery
 from cammsr_cli.report.thumbnails import Album
@@ -108,7 +108,7 @@ def _context(gallery: Gallery, album: Album, title: str, command: str) -> dict[s
 
 
 def _write(file: Path, text: str) -> None:
-    with refusals_told(file), only_writer(file), written_whole(file) as partial:
+    with refusals_named(file), only_writer(file), written_whole(file) as partial:
         partial.write_text(text, encoding="utf-8")
 
 

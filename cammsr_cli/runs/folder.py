@@ -32,7 +32,7 @@ from cammsr_cli.files import (
     CHECKSUMS,
     RESUMABLE,
     changed_since,
-    refusals_told,
+    refusals_named,
     write_checksums,
     written_whole,
 )
@@ -101,12 +101,12 @@ class RunFolder:
         self.write_text("item_ids.json", json.dumps(item_ids, ensure_ascii=False))
         self.write_text("config.yaml", yaml.safe_dump(config.model_dump(), sort_keys=False))
         self.write_text("config.json", spec.model_dump_json(indent=2))
-        with refusals_told(self.path):
+        with refusals_named(self.path):
             write_checksums(self.path, {name: self.path / name for name in _SETTINGS})
 
     def finish(self, weights: Mapping[str, Tensor]) -> None:
         """Write the best weights and what tells of damage; from then on the run is finished."""
-        with refusals_told(self.path, RESUMABLE), written_whole(self.weights) as partial:
+        with refusals_named(self.path, RESUMABLE), written_whole(self.weights) as partial:
             write_weights(weights, partial)
             files = {name: self.path / name for name in _SETTINGS}
             write_checksums(self.path, {**files, _WEIGHTS: partial})
@@ -132,7 +132,7 @@ class RunFolder:
 
     def write_text(self, name: str, text: str) -> None:
         """Write one of the folder's text files, whole."""
-        with refusals_told(self.path), written_whole(self.path / name) as partial:
+        with refusals_named(self.path), written_whole(self.path / name) as partial:
             partial.write_text(text, encoding="utf-8")
 
     def spec(self) -> ModelSpec:

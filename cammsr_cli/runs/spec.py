@@ -18,7 +18,7 @@ from cammsr_cli.data.splits import TRAIN, repeat_share
 from cammsr_cli.errors import CammsrError
 from cammsr_cli.model.cammsr import Cammsr
 
-FORMAT = 7
+FORMAT = 8
 
 REPEATS_FROM = 0.01
 """Share of repeats among the training targets from which on seen items stay in a ranking."""

@@ -17,7 +17,7 @@ from cammsr_cli.errors import CammsrError, first_line
 from cammsr_cli.files import (
     RESUMABLE,
     changed_since,
-    refusals_told,
+    refusals_named,
     write_checksums,
     written_whole,
 )
@@ -109,7 +109,7 @@ def save_checkpoint(folder: Path, state: TrainingState, leads: bool = True) -> N
     if not leads:
         return
     path = checkpoint_path(folder, state.progress.step)
-    with refusals_told(folder.parent, RESUMABLE), written_whole(path) as partial:
+    with refusals_named(folder.parent, RESUMABLE), written_whole(path) as partial:
         partial.mkdir()
         for name, tensors in weights.items():
             write_weights(tensors, partial / name)

@@ -66,7 +66,7 @@ class Objective(nn.Module):
         if config.category_weight and model.guide is not None:
             assert catalogue.label_NC is not None  # there is a guide where there are categories
             parts["category"] = config.category_weight * category_loss(
-                tables.category_TNC, catalogue.label_NC, tables.present_NT, plan.wanted_U
+                tables.category_TNC, catalogue.label_NC, tables.present_NT, plan.counted_U
             )
         if config.swap_weight and self.swapped:
             parts["swap"] = config.swap_weight * self._swap(plan, e_TBLD, mask_BLL)

@@ -28,7 +28,7 @@ from cammsr_cli.model.catalogue import Catalogue, Met, Needed, are_new
 from cammsr_cli.model.losses import NOWHERE
 from cammsr_cli.model.negatives import Candidates, draw_candidates, places
 from cammsr_cli.model.repeats import LastSeen, last_seen
-from cammsr_cli.model.windows import Events, Packed, Rows, Window, cut, deal_ties, pack
+from cammsr_cli.model.windows import Events, Packed, Rows, Window, cut, pack, shuffle_ties
 
 EVEN_ROWS, EVEN_LENGTH = 4, 8
 """Rows of a step, and their length where it is not the longest, are multiples of these, so that few
@@ -81,7 +81,7 @@ class Plan(Rows):
         seen: What the positions have in their histories; None where that adds nothing to scores.
         item_U: The items it needs, and what the host knows of them; None for all of the catalogue,
             in order.
-        wanted_U: float, 0 for items that only make their number even; None where there are none.
+        counted_U: float, 0 for items that only make their number even; None where there are none.
         candidate_C: int64 what the targets are told from; None for all items it needs.
         correction_C: What is added to their logits; None for nothing.
     """
@@ -95,7 +95,7 @@ class Plan(Rows):
     last_W: Tensor
     seen: LastSeen | None
     item_U: Needed | None
-    wanted_U: Tensor | None
+    counted_U: Tensor | None
     candidate_C: Tensor | None
     correction_C: Tensor | None
 
@@ -182,20 +182,20 @@ class Planner:
         self.corpus = corpus
         self.seed, self.negatives = config.seed, config.negatives
         self.length, self.repeats = length, repeats
-        rival_R = rivals(corpus.catalogue)
-        self.rival_R = None if rival_R is None else rival_R.cpu()
+        pool_R = negative_pool(corpus.catalogue)
+        self.pool_R = None if pool_R is None else pool_R.cpu()
         catalogue = corpus.catalogue
         self.id_row_N = catalogue.id_row_N.cpu()
         self.new_N = are_new(catalogue).cpu()
         device = catalogue.id_row_N.device
         self.elsewhere = {m: f for m, f in catalogue.features.items() if f.device != device}
 
-    def goes(
+    def micro_batches(
         self, start_W: Tensor, end_W: Tensor, step: int, most: int, rank: int = 0, size: int = 1
     ) -> Iterator[Plan]:
-        """The goes of a step on the windows `[start, end)`, those of one process of many.
+        """The micro-batches of a step on the windows `[start, end)`, those of one process of many.
 
-        Whatever the number of goes and processes, ties are dealt and candidates drawn alike.
+        Whatever the number of micro-batches and processes, ties are shuffled and candidates drawn alike.
 
         Args:
             start_W: int64 first event of each window of the step, in all processes.
@@ -208,7 +208,7 @@ class Planner:
         generator = drawn_by(self.seed, step)
         both = cut(self.corpus.events, start_W, end_W + 1)
         if self.corpus.ties:
-            both = deal_ties(both, generator)
+            both = shuffle_ties(both, generator)
         candidates = self._candidates(both, generator)
         weight_W = _weights(both)
         mine_W = torch.arange(len(start_W))[rank::size]
@@ -225,14 +225,14 @@ class Planner:
         place_M = packed.place_M
         target_M = packed.target_BL.view(-1)[place_M]
         item_BL = window.item_BL
-        needed_U = wanted_U = candidate_C = correction_C = None
+        needed_U = counted_U = candidate_C = correction_C = None
         own_M = target_M
         # Whether targets are told from the histories' items, and what corrects those.
-        told: tuple[Tensor | None, Tensor | None] = (None, None)
+        candidates_of: tuple[Tensor | None, Tensor | None] = (None, None)
         if candidates is not None:
             candidate_C, correction_C, own_M = _even_candidates(candidates, target_M)
-            told = _told(candidates, item_BL)
-        seen = last_seen(window, packed.target_BL, *told) if self.repeats else None
+            candidates_of = _among(candidates, item_BL)
+        seen = last_seen(window, packed.target_BL, *candidates_of) if self.repeats else None
         if self.corpus.sampled:
             assert candidate_C is not None
             item_U, place = torch.unique(
@@ -243,26 +243,26 @@ class Planner:
             )
             item_BL = torch.zeros_like(item_BL)
             item_BL.view(-1)[place_M] = item_M
-            lacking = -len(item_U) % EVEN_ITEMS
-            needed_U = torch.cat([item_U, item_U[:1].expand(lacking)])
-            wanted_U = functional.pad(torch.ones(len(item_U)), (0, lacking))
-        number, lacking = len(place_M), 1 + -(len(place_M) + 1) % EVEN_POSITIONS
-        number_X = torch.full((item_BL.numel(),), number + lacking - 1)
+            padding = -len(item_U) % EVEN_ITEMS
+            needed_U = torch.cat([item_U, item_U[:1].expand(padding)])
+            counted_U = functional.pad(torch.ones(len(item_U)), (0, padding))
+        number, padding = len(place_M), 1 + -(len(place_M) + 1) % EVEN_POSITIONS
+        number_X = torch.full((item_BL.numel(),), number + padding - 1)
         number_X[place_M] = torch.arange(number)
         return Plan(
             share=share,
             item_BL=item_BL,
             gap_BL=window.gap_BL,
-            within_BL=window.within_BL,
-            place_M=functional.pad(place_M, (0, lacking)),
-            target_M=functional.pad(target_M, (0, lacking)),
-            own_M=functional.pad(own_M, (0, lacking)),
-            weight_M=functional.pad(_mean_weights(packed), (0, lacking)),
+            position_BL=window.position_BL,
+            place_M=functional.pad(place_M, (0, padding)),
+            target_M=functional.pad(target_M, (0, padding)),
+            own_M=functional.pad(own_M, (0, padding)),
+            weight_M=functional.pad(_mean_weights(packed), (0, padding)),
             number_X=number_X,
             last_W=packed.row_W * item_BL.shape[1] + packed.last_W,
             seen=seen,
             item_U=None if needed_U is None else self._needed(needed_U),
-            wanted_U=wanted_U,
+            counted_U=counted_U,
             candidate_C=candidate_C,
             correction_C=correction_C,
         )
@@ -284,9 +284,9 @@ class Planner:
         if self.corpus.sampled:
             target_M = both.item_BL[:, 1:][both.valid_BL[:, 1:]]
             return draw_candidates(
-                target_M, self.corpus.share_N, self.negatives, self.rival_R, generator
+                target_M, self.corpus.share_N, self.negatives, self.pool_R, generator
             )
-        return None if self.rival_R is None else Candidates(self.rival_R, None)
+        return None if self.pool_R is None else Candidates(self.pool_R, None)
 
 
 def training_bounds(data: DataSet) -> tuple[Tensor, Tensor]:
@@ -304,7 +304,7 @@ def drawn_by(seed: int, step: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(state[0]))
 
 
-def rivals(catalogue: Catalogue) -> Tensor | None:
+def negative_pool(catalogue: Catalogue) -> Tensor | None:
     """The items that targets are told from, int64 and rising; None if they are all.
 
     An item that training never met, but whose content is known, is not taught to be wrong: it is
@@ -356,15 +356,15 @@ def _even_candidates(
         if bool((own_M >= 0).all()):
             return item_C, None, own_M
         correction_C = torch.zeros(len(item_C))
-    number, lacking = len(item_C), 1 + -(len(item_C) + 1) % EVEN_CANDIDATES
+    number, padding = len(item_C), 1 + -(len(item_C) + 1) % EVEN_CANDIDATES
     return (
-        torch.cat([item_C, item_C[:1].expand(lacking)]),
-        functional.pad(correction_C, (0, lacking), value=NOWHERE),
+        torch.cat([item_C, item_C[:1].expand(padding)]),
+        functional.pad(correction_C, (0, padding), value=NOWHERE),
         torch.where(own_M >= 0, own_M, number),
     )
 
 
-def _told(candidates: Candidates, item_BL: Tensor) -> tuple[Tensor, Tensor | None]:
+def _among(candidates: Candidates, item_BL: Tensor) -> tuple[Tensor, Tensor | None]:
     """Which items are candidates, and what is added to the logits of those that are."""
     place_BL = places(item_BL, candidates.item_C)
     if candidates.correction_C is None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from cammsr_cli.files import RESUMABLE, refusals_told
+from cammsr_cli.files import RESUMABLE, refusals_named
 from cammsr_cli.runs.folder import RunFolder
 
 
@@ -92,7 +92,7 @@ class MetricsLog:
             CammsrError: The disk is full, or refuses.
         """
         with (
-            refusals_told(self.folder.path, RESUMABLE),
+            refusals_named(self.folder.path, RESUMABLE),
             self.folder.metrics.open("a", encoding="utf-8") as stream,
         ):
             stream.write(json.dumps(asdict(report)) + "\n")

@@ -87,7 +87,7 @@ def fitted(config: Config, data: DataSet, device: torch.device) -> tuple[Config,
         reasons.append(f"width {width} ({sizes.events:,} training events)")
     if model.heads is None:
         chosen["heads"] = 1 if width % 2 else 2
-    if sizes.items > config.training.lazy_above:
+    if sizes.items > config.training.sparse_adam_above:
         chosen["neighbours"] = 0
     model = model.model_copy(update=chosen)
     chosen = {}

@@ -40,14 +40,14 @@ class PlannedStep:
     Attributes:
         start_W: int64 first event of each of its windows, in all processes, on the host.
         end_W: int64 one past the last input of each.
-        most: Most windows of a go, and
-        goes: what the goes of this process compute on, if a go is to have no more than that.
+        most: Most windows of a micro-batch.
+        micro_batches: What the micro-batches of this process compute on.
     """
 
     start_W: Tensor
     end_W: Tensor
     most: int
-    goes: list[Plan | PackedPlan]
+    micro_batches: list[Plan | PackedPlan]
 
 
 def optimizers_of(model: Cammsr, config: TrainingConfig) -> list[Optimizer]:
@@ -144,10 +144,12 @@ class Stepper:
             step: The number that it will have.
         """
         most, world = self.micro_batch, self.world
-        goes = self.planner.goes(start_W, end_W, step, most, world.rank, world.size)
+        micro_batches = self.planner.micro_batches(
+            start_W, end_W, step, most, world.rank, world.size
+        )
         on_gpu = world.device.type == "cuda"
         return PlannedStep(
-            start_W, end_W, most, [plan.packed() if on_gpu else plan for plan in goes]
+            start_W, end_W, most, [plan.packed() if on_gpu else plan for plan in micro_batches]
         )
 
     def __call__(self, start_W: Tensor, end_W: Tensor) -> dict[str, Tensor]:
@@ -158,7 +160,7 @@ class Stepper:
         """Make the next step.
 
         Args:
-            planned: It; where there was no memory for goes as large, they are planned again.
+            planned: It; where there was no memory for micro-batches as large, they are planned again.
 
         Returns:
             The weighted parts of the loss of the whole batch, detached.
@@ -172,7 +174,7 @@ class Stepper:
                 if planned.most != self.micro_batch:
                     step = self.state.progress.step
                     planned = self.planned(planned.start_W, planned.end_W, step)
-                losses = self._gradient(planned.goes)
+                losses = self._gradient(planned.micro_batches)
                 break
             except RuntimeError as error:
                 if not is_out_of_memory(error):
@@ -183,26 +185,26 @@ class Stepper:
         self._update(losses)
         return losses
 
-    def _gradient(self, goes: Sequence[Plan | PackedPlan]) -> dict[str, Tensor]:
+    def _gradient(self, micro_batches: Sequence[Plan | PackedPlan]) -> dict[str, Tensor]:
         """Gradients of the batch's mean loss, in `grad`; and the loss in parts."""
         for optimizer in self.state.optimizers:
             optimizer.zero_grad(set_to_none=True)
         world = self.world
         sums: dict[str, Tensor] = {}
-        for at, go in enumerate(goes):
+        for at, go in enumerate(micro_batches):
             # The mean over positions is one over the whole batch, wherever they are computed.
             weights = {"recommendation": go.share * world.size}
-            with nullcontext() if at == len(goes) - 1 else self._unsynchronised():
+            with nullcontext() if at == len(micro_batches) - 1 else self._unsynchronised():
                 with self._autocast():
                     parts = self.module(go.to(world.device))
                 parts = {
-                    name: _times(value, weights.get(name, 1 / len(goes)))
+                    name: _times(value, weights.get(name, 1 / len(micro_batches)))
                     for name, value in parts.items()
                 }
                 reduce(torch.add, parts.values()).backward()
             for name, value in parts.items():
                 sums[name] = sums[name] + value.detach() if at else value.detach()
-        if len(goes) == 1 and goes[0].names_rows:
+        if len(micro_batches) == 1 and micro_batches[0].names_rows:
             self._require_no_count()
         if world.size == 1:
             return sums
@@ -255,7 +257,7 @@ class Stepper:
         """Move the weights by their gradients; the first time, optimisers make their state.
 
         Raises:
-            CammsrError: The device's memory does not hold it. Smaller goes would not help: what
+            CammsrError: The device's memory does not hold it. Smaller micro-batches would not help: what
                 they need has been given back by now.
         """
         try:
@@ -286,7 +288,7 @@ class Stepper:
                 .add(norm.square())
                 .sqrt()
             )
-        scale = (self.config.clip / (norm + 1e-6)).clamp(max=1.0)
+        scale = (self.config.clip_norm / (norm + 1e-6)).clamp(max=1.0)
         torch._foreach_mul_(grads, scale)
         return norm
 
@@ -294,7 +296,7 @@ class Stepper:
     def _average(self) -> None:
         """Move the averaged weights towards the present ones; fast at first, then by `average`."""
         step = self.state.progress.step
-        decay = min(self.config.average, step / (step + 10))
+        decay = min(self.config.ema_decay, step / (step + 10))
         pairs = [
             (slow, weight)
             for slow, weight in zip(
@@ -344,7 +346,7 @@ def _values(weight: Tensor) -> Tensor:
     assert grad is not None
     if not grad.is_sparse:
         return grad
-    weight.grad = grad.coalesce()  # itself, unless it is of several goes
+    weight.grad = grad.coalesce()  # itself, unless it is of several micro-batches
     return weight.grad._values()
 
 

@@ -179,8 +179,8 @@ def make_trainer(
     seed = config.training.seed
     torch.manual_seed(seed)
     device = world.device
-    sampled = len(data.item_ids) > config.training.sampled_above
-    large = sampled and len(data.item_ids) > config.training.lazy_above
+    sampled = len(data.item_ids) > config.training.sampled_softmax_above
+    large = sampled and len(data.item_ids) > config.training.sparse_adam_above
     catalogue = read_catalogue(data, spec.feature_dims, id_rows)
     if not large:  # those are read as needed, and what they hold shows then
         _require_numbers(data, catalogue)

@@ -13,7 +13,7 @@ from cammsr_cli.distributed import World
 from cammsr_cli.errors import CammsrError
 from cammsr_cli.model.cammsr import Cammsr
 from cammsr_cli.ranking.branch_weights import weigh_branches
-from cammsr_cli.ranking.full_ranking import model_ranks, questions
+from cammsr_cli.ranking.full_ranking import evaluation_cases, model_ranks
 from cammsr_cli.ranking.metrics import per_user
 from cammsr_cli.training.plan import Corpus
 
@@ -40,7 +40,7 @@ class Validation:
         world: World,
         repeats: bool,
     ) -> None:
-        every = questions(data, VALIDATION)
+        every = evaluation_cases(data, VALIDATION)
         if not len(every.item_U):
             raise CammsrError(
                 f"{data.path} has no validation events: no user has 3 events or more",

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from cammsr_encoders.options import options_of
 from cammsr_encoders.protocol import API, MODALITY_NAME, BadSample, Encoder, WeightsUnavailable
 
-ASKED = "python -m pydoc cammsr_encoders.protocol"
+REFERENCE = "python -m pydoc cammsr_encoders.protocol"
 """Where what is asked of an encoder is told, in every installation."""
 
 REFUSALS = (BadSample, ValueError, OSError)
@@ -74,10 +74,10 @@ class Trial:
 
     def make(self, **other: Any) -> Encoder:
         """A new encoder, with other options if given."""
-        made: Encoder = self.kind(self.model, **{**self._told(), **other})
+        made: Encoder = self.kind(self.model, **{**self._options(), **other})
         return made
 
-    def _told(self) -> dict[str, Any]:
+    def _options(self) -> dict[str, Any]:
         """The keywords that the constructor is given."""
         return {"device": self.device, "precision": "float32", **self.options}
 
@@ -110,7 +110,7 @@ class Trial:
     @cached_property
     def elsewhere(self) -> Elsewhere:
         """What a process of its own, as a worker is, makes of the encoder and the items."""
-        made_of = self.kind, self.model, self._told()
+        made_of = self.kind, self.model, self._options()
         _ = self.vectors, self.encoder.dim  # the one that travels has its model loaded
         try:
             sent = pickle.dumps(made_of), pickle.dumps(self.encoder)
@@ -183,8 +183,8 @@ def _try_here(sender: Any, made_of: bytes, used: bytes, items: list[dict[str, st
     try:
         before = {*sys.modules}
         # Pickles that the parent process made a moment ago.
-        kind, model, told = pickle.loads(made_of)  # noqa: S301
-        fingerprint = kind(model, **told).fingerprint
+        kind, model, message = pickle.loads(made_of)  # noqa: S301
+        fingerprint = kind(model, **message).fingerprint
         heavy = [name for name in _HEAVY if name in {*sys.modules} - before]
         encoder = pickle.loads(used)  # noqa: S301
         samples = [encoder.load(item) for item in items]
@@ -222,7 +222,8 @@ def says_what_it_is(trial: Trial) -> None:
     # Always in this order: `dim` may need weights, and what is not there is told first.
     for part in ("dim", "fingerprint", "load", "encode"):
         _require(
-            getattr(encoder, part, None) is not None, f"it has no `{part}`, which {ASKED} tells of"
+            getattr(encoder, part, None) is not None,
+            f"it has no `{part}`, which {REFERENCE} tells of",
         )
     _require(
         isinstance(encoder.dim, int) and encoder.dim > 0,
@@ -404,7 +405,7 @@ def works_in_worker_processes(trial: Trial) -> None:
     )
 
 
-def the_fingerprint_tells_what_changes_vectors(trial: Trial) -> str | None:
+def the_fingerprint_has_what_changes_vectors(trial: Trial) -> str | None:
     """The fingerprint changes with every option that changes the vectors."""
     for name, value in trial.changing.items():
         other, vectors = _tried(trial, {name: value})
@@ -435,7 +436,7 @@ def the_fingerprint_tells_what_changes_vectors(trial: Trial) -> str | None:
     return f"not tried, as no other value is known: {', '.join(left)}" if left else None
 
 
-def the_fingerprint_tells_nothing_else(trial: Trial) -> None:
+def the_fingerprint_has_nothing_else(trial: Trial) -> None:
     """The fingerprint stays the same from one encoder to the next, and on another device."""
     fingerprint = trial.encoder.fingerprint
     _require(
@@ -481,8 +482,8 @@ CHECKS: tuple[Check, ...] = (
     an_odd_item_does_no_harm,
     reads_the_fields_it_declares,
     works_in_worker_processes,
-    the_fingerprint_tells_what_changes_vectors,
-    the_fingerprint_tells_nothing_else,
+    the_fingerprint_has_what_changes_vectors,
+    the_fingerprint_has_nothing_else,
     refuses_unknown_options,
 )
 """The contract, in the order in which it is best read."""
@@ -606,19 +607,19 @@ def _refused(encoder: Encoder, item: Mapping[str, str]) -> Exception | None:
     return None
 
 
-def _same(trial: Trial, vectors: NDArray[Any], told: str) -> None:
-    _close(trial, vectors, trial.vectors, told)
+def _same(trial: Trial, vectors: NDArray[Any], message: str) -> None:
+    _close(trial, vectors, trial.vectors, message)
 
 
-def _close(trial: Trial, vectors: NDArray[Any], expected: NDArray[Any], told: str) -> None:
+def _close(trial: Trial, vectors: NDArray[Any], expected: NDArray[Any], message: str) -> None:
     """Raise ContractBroken if vectors differ by more than the tolerance."""
-    _require(vectors.shape == expected.shape, f"{told} ({_shape(vectors)}, {_shape(expected)})")
+    _require(vectors.shape == expected.shape, f"{message} ({_shape(vectors)}, {_shape(expected)})")
     # What is NaN or infinite in both is no difference: that it is there is told once, elsewhere.
     differs = (vectors != expected) & ~(np.isnan(vectors) & np.isnan(expected))
     off = float(np.abs(vectors[differs].astype(np.float64) - expected[differs]).max(initial=0))
     largest = float(np.abs(expected[np.isfinite(expected)]).max(initial=0))
     allowed = trial.tolerance * max(largest, 1e-12)
-    _require(off <= allowed, f"{told} (they differ by {off:.3g}, allowed is {allowed:.3g})")
+    _require(off <= allowed, f"{message} (they differ by {off:.3g}, allowed is {allowed:.3g})")
 
 
 def _alike(vectors: NDArray[Any], others: NDArray[Any]) -> bool:
@@ -637,9 +638,9 @@ def _equal(one: Any, other: Any) -> bool:
     return pickle.dumps(one) == pickle.dumps(other) or bool(one == other)
 
 
-def _require(holds: object, told: str) -> None:
+def _require(holds: object, message: str) -> None:
     if not holds:
-        raise ContractBroken(told)
+        raise ContractBroken(message)
 
 
 def _shape(value: Any) -> str:

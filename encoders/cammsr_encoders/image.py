@@ -130,7 +130,7 @@ class ImageEncoder:
         """On a GPU, `encode` that gives what fetches the vectors, and does not wait for them."""
         if not self._model.on_gpu:
             return None
-        return lambda samples: self._model.begun(stacked(samples))
+        return lambda samples: self._model.started(stacked(samples))
 
 
 def stacked(images: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
@@ -162,8 +162,8 @@ def read_image(path: Path, shortest_side: int) -> Image.Image:
         except UnidentifiedImageError:
             raise BadSample(_unidentified(path)) from None
         except _DECODING_ERRORS as error:
-            told = str(error) or type(error).__name__
-            raise BadSample(f"cannot be decoded: {told}") from error
+            reason = str(error) or type(error).__name__
+            raise BadSample(f"cannot be decoded: {reason}") from error
 
 
 def refuse_large(width: int, height: int) -> None:
@@ -180,7 +180,7 @@ def _unidentified(path: Path) -> str:
         head = file.read(16)
     if not head:
         return "the file is empty"
-    needs = (told for pattern, told in _NEEDS if re.match(pattern, head, re.DOTALL))
+    needs = (reason for pattern, reason in _NEEDS if re.match(pattern, head, re.DOTALL))
     return next(needs, "not a picture")
 
 

@@ -65,12 +65,14 @@ class ImageModel:
         """The data config of timm: input_size, interpolation, mean, std, crop_pct, crop_mode."""
         timm = _timm()
         if self.weights.config is not None:
-            told = json.loads(self.weights.config.read_text(encoding="utf-8"))["pretrained_cfg"]
+            config_file = json.loads(self.weights.config.read_text(encoding="utf-8"))[
+                "pretrained_cfg"
+            ]
         else:
-            told = timm.get_pretrained_cfg(self.weights.architecture).to_dict()
+            config_file = timm.get_pretrained_cfg(self.weights.architecture).to_dict()
         size = {} if self.size is None else {"input_size": (3, self.size, self.size)}
-        config = timm.data.resolve_data_config(size, pretrained_cfg=told)
-        return {**config, "fixed_input_size": bool(told.get("fixed_input_size"))}
+        config = timm.data.resolve_data_config(size, pretrained_cfg=config_file)
+        return {**config, "fixed_input_size": bool(config_file.get("fixed_input_size"))}
 
     @functools.cached_property
     def _transform(self) -> Any:
@@ -140,19 +142,19 @@ class ImageModel:
         Returns:
             float32 [n, dim].
         """
-        return self.begun(images)()
+        return self.started(images)()
 
-    def begun(self, images: NDArray[np.uint8]) -> Fetch:
+    def started(self, images: NDArray[np.uint8]) -> Fetch:
         """What fetches the features that `features` gives; a GPU works at them meanwhile."""
         if not len(images):
             return lambda: np.zeros((0, self.dim), np.float32)
         most = _IMAGES_A_PASS_ON_GPU if self.on_gpu else _IMAGES_A_PASS
         passes = [
-            self._begun(images[start : start + most]) for start in range(0, len(images), most)
+            self._started(images[start : start + most]) for start in range(0, len(images), most)
         ]
         return lambda: np.concatenate([fetch() for fetch in passes])
 
-    def _begun(self, images: NDArray[np.uint8]) -> Fetch:
+    def _started(self, images: NDArray[np.uint8]) -> Fetch:
         import torch
 
         device = torch.device(self.device)

@@ -33,7 +33,7 @@ def options_of(kind: Any) -> list[EncoderOption]:
         kind: The class. Help is read from the part "Args:" of its docstring, or its
             constructor's, as Google style writes it.
     """
-    told = {**argument_help(getattr(kind, "__init__", None)), **argument_help(kind)}
+    help_of = {**argument_help(getattr(kind, "__init__", None)), **argument_help(kind)}
     named = [
         one
         for one in inspect.signature(kind).parameters.values()
@@ -41,7 +41,7 @@ def options_of(kind: Any) -> list[EncoderOption]:
     ]
     model = named[0].name if named and named[0].kind is not named[0].KEYWORD_ONLY else "model"
     return [
-        EncoderOption(one.name, one.default, told.get(one.name, ""))
+        EncoderOption(one.name, one.default, help_of.get(one.name, ""))
         for one in named
         if one.name not in (model, *GIVEN)
     ]
@@ -51,7 +51,7 @@ def argument_help(documented: object) -> dict[str, str]:
     """What a Google-style docstring says under "Args:", by argument, each in one line."""
     text = inspect.getdoc(documented) or ""
     _, _, section = text.partition("\nArgs:\n")
-    told: dict[str, str] = {}
+    help_of: dict[str, str] = {}
     name = ""
     for line in section.splitlines():
         if line and not line.startswith(" "):
@@ -59,7 +59,7 @@ def argument_help(documented: object) -> dict[str, str]:
         begins = re.match(r" {2,4}(\w+)(?: \([^)]*\))?:\s*(.*)", line)
         if begins:
             name = begins[1]
-            told[name] = begins[2]
+            help_of[name] = begins[2]
         elif name and line.strip():
-            told[name] += f" {line.strip()}"
-    return told
+            help_of[name] += f" {line.strip()}"
+    return help_of

@@ -170,5 +170,5 @@ def fingerprint_of(encoder: object, package: str, **facts: object) -> str:
         version = importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         version = "unknown"
-    told = {"encoder": class_name(kind), "version": version, **facts}
-    return json.dumps(told, sort_keys=True)
+    content = {"encoder": class_name(kind), "version": version, **facts}
+    return json.dumps(content, sort_keys=True)

@@ -106,8 +106,8 @@ class TextEncoder:
     @functools.cached_property
     def dim(self) -> int:
         """Length of the vectors; read from the model's config files where they tell it."""
-        told = _dim_of_folder(self._weights.folder)
-        return told or int(self._network.get_embedding_dimension())
+        length = _dim_of_folder(self._weights.folder)
+        return length or int(self._network.get_embedding_dimension())
 
     def cost(self, item: Mapping[str, str]) -> float:
         """Characters of text: what decides how long a batch must be padded."""
@@ -143,7 +143,7 @@ class TextEncoder:
         if not samples:
             return np.zeros((0, self.dim), np.float32)
         if is_gpu(self.device):
-            return self._begun(samples)()
+            return self._started(samples)()
         network = self._network
         texts = self._cut(samples)
         with torch.autocast(
@@ -162,13 +162,13 @@ class TextEncoder:
 
         Tokens are made beside the model, in a thread.
         """
-        return self._started if is_gpu(self.device) else None
+        return self._beside_the_model if is_gpu(self.device) else None
+
+    def _beside_the_model(self, samples: list[Any]) -> Fetch:
+        in_thread = self._beside.submit(self._started, samples)
+        return lambda: in_thread.result()()
 
     def _started(self, samples: list[Any]) -> Fetch:
-        begun = self._beside.submit(self._begun, samples)
-        return lambda: begun.result()()
-
-    def _begun(self, samples: list[Any]) -> Fetch:
         """As sentence-transformers' own `encode` does, but without waiting for the GPU."""
         import torch
 

@@ -152,17 +152,17 @@ class VideoEncoder:
         Raises:
             WeightsUnavailable: If the weights cannot be had.
         """
-        return self._begun(samples)()
+        return self._started(samples)()
 
     @property
     def start_encoding(self) -> Start | None:
         """On a GPU, `encode` that gives what fetches the vectors, and does not wait for them."""
-        return self._begun if self._model.on_gpu else None
+        return self._started if self._model.on_gpu else None
 
-    def _begun(self, samples: list[Any]) -> Fetch:
+    def _started(self, samples: list[Any]) -> Fetch:
         if not samples:
             return lambda: np.zeros((0, self.dim), np.float32)
-        fetch = self._model.begun(np.concatenate(samples))
+        fetch = self._model.started(np.concatenate(samples))
         ends = np.cumsum([len(sample) for sample in samples])[:-1]
         return lambda: np.stack([_pooled(clip) for clip in np.split(fetch(), ends)])
 

@@ -198,10 +198,10 @@ def _image_folder(folder: Path) -> ImageWeights:
 def _architecture(config: Path) -> str:
     import json
 
-    told = json.loads(config.read_text(encoding="utf-8")).get("architecture")
-    if not isinstance(told, str):
+    architecture = json.loads(config.read_text(encoding="utf-8")).get("architecture")
+    if not isinstance(architecture, str):
         raise WeightsUnavailable(f"{config.name} names no timm architecture; choose a timm model")
-    return told
+    return architecture
 
 
 def _file_sha256(path: Path) -> str:

@@ -197,7 +197,7 @@ def test_a_mask_hides_what_it_is_far_below_nought_for(training, of) -> None:
 
 def test_an_untrained_block_weighs_no_distance() -> None:
     torch.manual_seed(0)
-    with_bias = TransformerBlock([False] * S, WIDTH, 2, 0.0, distances=6).eval()
+    with_bias = TransformerBlock([False] * S, WIDTH, 2, 0.0, relative_positions=6).eval()
     without = TransformerBlock([False] * S, WIDTH, 2, 0.0).eval()
     assert "distance_bias_LX" not in dict(without.named_parameters())
     rest = {k: v for k, v in with_bias.state_dict().items() if k != "distance_bias_LX"}
@@ -253,7 +253,7 @@ def test_block_drops_in_training_only() -> None:
 
 
 def test_every_parameter_gets_a_gradient() -> None:
-    block = _block(distances=4)
+    block = _block(relative_positions=4)
     block(torch.randn(S, 2, 4, WIDTH)).square().sum().backward()
     for name, parameter in block.named_parameters():
         assert parameter.grad.isfinite().all(), name

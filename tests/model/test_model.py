@@ -71,7 +71,7 @@ PARTS = {
     "fused, one modality": {"fused": True, "modalities": ("image",)},
     "fused, three modalities": {"fused": True, "modalities": ("text", "image", "video")},
     "fused, layernorm": {"fused": True, "fused_norm": "layernorm"},
-    "fused, no time": {"fused": True, "time": False},
+    "fused, no time": {"fused": True, "time_gaps": False},
     "fused, no item weights": {"fused": True, "item_weights": False},
     "guidance as printed": {"guidance": "difference"},
     "no guidance": {"guidance": "equal"},
@@ -84,8 +84,8 @@ PARTS = {
     "experts of their own stream": {"expert_inputs": "own"},
     "linear router": {"router": "linear"},
     "gates of one": {"normalise_gates": True},
-    "no time": {"time": False},
-    "no distances": {"distances": False},
+    "no time": {"time_gaps": False},
+    "no distances": {"relative_positions": False},
     "layernorm": {"input_norm": "layernorm"},
     "no norm": {"input_norm": "none"},
     "no scale": {"embedding_scale": False},
@@ -123,11 +123,11 @@ PARAMETERS_OF = {
     "guide.": {"categories": 0},
     "item_weight_CS": {"item_weights": False},
     "input_scale": {"embedding_scale": False},
-    "gap.": {"time": False},
+    "gap.": {"time_gaps": False},
     "camoe.": {"experts": 0},
     "input_norm.alpha": {"input_norm": "layernorm"},
     "input_norm.": {"input_norm": "none"},
-    "distance": {"distances": False},
+    "distance": {"relative_positions": False},
     "repeats.": {"repeats": False},
 }
 
@@ -408,7 +408,7 @@ def test_time_counts_if_asked_for_and_only_then() -> None:
 
 
 def test_positions_count() -> None:
-    model = _model(time=False, distances=False)
+    model = _model(time_gaps=False, relative_positions=False)
     window = cut(
         Events(torch.zeros(4).long(), torch.arange(4)), torch.tensor([0]), torch.tensor([4])
     )

@@ -397,7 +397,7 @@ def paper_states(p: dict[str, Array], e_SLD: Array, s: int, config: dict[str, An
     else:
         x_LD = normalised(e_SLD) * p["input_norm.scale_SD"][s] + p["input_norm.shift_SD"][s]
     encoder = {name.removeprefix("encoder."): value for name, value in p.items()}
-    return transformer(x_LD, encoder, s, distances=False)
+    return transformer(x_LD, encoder, s, relative_positions=False)
 
 
 AS_PUBLISHED = {

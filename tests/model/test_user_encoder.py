@@ -67,7 +67,7 @@ def test_histories_in_one_row_do_not_see_each_other(training) -> None:
     packed = pack(cut(events, start, end), LENGTH)
     rows = packed.window
     assert len(rows.item_BL) == 2
-    together = encoder(table[:, rows.item_BL], segment_mask(rows.within_BL))
+    together = encoder(table[:, rows.item_BL], segment_mask(rows.position_BL))
     assert together.isfinite().all()
     for one, (row, last) in enumerate(zip(packed.row_W, packed.last_W, strict=True)):
         own = cut(events, start[one : one + 1], end[one : one + 1] - 1)

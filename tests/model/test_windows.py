@@ -14,8 +14,8 @@ from cammsr_cli.model.windows import (
     TIME_BUCKETS,
     Events,
     cut,
-    deal_ties,
     pack,
+    shuffle_ties,
     shuffled_batches,
     training_windows,
 )
@@ -48,7 +48,7 @@ def test_events_told_apart_within_a_second_are_no_ties() -> None:
     window = cut(events, torch.tensor([0, 2]), torch.tensor([5, 3]))
     assert window.gap_BL.tolist() == [[0, 1, 0, 1, 3], [0, 0, 0, 0, 0]]
     torch.manual_seed(0)
-    dealt = {tuple(deal_ties(window).item_BL[0].tolist()) for _ in range(30)}
+    dealt = {tuple(shuffle_ties(window).item_BL[0].tolist()) for _ in range(30)}
     assert dealt == {(0, 1, 2, 3, 4), (0, 2, 1, 3, 4)}
 
 
@@ -164,14 +164,14 @@ def test_rows_hold_every_stretch_once_in_one_piece_with_its_targets(lengths, mos
     window = cut(Events(torch.arange(events) + 1, torch.arange(events) ** 2), start, end)
     packed = pack(window, most, even)
     rows = packed.window
-    assert rows.item_BL.shape == rows.within_BL.shape == packed.target_BL.shape
+    assert rows.item_BL.shape == rows.position_BL.shape == packed.target_BL.shape
     assert rows.item_BL.shape[1] <= most
     assert len(rows.item_BL) % even == 0
     assert int(rows.valid_BL.sum()) == sum(lengths) - len(lengths)
     for stretch, length in enumerate(lengths):
         row, last = int(packed.row_W[stretch]), int(packed.last_W[stretch])
         at = slice(last - length + 2, last + 1)
-        assert rows.within_BL[row, at].tolist() == list(range(length - 1))
+        assert rows.position_BL[row, at].tolist() == list(range(length - 1))
         assert rows.valid_BL[row, at].all()
         assert torch.equal(rows.item_BL[row, at], window.item_BL[stretch, : length - 1])
         assert torch.equal(rows.gap_BL[row, at], window.gap_BL[stretch, : length - 1])
@@ -179,7 +179,7 @@ def test_rows_hold_every_stretch_once_in_one_piece_with_its_targets(lengths, mos
     for length, valid in zip(rows.length_B.tolist(), rows.valid_BL, strict=True):
         assert valid.tolist() == [True] * length + [False] * (len(valid) - length)
     padding = ~rows.valid_BL
-    for values in (rows.item_BL, rows.gap_BL, rows.within_BL, packed.target_BL):
+    for values in (rows.item_BL, rows.gap_BL, rows.position_BL, packed.target_BL):
         assert not values[padding].any()
 
 
@@ -203,7 +203,7 @@ def test_ties_are_dealt_within_their_group_alone(times, seed) -> None:
     flat = torch.tensor([time for row in times for time in row])
     window = cut(Events(torch.arange(len(flat)) + 1, flat), start, end)
     torch.manual_seed(seed)
-    dealt = deal_ties(window)
+    dealt = shuffle_ties(window)
     for name in ("gap_BL", "valid_BL", "length_B"):
         assert torch.equal(getattr(dealt, name), getattr(window, name))
     assert torch.equal(dealt.item_BL[~window.valid_BL], window.item_BL[~window.valid_BL])
@@ -220,14 +220,14 @@ def test_without_ties_nothing_is_dealt(lengths, seed) -> None:
     steps = int(end[-1])
     window = cut(Events(torch.arange(steps + 1), torch.arange(steps + 1)), start, end)
     torch.manual_seed(seed)
-    assert torch.equal(deal_ties(window).item_BL, window.item_BL)
+    assert torch.equal(shuffle_ties(window).item_BL, window.item_BL)
 
 
 def test_every_order_of_a_tie_turns_up_about_equally_often() -> None:
     events = Events(torch.arange(1, 7), torch.tensor([5, 5, 5, 7, 9, 9]))
     window = cut(events, torch.zeros(3000).long(), torch.full((3000,), 6))
     torch.manual_seed(0)
-    seen = Counter(tuple(row) for row in deal_ties(window).item_BL.tolist())
+    seen = Counter(tuple(row) for row in shuffle_ties(window).item_BL.tolist())
     assert len(seen) == 12  # 3! orders of the first group, 2! of the last
     # 250 of each expected, with a standard deviation of 15.
     assert all(abs(count - 250) < 5 * 15.2 for count in seen.values()), seen
@@ -237,4 +237,4 @@ def test_ties_are_dealt_anew_at_each_call() -> None:
     window = cut(
         Events(torch.arange(40), torch.zeros(40).long()), torch.tensor([0]), torch.tensor([40])
     )
-    assert not torch.equal(deal_ties(window).item_BL, deal_ties(window).item_BL)
+    assert not torch.equal(shuffle_ties(window).item_BL, shuffle_ties(window).item_BL)

@@ -10,7 +10,13 @@ from cammsr_cli.model.cammsr import Cammsr
 from cammsr_cli.model.catalogue import Catalogue
 from cammsr_cli.model.windows import Events
 from cammsr_cli.ranking.branch_weights import WEIGHTS, weigh_branches
-from cammsr_cli.ranking.full_ranking import Questions, item_tables, model_ranks, ranks, user_queries
+from cammsr_cli.ranking.full_ranking import (
+    EvaluationCases,
+    item_tables,
+    model_ranks,
+    ranks,
+    user_queries,
+)
 from cammsr_cli.ranking.metrics import per_user
 from cammsr_cli.ranking.seen import Histories
 
@@ -21,7 +27,7 @@ def _ndcg(rank: np.ndarray) -> float:
     return float(per_user(rank, "NDCG", 10).mean())
 
 
-def _toy(fused: bool) -> tuple[Cammsr, Catalogue, Events, Questions]:
+def _toy(fused: bool) -> tuple[Cammsr, Catalogue, Events, EvaluationCases]:
     torch.manual_seed(0)
     features = {"text": torch.randn(ITEMS, 4)}
     model = Cammsr(ITEMS, {"text": 4}, 0, width=16, length=4, layers=1, fused=fused).eval()
@@ -29,7 +35,7 @@ def _toy(fused: bool) -> tuple[Cammsr, Catalogue, Events, Questions]:
     catalogue = Catalogue(torch.arange(ITEMS), features, there)
     events = Events(torch.randint(0, ITEMS, (USERS * 5,)), torch.arange(USERS * 5))
     start = np.arange(USERS) * 5
-    asked = Questions(np.arange(USERS), start, start + 4, events.item_E[start + 4].numpy())
+    asked = EvaluationCases(np.arange(USERS), start, start + 4, events.item_E[start + 4].numpy())
     return model, catalogue, events, asked
 
 

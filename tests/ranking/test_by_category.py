@@ -13,7 +13,7 @@ from cammsr_cli.data.splits import TEST
 from cammsr_cli.model.windows import cut
 from cammsr_cli.ranking.by_category import experts_by_category, weights_by_category
 from cammsr_cli.ranking.evaluate import ranking_of
-from cammsr_cli.ranking.full_ranking import questions
+from cammsr_cli.ranking.full_ranking import evaluation_cases
 from cammsr_cli.ranking.recommend import Recommender
 
 LENGTH = 5
@@ -21,7 +21,7 @@ LENGTH = 5
 
 def test_weights_are_the_means_of_what_recommend_shows(tmp_path: Path) -> None:
     run = make_recommender(tmp_path).run
-    asked = questions(run.data, TEST)
+    asked = evaluation_cases(run.data, TEST)
     ranking = ranking_of(run, asked)
     recommender = Recommender(run, exclude_seen=True, ranking=ranking)
     counts = (asked.end_U - asked.start_U).tolist()
@@ -46,7 +46,7 @@ def test_weights_are_the_means_of_what_recommend_shows(tmp_path: Path) -> None:
 def test_use_of_experts_is_the_mean_share_of_the_gates(tmp_path: Path) -> None:
     config = SMALL.model_copy(update={"model": SMALL.model.model_copy(update={"experts": 3})})
     run = make_recommender(tmp_path, config).run
-    asked = questions(run.data, TEST)
+    asked = evaluation_cases(run.data, TEST)
     ranking = ranking_of(run, asked)
     found = {one.category: one for one in experts_by_category(run, ranking)}
     assert set(found) == set(run.data.category_names)
@@ -74,4 +74,4 @@ def test_use_of_experts_is_the_mean_share_of_the_gates(tmp_path: Path) -> None:
 
 def test_a_model_without_experts_has_no_use_of_them(tmp_path: Path) -> None:
     run = make_recommender(tmp_path).run
-    assert experts_by_category(run, ranking_of(run, questions(run.data, TEST))) == []
+    assert experts_by_category(run, ranking_of(run, evaluation_cases(run.data, TEST))) == []

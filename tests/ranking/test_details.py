@@ -13,7 +13,7 @@ from toy_recommender import ITEMS, make_recommender
 from cammsr_cli.data.splits import TEST, TRAIN
 from cammsr_cli.ranking import details
 from cammsr_cli.ranking.evaluate import ranks_of
-from cammsr_cli.ranking.full_ranking import Ranking, item_tables, questions
+from cammsr_cli.ranking.full_ranking import Ranking, evaluation_cases, item_tables
 from cammsr_cli.ranking.metrics import per_user
 from cammsr_cli.ranking.recommend import Recommender
 
@@ -25,7 +25,7 @@ def recommender(tmp_path_factory: pytest.TempPathFactory) -> Recommender:
 
 def test_slices_part_the_users_and_have_their_means(recommender: Recommender) -> None:
     run = recommender.run
-    asked = questions(run.data, TEST)
+    asked = evaluation_cases(run.data, TEST)
     rank = ranks_of(run, asked)
     found = details.slices(run, asked, rank)
     ndcg = per_user(rank, "NDCG", 10)
@@ -70,7 +70,7 @@ def test_lists_are_as_counted_by_hand(recommender: Recommender) -> None:
 
 def test_what_a_modality_is_worth_is_what_is_lost_without_it(recommender: Recommender) -> None:
     run = recommender.run
-    asked = questions(run.data, TEST)
+    asked = evaluation_cases(run.data, TEST)
     rank = ranks_of(run, asked)
     found = details.details(run, Ranking(run.model, run.catalogue, run.events, asked), rank)
     assert set(found.worth) == {"image", "text"}
@@ -86,7 +86,7 @@ def test_what_a_modality_is_worth_is_what_is_lost_without_it(recommender: Recomm
 
 def test_the_share_of_faithful_explanations_is_counted(recommender: Recommender) -> None:
     run = recommender.run
-    asked = questions(run.data, TEST)
+    asked = evaluation_cases(run.data, TEST)
     ranking = Ranking(run.model, run.catalogue, run.events, asked)
     item_U = ranking.top(1)[:, 0]
     found = details.faithfulness(run, ranking, item_U)
@@ -119,5 +119,5 @@ def test_one_modality_alone_explains_nothing_that_could_be_compared(
 
     config = Config(model=ModelConfig(width=16, layers=1, length=8, modalities=["text"]))
     run = make_recommender(tmp_path_factory.mktemp("one"), config).run
-    ranking = Ranking(run.model, run.catalogue, run.events, questions(run.data, TEST))
+    ranking = Ranking(run.model, run.catalogue, run.events, evaluation_cases(run.data, TEST))
     assert details.faithfulness(run, ranking, ranking.top(1)[:, 0]) is None

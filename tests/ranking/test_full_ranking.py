@@ -15,11 +15,11 @@ from cammsr_cli.model.repeats import RepeatBias
 from cammsr_cli.model.windows import Events
 from cammsr_cli.ranking import full_ranking
 from cammsr_cli.ranking.full_ranking import (
-    Questions,
+    EvaluationCases,
+    evaluation_cases,
     item_tables,
     model_ranks,
     popularity_ranks,
-    questions,
     ranks,
     user_queries,
 )
@@ -82,18 +82,18 @@ def test_questions_ask_for_the_held_out_event_after_all_before_it() -> None:
         event_item=np.array([9, 8, 7, 6, 5, 4, 3, 2], dtype=np.int32),
         rejected=_nothing,
     )
-    test = questions(log, TEST)
+    test = evaluation_cases(log, TEST)
     # User 1 has no events; user 2 has a test event and no history, and is not asked about.
     assert test.user_U.tolist() == [0, 3]
     assert test.start_U.tolist() == [0, 5]
     assert test.end_U.tolist() == [3, 7]
     assert test.item_U.tolist() == [6, 2]
-    validation = questions(log, VALIDATION)
+    validation = evaluation_cases(log, VALIDATION)
     assert validation.end_U.tolist() == [2, 6]
     assert validation.item_U.tolist() == [7, 3]
 
 
-def _histories(log: SimpleNamespace, asked: Questions) -> list[list[int]]:
+def _histories(log: SimpleNamespace, asked: EvaluationCases) -> list[list[int]]:
     return [log.event_item[s:e].tolist() for s, e in zip(asked.start_U, asked.end_U, strict=True)]
 
 
@@ -111,7 +111,7 @@ def test_ranks_are_those_of_brute_force(monkeypatch, seed: int, seen: str) -> No
     monkeypatch.setattr(full_ranking, "ROWS_AT_LEAST", 7)  # several chunks, the last one short
     monkeypatch.setattr(full_ranking, "SCORES_AT_ONCE", {"cpu": 1})
     log = _log(seed)
-    asked = questions(log, TEST)
+    asked = evaluation_cases(log, TEST)
     # Few different scores, so that there are many ties.
     table = torch.randint(0, 5, (len(asked.item_U), ITEMS), generator=_seeded(seed)).float()
     exclude, repeats = seen == "hidden", _repeats() if seen == "biased" else None
@@ -126,7 +126,7 @@ def test_ranks_are_those_of_brute_force(monkeypatch, seed: int, seen: str) -> No
 @pytest.mark.parametrize("seen", ["hidden", "kept", "biased"])
 def test_items_that_nothing_is_known_of_rank_last_whatever_their_bias(seen: str) -> None:
     log = _log(2)
-    asked = questions(log, TEST)
+    asked = evaluation_cases(log, TEST)
     unknown = torch.tensor([3, 4, 9])
     table = torch.randn(len(asked.item_U), ITEMS, generator=_seeded(0))
     table[:, unknown] += 50
@@ -152,7 +152,7 @@ def _seeded(seed: int) -> torch.Generator:
 
 def _one(scores: list[float], history: list[int], target: int, exclude_seen=True) -> int:
     items = torch.tensor([*history, target])
-    asked = Questions(
+    asked = EvaluationCases(
         np.array([0]), np.array([0]), np.array([len(history)]), np.array([target], dtype=np.int64)
     )
     events = Events(items, torch.arange(len(items)))
@@ -179,7 +179,7 @@ def test_what_a_user_rejected_before_is_left_out(exclude_seen: bool, repeats: bo
         # To 2 after the first event and to 3 after all; to 2 and 3 before the last.
         rejected=lambda _: (np.array([0, 0, 1, 1]), np.array([2, 3, 2, 3]), np.array([1, 3, 1, 1])),
     )
-    asked = questions(log, TEST)
+    asked = evaluation_cases(log, TEST)
     events = Events(torch.from_numpy(log.event_item).long(), torch.arange(5))
     score_NV = torch.tensor([1.0, 0, 9, 8, 0.5])[:, None]
     bias = _repeats() if repeats else None
@@ -199,7 +199,7 @@ def test_what_a_user_rejected_before_is_left_out(exclude_seen: bool, repeats: bo
 def test_an_unknown_item_ties_with_the_unknown_and_not_with_the_seen() -> None:
     """All but four of a thousand items are seen; the one to be found is new, and so is another."""
     seen = list(range(996))
-    asked = Questions(np.array([0]), np.array([0]), np.array([996]), np.array([999]))
+    asked = EvaluationCases(np.array([0]), np.array([0]), np.array([996]), np.array([999]))
     events = Events(torch.tensor([*seen, 999]), torch.arange(997))
     scores = torch.randn(1000, 1, generator=_seeded(0))
     unknown = torch.tensor([998, 999])
@@ -219,7 +219,7 @@ def test_scores_that_are_not_numbers_rank_last() -> None:
 def test_no_one_to_ask_gives_no_ranks(exclude_seen: bool) -> None:
     none = np.zeros(0, dtype=np.int64)
     history = Histories(Events(torch.tensor([1]), torch.tensor([0])), exclude_seen, _repeats())
-    asked = Questions(none, none, none, none)
+    asked = EvaluationCases(none, none, none, none)
     assert ranks(torch.zeros(0, 2), torch.zeros(3, 2), history, asked).shape == (0,)
 
 
@@ -233,7 +233,7 @@ def test_popularity_counts_training_events_only() -> None:
         rejected=_nothing,
     )
     events = Events(torch.from_numpy(log.event_item).long(), torch.arange(6))
-    found = popularity_ranks(log, events, questions(log, TEST), exclude_seen=False)
+    found = popularity_ranks(log, events, evaluation_cases(log, TEST), exclude_seen=False)
     # Counts: a 0, b 2, c 1, d 0; target a ties with d.
     assert found.tolist() == [4, 4]
 
@@ -254,7 +254,7 @@ def _model() -> tuple[Cammsr, Catalogue]:
 def test_model_ranks_are_those_of_its_scores_one_user_at_a_time(exclude_seen: bool) -> None:
     model, catalogue = _model()
     log = _log(0)
-    asked, events = questions(log, TEST), _events(log)
+    asked, events = evaluation_cases(log, TEST), _events(log)
     tables = item_tables(model, catalogue)
     scores = []
     for start, end in zip(asked.start_U, asked.end_U, strict=True):

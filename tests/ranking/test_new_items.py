@@ -10,7 +10,7 @@ from toy_recommender import ITEMS, make_recommender
 from cammsr_cli.data.splits import TEST
 from cammsr_cli.model.catalogue import Catalogue, are_new
 from cammsr_cli.ranking import new_items
-from cammsr_cli.ranking.full_ranking import Questions, model_ranks, questions
+from cammsr_cli.ranking.full_ranking import EvaluationCases, evaluation_cases, model_ranks
 from cammsr_cli.ranking.new_items import (
     PLACES,
     evenly,
@@ -131,7 +131,7 @@ def test_recommendations_and_ranks_agree_on_new_items(
     assert found == pytest.approx(share_of_new(new, share), abs=0.02)
     # Asked for the item that `answers` has in place 7, the rank is 7: the same scores.
     indptr = run.data.event_indptr.astype(np.int64)
-    asked = Questions(users, indptr[:-1], indptr[1:], answers.item_UK[:, 6])
+    asked = EvaluationCases(users, indptr[:-1], indptr[1:], answers.item_UK[:, 6])
     rank = model_ranks(
         run.model, run.catalogue, run.events, asked, exclude_seen,
         new_share=share_of_new(new, share),
@@ -159,7 +159,7 @@ def test_ranks_of_an_old_catalogue_are_what_they_were(recommender) -> None:
         run.catalogue.features,
         run.catalogue.present,
     )
-    asked = questions(run.data, TEST)
+    asked = evaluation_cases(run.data, TEST)
     plain, shared = (
         model_ranks(run.model, old, run.events, asked, new_share=share) for share in (None, 0.5)
     )

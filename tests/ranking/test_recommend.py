@@ -13,7 +13,7 @@ from cammsr_cli.config import resolve
 from cammsr_cli.data.dataset import DataSet
 from cammsr_cli.errors import CammsrError, UsageError
 from cammsr_cli.ranking import recommend, top_k
-from cammsr_cli.ranking.full_ranking import Questions, model_ranks, user_queries
+from cammsr_cli.ranking.full_ranking import EvaluationCases, model_ranks, user_queries
 from cammsr_cli.ranking.recommend import Recommender
 from cammsr_cli.ranking.top_k import ExactIndex, FaissIndex, faiss_is_installed
 from cammsr_cli.ranking.users import read_ids, user_indices
@@ -253,14 +253,14 @@ def test_nothing_is_recommended_of_which_nothing_is_known(
     # In a ranking they stand behind all others, whoever asks for them.
     indptr = run.data.event_indptr.astype(np.int64)
     some = recommender.everyone[:3]
-    asked = Questions(some, indptr[some], indptr[some + 1], unknown.numpy())
+    asked = EvaluationCases(some, indptr[some], indptr[some + 1], unknown.numpy())
     rank = model_ranks(run.model, run.catalogue, run.events, asked, new_share=new_share)
     left = [
         ITEMS - len(set(_history(recommender, user)) - {item})
         for user, item in zip(some.tolist(), unknown.tolist(), strict=True)
     ]
     assert rank.tolist() == left
-    best = Questions(some, indptr[some], indptr[some + 1], answers.item_UK[:3, 0])
+    best = EvaluationCases(some, indptr[some], indptr[some + 1], answers.item_UK[:3, 0])
     rank = model_ranks(
         run.model, run.catalogue, run.events, best,
         new_share=2 / ITEMS if new_share is None else new_share,

@@ -141,18 +141,18 @@ def test_data_in_a_script_element_cannot_end_it() -> None:
 def test_a_user_is_shown_as_the_model_saw_them(shop: Path) -> None:
     found = ranked(shop / "run", data=None, device=torch.device("cpu"))
     gallery = of_sample(found, [])
-    asked, data = found.ranking.asked, found.run.data
-    place = {data.user_ids[user]: at for at, user in enumerate(asked.user_U)}
+    cases, data = found.ranking.cases, found.run.data
+    place = {data.user_ids[user]: at for at, user in enumerate(cases.user_U)}
     top = found.ranking.top(LISTED).tolist()
     for person in gallery.people:
         at = place[person.user]
-        history = data.event_item[asked.start_U[at] : asked.end_U[at]].tolist()
+        history = data.event_item[cases.start_U[at] : cases.end_U[at]].tolist()
         assert person.events == len(history)
         newest_first = [data.item_ids[item] for item in history[::-1][:12]]
         assert [past.item.id for past in person.past] == newest_first
         assert [card.item.id for card in person.cards] == [data.item_ids[i] for i in top[at]]
         assert person.next is not None
-        assert person.next.item.id == data.item_ids[asked.item_U[at]]
+        assert person.next.item.id == data.item_ids[cases.item_U[at]]
         assert person.next.rank == found.rank[at]
         for place_of, card in enumerate(person.cards, 1):
             assert card.chosen == (person.next.rank == place_of)
@@ -162,9 +162,9 @@ def test_the_sample_has_users_of_every_category(shop: Path) -> None:
     found = ranked(shop / "run", data=None, device=torch.device("cpu"))
     chosen = spread_over_categories(found)
     assert len(chosen) == len(set(chosen.tolist())) == SAMPLED
-    label_NC, asked = found.run.data.category_labels(), found.ranking.asked
+    label_NC, cases = found.run.data.category_labels(), found.ranking.cases
     favourites = [
-        int(label_NC[found.run.data.event_item[asked.start_U[u] : asked.end_U[u]]].sum(0).argmax())
+        int(label_NC[found.run.data.event_item[cases.start_U[u] : cases.end_U[u]]].sum(0).argmax())
         for u in chosen
     ]
     assert min(np.bincount(favourites, minlength=4)) >= 4

@@ -64,7 +64,7 @@ class Opened:
 
     page: Page
     said: list[str] = field(default_factory=list)
-    asked: list[str] = field(default_factory=list)
+    cases: list[str] = field(default_factory=list)
 
 
 @pytest.fixture
@@ -75,12 +75,12 @@ def opened(browser: Browser, report: Path, request: pytest.FixtureRequest) -> It
     found.page.on("console", lambda message: found.said.append(message.text))
     found.page.on("pageerror", lambda error: found.said.append(str(error)))
     found.page.on("dialog", lambda dialog: found.said.append(f"dialog: {dialog.message}"))
-    found.page.on("request", lambda asked: found.asked.append(asked.url))
+    found.page.on("request", lambda cases: found.cases.append(cases.url))
     found.page.goto(report.as_uri())
     yield found
     context.close()
     assert found.said == []
-    assert [url for url in found.asked if not url.startswith("data:")] == [report.as_uri()]
+    assert [url for url in found.cases if not url.startswith("data:")] == [report.as_uri()]
 
 
 def users(page: Page) -> list[str]:
@@ -152,7 +152,7 @@ def test_everything_is_reached_and_used_by_keyboard(opened: Opened) -> None:
     page.keyboard.press("Enter")
     expect(page.locator("#main")).to_be_focused()
     page.reload()
-    opened.asked.pop()  # the page itself again
+    opened.cases.pop()  # the page itself again
     seen = []
     for _ in range(60):
         page.keyboard.press("Tab")
@@ -173,7 +173,7 @@ def test_everything_is_reached_and_used_by_keyboard(opened: Opened) -> None:
     page.keyboard.type(everybody[0])
     assert everybody[0] in users(page)
     page.keyboard.press("Enter")  # sends nothing
-    assert page.url.split("#")[0] == opened.asked[0]
+    assert page.url.split("#")[0] == opened.cases[0]
     page.keyboard.press("Tab")
     page.keyboard.press("Tab")
     page.keyboard.press("Tab")

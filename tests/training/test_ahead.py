@@ -102,7 +102,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_steps_on_a_gpu_are_planned_by_one_thread_ahead_of_them(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain, threads, planned, ahead = Planner.goes, set(), [], []
+    plain, threads, planned, ahead = Planner.micro_batches, set(), [], []
 
     def watched(self: Planner, *given: object) -> object:
         threads.add(threading.get_ident())
@@ -113,7 +113,7 @@ def test_steps_on_a_gpu_are_planned_by_one_thread_ahead_of_them(
         time.sleep(0.02)
         ahead.append(len(planned) - report.step)
 
-    monkeypatch.setattr(Planner, "goes", watched)
+    monkeypatch.setattr(Planner, "micro_batches", watched)
     _train(data, tmp_path / "run", on_step)
     assert threading.get_ident() not in threads
     assert planned == list(range(len(planned)))
@@ -124,14 +124,14 @@ def test_steps_on_a_gpu_are_planned_by_one_thread_ahead_of_them(
 def test_a_planner_that_fails_ends_the_training_with_its_error(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain, steps = Planner.goes, []
+    plain, steps = Planner.micro_batches, []
 
     def failing(self: Planner, *given: object) -> object:
         if given[2] == 3:
             raise ZeroDivisionError("in the fourth plan")
         return plain(self, *given)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Planner, "goes", failing)
+    monkeypatch.setattr(Planner, "micro_batches", failing)
     with pytest.raises(ZeroDivisionError, match="fourth plan"):
         _train(data, tmp_path / "run", steps.append)
     assert [report.step for report in steps] == [1, 2, 3]

@@ -45,8 +45,8 @@ PLAN = {
         "whole": {},
         "in parts": {"micro_batch": 2},
         "sampled": {
-            "sampled_above": 0,
-            "lazy_above": 0,
+            "sampled_softmax_above": 0,
+            "sparse_adam_above": 0,
             "negatives": 1000,
             "swap_weight": 0.05,
         },

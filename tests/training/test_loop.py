@@ -30,7 +30,7 @@ from cammsr_cli.errors import CammsrError, Terminated
 from cammsr_cli.files import CHECKSUMS
 from cammsr_cli.model.cammsr import Cammsr, ItemTables
 from cammsr_cli.model.windows import Window
-from cammsr_cli.ranking.full_ranking import model_ranks, questions
+from cammsr_cli.ranking.full_ranking import evaluation_cases, model_ranks
 from cammsr_cli.ranking.metrics import per_user
 from cammsr_cli.runs.folder import RunFolder
 from cammsr_cli.runs.loading import load_run, read_events
@@ -116,7 +116,7 @@ def _steps_saved(run: Path) -> list[int]:
     return sorted(int(path.name[5:]) for path in (run / "checkpoints").iterdir())
 
 
-SAMPLED = {"sampled_above": 0, "lazy_above": 0, "negatives": 10}
+SAMPLED = {"sampled_softmax_above": 0, "sparse_adam_above": 0, "negatives": 10}
 
 
 @pytest.fixture(scope="module")
@@ -173,7 +173,7 @@ def test_what_is_kept_is_the_best_epoch_as_validation_found_it(
 ) -> None:
     run = load_run(RunFolder(undisturbed["full"]), toy_data, torch.device("cpu"))
     assert run.spec.repeats  # so that validation keeps what users have seen
-    asked = questions(run.data, VALIDATION)
+    asked = evaluation_cases(run.data, VALIDATION)
     kept, hidden = (
         per_user(model_ranks(run.model, run.catalogue, run.events, asked, exclude), "NDCG", 10)
         for exclude in (False, True)
@@ -536,7 +536,7 @@ def test_damaged_best_weights_are_never_kept_unnoticed(
             _crash_at(ends[-1] - 1),
             checkpoint_minutes=EACH_STEP,
             learning_rate=1e-12,
-            average=0.0,
+            ema_decay=0.0,
         )
     lines = _metrics(run)
     best = lines[lines[-1]["best_epoch"] - 1]["step"]

@@ -78,7 +78,7 @@ def _planned(objective: Objective, start: torch.Tensor, end: torch.Tensor, step:
     model = objective.model
     repeats = model.repeats is not None
     planner = Planner(objective.corpus, objective.config, model.length, repeats)
-    (plan,) = planner.goes(start, end, step, most=len(start))
+    (plan,) = planner.micro_batches(start, end, step, most=len(start))
     return plan
 
 
@@ -208,10 +208,10 @@ BUCKET = {1: 0, 2: 1, 3: 1, 4: 2}
 @pytest.mark.parametrize("sampled", [False, True], ids=["full", "sampled"])
 @pytest.mark.parametrize("new", [False, True], ids=["all known", "some new"])
 def test_the_items_of_each_position_s_own_history_have_their_bias(sampled: bool, new: bool) -> None:
-    known, rivals = torch.arange(N), list(range(N))
+    known, negative_pool = torch.arange(N), list(range(N))
     if new:  # item 2 is then no rival, and the places of those after it are others
         known[2] = -1
-        rivals.remove(2)
+        negative_pool.remove(2)
     catalogue = dataclasses.replace(_corpus().catalogue, id_row_N=known)
     corpus = _corpus(catalogue=catalogue, events=REPEATED, sampled=sampled)
     model = _model()
@@ -229,8 +229,8 @@ def test_the_items_of_each_position_s_own_history_have_their_bias(sampled: bool,
         score = list(target_NV @ state)
         for item, age in ages.items():
             score[item] = score[item] + 10 * weight_R[BUCKET[age]]
-        told = torch.stack([score[item] for item in rivals])
-        each.append(functional.cross_entropy(told, torch.tensor(rivals.index(target))))
+        told = torch.stack([score[item] for item in negative_pool])
+        each.append(functional.cross_entropy(told, torch.tensor(negative_pool.index(target))))
     theirs = torch.stack(each).mean()
     torch.testing.assert_close(ours, theirs)
     (our_gradient,) = torch.autograd.grad(ours, [model.repeats.weight_R])

@@ -41,7 +41,7 @@ def _planner(corpus: Corpus, repeats: bool = True, **config) -> Planner:
 
 
 def _goes(planner: Planner, step: int = 3, most: int = 99, **processes) -> list[Plan]:
-    return list(planner.goes(START, END, step, most, **processes))
+    return list(planner.micro_batches(START, END, step, most, **processes))
 
 
 def _tensors(value: Any, name: str = "") -> dict[str, torch.Tensor]:
@@ -77,7 +77,7 @@ def _histories(plans: list[Plan]) -> Counter[tuple[tuple[int, int], ...]]:
         real = plan.weight_M > 0
         items = _items(plan, plan.item_BL.view(-1)[plan.place_M[real]])
         targets = _items(plan, plan.target_M[real])
-        within = plan.within_BL.view(-1)[plan.place_M[real]].tolist()
+        within = plan.position_BL.view(-1)[plan.place_M[real]].tolist()
         history: list[tuple[int, int]] = []
         for item, target, at in zip(items, targets, within, strict=True):
             if at == 0 and history:
@@ -116,8 +116,8 @@ def test_goes_and_processes_share_one_step(sampled: bool, size: int, most: int) 
     planner = _planner(_corpus(sampled), negatives=8)
     (whole,) = _goes(planner)
     shared = [_goes(planner, most=most, rank=rank, size=size) for rank in range(size)]
-    assert len({len(goes) for goes in shared}) == 1  # all make as many goes
-    plans = [plan for goes in shared for plan in goes]
+    assert len({len(micro_batches) for micro_batches in shared}) == 1  # all make as many goes
+    plans = [plan for micro_batches in shared for plan in micro_batches]
     assert _histories([plan for plan in plans if plan.share]) == _histories([whole])
     assert sum(plan.share for plan in plans) == pytest.approx(1)
     for plan in plans:
@@ -168,7 +168,7 @@ def test_positions_and_their_numbers_lead_to_one_another(sampled: bool) -> None:
     assert padding.any()
     assert not plan.weight_M[plan.number_X[padding]].any()
     # What stands last in each history.
-    ends = Counter(plan.within_BL.view(-1)[plan.last_W].tolist())
+    ends = Counter(plan.position_BL.view(-1)[plan.last_W].tolist())
     assert ends == Counter((SIZES - 1).tolist())
 
 
@@ -176,7 +176,7 @@ def test_a_target_that_is_no_candidate_has_the_place_of_one_without_part() -> No
     (plan,) = _goes(_planner(_corpus(sampled=True), negatives=4))
     assert plan.candidate_C is not None
     assert plan.correction_C is not None
-    assert plan.wanted_U is not None
+    assert plan.counted_U is not None
     assert plan.item_U is not None
     assert len(plan.candidate_C) % EVEN_CANDIDATES == 0
     told = plan.correction_C > NOWHERE
@@ -189,7 +189,7 @@ def test_a_target_that_is_no_candidate_has_the_place_of_one_without_part() -> No
         assert bool(told[own]) == (target in candidates)
         if target in candidates:
             assert _items(plan, plan.candidate_C[own][None]) == [target]
-    wanted = plan.item_U.item_U[plan.wanted_U > 0].tolist()
+    wanted = plan.item_U.item_U[plan.counted_U > 0].tolist()
     assert wanted == sorted(set(wanted))
     assert candidates | set(targets) <= set(wanted)
 
@@ -206,7 +206,7 @@ def test_ties_are_dealt_with_every_order_about_equally_often() -> None:
     found = Counter(
         tuple(plan.item_BL.view(-1)[:3].tolist())
         for step in range(2400)
-        for plan in planner.goes(torch.tensor([0]), torch.tensor([3]), step, 9)
+        for plan in planner.micro_batches(torch.tensor([0]), torch.tensor([3]), step, 9)
     )
     assert len(found) == 24
     # 100 of each expected, with a standard deviation of 10.

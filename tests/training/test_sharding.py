@@ -47,9 +47,9 @@ CPU = torch.device("cpu")
 TABLE = "items.id_table.weight"
 SAMPLED = [
     "--set",
-    "training.sampled_above=0",
+    "training.sampled_softmax_above=0",
     "--set",
-    "training.lazy_above=0",
+    "training.sparse_adam_above=0",
     "--set",
     "training.batch_size=16",
 ]
@@ -152,8 +152,8 @@ def _trainer(data: DataSet, world: World, **training: object) -> Trainer:
                 "length": 12,
             },
             "training": {
-                "sampled_above": 0,
-                "lazy_above": 0,
+                "sampled_softmax_above": 0,
+                "sparse_adam_above": 0,
                 "negatives": 4000,
                 "batch_size": 128,
                 "shuffle_ties": False,
@@ -181,8 +181,8 @@ def _step(rank: int, data_path: Path, _: Path) -> None:
         (9, 2, 0.01),  # process 0 needs three goes, process 1 two
         (1, 0, 1e9),  # process 1 has none
     ):
-        alone = _trainer(data, World(0, 1, CPU), clip=clip)
-        shared = _trainer(data, World(rank, 2, CPU), clip=clip, micro_batch=micro_batch)
+        alone = _trainer(data, World(0, 1, CPU), clip_norm=clip)
+        shared = _trainer(data, World(rank, 2, CPU), clip_norm=clip, micro_batch=micro_batch)
         table = shared.state.model.items.id_table
         assert isinstance(table, RowShardedTable)
         assert shared.state.averaged.items.id_table is table

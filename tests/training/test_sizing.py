@@ -114,7 +114,7 @@ def _build(config: Config) -> None:
 
 def test_neighbours_are_not_looked_for_in_a_catalogue_too_large_for_it() -> None:
     for above, neighbours in ((2, 0), (3, 5)):
-        given = {"model": {"neighbours": 5}, "training": {"lazy_above": above}}
+        given = {"model": {"neighbours": 5}, "training": {"sparse_adam_above": above}}
         assert _fitted(validated(given), 4).model.neighbours == neighbours
 
 

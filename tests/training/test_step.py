@@ -64,7 +64,7 @@ def _stepper(sampled: bool = False, sparse: bool | None = None, **changed) -> St
                 parameter.normal_(std=0.3)
     assert model.items.id_table is not None
     model.items.id_table.sparse = sampled if sparse is None else sparse
-    given = {"batch_size": 128, "clip": 1e9, **changed}
+    given = {"batch_size": 128, "clip_norm": 1e9, **changed}
     config = TrainingConfig(**given)
     state = TrainingState(model.train(), averaged_copy(model), optimizers_of(model, config))
     notes: list[str] = []
@@ -299,7 +299,7 @@ def test_a_long_gradient_is_cut_to_length_and_keeps_its_direction(
 ) -> None:
     found = []
     for clip in (1e9, 0.01):
-        stepper = _stepper(sampled, clip=clip, negatives=8, micro_batch=micro_batch)
+        stepper = _stepper(sampled, clip_norm=clip, negatives=8, micro_batch=micro_batch)
         torch.manual_seed(4)
         stepper(START, END)
         found.append(_gradients(stepper))
@@ -317,7 +317,7 @@ def test_a_long_gradient_is_cut_to_length_and_keeps_its_direction(
 def test_sparse_gradients_are_cut_as_dense_ones_are(micro_batch: int) -> None:
     found = []
     for sparse in (False, True):
-        stepper = _stepper(True, sparse, clip=0.05, negatives=8, micro_batch=micro_batch)
+        stepper = _stepper(True, sparse, clip_norm=0.05, negatives=8, micro_batch=micro_batch)
         torch.manual_seed(4)
         stepper(START, END)
         grad = stepper.state.model.items.id_table.weight.grad
@@ -339,7 +339,7 @@ def test_fifty_steps_with_named_rows_are_those_of_torch_s_own_gradients(micro_ba
         given = {"negatives": 8, "learning_rate": 0.01, "micro_batch": micro_batch}
         with pytest.MonkeyPatch.context() as patched:
             patched.setattr(Planner, "_needed", needed)
-            stepper = _stepper(True, clip=0.5, **given)
+            stepper = _stepper(True, clip_norm=0.5, **given)
             # Some items are new: they have no row, and begin where their content places them.
             stepper.planner.id_row_N[5:9] = -1
             stepper.planner.new_N[5:9] = True
@@ -356,7 +356,7 @@ def test_fifty_steps_with_named_rows_are_those_of_torch_s_own_gradients(micro_ba
 
 
 def test_a_short_gradient_is_left_as_it_is() -> None:
-    free, held = _stepper(clip=1e9), _stepper(clip=1e3)
+    free, held = _stepper(clip_norm=1e9), _stepper(clip_norm=1e3)
     free(START, END)
     held(START, END)
     _require_equal(_gradients(free), _gradients(held))
@@ -399,7 +399,7 @@ def test_a_dense_table_moves_as_plain_adam_moves_it() -> None:
     for _ in range(3):
         ours(START, END)
         adam.zero_grad()
-        (plan,) = theirs.planner.goes(START, END, 0, most=len(START))
+        (plan,) = theirs.planner.micro_batches(START, END, 0, most=len(START))
         parts = theirs.module(plan)
         (parts["recommendation"] + parts["category"]).backward()
         adam.step()
@@ -445,7 +445,7 @@ def test_a_large_table_is_shared_with_the_averaged_model() -> None:
 @pytest.mark.parametrize("sampled", [False, True], ids=["full", "sampled"])
 def test_the_average_by_hand(sampled: bool) -> None:
     """It keeps min(average, step / (step + 10)) of what it was at each step."""
-    stepper = _stepper(sampled, average=0.14, learning_rate=0.01)
+    stepper = _stepper(sampled, ema_decay=0.14, learning_rate=0.01)
     model, averaged = stepper.state.model, stepper.state.averaged
     expected = _weights(averaged)
     for kept in (1 / 11, 0.14, 0.14):  # 2 / 12 and 3 / 13 are more than 0.14
@@ -458,7 +458,7 @@ def test_the_average_by_hand(sampled: bool) -> None:
 
 
 def test_an_average_of_nought_is_the_last_weights() -> None:
-    stepper = _stepper(average=0.0)
+    stepper = _stepper(ema_decay=0.0)
     for _ in range(2):
         stepper(START, END)
     _require_close(_weights(stepper.state.model), _weights(stepper.state.averaged))

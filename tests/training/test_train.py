@@ -23,12 +23,16 @@ from cammsr_cli.training.train import make_trainer
 CPU = torch.device("cpu")
 
 
-@pytest.mark.parametrize(("sampled_above", "large"), [(0, True), (10**6, False)])
+@pytest.mark.parametrize(("sampled_softmax_above", "large"), [(0, True), (10**6, False)])
 def test_features_are_read_by_the_step_only_where_a_step_sees_a_sample(
-    toy_data: Path, sampled_above: int, large: bool
+    toy_data: Path, sampled_softmax_above: int, large: bool
 ) -> None:
     data = DataSet(toy_data)
-    above = {"sampled_above": sampled_above, "lazy_above": 0, "batch_size": 8}
+    above = {
+        "sampled_softmax_above": sampled_softmax_above,
+        "sparse_adam_above": 0,
+        "batch_size": 8,
+    }
     config, _ = fitted(validated({"training": above}), data, CPU)
     spec = describe(data, config.model, "cammsr")
     ids = [data.item_ids[item] for item in training_items(data)]

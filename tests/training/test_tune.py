@@ -112,7 +112,7 @@ def test_a_training_that_fails_ends_no_search(
     toy_data: Path, tmp_path: Path, cammsr: Callable
 ) -> None:
     out = tmp_path / "search"
-    given = ["tune", toy_data, *SMALL, "--set", "training.clip=1000000000"]
+    given = ["tune", toy_data, *SMALL, "--set", "training.clip_norm=1000000000"]
     diverging = ["--search", "training.learning_rate=100000.0,1000000.0"]
     answer = cammsr(*given, "--out", out, *diverging, "--trials", "2", "--json")
     assert answer.code == 1
@@ -180,7 +180,7 @@ def test_values_are_read_as_settings_are() -> None:
         "training.learning_rate", 1e-4, 1e-2
     )
     assert Range.parse("model.input_norm=dyt,layernorm").choices == ("dyt", "layernorm")
-    assert Range.parse("model.time=true,false").choices == (True, False)
+    assert Range.parse("model.time_gaps=true,false").choices == (True, False)
     assert Range.parse("model.width=32,64").choices == (32, 64)
     assert Range.parse("model.modalities=[a,b],[a]").choices == ("[a, b]", "[a]")
     assert Range.parse("model.modalities=[a],null").choices == ("[a]", "null")

@@ -96,8 +96,10 @@ def as_amazon(tables: SourceTables, year: str | None) -> SourceTables | None:
     if found is None or year not in (None, found):
         return None
     notes = (*tables.notes, f"read as Amazon Reviews {found} (--format amazon-{found})")
-    items, told = _items(tables.items) if tables.items else (None, ())
-    return replace(tables, items=items, lists_are_paths=True, known=True, notes=(*notes, *told))
+    items, item_notes = _items(tables.items) if tables.items else (None, ())
+    return replace(
+        tables, items=items, lists_are_paths=True, known=True, notes=(*notes, *item_notes)
+    )
 
 
 def _items(table: Table) -> tuple[Table, tuple[str, ...]]:

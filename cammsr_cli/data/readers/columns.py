@@ -202,8 +202,10 @@ def match_columns(
             )
         if hints or len(faults) > len(unlisted) + len(headerless):
             advice.append(_hint(hints))
-        lacking = [name for name in required if name not in matched["interactions"]]
-        raise UnmatchedError("; ".join(faults), " ".join(advice), lacking, matched["interactions"])
+        unmatched = [name for name in required if name not in matched["interactions"]]
+        raise UnmatchedError(
+            "; ".join(faults), " ".join(advice), unmatched, matched["interactions"]
+        )
     others = {kind: _others(kind, header, mapped[kind]) for kind, header in headers.items()}
     return MatchedColumns(matched["interactions"], matched.get("items", {}), others)
 

@@ -193,11 +193,11 @@ def as_utf8(path: Path, content: bytes, encoding: str | None) -> tuple[bytes, st
         if text is None:
             return decode(path, content).encode(), UTF8, ()  # which tells the byte that is not
         line, word = _first_word(text)
-        told = (
+        note = (
             f"{path.name} is not UTF-8: read as {_WESTERN}, as in {word!r} on line {line} "
             f"(else: --encoding {path.name}=NAME)"
         )
-        return text.encode(), _WESTERN, (told,)
+        return text.encode(), _WESTERN, (note,)
     text = decode(path, content, encoding).removeprefix("\ufeff")
     return text.encode("utf-8", "replace"), encoding, ()  # some codecs yield surrogates
 

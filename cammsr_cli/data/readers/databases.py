@@ -40,7 +40,7 @@ def database_tables(path: Path) -> dict[str, str]:
         CammsrError: It cannot be read, or the package that reads it is not installed.
     """
     kind = _kind(path)
-    with _refusals_told(path, ""):
+    with _refusals_named(path, ""):
         if kind == "sqlite":
             with closing(_sqlite(path)) as connection:
                 found = connection.execute(_TABLES[kind]).fetchall()
@@ -65,7 +65,7 @@ def read_query(path: Path, sql: str) -> pl.DataFrame:
             installed.
     """
     kind = _kind(path)
-    with _refusals_told(path, sql):
+    with _refusals_named(path, sql):
         if kind == "sqlite":
             with closing(_sqlite(path)) as connection:
                 return _rows_of_sqlite(connection, sql)
@@ -90,7 +90,7 @@ def _kind(path: Path) -> str:
 
 
 @contextmanager
-def _refusals_told(path: Path, sql: str) -> Iterator[None]:
+def _refusals_named(path: Path, sql: str) -> Iterator[None]:
     errors: tuple[type[Exception], ...] = (sqlite3.Error, sqlite3.Warning, ValueError)
     errors = (*errors, pl.exceptions.PolarsError)
     if find_spec("duckdb") is not None:
@@ -100,9 +100,9 @@ def _refusals_told(path: Path, sql: str) -> Iterator[None]:
     try:
         yield
     except errors as error:
-        asked = f" ({' '.join(sql.split())})" if sql else ""
+        query_shown = f" ({' '.join(sql.split())})" if sql else ""
         raise CammsrError(
-            f"{path} cannot be read: {first_line(error)}{asked}",
+            f"{path} cannot be read: {first_line(error)}{query_shown}",
             "Try it with the database's own program, or save the table as CSV or Parquet.",
         ) from None
 

@@ -46,7 +46,7 @@ ORDERS = {"day-first": "abc", "month-first": "bac", "year-first": "cba"}
 
 def from_dates(texts: pl.Series, kind: str, order: str | None) -> Reading:
     """Dates of one shape; without a zone they are UTC."""
-    return _alike(texts, kind, order) or _taken_apart(texts, kind, order)
+    return _alike(texts, kind, order) or _by_parts(texts, kind, order)
 
 
 def _alike(texts: pl.Series, kind: str, order: str | None) -> Reading | None:
@@ -62,8 +62,8 @@ def _alike(texts: pl.Series, kind: str, order: str | None) -> Reading | None:
         return None
     first = whole[0]
     others = [name for name in whole[1:] if not read[first].equals(read[name])]
-    told = f"dates such as {example!r}" + (f", {first.replace('-', ' ')}" if first else "")
-    return Reading(read[first], told, (first, *others) if others else ())
+    description = f"dates such as {example!r}" + (f", {first.replace('-', ' ')}" if first else "")
+    return Reading(read[first], description, (first, *others) if others else ())
 
 
 def _patterns_of(example: str, kind: str) -> tuple[str, dict[str, str]] | None:
@@ -136,7 +136,7 @@ def _possible_orders(four: str | None, dotted: bool) -> list[str]:
     return possible if four == "c" else [*possible, "year-first"]
 
 
-def _taken_apart(texts: pl.Series, kind: str, order: str | None) -> Reading:
+def _by_parts(texts: pl.Series, kind: str, order: str | None) -> Reading:
     """Dates of one shape, however else they differ from one another."""
     parts = texts.str.extract_groups(SHAPES[kind]).struct.unnest()
     example = f"dates such as {texts.drop_nulls()[0]!r}"
@@ -145,8 +145,8 @@ def _taken_apart(texts: pl.Series, kind: str, order: str | None) -> Reading:
         if order is not None:
             orders = [order]
         parts = _ordered(parts, orders[0], four)
-        told = f"{example}, {orders[0].replace('-', ' ')}"
-        return Reading(_assembled(parts), told, tuple(orders) if len(orders) > 1 else ())
+        description = f"{example}, {orders[0].replace('-', ' ')}"
+        return Reading(_assembled(parts), description, tuple(orders) if len(orders) > 1 else ())
     if kind not in ("compact", "month"):
         month = pl.col("month").str.slice(0, 3).str.to_lowercase()
         numbers = {name: str(number) for number, name in enumerate(_MONTHS, 1)}
@@ -190,12 +190,12 @@ def _ordered(parts: pl.DataFrame, order: str, four: str | None) -> pl.DataFrame:
 
 def _assembled(parts: pl.DataFrame) -> pl.DataFrame:
     """Day, month, year and what there is of clock and zone, as `second` and `fraction`."""
-    lacking = [
+    absent_parts = [
         name
         for name in ("hour", "minute", "second", "fraction", "half", "sign", "zone_hour")
         if name not in parts.columns
     ]
-    parts = parts.with_columns(pl.lit(None, pl.String).alias(name) for name in lacking)
+    parts = parts.with_columns(pl.lit(None, pl.String).alias(name) for name in absent_parts)
     if "zone_minute" not in parts.columns:
         parts = parts.with_columns(zone_minute=pl.lit(None, pl.String))
 

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from cammsr_cli.data.readers.columns import distinct_names
 from cammsr_cli.data.readers.dialects import (
     Dialect,
-    begun,
+    after_separator_line,
     count_of,
     empty_lines,
     lines_alike,
@@ -84,7 +84,7 @@ def read_delimited(
             it says on which line.
         UnicodeDecodeError: It is not UTF-8.
     """
-    content, dialect = begun(content, usual)
+    content, dialect = after_separator_line(content, usual)
     dialect = replace(dialect, columns=tuple(columns))
     content = one_separator(content, dialect)
     quotes = positions_of(content, b'"')
@@ -112,7 +112,7 @@ def read_delimited(
 
 def header_of(lines: Sequence[str], usual: str) -> list[str]:
     """The columns that a file's first lines name; [] if they cannot be told."""
-    content, dialect = begun("".join(lines).encode("utf-8", "replace"), usual)
+    content, dialect = after_separator_line("".join(lines).encode("utf-8", "replace"), usual)
     text = one_separator(content, dialect).decode()
     records = _records(text, dialect)
     try:

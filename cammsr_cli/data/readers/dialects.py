@@ -63,12 +63,12 @@ def _even(lines: Sequence[str], mark: str) -> bool:
     return len(counts) == 1 and counts != {0}
 
 
-def begun(content: bytes, usual: str) -> tuple[bytes, Dialect]:
+def after_separator_line(content: bytes, usual: str) -> tuple[bytes, Dialect]:
     """The content from its header on, and how its fields are separated."""
     if b"\n" not in content:
         content = content.replace(b"\r", b"\n")
-    if told := _SEPARATOR_LINE.match(content):
-        return content[told.end() :], Dialect(told[1].decode("latin-1"), first_line=2)
+    if declared := _SEPARATOR_LINE.match(content):
+        return content[declared.end() :], Dialect(declared[1].decode("latin-1"), first_line=2)
     return content, Dialect(separator_of(content, usual))
 
 

@@ -95,5 +95,5 @@ def _leaves(folder: Path) -> Iterator[Path]:
 def partition(folder: Path, file: Path) -> dict[str, str | None]:
     """The columns that the names of a part's folders tell, and their values."""
     names = file.relative_to(folder).parent.parts
-    told = (match for name in names if (match := _PARTITION.fullmatch(name)))
-    return {one[1]: None if one[2] == _NO_VALUE else unquote(one[2]) for one in told}
+    matches = (match for name in names if (match := _PARTITION.fullmatch(name)))
+    return {one[1]: None if one[2] == _NO_VALUE else unquote(one[2]) for one in matches}

@@ -49,7 +49,7 @@ FORMAT_NAMES: tuple[FormatName, ...] = get_args(FormatName)
 _WHOLE_FOLDERS = ("movielens", "microlens", "mind")  # told by several files together
 OTHER_TABLES = (".feather", ".orc", ".avro", ".numbers", ".mdb", ".accdb")
 _TEXTS = (".txt", ".dat", ".txt.gz", ".dat.gz", ".txt.zst", ".dat.zst")
-_COLUMNS_TOLD = 8
+_COLUMNS_LISTED = 8
 
 # What a folder of a format holds, for messages.
 HOLDS: dict[FormatName, str] = {
@@ -107,8 +107,8 @@ def open_sources(
     if not (found in _WHOLE_FOLDERS or format_name == "plain"):
         tables = _of_format(tables, format_name)
     if interactions.is_dir() or is_holder(interactions):
-        told = _not_read(interactions, reading, tables, read_otherwise)
-        tables = replace(tables, notes=(*tables.notes, *told))
+        not_read = _not_read(interactions, reading, tables, read_otherwise)
+        tables = replace(tables, notes=(*tables.notes, *not_read))
     return tables
 
 
@@ -190,8 +190,10 @@ def _item_tables(items: Path, reading: Reading) -> list[Path]:
 
 def _each(columns: Mapping[Path, Sequence[str]]) -> str:
     """The tables of a workbook or a database with what their columns are called."""
-    told = "; ".join(f"{p.name} ({listed(names[:_COLUMNS_TOLD])})" for p, names in columns.items())
-    return f"its tables: {told or 'none'}"
+    not_read = "; ".join(
+        f"{p.name} ({listed(names[:_COLUMNS_LISTED])})" for p, names in columns.items()
+    )
+    return f"its tables: {not_read or 'none'}"
 
 
 def _may_be_meant(path: Path, columns: Sequence[str], reading: Reading) -> bool:
@@ -260,12 +262,12 @@ def _why_not(path: Path, columns: Sequence[str]) -> str:
     if _known(columns, "user") and _known(columns, "item"):
         return "another table of users and items"
     if not _has_item(columns):
-        return f"no column known as the item ({listed(columns[:_COLUMNS_TOLD])})"
+        return f"no column known as the item ({listed(columns[:_COLUMNS_LISTED])})"
     if _known(columns, "user"):
         return "it tells of users"
     return (
         "no column known as title, description, category, image or video "
-        f"({listed(columns[:_COLUMNS_TOLD])}); to read it: --items FILE --map title=COLUMN"
+        f"({listed(columns[:_COLUMNS_LISTED])}); to read it: --items FILE --map title=COLUMN"
     )
 
 

@@ -95,8 +95,8 @@ def _whole_numbers(
 
 def _require_no_json(table: Table, column: str, texts: pl.Series) -> None:
     """Refuse texts that were lists or objects before they were read."""
-    begun = (texts.str.starts_with("{") | texts.str.starts_with("[")).fill_null(False)
-    for row in begun.arg_true():
+    bracketed = (texts.str.starts_with("{") | texts.str.starts_with("[")).fill_null(False)
+    for row in bracketed.arg_true():
         try:
             value = json.loads(texts[int(row)])
         except (ValueError, RecursionError):

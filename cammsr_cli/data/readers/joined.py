@@ -53,8 +53,8 @@ def joined_items(tables: Sequence[Table]) -> Table:
         ) from None
     joined = together.group_by(name, maintain_order=True).agg(pl.all().drop_nulls().first())
     shared = together.height - joined.height
-    told = f"items read from {', '.join(table.path.name for table in tables)}, joined by their ids"
+    note = f"items read from {', '.join(table.path.name for table in tables)}, joined by their ids"
     if shared:
-        told += f" ({counted(shared, 'row')} of items that an earlier file has, too)"
+        note += f" ({counted(shared, 'row')} of items that an earlier file has, too)"
     parts = tuple(replace(table, notes=()) for table in tables)
-    return Table(first.path, joined, "rows", notes=(told, *notes), joined=parts)
+    return Table(first.path, joined, "rows", notes=(note, *notes), joined=parts)

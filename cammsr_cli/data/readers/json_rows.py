@@ -45,7 +45,7 @@ def read_json(path: Path, content: bytes) -> tuple[pl.DataFrame, bool]:
     end = content.find(b"\n", start)
     first = content[start : end if end >= 0 else None]
     alone = end < 0 or not content[end : end + _HEAD].strip()
-    if first.startswith(b"[") or _goes_on(first) or (alone and _holds_rows(first)):
+    if first.startswith(b"[") or _is_unfinished(first) or (alone and _holds_rows(first)):
         return _read_document(path, content.decode()), False
     return _read_lines(path, content), True
 
@@ -54,14 +54,14 @@ def json_keys(path: Path, lines: Sequence[str]) -> list[str]:
     """The keys of the rows that these first lines of a file hold; [] if they cannot be told."""
     keys: dict[str, None] = {}
     first = lines[0].lstrip() if lines else ""
-    if first.startswith("[") or _goes_on(first.encode("utf-8", "replace")):
+    if first.startswith("[") or _is_unfinished(first.encode("utf-8", "replace")):
         decoder = json.JSONDecoder()
         text = "".join(lines)
         begin = text.find("{")
         try:
             while begin >= 0:
                 value, end = decoder.raw_decode(text, begin)
-                value = next(iter(_rows_within(value) or ()), value)
+                value = next(iter(_nested_rows(value) or ()), value)
                 keys |= dict.fromkeys(map(_storable, value))
                 begin = text.find("{", end)
         except (ValueError, RecursionError):
@@ -70,7 +70,7 @@ def json_keys(path: Path, lines: Sequence[str]) -> list[str]:
     for number, line in enumerate(lines, 1):
         try:
             row = _object_on(path, number, line)
-            rows = _rows_within(row) if len(lines) == 1 else None
+            rows = _nested_rows(row) if len(lines) == 1 else None
             keys |= dict.fromkeys(rows[0] if rows else row)
         except CammsrError:
             break
@@ -169,7 +169,7 @@ def _storable(text: str) -> str:
 # --- lists, and objects over several lines ------------------------------------------------------
 
 
-def _goes_on(line: bytes) -> bool:
+def _is_unfinished(line: bytes) -> bool:
     """Whether a line begins an object that later lines may end."""
     text = line.strip()
     if not text.startswith(b"{") or not text.endswith((b"{", b"[", b",")):
@@ -180,7 +180,7 @@ def _goes_on(line: bytes) -> bool:
 def _holds_rows(line: bytes) -> bool:
     """Whether a line is an object that is no row but holds a list of them."""
     value = _json_or_none(line)
-    return isinstance(value, dict) and _rows_within(value) is not None
+    return isinstance(value, dict) and _nested_rows(value) is not None
 
 
 def _json_or_none(text: bytes) -> object:
@@ -190,7 +190,7 @@ def _json_or_none(text: bytes) -> object:
         return None
 
 
-def _rows_within(value: dict[str, object]) -> list[dict[str, object]] | None:
+def _nested_rows(value: dict[str, object]) -> list[dict[str, object]] | None:
     """The only list of objects that an object without an id holds."""
     if not _IDS.isdisjoint(map(normalised, value)):
         return None
@@ -206,7 +206,7 @@ def _read_document(path: Path, text: str) -> pl.DataFrame:
     """The rows of a list, of an object that holds one, or of objects one after another."""
     values = list(_values(path, text))
     if len(values) == 1 and isinstance(values[0], dict):
-        values = [_rows_within(values[0]) or values[0]]
+        values = [_nested_rows(values[0]) or values[0]]
     rows = [row for value in values for row in (value if isinstance(value, list) else [value])]
     for number, row in enumerate(rows, 1):
         if not isinstance(row, dict):

@@ -61,9 +61,9 @@ def find_microlens(
     listed = _titles(titles, columns[titles], reading, known) if titles else None
     if listed is not None and _names_media(listed.frame.columns):
         return None
-    items, told = _with_media(folder, interactions, listed, media)
+    items, media_notes = _with_media(folder, interactions, listed, media)
     return SourceTables(
-        interactions, items, notes=("read as a MicroLens folder (--format microlens)", *told)
+        interactions, items, notes=("read as a MicroLens folder (--format microlens)", *media_notes)
     )
 
 

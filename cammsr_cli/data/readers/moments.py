@@ -31,7 +31,7 @@ class Reading:
     """
 
     times: pl.DataFrame
-    told: str
+    description: str
     readings: tuple[str, ...] = ()
 
 

@@ -14,7 +14,7 @@ from cammsr_cli.data.readers.timestamps import read_values
 from cammsr_cli.errors import CammsrError, first_line
 
 _PROPERTY, _VALUE = ("property", "attribute"), ("value",)
-_TOLD = 8
+_LISTED = 8
 _KNOWN = {
     name: field for field, names in CANDIDATES["items"].items() if field != "item" for name in names
 }
@@ -59,15 +59,15 @@ def items_of_properties(tables: Sequence[Table]) -> Table:
         own = known.filter(pl.col("property") == name).group_by("item").agg(value.alias(name))
         frame = frame.join(own, on="item", how="left", maintain_order="left")
     which = ", the latest value of each item" if timed else ""
-    told = (
+    note = (
         f"{', '.join(table.path.name for table in tables)}: a row a property of an item; "
         f"{f'read {listed(read)}{which}' if read else 'none of them is known'}"
     )
     if others:
-        more = f" and {len(others) - _TOLD:,} more" if len(others) > _TOLD else ""
-        told += f"; not read {listed(others[:_TOLD])}{more}"
+        more = f" and {len(others) - _LISTED:,} more" if len(others) > _LISTED else ""
+        note += f"; not read {listed(others[:_LISTED])}{more}"
     parts = tuple(replace(table, frame=table.frame.clear(), notes=()) for table in tables)
-    return Table(tables[0].path, frame, "rows", notes=(told, *notes), joined=parts)
+    return Table(tables[0].path, frame, "rows", notes=(note, *notes), joined=parts)
 
 
 def _rows(table: Table, notes: list[str]) -> pl.DataFrame:

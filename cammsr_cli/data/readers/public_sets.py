@@ -32,9 +32,9 @@ def as_diginetica(tables: SourceTables) -> SourceTables | None:
     if not {"sessionid", "itemid", "timeframe", "eventdate"} <= names.keys():
         return None
     day = read_values(frame[names["eventdate"]]).times["second"]
-    within = frame[names["timeframe"]].cast(pl.Int64, strict=False)
+    milliseconds = frame[names["timeframe"]].cast(pl.Int64, strict=False)
     frame = frame.with_columns(
-        frame[names["sessionid"]].alias("user"), (day * 1_000 + within).alias("timestamp")
+        frame[names["sessionid"]].alias("user"), (day * 1_000 + milliseconds).alias("timestamp")
     )
     note = (
         "read as Diginetica: users are the sessions, and times are "
@@ -64,8 +64,8 @@ def find_mind(
     behaviors, news = files["behaviors"], files["news"]
     named = {behaviors.name: _BEHAVIORS, news.name: _NEWS, **reading.columns}
     reading = replace(reading, columns=named)
-    interactions, told = _clicks(open_table(behaviors, reading))
-    note = f"read as MIND (--format mind): {told}"
+    interactions, note = _clicks(open_table(behaviors, reading))
+    note = f"read as MIND (--format mind): {note}"
     return SourceTables(
         interactions, _news(open_table(news, reading)), lists_are_paths=True, notes=(note,)
     )
@@ -92,13 +92,13 @@ def _clicks(table: Table) -> tuple[Table, str]:
         .explode("item", "place")
         .select("user", "item", pl.col("timestamp") + pl.col("place"))
     )
-    told = (
+    note = (
         f"{counted(clicks.height, 'click')} among {counted(shown.height, 'impression')}, and "
         f"{before.height:,} of the histories, which have no times and are put before a user's "
         "first impression, in their order"
     )
     frame = pl.concat([before, clicks])
-    return replace(table, frame=frame, layout="rows", dialect=None), told
+    return replace(table, frame=frame, layout="rows", dialect=None), note
 
 
 def _news(table: Table) -> Table:

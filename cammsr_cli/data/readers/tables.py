@@ -63,7 +63,7 @@ _COLUMNAR: dict[Format, _Columnar] = {
 _USUAL_SEPARATORS: dict[Format, str] = {"csv": ",", "tsv": "\t"}
 _HEAD = 65_536  # bytes in which the first line ends
 _ROWS_A_PIECE = 65_536  # as Python's values a whole column of texts is large
-_WORDS_TOLD = 3
+_WORDS_LISTED = 3
 
 
 @dataclass(frozen=True)
@@ -231,11 +231,11 @@ def _open_file(path: Path, reading: Reading) -> Table | None:
         head = content[:_HEAD].decode("utf-8", "replace")
         columns = known_columns(path.name, header_of([head.partition("\n")[0]], usual))
         if columns:
-            told = (
+            note = (
                 f"{path.name} has no header: its columns are taken for {', '.join(columns)} "
                 f"(else: --columns {path.name}=NAME,NAME,…)"
             )
-            notes = (*notes, told)
+            notes = (*notes, note)
     read = read_delimited(path, content, usual, columns)
     notes = (*notes, *read.notes, *blank_note(path, read.blank))
     twice = [name for name in read.frame.columns if name.endswith("_duplicated_0")]
@@ -374,7 +374,7 @@ def _without_missing(table: Table, words: frozenset[str]) -> Table:
         return table
     cells = [texts[name] for name in columns]
     written = pl.concat([cell.filter(cell.is_in(padded)).alias("") for cell in cells])
-    common = written.str.strip_chars().value_counts(sort=True)[""][:_WORDS_TOLD].to_list()
+    common = written.str.strip_chars().value_counts(sort=True)[""][:_WORDS_LISTED].to_list()
     note = (
         f"{counted(len(written), 'cell')} of {table.path.name} read as missing, written "
         f"{', '.join(common)} in {listed(columns)} (--missing says which words are)"

@@ -106,18 +106,18 @@ def read_times(
     lacks = reading.times["second"].is_null()
     unread = (lacks if may_lack is None else lacks & ~may_lack).arg_true()
     if len(unread):
-        known = reading.told or "a number of s, ms, µs or ns, or a date such as 2024-03-20"
+        known = reading.description or "a number of s, ms, µs or ns, or a date such as 2024-03-20"
         fail_at(
             table,
             int(rows[int(unread[0])]),
             column,
-            f"not a timestamp {'like the others ' if reading.told else ''}({known})",
+            f"not a timestamp {'like the others ' if reading.description else ''}({known})",
             "Mend that row, say how times are written (such as --time-format '%d/%m/%Y %H:%M'), or "
             "map another column: --map timestamp=COLUMN",
         )
     if reading.readings:
         _ask(table, column, rows, values, reading.readings)
-    return reading.times, reading.told
+    return reading.times, reading.description
 
 
 def _ask(
@@ -163,8 +163,8 @@ def finer_column(table: Table, column: str, others: Sequence[str]) -> str | None
         after = fine - coarse
         zone = np.floor(after[0] / _ZONE_STEP) * _ZONE_STEP if grain < DAY else 0.0
         margin = _FURTHEST_ZONE if grain == DAY else 0
-        within = (after >= zone - margin).all() and (after < zone + grain + margin).all()
-        if within and abs(zone) <= _FURTHEST_ZONE and np.ptp(after) > 0:
+        fits_zone = (after >= zone - margin).all() and (after < zone + grain + margin).all()
+        if fits_zone and abs(zone) <= _FURTHEST_ZONE and np.ptp(after) > 0:
             distinct = len(np.unique(fine))
             found = max(found, (distinct, other)) if found else (distinct, other)
     return found[1] if found else None
@@ -189,7 +189,7 @@ def read_values(values: pl.Series, time_format: str | None = None) -> Reading:
         time_format: As `checked_time_format` gives it; None finds out.
     """
     if time_format is not None and time_format not in ORDERS:
-        return _as_told(values, time_format)
+        return _by_format(values, time_format)
     if values.dtype == pl.String:
         return _from_strings(values.str.strip_chars(), time_format)
     if isinstance(values.dtype, pl.Datetime):
@@ -205,7 +205,7 @@ def read_values(values: pl.Series, time_format: str | None = None) -> Reading:
     return Reading(split_seconds(pl.Series([None] * len(values), dtype=pl.Int64), 1), "")
 
 
-def _as_told(values: pl.Series, time_format: str) -> Reading:
+def _by_format(values: pl.Series, time_format: str) -> Reading:
     """Numbers of a named unit, or what fits a strptime pattern."""
     if values.dtype.is_temporal() or values.dtype.is_nested():
         return Reading(
@@ -303,12 +303,12 @@ def _of_units(numbers: pl.Series, known: pl.Series) -> Reading:
     size = known.abs()
     median = float(size.median() or 0.0)  # type: ignore[arg-type]
     unit = next(name for name, most in _MEDIANS.items() if median < most)
-    within = {
+    fits_zone = {
         name: int(known.is_between(YEAR_1980 * ticks, YEAR_2100 * ticks, closed="left").sum())
         for name, ticks in TICKS.items()
     }
-    units = [name for name, count in within.items() if count]
-    if len(units) < 2 or sum(within.values()) < _MOST * len(known):
+    units = [name for name, count in fits_zone.items() if count]
+    if len(units) < 2 or sum(fits_zone.values()) < _MOST * len(known):
         return Reading(split_seconds(numbers, TICKS[unit]), f"numbers of {unit}")
     times = split_seconds(numbers, TICKS[unit])
     for other in units:
@@ -319,5 +319,5 @@ def _of_units(numbers: pl.Series, known: pl.Series) -> Reading:
             pl.when(own).then(other_times[name]).otherwise(pl.col(name)).alias(name)
             for name in times.columns
         )
-    mixed = ", ".join(f"{within[name]:,} of {name}" for name in units)
+    mixed = ", ".join(f"{fits_zone[name]:,} of {name}" for name in units)
     return Reading(times, f"numbers of several units, each read in its own ({mixed})")
