@@ -30,6 +30,7 @@ from cammsr_cli.commands.raw_file_options import (
     reading_of,
     spare_cores,
 )
+from cammsr_cli.commands.typed_command import as_typed
 
 if TYPE_CHECKING:
     from cammsr_cli.prepare.options import PrepareOptions
@@ -45,8 +46,16 @@ EXAMPLES = [
 ]
 HELP_EPILOG = epilog(EXAMPLES)
 
+_NOT_OF_THE_RESULT = {
+    *("out", "force", "strict", "as_json", "dry_run", "shard", "engine", "device", "workers"),
+    *("batch_size", "decode_seconds", "downloads_per_host", "download_seconds"),
+    *("max_download_mb", "allow_private_hosts"),
+}
+"""Parameters that decide where or how fast a data set is made, and not what is in it."""
+
 
 def command(
+    context: typer.Context,
     source: Annotated[
         Path,
         typer.Argument(
@@ -337,6 +346,7 @@ def command(
         engine=engine.value,
         strict=strict,
         force=force,
+        command=as_typed(context, _NOT_OF_THE_RESULT),
     )
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         if not dry_run:

@@ -33,6 +33,7 @@ class PrepareOptions:
         engine: "local" for this machine, "ray" for the nodes of a Ray cluster.
         strict: Whether an item that cannot be encoded stops everything.
         force: Whether `out` may be replaced.
+        command: The command that makes it again, kept in the data set; "" if there is none.
     """
 
     source: SourceOptions
@@ -47,6 +48,7 @@ class PrepareOptions:
     engine: Literal["local", "ray"] = "local"
     strict: bool = False
     force: bool = False
+    command: str = ""
 
 
 def require_writable(options: PrepareOptions) -> None:

@@ -39,6 +39,9 @@ from cammsr_cli.prepare.web_media import WebMedia
 if TYPE_CHECKING:
     from cammsr_cli.distributed import World
 
+MADE_BY = "made by"
+"""The decision that is the command itself."""
+
 ID = "id"
 """The stream that is no modality: an item's own embedding."""
 
@@ -144,6 +147,8 @@ class _Raw:
         """Read all of it."""
         encoders = _make_encoders(options)
         corpus = read_corpus(options.source)
+        if options.command:
+            corpus = replace(corpus, decisions=[(MADE_BY, options.command), *corpus.decisions])
         vectors = {
             modality: _ready_made(path, corpus, modality, options)
             for modality, path in options.vectors.items()

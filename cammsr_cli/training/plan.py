@@ -195,7 +195,7 @@ class Planner:
     ) -> Iterator[Plan]:
         """The micro-batches of a step on the windows `[start, end)`, those of one process of many.
 
-        Whatever the number of micro-batches and processes, ties are shuffled and candidates drawn alike.
+        Ties are shuffled and candidates drawn alike for any number of micro-batches and processes.
 
         Args:
             start_W: int64 first event of each window of the step, in all processes.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import h5py
 import numpy as np
 import pytest
 from altered import without_checksums
+
+from cammsr_cli.data.dataset import DataSet
 
 LOG = "user,item,date,event\n" + "".join(
     f"u{n % 2},i{n % 5},2024-03-2{n % 8},{'view' if n % 3 else 'buy'}\n" for n in range(16)
@@ -90,3 +93,20 @@ def test_long_decisions_are_cut_to_what_an_attribute_holds(shop: Path, cammsr: C
     out = shop.parent / "shop.h5"
     assert cammsr("prepare", shop, "--out", out).code == 0
     assert len(json.loads(cammsr("info", out, "--json").out)["decisions"]) > 300
+
+
+def test_the_command_that_made_it_is_kept_and_makes_it_again(
+    shop: Path, cammsr: Callable, tmp_path: Path
+) -> None:
+    """Without what decides no content: where it goes, how many processes work, what is printed."""
+    first, again = tmp_path / "with a space.h5", tmp_path / "again.h5"
+    options = ("--where", "event = buy", "--k-core", 1, "--no-download", "--order", "file")
+    answer = cammsr("prepare", shop, "--out", first, *options, "--workers", 0, "--json")
+    assert answer.code == 0, answer.err
+    command = dict(json.loads(answer.out)["decisions"])["made by"]
+    typed = shlex.split(command)
+    assert typed[:3] == ["cammsr", "prepare", str(shop)]
+    assert sorted(typed[3:]) == sorted(map(str, options))
+    assert cammsr(*typed[1:], "--out", again).code == 0
+    assert DataSet(again).content == DataSet(first).content
+    assert command in json.loads(cammsr("info", again, "--json").out)["decisions"][0]
