@@ -246,10 +246,14 @@ def test_resolved_settings_come_back_from_their_own_file(tmp_path: Path) -> None
     assert resolve(file=file, environment={}) == config
 
 
+OF_THE_DATA = {"separate_bias"}
+"""Arguments of the model that no setting decides, but the training data."""
+
+
 def test_model_settings_are_the_model_s_own_arguments() -> None:
     arguments = inspect.signature(Cammsr).parameters.values()
     keywords = {p.name for p in arguments if p.kind is inspect.Parameter.KEYWORD_ONLY}
-    assert set(ModelConfig.model_fields) - {"modalities"} == keywords
+    assert set(ModelConfig.model_fields) - {"modalities"} == keywords - OF_THE_DATA
 
 
 def test_every_setting_is_described_with_its_default() -> None:
@@ -271,7 +275,7 @@ def test_the_model_s_own_defaults_are_those_of_the_settings() -> None:
     own = {
         name: parameter.default
         for name, parameter in inspect.signature(Cammsr).parameters.items()
-        if parameter.default is not inspect.Parameter.empty
+        if parameter.default is not inspect.Parameter.empty and name not in OF_THE_DATA
     }
     settings = ModelConfig().model_dump(exclude={"modalities"})
     left_open = {name for name, value in settings.items() if value is None}

@@ -145,7 +145,7 @@ def test_check_tells_each_fault_and_fails(cammsr: Callable) -> None:
     }
     assert not found["vectors_have_shape_and_type"]["passed"]
     assert found["keeps_the_order"]["passed"]
-    note = found["the_fingerprint_tells_what_changes_vectors"]["note"]
+    note = found["the_fingerprint_has_what_changes_vectors"]["note"]
     assert note == "not tried, as no other value is known: must"
     far = cammsr("encoders", "check", "far")
     assert far.code == 1

@@ -311,10 +311,10 @@ FAULTS = [
     (Heavyweight, "works_in_worker_processes", "8,0.* bytes"),
     (DiesElsewhere, "works_in_worker_processes", "worker process that it travels to dies"),
     (OtherElsewhere, "works_in_worker_processes", "made something else of the items"),
-    (OneFingerprint, "the_fingerprint_tells_what_changes_vectors", "power=2 changes vectors and"),
-    (RoughInSecret, "the_fingerprint_tells_what_changes_vectors", "precision=bfloat16 changes"),
-    (RandomFingerprint, "the_fingerprint_tells_nothing_else", "two fingerprints"),
-    (DeviceInFingerprint, "the_fingerprint_tells_nothing_else", "changes with the device"),
+    (OneFingerprint, "the_fingerprint_has_what_changes_vectors", "power=2 changes vectors and"),
+    (RoughInSecret, "the_fingerprint_has_what_changes_vectors", "precision=bfloat16 changes"),
+    (RandomFingerprint, "the_fingerprint_has_nothing_else", "two fingerprints"),
+    (DeviceInFingerprint, "the_fingerprint_has_nothing_else", "changes with the device"),
     (TakesAnyOption, "refuses_unknown_options", "'no_such_option'"),
 ]
 
@@ -347,10 +347,10 @@ def test_declarations_that_are_wrong_are_told(tmp_path: Path) -> None:
     trial = trial_of(Sound, tmp_path)
     trial.changing = {"chatty": True}
     with pytest.raises(ContractBroken, match="chatty=True changes no vector"):
-        contract.the_fingerprint_tells_what_changes_vectors(trial)
+        contract.the_fingerprint_has_what_changes_vectors(trial)
     trial.neutral = {"power": "2"}
     with pytest.raises(ContractBroken, match="power=2 was declared neutral and changes vectors"):
-        contract.the_fingerprint_tells_nothing_else(trial)
+        contract.the_fingerprint_has_nothing_else(trial)
     trial.changing, trial.neutral = {}, {}
     assert trial.untried() == ["power", "chatty"]
 
@@ -359,14 +359,14 @@ def test_a_fault_is_found_without_being_told_which_option_to_try(tmp_path: Path)
     trial = trial_of(OneFingerprint, tmp_path)
     trial.changing = {}
     with pytest.raises(ContractBroken, match="power=2 changes vectors"):
-        contract.the_fingerprint_tells_what_changes_vectors(trial)
+        contract.the_fingerprint_has_what_changes_vectors(trial)
 
 
 def test_an_option_that_is_given_is_tried_against_its_default(tmp_path: Path) -> None:
     trial = trial_of(OneFingerprint, tmp_path, options={"power": "3"})
     trial.changing = {}
     with pytest.raises(ContractBroken, match="power=1 changes vectors"):
-        contract.the_fingerprint_tells_what_changes_vectors(trial)
+        contract.the_fingerprint_has_what_changes_vectors(trial)
 
 
 def test_an_encoder_that_needs_other_items_is_told_how_to_offer_them(tmp_path: Path) -> None:

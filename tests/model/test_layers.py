@@ -124,11 +124,11 @@ def test_dynamic_tanh_computes_no_statistics() -> None:
 
 
 def _block(
-    dropout: float = 0.0, distances: int = 6, dyt: list[bool] | None = None
+    dropout: float = 0.0, relative_positions: int = 6, dyt: list[bool] | None = None
 ) -> TransformerBlock:
     """With random values, large enough for all to be plain to see."""
     torch.manual_seed(0)
-    block = TransformerBlock(dyt or [False] * S, WIDTH, 2, dropout, distances)
+    block = TransformerBlock(dyt or [False] * S, WIDTH, 2, dropout, relative_positions)
     for parameter in block.parameters():
         torch.nn.init.normal_(parameter, std=0.4)
     return block
@@ -154,10 +154,12 @@ def _attention_by_hand(block: TransformerBlock, x_SBLD: torch.Tensor) -> torch.T
 
 
 @pytest.mark.parametrize("training", [False, True], ids=["evaluation", "training"])
-@pytest.mark.parametrize("distances", [0, 4, 6])
+@pytest.mark.parametrize("relative_positions", [0, 4, 6])
 @pytest.mark.parametrize("dyt", [[False], [False] * 3, [False, True, False]])
-def test_block_is_pre_norm_causal_attention_then_feed_forward(dyt, distances, training) -> None:
-    block = _block(0.0 if training else 0.5, distances, dyt).train(training)
+def test_block_is_pre_norm_causal_attention_then_feed_forward(
+    dyt, relative_positions, training
+) -> None:
+    block = _block(0.0 if training else 0.5, relative_positions, dyt).train(training)
     x = torch.randn(len(dyt), 2, 4, WIDTH)
     attended = x + _attention_by_hand(block, block.attention_norm(x))
     hidden = functional.gelu(block.feed_forward_in(block.feed_forward_norm(attended)))
@@ -218,9 +220,9 @@ def test_block_never_looks_ahead() -> None:
 
 
 @pytest.mark.parametrize("dyt", [[False, False, False], [False, True, False]])
-@pytest.mark.parametrize("distances", [0, 6])
-def test_the_last_position_alone_is_that_among_all(distances, dyt) -> None:
-    block, x = _block(0.5, distances, dyt).eval(), torch.randn(S, 4, 6, WIDTH)
+@pytest.mark.parametrize("relative_positions", [0, 6])
+def test_the_last_position_alone_is_that_among_all(relative_positions, dyt) -> None:
+    block, x = _block(0.5, relative_positions, dyt).eval(), torch.randn(S, 4, 6, WIDTH)
     last_B = torch.tensor([5, 0, 3, 1])
     expected = block(x)[:, torch.arange(4), last_B]
     torch.testing.assert_close(block.last(x, last_B), expected)

@@ -85,7 +85,7 @@ PARTS = {
     "linear router": {"router": "linear"},
     "gates of one": {"normalise_gates": True},
     "no time": {"time_gaps": False},
-    "no distances": {"relative_positions": False},
+    "no relative_positions": {"relative_positions": False},
     "layernorm": {"input_norm": "layernorm"},
     "no norm": {"input_norm": "none"},
     "no scale": {"embedding_scale": False},
@@ -370,7 +370,7 @@ def test_the_gradient_of_an_item_is_the_sum_over_where_it_was_seen() -> None:
 @pytest.mark.parametrize("time", [True, False])
 @pytest.mark.parametrize("scale", [True, False])
 def test_without_experts_a_history_is_scaled_items_plus_position_plus_gap(scale, time) -> None:
-    model = _model(experts=0, embedding_scale=scale, time=time)
+    model = _model(experts=0, embedding_scale=scale, time_gaps=time)
     tables, window = model.item_tables(small_catalogue()), _window()
     e_SBLD, mask_BLL = model.history(tables, window)
     x_BLSD = tables.input_NX.view(N, 3, 16)[window.item_BL]
@@ -399,7 +399,7 @@ def test_time_counts_if_asked_for_and_only_then() -> None:
     window = _window()
     other = replace(window, gap_BL=window.gap_BL + 3 * (torch.arange(5) == 2))
     for time in (True, False):
-        model = _model(time=time)
+        model = _model(time_gaps=time)
         tables = model.item_tables(small_catalogue())
         differs = (model.queries(tables, window) - model.queries(tables, other)).abs()
         assert (differs[:, :2] == 0).all()

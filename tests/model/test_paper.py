@@ -117,7 +117,7 @@ def stream_weights(logits_SC: Array, labels: list[int], there_S: Array, guidance
     return weight_S
 
 
-def transformer(x_LD: Array, p: dict[str, Array], s: int, distances: bool) -> Array:
+def transformer(x_LD: Array, p: dict[str, Array], s: int, relative_positions: bool) -> Array:
     """Equations 12 and 14, stream s: pre-norm blocks, then a LayerNorm with scale and shift."""
     size = D // HEADS
     for block in range(LAYERS):
@@ -127,7 +127,7 @@ def transformer(x_LD: Array, p: dict[str, Array], s: int, distances: bool) -> Ar
 
         q, k, v = np.split(linear("query_key_value", normalised(x_LD)), 3, axis=1)
         bias_LX = np.zeros((len(x_LD), (s + 1) * HEADS))
-        if distances:
+        if relative_positions:
             bias_LX = p[f"blocks.{block}.distance_bias_LX"]
         mixed = []
         for head in range(HEADS):
@@ -263,14 +263,16 @@ def test_the_layer_norm_in_its_place(number) -> None:
 
 
 @each_number
-@pytest.mark.parametrize("distances", [False, True], ids=["as published", "distances"])
-def test_equations_12_and_14_a_transformer_a_stream(distances, number) -> None:
-    layer = UserEncoder([False] * number, D, LAYERS, HEADS, L, 0.0, distances)
+@pytest.mark.parametrize(
+    "relative_positions", [False, True], ids=["as published", "relative_positions"]
+)
+def test_equations_12_and_14_a_transformer_a_stream(relative_positions, number) -> None:
+    layer = UserEncoder([False] * number, D, LAYERS, HEADS, L, 0.0, relative_positions)
     p, x = _values(layer), _random(number, 2, L, D)
     states = layer(x)
     for s in range(number):
         for b in range(2):
-            _close(states[s, b], transformer(x[s, b].numpy(), p, s, distances))
+            _close(states[s, b], transformer(x[s, b].numpy(), p, s, relative_positions))
 
 
 def test_equation_18_info_nce() -> None:

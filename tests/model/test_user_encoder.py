@@ -12,18 +12,20 @@ from cammsr_cli.model.windows import Events, cut, pack
 S, WIDTH, LENGTH = 2, 16, 8
 
 
-def _encoder(distances: bool = True, dropout: float = 0.0, layers: int = 2) -> UserEncoder:
+def _encoder(relative_positions: bool = True, dropout: float = 0.0, layers: int = 2) -> UserEncoder:
     """With random values, large enough for all to be plain to see."""
     torch.manual_seed(0)
-    encoder = UserEncoder([False, True], WIDTH, layers, 2, LENGTH, dropout, distances).eval()
+    encoder = UserEncoder(
+        [False, True], WIDTH, layers, 2, LENGTH, dropout, relative_positions
+    ).eval()
     for parameter in encoder.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     return encoder
 
 
-@pytest.mark.parametrize("distances", [True, False])
-def test_a_later_event_never_changes_an_earlier_state(distances) -> None:
-    encoder, x = _encoder(distances), torch.randn(S, 2, LENGTH, WIDTH)
+@pytest.mark.parametrize("relative_positions", [True, False])
+def test_a_later_event_never_changes_an_earlier_state(relative_positions) -> None:
+    encoder, x = _encoder(relative_positions), torch.randn(S, 2, LENGTH, WIDTH)
     before = encoder(x)
     for at in range(1, LENGTH):
         other = x.clone()
@@ -113,9 +115,9 @@ def test_without_distances_there_is_no_bias_for_them() -> None:
     assert not any("distance" in name for name, _ in _encoder(False).named_parameters())
 
 
-@pytest.mark.parametrize("distances", [True, False])
-def test_every_parameter_gets_a_gradient(distances) -> None:
-    encoder = _encoder(distances).train()
+@pytest.mark.parametrize("relative_positions", [True, False])
+def test_every_parameter_gets_a_gradient(relative_positions) -> None:
+    encoder = _encoder(relative_positions).train()
     encoder(torch.randn(S, 2, LENGTH, WIDTH)).square().sum().backward()
     for name, parameter in encoder.named_parameters():
         assert parameter.grad is not None, name
@@ -131,9 +133,9 @@ def test_dropout_works_in_training_only() -> None:
 
 
 @pytest.mark.parametrize("layers", [1, 3])
-@pytest.mark.parametrize("distances", [True, False])
-def test_the_last_state_alone_is_that_among_all(distances, layers) -> None:
-    encoder, x = _encoder(distances, layers=layers), torch.randn(S, 4, LENGTH, WIDTH)
+@pytest.mark.parametrize("relative_positions", [True, False])
+def test_the_last_state_alone_is_that_among_all(relative_positions, layers) -> None:
+    encoder, x = _encoder(relative_positions, layers=layers), torch.randn(S, 4, LENGTH, WIDTH)
     last = torch.tensor([LENGTH - 1, 0, 3, 5])
     expected = encoder(x)[:, torch.arange(4), last]
     torch.testing.assert_close(encoder.last(x, last), expected)

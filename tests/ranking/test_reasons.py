@@ -31,7 +31,7 @@ def _lift(recommender: Recommender, history: list[tuple[str, int]], items: list[
     """Scores above the average item's, asked of the model anew."""
     run = recommender.run
     text = ",".join(f"{item}@{time}" for item, time in history)
-    query_UV, _ = recommender._asked(sessions.of_visitor(run.data, text))
+    query_UV, _ = recommender._queries(sessions.of_visitor(run.data, text))
     target_NV = recommender.tables.target_NV
     offset = target_NV[[run.data.item_ids.index(one) for one in items]] - target_NV.mean(0)
     return (offset @ query_UV[0]).numpy()

@@ -302,7 +302,7 @@ def test_damaged_settings_are_told_with_their_file(old_run: RunFolder, content: 
 def test_another_format_is_refused_with_who_wrote_it(run: RunFolder) -> None:
     content = json.loads((run.path / "config.json").read_text())
     run.write_text("config.json", json.dumps({**content, "format": 99, "tool": "cammsr 9.9"}))
-    with pytest.raises(CammsrError, match=r"format 99, written by cammsr 9.9.*reads format 7"):
+    with pytest.raises(CammsrError, match=r"format 99, written by cammsr 9.9.*reads format 8"):
         load_run(run, None, CPU)
 
 
