@@ -113,7 +113,7 @@ class Encoding:
     def _started(
         self, encode: Callable[[list[Any]], Any], samples: list[Any]
     ) -> Callable[[], Encoded]:
-        """Start to encode samples; return a function that waits for the result."""
+        """Start to encode samples; return a function that returns the result."""
         good = [one for one in samples if not isinstance(one, Failure)]
         reasons = [one.reason if isinstance(one, Failure) else None for one in samples]
         if not good:

@@ -20,7 +20,7 @@ from cammsr_cli.media.signatures import media_extension
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 """Resolves host and port to IP addresses; raises OSError if there are none."""
 
-# Worth a retry: request timeout, too early, too many requests.
+# Worth a retry, as is any 5xx: request timeout, too early, too many requests.
 _PASSING_STATUS = (408, 425, 429)
 
 
