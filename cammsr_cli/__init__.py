@@ -1,3 +1,3 @@
-"""cammsr: recommends the next item from what items say, look like and show."""
+"""cammsr: recommends the next item from the texts, images and videos of items."""
 
 __version__ = "0.1.0"

@@ -2,11 +2,12 @@
 
     from cammsr_cli.api import prepare, train, evaluate, recommend, load
 
-Each does what the command of its name does and raises the same errors, `CammsrError` and its
-`UsageError`. Nothing is printed: give `note=print` to see what the command tells on stderr.
+Each function does the same as the command of its name, and raises the same errors, `CammsrError`
+and its subclass `UsageError`. Nothing is printed; pass `note=print` to see the messages that the
+command writes to stderr.
 
-The functions are here and not in `cammsr_cli` itself, because `cammsr_cli.prepare` is a package of
-that name: importing one of its modules would put it in the function's place.
+The functions are not in `cammsr_cli` itself, because `cammsr_cli.prepare` is a package of the same
+name: importing one of its modules would replace the function by the package.
 """
 
 from __future__ import annotations
@@ -68,25 +69,26 @@ def prepare(
     (30, 30, ['text'])
 
     Args:
-        source: Interactions or a folder, as for the command. `SourceOptions` has all that may be
-            said of reading: `SourceOptions(Path("shop"), k_core=5)`.
+        source: The interactions file or a folder, as for the command. `SourceOptions` has all
+            options for reading: `SourceOptions(Path("shop"), k_core=5)`.
         out: The data set to write.
         encoders: Encoders to run, as for `--encoder`: "text", "image=,size=96".
-        vectors: Modality to a file of ready-made vectors, as for `--features`.
-        media_root: Folder that media paths are relative to; the items file's, if not given.
-        download: Whether pictures and clips that are given as URLs are downloaded.
+        vectors: Modality to a file of precomputed vectors, as for `--features`.
+        media_root: Folder that media paths are relative to; by default the folder of the items
+            file.
+        download: Whether images and videos with a URL are downloaded.
         device: auto, cpu, cuda, cuda:N or mps.
-        batch_size: Texts, pictures or frames a batch.
-        workers: Processes that decode media; 0 for none, and then there is no time limit on one
-            file. A script that asks for some needs `if __name__ == "__main__":`.
+        batch_size: Texts, images or frames per batch.
+        workers: Number of processes that decode media. With 0, there is no time limit per file. A
+            script that uses workers needs `if __name__ == "__main__":`.
         strict: Whether an item that cannot be encoded is an error.
         force: Whether `out` may be replaced.
-        progress: Whether to draw progress bars, where stderr is a terminal.
-        note: Is told, in words, what the command tells on stderr.
+        progress: Whether to draw progress bars if stderr is a terminal.
+        note: Receives the messages that the command writes to stderr.
 
     Raises:
-        UsageError: The options do not fit together, or do not fit the files.
-        CammsrError: A file cannot be read, or weights cannot be had.
+        UsageError: The options contradict each other, or do not fit the files.
+        CammsrError: A file cannot be read, or weights are not available.
     """
     from cammsr_cli import console
     from cammsr_cli.cache_folder import cache_folder
@@ -139,14 +141,14 @@ def train(
     Args:
         data: Data set made by `prepare`.
         out: Folder for the run.
-        preset: Where settings start: cammsr, paper or sasrec.
+        preset: Base settings: cammsr, paper or sasrec.
         settings: Name to value, as in `{"model.width": 128, "training.seed": 1}`.
         config: YAML file of settings.
         device: auto, cpu, cuda, cuda:N or mps.
-        resume: Go on from the last checkpoint in `out`, with the settings the run began with.
+        resume: Whether to resume from the last checkpoint in `out`, with the settings of that run.
         force: Whether the run in `out` may be replaced.
-        on_epoch: Is told each epoch's figures, the lines of `metrics.jsonl`.
-        note: Is told, in words, what a user should know.
+        on_epoch: Receives the metrics of each epoch, which are the lines of `metrics.jsonl`.
+        note: Receives messages for the user.
 
     Raises:
         UsageError: A setting is wrong, or `out` is in use.
@@ -192,7 +194,7 @@ def evaluate(
     device: str = "auto",
     note: Note | None = None,
 ) -> Evaluation:
-    """Measure how good a run is on held-out events, by ranking the whole catalogue.
+    """Evaluate a run on held-out events, by ranking the whole catalogue.
 
     >>> evaluation = evaluate("run")
     >>> evaluation.users, 0 <= evaluation.model["NDCG@10"].mean <= 1
@@ -201,16 +203,16 @@ def evaluate(
     Args:
         run: A finished run.
         data: Data set, if not the one the run was trained on.
-        split: Which held-out events.
-        against: Other runs to compare with, user by user.
-        details: Whether to look closer: slices, lists, modalities, explanations.
-        keep_seen: Whether items that a user already has stay in the ranking; as the training data
-            says, if not given.
-        new_share: Share of the best places that new items have; theirs of the catalogue, if not
-            given.
-        seed: Of the bootstrap.
+        split: Which held-out events to use.
+        against: Other runs for a paired comparison, user by user.
+        details: Whether to evaluate in detail: slices, lists, modalities, explanations.
+        keep_seen: Whether items that a user already has stay in the ranking; if None, the training
+            data decides.
+        new_share: Share of the top ranks that new items get; by default their share of the
+            catalogue.
+        seed: Seed of the bootstrap.
         device: auto, cpu, cuda, cuda:N or mps.
-        note: Is told, in words, what a user should know.
+        note: Receives messages for the user.
 
     Raises:
         UsageError: Two runs were trained on different data.
@@ -248,7 +250,7 @@ def load(
     device: str = "cpu",
     note: Note | None = None,
 ) -> Model:
-    """A trained run, ready to recommend many times.
+    """Load a trained run, to recommend many times.
 
     >>> model = load("run")
     >>> model.recommend(["user-0001"], k=3)["rank"].to_list()
@@ -259,18 +261,18 @@ def load(
 
     Args:
         run: A finished run.
-        data: Data set, if not the one the run was trained on: a newer one, say.
-        items: The only items that may be recommended; all, if not given.
+        data: Data set, if not the one the run was trained on, for example a newer one.
+        items: The only items that may be recommended; by default all items.
         categories: Recommend only items of these categories.
-        exclude: Items that are not recommended: sold out, say.
-        per_category: Most items of one category in a list.
-        as_of: Look at histories as they were then, in seconds since 1970.
-        keep_seen: Whether items that a user already has may be recommended; as the training data
-            says, if not given.
-        new_share: Share of the best places that new items have; theirs of the catalogue, if not
-            given.
+        exclude: Items that are not recommended, for example because they are sold out.
+        per_category: Maximum number of items of one category in a list.
+        as_of: Use the histories up to this time, in seconds since 1970.
+        keep_seen: Whether items that a user already has may be recommended; if None, the training
+            data decides.
+        new_share: Share of the top ranks that new items get; by default their share of the
+            catalogue.
         device: auto, cpu, cuda, cuda:N or mps.
-        note: Is told, in words, what a user should know.
+        note: Receives messages for the user.
 
     Raises:
         CammsrError: The run or its data cannot be used, or nothing is left to recommend.
@@ -305,7 +307,7 @@ def recommend(
     k: int = 10,
     **how: Any,
 ) -> pl.DataFrame:
-    """The next items of users or visitors: `load(run, **how).recommend(users, ...)`.
+    """Recommend next items to users or visitors: `load(run, **how).recommend(users, ...)`.
 
     >>> recommend("run", ["user-0001", "user-0002"], k=2)["user"].to_list()
     ['user-0001', 'user-0001', 'user-0002', 'user-0002']
@@ -313,13 +315,13 @@ def recommend(
     Args:
         run: A finished run.
         users: Users of the data set.
-        histories: Visitors, each with what they have taken, oldest first.
-        k: Most items of each.
-        how: As for `load`.
+        histories: Visitors, each with their history of items, oldest first.
+        k: Maximum number of items per user or visitor.
+        how: Arguments of `load`.
 
     Returns:
-        One row an item: user, rank from 1, item, score, put_forward (a modality), weight_STREAM
-        for each stream, and popular, where nothing is known of the user.
+        One row per item: user, rank from 1, item, score, put_forward (a modality), weight_STREAM
+        for each stream, and popular (true if nothing is known about the user).
 
     Raises:
         CammsrError: A user is unknown, or the run cannot be used.

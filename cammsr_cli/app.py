@@ -1,10 +1,10 @@
 """The Typer app: registers the commands, turns exceptions into messages and exit codes.
 
-Exit codes: 0 done, 1 failed, 2 wrong usage or settings, 130 interrupted,
+Exit codes: 0 success, 1 failure, 2 wrong usage or settings, 130 interrupted,
 143 ended by SIGTERM.
 
-Nothing heavy is imported here: `cammsr --help` must be quick. Each command imports torch, polars
-and the rest when it runs.
+This module imports no large package, because `cammsr --help` must be fast. Each command imports
+torch, polars and other packages when it runs.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ INTERRUPTED = 130
 TERMINATED = 143
 
 _ClickException = cast(type[Exception], typer.BadParameter.__mro__[2])
-"""What Typer tells a user by itself, with exit code 2; Typer brings Click along unnamed."""
+"""Base class of the errors that Typer reports itself; Typer has no public name for it."""
 
 
 class _Group(TyperGroup):
@@ -60,7 +60,7 @@ class _Group(TyperGroup):
         except OSError as error:
             if error.errno is None:
                 console.report_fault(error)
-            else:  # the system said no: a full disk, a folder that may not be written to
+            else:  # the system refuses: the disk is full, a folder is not writable
                 where = f": {error.filename}" if error.filename else ""
                 console.report_error(CammsrError(f"{error.strerror}{where}"))
             raise typer.Exit(1) from None
@@ -77,7 +77,7 @@ class _Group(TyperGroup):
                 console.report_fault(error)
             raise typer.Exit(1) from None
         except BaseException as error:
-            if type(error).__name__ != "PanicException":  # of polars, which is no Exception
+            if type(error).__name__ != "PanicException":  # from polars, not an Exception
                 raise
             console.report_fault(error)
             raise typer.Exit(1) from None
@@ -119,10 +119,10 @@ app.add_typer(encoders.app, name="encoders", epilog=encoders.HELP_EPILOG)
 
 
 def _interrupt(_number: int, frame: FrameType | None) -> None:
-    """Leave at once where something is being imported, else as Python does.
+    """Exit at once during an import; otherwise raise KeyboardInterrupt as Python does.
 
-    C code that imports, torch's and numpy's, may drop what is raised there, or die of it. No more
-    is lost than by a kill: commands import before they work.
+    During an import, the C code of torch and numpy may suppress an exception or crash because of
+    it. Exiting at once loses no work: commands import before they work.
     """
     while frame is not None:
         if frame.f_code.co_filename.startswith("<frozen importlib"):
@@ -135,7 +135,7 @@ def _interrupt(_number: int, frame: FrameType | None) -> None:
 
 def main() -> None:
     """Run the tool."""
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # it may be ignored: nohup
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not if ignored, as by nohup
         signal.signal(signal.SIGINT, _interrupt)
     console.write_what_can_be_written()
     app()

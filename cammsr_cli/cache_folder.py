@@ -1,4 +1,4 @@
-"""Where work is kept between runs."""
+"""The location of the cache folder."""
 
 from __future__ import annotations
 
@@ -9,6 +9,6 @@ from platformdirs import user_cache_path
 
 
 def cache_folder() -> Path:
-    """`CAMMSR_CACHE_DIR` if set, else the platform's own place for caches."""
+    """Return `CAMMSR_CACHE_DIR` if set, otherwise the platform's folder for caches."""
     given = os.environ.get("CAMMSR_CACHE_DIR")
     return Path(given) if given else user_cache_path("cammsr")

@@ -1,4 +1,4 @@
-"""Settings of the model and its training: one place for names, defaults, limits and help.
+"""Settings of the model and its training: their names, defaults, limits and help texts.
 
 Precedence: preset < config file < environment (`CAMMSR_MODEL__WIDTH=128`) < command line
 (`--set model.width=128`). The resolved settings are saved with every run as `config.yaml`.
@@ -135,7 +135,7 @@ class ModelConfig(_Settings):
     @field_validator("heads")
     @classmethod
     def _divides_width(cls, heads: int | None, info: ValidationInfo) -> int | None:
-        width = info.data.get("width")  # absent where it is wrong itself
+        width = info.data.get("width")  # absent if it is itself invalid
         if heads and width and width % heads:
             raise ValueError(f"model.width {width} is not a multiple of it")
         return heads
@@ -274,8 +274,8 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "training": {"category_weight": 0.0},
     },
 }
-"""Named starting points. `cammsr` is the best that is known; `paper` is the model as published;
-`sasrec` is the id stream alone: what both must beat."""
+"""Named base settings. `cammsr` has the best known settings; `paper` is the model as published;
+`sasrec` uses only the id stream, and is the baseline for both."""
 
 
 def resolve(
@@ -284,16 +284,16 @@ def resolve(
     assignments: Sequence[str] = (),
     environment: Mapping[str, str] | None = None,
 ) -> Config:
-    """Settings from all four sources, the later ones winning.
+    """Merge the settings of all four sources; later sources override earlier ones.
 
     Args:
         preset: A name in `PRESETS`.
         file: YAML with sections `model` and `training`.
         assignments: "section.key=value" from the command line.
-        environment: Variables `CAMMSR_SECTION__KEY`; the process's own if not given.
+        environment: Variables `CAMMSR_SECTION__KEY`; the environment of this process if None.
 
     Raises:
-        UsageError: An unknown preset, key or value; all faults are told at once.
+        UsageError: An unknown preset, key or value; all errors are reported together.
     """
     faults = [] if preset in PRESETS else [_unknown_preset(preset)]
     layers = [PRESETS.get(preset, {})]
@@ -317,7 +317,7 @@ def resolve(
 
 
 def validated(values: Mapping[str, Any], faults: Sequence[str] = ()) -> Config:
-    """A checked `Config`; raises UsageError naming every fault, those already known too."""
+    """Return a validated `Config`; raise UsageError with all errors, including `faults`."""
     found = list(faults)
     try:
         config = Config.model_validate(values)
@@ -332,7 +332,7 @@ def validated(values: Mapping[str, Any], faults: Sequence[str] = ()) -> Config:
 
 
 def read_yaml(file: Path) -> dict[str, dict[str, Any]]:
-    """The sections of a config file."""
+    """Return the sections of a config file."""
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except OSError as error:
@@ -348,7 +348,7 @@ def read_yaml(file: Path) -> dict[str, dict[str, Any]]:
 
 
 def described() -> list[tuple[str, str, str]]:
-    """Every setting as (name, default, help), for `--help` and the docs."""
+    """Return every setting as (name, default, help), for `--help` and the docs."""
     sections: list[tuple[str, type[_Settings]]] = [
         ("model", ModelConfig),
         ("training", TrainingConfig),
@@ -361,7 +361,7 @@ def described() -> list[tuple[str, str, str]]:
 
 
 def _assigned(assignments: Sequence[str], faults: list[str]) -> dict[str, dict[str, Any]]:
-    """What is assigned, by section; what cannot be read is added to the faults."""
+    """Parse assignments into sections; add those that cannot be parsed to `faults`."""
     result: dict[str, dict[str, Any]] = {}
     for assignment in assignments:
         name, equals, value = assignment.partition("=")
@@ -386,7 +386,7 @@ def _unknown_preset(name: str) -> str:
 
 
 def _faults(error: dict[str, Any]) -> list[str]:
-    """What one of pydantic's errors says; of an unknown section, each of its settings."""
+    """Return the messages for one pydantic error; for an unknown section, one per setting."""
     name = ".".join(str(part) for part in error["loc"])
     if error["type"] != "extra_forbidden":
         return [f"{name} = {error['input']!r}: {error['msg'].removeprefix('Value error, ')}"]
@@ -402,7 +402,7 @@ def _unknown(name: str) -> str:
 
 
 def _near(name: str) -> str | None:
-    """The setting whose key is most like that of `name`; sections are known to be mistaken."""
+    """Return the setting with the most similar key; ignore the section, which may be wrong."""
     key = name.rpartition(".")[2]
     full = {known.partition(".")[2]: known for known, _, _ in described()}
     near = closest(key, full, 1)

@@ -1,7 +1,7 @@
-"""The one sink: results to stdout, everything else to stderr.
+"""All output: results to stdout, everything else to stderr.
 
-stdout carries nothing but the result a program or a person asked for; progress, notes and errors
-go to stderr, and progress bars only where that is a terminal.
+stdout contains only the requested result. Progress, notes and errors are written to stderr, and
+progress bars only if stderr is a terminal.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ ZERO_WIDTH_JOINER = "\u200d"  # joins emoji
 
 
 def write_what_can_be_written() -> None:
-    """Let characters that stdout's or stderr's encoding lacks become question marks, not errors."""
+    """Replace characters that the encoding of stdout or stderr lacks by question marks."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")
 
 
 def plain(text: str) -> str:
-    """Text without characters that a terminal would obey: ids and titles come from strangers."""
+    """Replace characters that control a terminal, because ids and titles are untrusted."""
     return "".join(
         c if c.isprintable() or c == ZERO_WIDTH_JOINER else " " if c.isspace() else "\ufffd"
         for c in text
@@ -38,12 +38,12 @@ def plain(text: str) -> str:
 
 
 def result(text: str) -> None:
-    """Print a result for people, one line."""
+    """Print a human-readable result, one line."""
     sys.stdout.write(plain(text) + "\n")
 
 
 def result_json(value: Any) -> None:
-    """Print a result for programs: one JSON document."""
+    """Print a machine-readable result: one JSON document."""
     ascii_only = not sys.stdout.encoding.lower().startswith("utf")
     text = json.dumps(value, ensure_ascii=ascii_only, indent=2, allow_nan=False)
     sys.stdout.write(text + "\n")
@@ -64,7 +64,7 @@ def result_table(
         )
     for row in rows:
         table.add_row(*(Text(plain(cell)) for cell in row))
-    # A pipe has no width: give it room enough, so that nothing is cut.
+    # A pipe has no width: use a large one, so that nothing is truncated.
     output = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
     if title is not None:
         output.print(Text(plain(title), style="bold"))
@@ -72,30 +72,30 @@ def result_table(
 
 
 def result_decisions(decisions: Sequence[Sequence[str]]) -> None:
-    """Print how raw files were read, if it is known."""
+    """Print how the raw files were read, if it is known."""
     if decisions:
         result_table([("read", False), ("as", False)], [list(pair) for pair in decisions])
 
 
 def note(text: str) -> None:
-    """Tell the person something on stderr."""
+    """Print a message for the user to stderr."""
     sys.stderr.write("\n".join(plain(line) for line in text.split("\n")) + "\n")
 
 
 def next_command(*words: str | Path) -> None:
-    """End a success with the command that usually follows; paths are quoted, words are as given."""
+    """Print the usual next command after a success; quote paths, print words unchanged."""
     shown = [shlex.quote(str(word)) if isinstance(word, Path) else word for word in words]
     note("Next: " + " ".join(shown))
 
 
 def show_cause(error: CammsrError) -> None:
-    """Print the traceback of what an error tells in one line, if asked for and there is one."""
+    """Print the traceback of an error's cause, if there is one and CAMMSR_DEBUG is 1."""
     if _debugging() and error.__cause__ is not None:
         note("".join(traceback.format_exception(error.__cause__)).rstrip())
 
 
 def report_error(error: CammsrError) -> None:
-    """Print an error a user can mend: what and where, then how."""
+    """Print an error that the user can fix: what is wrong and where, then the hint."""
     show_cause(error)
     note(f"error: {error.message}")
     if error.hint:
@@ -103,7 +103,7 @@ def report_error(error: CammsrError) -> None:
 
 
 def report_fault(error: BaseException) -> None:
-    """Print an error of ours: one line, and the traceback only if asked for."""
+    """Print an internal error: one line, or the traceback if CAMMSR_DEBUG is 1."""
     if _debugging():
         traceback.print_exception(error)
         return
@@ -117,9 +117,9 @@ def _debugging() -> bool:
 
 @contextmanager
 def progress_bar(description: str) -> Iterator[Callable[[int, int, int], None]]:
-    """A progress bar on stderr; the yielded function takes done, total and failed.
+    """Show a progress bar on stderr; the yielded function takes done, total and failed.
 
-    Where stderr is no terminal nothing is drawn: the counts are told at the end by the caller.
+    If stderr is not a terminal, nothing is drawn: the caller reports the counts at the end.
     """
     if not sys.stderr.isatty():
         yield lambda _done, _total, _failed: None

@@ -1,4 +1,4 @@
-"""Turning what the user calls a device into one that is there."""
+"""Resolves the user's device name to an available device, and queries devices."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ NO_MEMORY = (
     "out of memory",
     "can't allocate memory",
     "not enough memory",
-    "STATUS_ALLOC_FAILED",  # cuBLAS, cuDNN, cuSOLVER and cuSPARSE say it so
+    "STATUS_ALLOC_FAILED",  # of cuBLAS, cuDNN, cuSOLVER and cuSPARSE
 )
-"""What torch says, among other words, where memory gives out."""
+"""Parts of torch's messages for out-of-memory errors."""
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether an error of torch's tells that a device's memory, or the machine's, gave out."""
+    """Return whether a torch error means that the device or the machine is out of memory."""
     return any(words in str(error) for words in NO_MEMORY)
 
 
 FEATURES_SHARE = 0.5
-"""Of a GPU's free memory, what features that training reads may take: the rest is for training."""
+"""Maximum share of a GPU's free memory for the features; the rest is for training."""
 
 
 def room_for(device: torch.device, size: int) -> bool:
-    """Whether data of `size` bytes may lie on a GPU from the start; other devices have no own."""
+    """Return whether data of `size` bytes may be kept in GPU memory; False on other devices."""
     import torch
 
     return device.type == "cuda" and size <= FEATURES_SHARE * torch.cuda.mem_get_info(device)[0]
@@ -41,11 +41,12 @@ def room_for(device: torch.device, size: int) -> bool:
 
 @contextmanager
 def repeatable(device: torch.device, wanted: bool) -> Iterator[None]:
-    """Within it, a GPU has the same results each time, if that is wanted; a CPU has them anyway.
+    """Make GPU results deterministic within this context, if wanted; CPU results always are.
 
-    Sums whose order is left to chance are made in one order, by other kernels, which are slower,
-    and an operation that has no such kernel is an error. cuBLAS is given the workspaces that this
-    takes; it reads of them once, so that the first product must come after this.
+    Sums with a nondeterministic order use deterministic kernels, which are slower. An operation
+    without such a kernel raises an error. The variable CUBLAS_WORKSPACE_CONFIG is set to the
+    workspaces that cuBLAS needs for this. cuBLAS reads it only once, so the first matrix product
+    must come after this call.
     """
     import torch
 
@@ -62,10 +63,10 @@ def repeatable(device: torch.device, wanted: bool) -> Iterator[None]:
 
 
 def resolve_device(name: str) -> torch.device:
-    """The device called auto, cpu, cuda, cuda:N or mps.
+    """Return the device for the name auto, cpu, cuda, cuda:N or mps.
 
     Raises:
-        UsageError: No such device on this machine, or no such name.
+        UsageError: The machine does not have this device, or the name is unknown.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""Many processes that train one model together, as `torchrun` starts them."""
+"""Distributed processes that train one model together, as started by `torchrun`."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from cammsr_cli.errors import UsageError
 
 @dataclass(frozen=True)
 class World:
-    """Which of how many processes this is.
+    """The position of this process among all processes.
 
     Attributes:
-        rank: From 0; process 0 alone writes files and talks.
-        size: How many there are.
-        device: Where this one computes.
+        rank: Rank from 0; only process 0 writes files and prints messages.
+        size: Number of processes.
+        device: The device of this process.
     """
 
     rank: int
@@ -32,34 +32,34 @@ class World:
 
     @property
     def leads(self) -> bool:
-        """Whether this is the process that writes and talks."""
+        """Whether this process writes files and prints messages."""
         return self.rank == 0
 
     def sum(self, values: Tensor) -> Tensor:
-        """The sum of every process's `values`, in place."""
+        """Sum the `values` of all processes, in place."""
         if self.size > 1:
             dist.all_reduce(values)
         return values
 
     def wait(self) -> None:
-        """Go on when every process is here."""
+        """Wait until all processes have called this method (a barrier)."""
         if self.size > 1:
             dist.barrier()
 
 
 TIME_TO_LET_GO = 0.1
-"""Seconds in which a thread of gloo puts down the tensors of an exchange that is over."""
+"""Seconds in which a gloo thread releases the tensors of a finished collective operation."""
 
 
 @contextmanager
 def joined(device: torch.device, patience: timedelta | None = None) -> Iterator[World]:
-    """The world this process was started in: that of `torchrun`, or itself alone.
+    """Join the process group of `torchrun`, or a world of one process without `torchrun`.
 
-    Each process on a machine with GPUs takes the one of its local rank.
+    On a machine with GPUs, each process uses the GPU of its local rank.
 
     Args:
-        device: Where to compute.
-        patience: How long one may wait for the others; torch's own limit, minutes, if None.
+        device: The device for the computation.
+        patience: Timeout for waiting for other processes; torch's default (minutes) if None.
 
     Raises:
         UsageError: There are more processes on this machine than GPUs.
@@ -82,13 +82,13 @@ def joined(device: torch.device, patience: timedelta | None = None) -> Iterator[
     dist.init_process_group(
         "nccl" if on_gpu else "gloo",
         timeout=patience,
-        # Or NCCL guesses a process's GPU by its rank, which on a second machine is another one's.
+        # Otherwise NCCL derives the GPU from the global rank, which is wrong on a second machine.
         device_id=device if on_gpu else None,
     )
     try:
         yield World(dist.get_rank(), size, device)
-        # Gloo's threads outlive the group (torch 2.15), and one that puts down its last tensor
-        # while the interpreter ends aborts the process: pytorch/pytorch issue 190489.
+        # Gloo's threads outlive the group (torch 2.15). A thread that releases its last tensor
+        # while the interpreter exits aborts the process: pytorch/pytorch issue 190489.
         dist.barrier()
         time.sleep(TIME_TO_LET_GO)
     finally:

@@ -1,4 +1,4 @@
-"""Whether this machine has what the commands need: what `cammsr doctor` says."""
+"""Checks whether this machine has what the commands need: the work of `cammsr doctor`."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from cammsr_cli.cache_folder import cache_folder
 from cammsr_cli.errors import CammsrError
 
 FREE_AT_LEAST = 2 * 10**9
-"""Bytes of free disk below which preparing and training are likely to end early."""
+"""Bytes of free disk space below which preparing and training are likely to fail."""
 
 EXTRAS = ("faiss", "tune", "ray", "tensorboard")
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What was found of one thing.
+    """The result of one check.
 
     Attributes:
-        what: The thing.
-        says: How it is.
-        mend: What to do about it; None if all is well.
+        what: The subject of the check.
+        says: Its state.
+        mend: How to fix it; None if it is fine.
     """
 
     what: str
@@ -38,7 +38,7 @@ class Finding:
 
 
 def examine() -> Iterator[Finding]:
-    """One finding after another: packages, device, threads, encoders, weights, cache, disk."""
+    """Yield findings about packages, device, threads, encoders, weights, cache and disk."""
     yield from _packages()
     yield _device()
     yield _threads()
@@ -50,7 +50,7 @@ def examine() -> Iterator[Finding]:
 
 
 def _packages() -> Iterator[Finding]:
-    """The versions of what cammsr needs, and which extras are there."""
+    """Yield the versions of required packages, and which extras are installed."""
     yield Finding("Python", sys.version.split()[0])
     try:
         distribution = metadata.distribution("cammsr")
@@ -120,7 +120,7 @@ def _threads() -> Finding:
 
 
 def _encoders() -> Iterator[Finding]:
-    """Each installed encoder, and whether its default weights are on this machine."""
+    """Yield each installed encoder, and whether its default weights are on this machine."""
     from cammsr_cli.plugins.facts import encoder_facts
     from cammsr_cli.plugins.registry import EncoderSpec, find_encoders
 
@@ -146,7 +146,7 @@ def _encoders() -> Iterator[Finding]:
 
 
 def _cache(folder: Path) -> Finding:
-    """Whether the cache can be written to; where it is not there yet, whether it can be made."""
+    """Check that the cache is writable or, if it does not exist yet, that it can be created."""
     there = next(one for one in (folder, *folder.parents) if one.exists())
     try:
         with tempfile.TemporaryFile(dir=there):

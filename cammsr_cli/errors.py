@@ -1,4 +1,4 @@
-"""The errors a user can mend: each becomes one message and an exit code, never a traceback."""
+"""Errors that a user can fix: each becomes one message and an exit code, never a traceback."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from collections.abc import Iterable
 from pathlib import Path
 
 SEE_WHERE = "CAMMSR_DEBUG=1 shows where it happened"
-"""The hint where a plugin's code has failed: the traceback of an error's cause is then printed."""
+"""The hint for failures in plugin code: it names the setting that prints the cause's traceback."""
 
 
 class CammsrError(Exception):
-    """Something went wrong that the user can act on (exit code 1).
+    """An error that the user can act on (exit code 1).
 
     Args:
         message: What is wrong and where, in one line.
-        hint: How to mend it, best ending in the command that does; printed on a line of its own.
+        hint: How to fix it, preferably with the command that does; printed on a separate line.
     """
 
     exit_code = 1
@@ -34,19 +34,19 @@ class UsageError(CammsrError):
 
 
 def typed(path: Path | str) -> str:
-    """A path as it is typed in a command, for hints that are pasted."""
+    """Return a path as it is typed in a command, for hints that users copy."""
     return shlex.quote(str(path))
 
 
 def first_line(error: BaseException) -> str:
-    """What an exception says, in one line; its kind if it says nothing."""
+    """Return the first line of an exception's message; its type if the message is empty."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def closest(word: str, known: Iterable[str], count: int = 3) -> list[str]:
-    """The known words most like `word`, best first, for "did you mean" hints."""
+    """Return the known words most similar to `word`, best first, for "did you mean" hints."""
     return difflib.get_close_matches(word, list(known), n=count, cutoff=0.5)
 
 
 class Terminated(KeyboardInterrupt):
-    """The process was asked to end by SIGTERM, and did so in good order."""
+    """The process received SIGTERM, and ends with a normal shutdown."""

@@ -1,4 +1,4 @@
-"""Writing files whole or not at all, and naming their content."""
+"""Writes files atomically, and computes and verifies their checksums."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from cammsr_cli.errors import CammsrError, UsageError, first_line
 
 
 def sha256_of(path: Path) -> str:
-    """SHA-256 of a file's content, as hex."""
+    """Return the SHA-256 of a file's content, as hex."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 CHECKSUMS = "SHA256SUMS"
-"""A folder's files and their digests, as `sha256sum --check` reads them."""
+"""The file that lists a folder's files and their digests, in the format of `sha256sum --check`."""
 
 _DIGEST_OF = re.compile(r"[0-9a-f]{64}  \S+")
 
@@ -30,7 +30,7 @@ def write_checksums(folder: Path, files: Mapping[str, Path]) -> None:
 
     Args:
         folder: The folder.
-        files: Name in the folder to where the content is now.
+        files: Name in the folder to the current location of the content.
     """
     lines = [f"{sha256_of(file)}  {name}\n" for name, file in sorted(files.items())]
     with written_whole(folder / CHECKSUMS) as partial:
@@ -38,11 +38,11 @@ def write_checksums(folder: Path, files: Mapping[str, Path]) -> None:
 
 
 def changed_since(folder: Path, names: Iterable[str]) -> str | None:
-    """What is wrong with files whose digests were written, if anything.
+    """Verify files against their recorded digests; return what is wrong, or None.
 
     Args:
         folder: The folder.
-        names: The files that must be there, and as they were written.
+        names: The files that must exist and be unchanged.
     """
     try:
         *lines, rest = (folder / CHECKSUMS).read_bytes().decode().split("\n")
@@ -62,10 +62,10 @@ def changed_since(folder: Path, names: Iterable[str]) -> str | None:
 
 
 def make_folder(folder: Path, output: Path) -> None:
-    """Make a folder that an output needs, and those above it, where they are not there.
+    """Create a folder that an output needs, and its parents, if they do not exist.
 
     Raises:
-        UsageError: A file is where one of them should be.
+        UsageError: A file has the path of one of these folders.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -79,11 +79,12 @@ def make_folder(folder: Path, output: Path) -> None:
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
-    """Yield a path beside `path` to write to; move it to `path` when the block ends well.
+    """Yield a temporary path next to `path`; move it to `path` when the block succeeds.
 
     A file under its final name is therefore complete. After an exception the partial file is
     removed; after SIGKILL it stays under a hidden name (`.NAME.partial`) and the next run
-    replaces it. Works for folders too, if the block makes one; an existing folder is replaced.
+    replaces it. This also works for folders, if the block creates one; an existing folder is
+    replaced.
     """
     make_folder(path.parent, path)
     partial = path.with_name(f".{path.name}.partial")
@@ -100,9 +101,9 @@ def written_whole(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def usual_permissions(path: Path) -> Iterator[None]:
-    """A file that is made in the block may be read by those who may read any other new file.
+    """Give a file that is written in the block the default permissions of new files.
 
-    safetensors leaves what it writes to its owner alone.
+    safetensors makes its files readable only by their owner.
     """
     path.touch()
     mode = path.stat().st_mode
@@ -118,7 +119,7 @@ def _remove(path: Path) -> None:
 
 
 def _sync(path: Path) -> None:
-    """Ask the operating system to put the content on the disk before its name is changed."""
+    """Flush the content to the disk (fsync) before the file is renamed."""
     for file in path.rglob("*") if path.is_dir() else [path]:
         if file.is_file():
             with file.open("rb") as stream:
@@ -126,18 +127,18 @@ def _sync(path: Path) -> None:
 
 
 RESUMABLE = "the run goes on from its last checkpoint with --resume"
-"""What is not lost where a run cannot be written."""
+"""The hint about what is kept if a run cannot be written."""
 
 IN_CACHE = "what was encoded is in the cache"
-"""What is not lost where a data set cannot be written."""
+"""The hint about what is kept if a data set cannot be written."""
 
 
 @contextmanager
 def refusals_named(path: Path, kept: str | None = None) -> Iterator[None]:
-    """Turn what libraries say when the system refuses a write into what the system said.
+    """Turn libraries' errors about a refused write into one with the system's message.
 
     Args:
-        path: What is written.
+        path: The output that is written.
         kept: What is not lost, for the hint.
     """
     try:
@@ -145,7 +146,7 @@ def refusals_named(path: Path, kept: str | None = None) -> Iterator[None]:
     except CammsrError:
         raise
     except Exception as error:
-        # HDF5, polars and safetensors have errors of their own, with the number in their text.
+        # HDF5, polars and safetensors have their own errors, with the errno in the message.
         number = _number(error)
         if number is None:
             raise
@@ -156,7 +157,7 @@ def refusals_named(path: Path, kept: str | None = None) -> Iterator[None]:
 
 
 def _number(error: BaseException) -> int | None:
-    """The system's number of an error, or of that which it came of: torch tells its own alone."""
+    """Return the errno of an error, or of its context, because torch raises its own errors."""
     found = re.search(r"(?:errno =|os error) (\d+)", str(error))
     number = int(found[1]) if found else getattr(error, "errno", None)
     if number is None and error.__context__ is not None:
@@ -167,18 +168,18 @@ def _number(error: BaseException) -> int | None:
 def require_table_output(
     option: str, file: Path, kinds: Iterable[str], what: str, best: str, force: bool
 ) -> None:
-    """Refuse a file of an unknown kind, a folder, and what is there unless it may be replaced.
+    """Check that an output file has a known format, and does not exist or may be replaced.
 
     Args:
-        option: What names the file on the command line, such as "--out".
+        option: The command-line option for the file, such as "--out".
         file: The file.
-        kinds: Endings that can be written.
+        kinds: Supported file extensions.
         what: What is written, in the plural.
-        best: The ending to propose.
-        force: Whether a file that is there may be replaced.
+        best: The extension to suggest.
+        force: Whether an existing file may be replaced.
 
     Raises:
-        UsageError: It is one of those.
+        UsageError: If not, or if it is a folder.
     """
     kinds = tuple(kinds)
     if file.suffix not in kinds:

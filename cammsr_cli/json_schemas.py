@@ -1,7 +1,7 @@
-"""JSON Schemas of what the commands print with `--json`, made from the dataclasses they print.
+"""JSON Schemas of the commands' `--json` output, generated from the printed dataclasses.
 
-`python -m cammsr_cli.json_schemas FOLDER` writes them. Those of this version are in
-docs/reference/schemas; a test holds that they are the same, and that outputs fulfil them.
+`python -m cammsr_cli.json_schemas FOLDER` writes them. The schemas of this version are in
+docs/reference/schemas; a test checks that they are the same, and that outputs match them.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
 def schemas() -> dict[str, Schema]:
-    """The schema of each output, by the name of its file."""
+    """Return the schema of each output, by file name."""
     lists = _of(RecommendedList)
     lists["properties"]["recommendations"] = lists["properties"].pop("items")
     lists["required"] = ["user", "popular", "recommendations"]
@@ -69,26 +69,26 @@ def schemas() -> dict[str, Schema]:
 
 
 def write_schemas(folder: Path) -> None:
-    """Write one file a schema."""
+    """Write one file per schema."""
     for name, schema in schemas().items():
         with written_whole(folder / f"{name}.json") as partial:
             partial.write_text(as_text(schema), encoding="utf-8")
 
 
 def as_text(schema: Schema) -> str:
-    """A schema as its file has it."""
+    """Return the text of a schema's file."""
     return json.dumps(schema, ensure_ascii=False, indent=2) + "\n"
 
 
 def _of(kind: Any) -> Schema:
-    """The schema of a type as it is printed: every field is there, and no other."""
+    """Return the schema of a type as it is printed: all fields are required, others forbidden."""
     schema: Schema = TypeAdapter(kind).json_schema(mode="serialization")
     schema.pop("title", None)
     for one in (schema, *schema.get("$defs", {}).values()):
         if "properties" in one:
             one["required"] = list(one["properties"])
             one["additionalProperties"] = False
-            one.pop("description", None)  # of code, with its "Attributes:"
+            one.pop("description", None)  # a docstring, with "Attributes:"
             for field in one["properties"].values():
                 field.pop("title", None)
                 field.pop("default", None)
@@ -100,7 +100,7 @@ def _object() -> Schema:
 
 
 def _with(schema: Schema, **fields: Any) -> Schema:
-    """The schema of an object that has some more fields."""
+    """Return the schema of an object with additional fields."""
     more = copy.deepcopy(schema)
     for name, kind in fields.items():
         field = _of(kind)
@@ -111,7 +111,7 @@ def _with(schema: Schema, **fields: Any) -> Schema:
 
 
 def _list_of(schema: Schema) -> Schema:
-    """The schema of a list; references stay at the root."""
+    """Return the schema of a list; references stay at the root."""
     item = copy.deepcopy(schema)
     defs = item.pop("$defs", None)
     return {"type": "array", "items": item} | ({"$defs": defs} if defs else {})

@@ -1,4 +1,4 @@
-"""One writer an output: a lock that dies with the process that holds it."""
+"""Locks that allow one writer per output; a lock ends with the process that holds it."""
 
 from __future__ import annotations
 
@@ -14,21 +14,22 @@ from cammsr_cli.errors import CammsrError
 from cammsr_cli.files import make_folder
 
 IN_FOLDER = ".lock"
-"""Name of the lock of a folder that is written to."""
+"""Name of the lock file in a folder that is being written."""
 
 
 @contextmanager
 def only_writer(path: Path, folder: bool = False) -> Iterator[None]:
-    """Hold an output for this process alone; `.NAME.lock` beside it says who has it.
+    """Lock an output for this process; `.NAME.lock` next to it names the process.
 
-    A `folder` that fills up over hours has its lock within: what is beside it is not ours.
+    For a `folder` that is filled over hours, the lock file is inside the folder, because files next
+    to it may belong to others.
 
-    The operating system lets go of the lock when the process ends, however it ends: what a killed
-    run leaves behind blocks nobody.
+    The operating system releases the lock when the process ends for any reason. The lock file of a
+    killed run therefore blocks no other run.
 
     Raises:
         CammsrError: If another process is writing it; the message names that process.
-        UsageError: A file is where one of its folders should be.
+        UsageError: A file has the path of one of its folders.
     """
     file = path / IN_FOLDER if folder else path.with_name(f".{path.name}.lock")
     make_folder(file.parent, path)
@@ -41,18 +42,18 @@ def only_writer(path: Path, folder: bool = False) -> Iterator[None]:
             "wait for it to end, or choose another name: --out NAME",
         ) from None
     try:
-        with suppress(PermissionError):  # Windows lets nobody write to a locked file
+        with suppress(PermissionError):  # Windows forbids writing to a locked file
             file.write_text(f"process {os.getpid()} on {platform.node()}\n", encoding="utf-8")
         yield
     finally:
-        # While it is still held: whoever opened it meanwhile sees that it is gone.
+        # Before the release: a process that has opened it meanwhile notices that it is removed.
         with suppress(PermissionError):  # Windows does not remove an open file
             file.unlink(missing_ok=True)
         lock.release()
 
 
 def in_use(folder: Path) -> bool:
-    """Whether anything but perhaps a lock is where a folder is to be."""
+    """Return whether a path is a file, or a folder that contains more than a lock file."""
     if not folder.is_dir():
         return folder.exists()
     return any(entry.name != IN_FOLDER for entry in folder.iterdir())

@@ -1,4 +1,4 @@
-"""In which order the inputs of a catalogue are encoded, and which of them by whom.
+"""The order in which a catalogue's inputs are encoded, and the shard that encodes each of them.
 
 Legend: K distinct inputs.
 """
@@ -17,31 +17,32 @@ from cammsr_cli.encoding.inputs import Inputs
 
 
 def items_a_batch(encoder: Encoder, name: str, options: FeatureOptions) -> int:
-    """Items a batch: fewer where one counts as several samples."""
+    """Return the number of items per batch; it is lower if one item counts as several samples."""
     with encoder_faults(name, "to tell what an item counts as"):
         counts_as = int(getattr(encoder, "counts_as", 1))
     return max(1, options.batch_size // max(1, counts_as))
 
 
 class Batches:
-    """The plan: all distinct inputs in chunks, those of like cost together; some are this shard's.
+    """The distinct inputs in chunks, inputs of similar cost together; this shard encodes a part.
 
-    Chunks are of one number of items. Up to four times as many of cheap ones, so that a batch is of
-    one size with its padding, were no faster on a CPU: 28.4 texts a second against 28.8 (512 plots
-    of MovieLens 1M through all-MiniLM-L6-v2, one thread), 326 against 333 (titles alone). It has
-    not been tried on a GPU; `--batch-size` is there.
+    All chunks have the same number of items. An alternative was measured: up to four times as many
+    cheap items per chunk, so that all batches have the same size including padding. It was no
+    faster on a CPU: 28.4 texts per second against 28.8 (512 plots of MovieLens 1M through
+    all-MiniLM-L6-v2, one thread), and 326 against 333 (titles only). It has not been measured on a
+    GPU; use `--batch-size` there.
 
     Attributes:
-        mine: bool [K], whether an input is this shard's.
-        total: How many are.
-        elsewhere: Items whose input is another shard's.
+        mine: bool [K], whether an input belongs to this shard.
+        total: Number of inputs of this shard.
+        elsewhere: Number of items whose input belongs to another shard.
     """
 
     def __init__(self, inputs: Inputs, options: FeatureOptions, size: int) -> None:
         if inputs.cost is None:
             self._order_K = np.arange(len(inputs.keys))
         else:
-            # Dearest first: what does not fit the memory fails at once, not at the end.
+            # Most expensive first: a batch that does not fit into memory fails at once.
             words = inputs.keys.view(">u8")
             self._order_K = np.lexsort((*words.T[::-1], -inputs.cost))
         self._size, self._shard = size, options.shard
@@ -53,7 +54,7 @@ class Batches:
         self.elsewhere = int(np.count_nonzero(~self.mine[number_of_row]))
 
     def chunks(self, missing: NDArray[np.bool_]) -> Iterator[NDArray[np.int64]]:
-        """This shard's chunks, each left with only its missing inputs."""
+        """Yield this shard's chunks, each reduced to its missing inputs."""
         for chunk in self._own():
             left = chunk[missing[chunk]]
             if len(left):

@@ -1,11 +1,11 @@
-"""Vectors kept from earlier runs: immutable shards, named by what decided their content.
+"""The feature cache: vectors of earlier runs in immutable shards, named by what determines them.
 
 `<cache>/features/<SHA-256 of the encoder's full fingerprint>/<shard>.safetensors` holds `keys`,
-uint8 [n, 32] (SHA-256 of an item's inputs), and `values`, float32 [n, dim], and the SHA-256 of both
-in its header. A shard is written beside its name and moved there whole, and never changed: runs may
-share a cache, and a killed run leaves all it had finished.
+uint8 [n, 32] (SHA-256 of an item's inputs), and `values`, float32 [n, dim]. Its header holds the
+SHA-256 of both. A shard is written to a temporary file, moved to its name when complete, and never
+changed. Several runs may therefore share a cache, and a killed run keeps all finished shards.
 
-Legend: M vectors in the cache, K keys asked for.
+Legend: M vectors in the cache, K requested keys.
 """
 
 from __future__ import annotations
@@ -32,26 +32,27 @@ KEY_BYTES = 32
 
 _DIGEST = "sha256"
 
-# Half-written shards older than this were left by a killed run: no write takes so long.
+# Partial shards older than this come from a killed run: no write takes that long.
 _LEFT_BEHIND_SECONDS = 86_400
 
 
 class FeatureCache:
-    """The vectors of one encoder that were in the cache when this was made.
+    """The vectors of one encoder that are in the cache when this object is created.
 
-    Of each vector only its key and place are held in memory, 44 bytes.
+    Only the key and the position of each vector are held in memory, 44 bytes per vector.
 
     Args:
         folder: The cache folder, shared by all encoders.
-        fingerprint: The encoder's, with what names its class: `encoding.full_fingerprint`.
+        fingerprint: The encoder's full fingerprint, which includes its class:
+            `encoding.full_fingerprint`.
 
     Attributes:
-        dim: Length of the vectors, as in the first shard, and others are unreadable; None if there
-            is no shard.
-        dropped: Shards found unreadable or damaged, and removed.
+        dim: Length of the vectors in the first shard; None if there is no shard. Shards with
+            another length count as unreadable.
+        dropped: Number of shards that were unreadable or damaged, and are removed.
 
     Raises:
-        CammsrError: If the system refuses to read it.
+        CammsrError: If the operating system refuses to read the cache.
     """
 
     def __init__(self, folder: Path, fingerprint: str) -> None:
@@ -67,7 +68,7 @@ class FeatureCache:
         return len(self._key_M)
 
     def find(self, keys: NDArray[np.uint8]) -> NDArray[np.int64]:
-        """Where each key's vector is, as `read` wants it: int64 [K], -1 for one that is not here.
+        """Return the position of each key's vector for `read`: int64 [K], -1 for a cache miss.
 
         Args:
             keys: uint8 [K, 32].
@@ -81,16 +82,19 @@ class FeatureCache:
     def read(
         self, places: NDArray[np.int64]
     ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
-        """The vectors at some places, a shard at a time; none of a damaged shard, which is removed.
+        """Read the vectors at the given positions, shard by shard.
+
+        A damaged shard is removed and yields no vectors.
 
         Args:
-            places: int64 [K] from `find`; -1 is passed over.
+            places: int64 [K] from `find`; -1 is skipped.
 
         Yields:
-            Positions in `places`, and their vectors, float32 [n, dim].
+            Indices into `places`, and their vectors, float32 [n, dim].
 
         Raises:
-            CammsrError: If the system refuses to read a shard, or it has been removed meanwhile.
+            CammsrError: If the operating system refuses to read a shard, or if the shard has been
+                removed in the meantime.
         """
         known = np.flatnonzero(places >= 0)
         shard = self._shard_M[places[known]]
@@ -112,7 +116,7 @@ class FeatureCache:
             yield some, values[self._row_M[places[some]]]
 
     def write(self, keys: NDArray[np.uint8], values: NDArray[np.float32]) -> None:
-        """Add a shard, for later runs; nothing is written for no vectors.
+        """Add a shard for later runs; do nothing if there are no vectors.
 
         Args:
             keys: uint8 [n, 32].
@@ -137,7 +141,7 @@ class FeatureCache:
         if not about.exists():
             about.write_text(self.fingerprint + "\n", encoding="utf-8")
         name = hashlib.sha256(keys.tobytes()).hexdigest()[:32]
-        # The partial name is this writer's own: another run may write the same shard just now.
+        # The temporary name is unique: another run may write the same shard at the same time.
         partial = self.folder / f".{name}.{uuid.uuid4().hex}.partial"
         try:
             with usual_permissions(partial):
@@ -151,7 +155,7 @@ class FeatureCache:
             partial.unlink(missing_ok=True)
 
     def _index(self) -> None:
-        """Note where each key's vector is; unreadable shards are removed and counted."""
+        """Record the position of each key's vector; remove and count unreadable shards."""
         self._remove_left_behind()
         keys, rows, shards = [], [], []
         for path in sorted(self.folder.glob("*.safetensors")):
@@ -160,9 +164,9 @@ class FeatureCache:
             except (SafetensorError, ValueError):
                 self._drop(path)
                 continue
-            except FileNotFoundError:  # another run has just removed it
+            except FileNotFoundError:  # another run has removed it in the meantime
                 continue
-            except OSError as error:  # the system's fault, not the shard's
+            except OSError as error:  # an error of the system; the shard may be intact
                 raise self._unreadable(error) from error
             keys.append(found)
             rows.append(np.arange(len(found), dtype=np.int32))
@@ -179,10 +183,10 @@ class FeatureCache:
         shard.unlink(missing_ok=True)
 
     def _remove_left_behind(self) -> None:
-        """Remove what killed runs had half written."""
+        """Remove partial shards of killed runs."""
         oldest = time.time() - _LEFT_BEHIND_SECONDS
         for path in self.folder.glob(".*.partial"):
-            with suppress(FileNotFoundError):  # another run may remove it just now
+            with suppress(FileNotFoundError):  # another run may remove it at the same time
                 if path.stat().st_mtime < oldest:
                     path.unlink()
 
@@ -194,8 +198,8 @@ class FeatureCache:
         )
 
     def _keys(self, shard: Path) -> NDArray[np.uint8]:
-        """A shard's keys; raises ValueError if the shard is not as this class writes them."""
-        shard.open("rb").close()  # `safe_open` calls whatever the system refuses "no such file"
+        """Return a shard's keys; raise ValueError if this class does not write such shards."""
+        shard.open("rb").close()  # `safe_open` reports every system error as "no such file"
         with safe_open(shard, framework="numpy") as opened:
             if set(opened.keys()) != {"keys", "values"}:
                 raise ValueError("other tensors")
@@ -211,12 +215,12 @@ class FeatureCache:
 
 
 def _digest(keys: NDArray[np.uint8], values: NDArray[np.float32]) -> str:
-    """SHA-256 of a shard's content."""
+    """Return the SHA-256 of a shard's content."""
     digest = hashlib.sha256(np.ascontiguousarray(keys).data)
     digest.update(np.ascontiguousarray(values).data)
     return digest.hexdigest()
 
 
 def _as_one(keys: NDArray[np.uint8]) -> NDArray[Any]:
-    """uint8 [K, 32] -> [K], each key one value that can be compared."""
+    """Convert uint8 [K, 32] to [K], where each key is one comparable value."""
     return np.ascontiguousarray(keys).view(f"V{KEY_BYTES}").ravel()

@@ -1,10 +1,10 @@
-"""Decodes items in worker processes, in order, each item within a limit of time.
+"""Decodes items in worker processes, in order, with a time limit per item.
 
-A decoder may hang or crash on a hostile file, and nothing within its process can stop it. The
-process is then killed and replaced; the item it was at becomes a failure, all others are decoded.
-So that a process that hangs can hold nothing up, what goes either way between the processes is
-never waited for: messages are sent and answers read as far as they go, piece by piece, and which
-item a process is at stands in shared memory, as do the pixels of what it decoded.
+A decoder may hang or crash on a malicious file, and nothing within its process can stop it. The
+process is then killed and replaced. Its current item becomes a failure; all other items are
+decoded. A process that hangs must not block the others. All communication between processes is
+therefore non-blocking: messages are sent and answers are read in pieces, as far as possible. The
+number of a worker's current item and the decoded pixels are in shared memory.
 """
 
 from __future__ import annotations
@@ -28,60 +28,60 @@ from typing import Any, Protocol
 from cammsr_cli.encoding.ring import Ring, Spilt
 from cammsr_cli.errors import CammsrError, first_line
 
-# Processes that die one after another, with nothing decoded in between, mean no single file.
+# If so many processes die in a row, with nothing decoded in between, no single file is the cause.
 _DEATHS_IN_A_ROW = 8
 _LOOK_SECONDS = 0.25
 _NUMBER_BYTES = 8
 _NOTHING, _STARTING = -1.0, -2.0
-# A process that starts another way than by fork imports what the encoder needs.
+# A process that is not started by fork must import what the encoder needs.
 _START_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
 class Failure:
-    """In place of a sample that could not be decoded."""
+    """Takes the place of a sample that could not be decoded."""
 
     reason: str
 
 
 Sample = Mapping[str, str] | Failure
-"""What `load` gets, or why there is nothing to load."""
+"""The input of `load`, or the reason why there is nothing to load."""
 
 
 class Loader(Protocol):
-    """What decodes: an encoder, or anything with its `load`; it is sent to other processes."""
+    """An encoder, or any object with its `load` method; it is sent to other processes."""
 
     def load(self, item: Mapping[str, str]) -> Any:
-        """Read and decode one item; a ValueError or an OSError says why it cannot be used."""
+        """Read and decode one item; raise ValueError or OSError if it cannot be used."""
 
 
 class Decoder:
-    """Calls `encoder.load` on samples, ahead of who takes them.
+    """Calls `encoder.load` on samples before they are needed.
 
     Args:
-        encoder: Its `load` is called.
-        workers: Processes that decode, each started when there is work for it; 0 decodes in this
-            one, where no time limit can hold.
-        seconds: An item takes so long at most.
+        encoder: The object whose `load` is called.
+        workers: Number of worker processes, each started when there is work for it; 0 decodes in
+            this process, without a time limit.
+        seconds: Time limit per item.
     """
 
     def __init__(self, encoder: Loader, workers: int, seconds: float) -> None:
         self.encoder = encoder
         self._pool = _Pool(encoder, workers, seconds) if workers else None
-        self._given: deque[Sample] = deque()  # where no process decodes
+        self._given: deque[Sample] = deque()  # used without worker processes
 
     def give(self, samples: Iterable[Sample]) -> None:
-        """Have samples decoded."""
+        """Queue samples for decoding."""
         if self._pool is None:
             self._given.extend(samples)
         else:
             self._pool.give(samples)
 
     def take(self, count: int) -> list[Any]:
-        """What `load` made of the next of the given samples; a `Failure` where it made nothing.
+        """Return the next `count` results of `load`; a `Failure` for a sample that failed.
 
         Raises:
-            CammsrError: If processes die time and again, whatever they decode.
+            CammsrError: If processes die repeatedly, whatever they decode.
         """
         if self._pool is None:
             return [_load(self.encoder, self._given.popleft()) for _ in range(count)]
@@ -94,7 +94,7 @@ class Decoder:
 
 
 def reason_of(error: BaseException) -> str:
-    """What an exception says, in one line."""
+    """Return the message of an exception as one line."""
     described = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     line = " ".join(described.split())[:200]
     if isinstance(error, ValueError | OSError) and line:
@@ -107,16 +107,16 @@ def _load(encoder: Loader, sample: Sample) -> Any:
         return sample
     try:
         return encoder.load(sample)
-    except (Exception, SystemExit) as error:  # one item's fault must not end the run
+    except (Exception, SystemExit) as error:  # an error in one item must not end the run
         return Failure(reason_of(error))
 
 
 class _Pool:
-    """Worker processes, and which of them is to decode what."""
+    """The worker processes, and the assignment of samples to them."""
 
     def __init__(self, encoder: Loader, workers: int, seconds: float) -> None:
         self.encoder, self.most, self.seconds = encoder, workers, seconds
-        self.samples: dict[int, Sample] = {}  # given and not taken
+        self.samples: dict[int, Sample] = {}  # queued, and their results not yet taken
         self.given = self.taken = self.deaths = 0
         self.ready: dict[int, Any] = {}
         self.workers: list[_Worker] = []
@@ -142,14 +142,14 @@ class _Pool:
         self.workers = []
 
     def _give(self, number: int) -> None:
-        """To whoever has least to do."""
+        """Assign a sample to the worker with the shortest queue."""
         if len(self.workers) < self.most and all(worker.given for worker in self.workers):
             self.workers.append(_Worker(self.encoder))
         worker = min(self.workers, key=lambda one: len(one.given))
         worker.give(number, self.samples[number])
 
     def _receive(self) -> None:
-        """Take what has been decoded, and replace processes that hang or have died."""
+        """Receive decoded samples, and replace processes that hang or have died."""
         for worker in self.workers:
             worker.send()
         links: dict[Any, _Worker] = {worker.link: worker for worker in self.workers}
@@ -166,12 +166,12 @@ class _Pool:
             at, seconds = worker.at
             if at is not None and seconds > self.seconds:
                 self._end(worker)
-                if worker.at[0] == at:  # else it went on just now
+                if worker.at[0] == at:  # otherwise it has finished this sample in the meantime
                     self._fail(worker, at, f"not decoded within {self.seconds:g} seconds")
                 self._replace(worker)
 
     def _take(self, worker: _Worker) -> bool:
-        """Take a worker's answers so far; False if it has ended."""
+        """Receive a worker's answers so far; return False if the worker has ended."""
         alive = worker.read()
         for number, sample in worker.answers():
             self.ready[number] = sample
@@ -179,7 +179,7 @@ class _Pool:
         return alive
 
     def _died(self, worker: _Worker) -> None:
-        """A worker ended by itself: what it was at failed."""
+        """Handle a worker that died: its current sample fails."""
         self._end(worker)
         self.deaths += 1
         at, _ = worker.at
@@ -195,7 +195,7 @@ class _Pool:
         self._replace(worker)
 
     def _end(self, worker: _Worker) -> None:
-        """End a worker, and take what it had finished."""
+        """Kill a worker, and receive the samples that it had finished."""
         worker.end()
         while self._take(worker):
             pass
@@ -205,7 +205,7 @@ class _Pool:
         self.ready[number] = Failure(reason)
 
     def _replace(self, worker: _Worker) -> None:
-        """A new worker in place of one that has ended; what that left is given again."""
+        """Start a new worker in place of one that has ended, and reassign its open samples."""
         worker.close()
         self.workers[self.workers.index(worker)] = _Worker(self.encoder)
         for number in worker.given:
@@ -213,11 +213,11 @@ class _Pool:
 
 
 class _Worker:
-    """One worker process, seen from the process that asks.
+    """One worker process, seen from the parent process.
 
     Attributes:
-        given: Numbers of the samples it is to decode and has not answered, in order.
-        link: What it answers through.
+        given: Numbers of the samples that are assigned to it and not answered yet, in order.
+        link: The socket for its messages and answers.
     """
 
     def __init__(self, encoder: Loader) -> None:
@@ -225,17 +225,17 @@ class _Worker:
         self._unsent = bytearray()
         self.link, theirs = socket.socketpair()
         self._ring = _ring()
-        # The number of the sample it is at, and since when, by the clock all processes share.
+        # The number of its current sample, and its start time on the clock shared by all processes.
         self._now = multiprocessing.RawArray("d", [_STARTING, time.monotonic()])
         self._unread = bytearray()
-        # A forked process knows its parent by number; others are started by a server of theirs.
+        # A forked process has this process as parent; others may be started by a server process.
         parent = os.getpid() if multiprocessing.get_start_method() == "fork" else None
         self._process = multiprocessing.Process(
             target=_work, args=(encoder, theirs, self._now, parent), daemon=True
         )
         self._process.start()
-        theirs.close()  # else its end would not be seen here
-        with contextlib.suppress(OSError):  # it has died, which is seen where answers are read
+        theirs.close()  # otherwise this process would not notice the end of the worker
+        with contextlib.suppress(OSError):  # it has died; this is handled where answers are read
             socket.send_fds(self.link, [b"\0"], [self._ring.file] if self._ring else [])
 
     def give(self, number: int, sample: Sample) -> None:
@@ -244,30 +244,31 @@ class _Worker:
         self.send()
 
     def send(self) -> None:
-        """Send what it has not been sent, as far as that goes."""
-        with contextlib.suppress(OSError):  # it has died, which is seen where answers are read
+        """Send as much of the unsent messages as possible without blocking."""
+        with contextlib.suppress(OSError):  # it has died; this is handled where answers are read
             while self._unsent:
                 del self._unsent[: self.link.send(self._unsent, socket.MSG_DONTWAIT)]
 
     @property
     def hangs_at_start(self) -> bool:
-        """Whether it has not begun in all its time: a forked process may wait for a lock for ever.
+        """Whether it has not started within the time limit.
 
-        Such a lock was held by a thread of the parent, which the copy does not have.
+        A forked process may wait for a lock for ever: a thread of the parent held the lock, and the
+        forked copy does not have this thread.
         """
         state, since = self._now
         return bool(state == _STARTING and time.monotonic() - since > _START_SECONDS)
 
     @property
     def at(self) -> tuple[int | None, float]:
-        """The sample it is at, if it is at one and has not answered it; and for how long."""
+        """The number of its current, unanswered sample (None if there is none), and the seconds."""
         number, since = int(self._now[0]), float(self._now[1])
         if number not in self.given or number != int(self._now[0]):
             return None, 0.0
         return number, time.monotonic() - since
 
     def read(self) -> bool:
-        """Read what has arrived, waiting for no more than there is; False at the end."""
+        """Read what has arrived, without waiting for more; return False at the end of stream."""
         try:
             arrived = self.link.recv(1 << 20)
         except OSError:
@@ -276,7 +277,7 @@ class _Worker:
         return bool(arrived)
 
     def answers(self) -> Iterator[tuple[int, Any]]:
-        """The answers that have arrived whole."""
+        """Yield the answers that have arrived completely."""
         while len(self._unread) >= _NUMBER_BYTES:
             end = _NUMBER_BYTES + int.from_bytes(self._unread[:_NUMBER_BYTES], "little")
             if len(self._unread) < end:
@@ -301,7 +302,7 @@ class _Worker:
 
     @property
     def how_it_ended(self) -> str:
-        """How it ended."""
+        """The exit code or the signal that ended it."""
         code = self._process.exitcode or 0
         if code >= 0:
             return f"exit code {code}"
@@ -310,7 +311,7 @@ class _Worker:
 
 
 def _ring() -> Ring | None:
-    """Memory to share with a worker; None where a system has none of that kind, as Apple's."""
+    """Return memory to share with a worker; None on systems without `memfd_create`, as macOS."""
     return Ring() if hasattr(os, "memfd_create") else None
 
 
@@ -329,12 +330,12 @@ def _work(
     now: Any,
     parent: int | None,
 ) -> None:
-    """Decode what is asked for, for ever."""
-    sys.stdout = sys.stderr  # results go to stdout; what an encoder prints is none
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the parent ends this one
+    """Decode the requested samples until the parent closes the connection."""
+    sys.stdout = sys.stderr  # stdout is for results; an encoder's prints are none
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C and ends this process
     end_with(parent or os.getppid())
     if (torch := sys.modules.get("torch")) is not None:
-        torch.set_num_threads(1)  # decoders work side by side already
+        torch.set_num_threads(1)  # several decoders run in parallel already
     _, files, _, _ = socket.recv_fds(link, 1, 1)
     ring = Ring(files[0]) if files else None
     answers: queue.SimpleQueue[bytes] = queue.SimpleQueue()
@@ -350,27 +351,27 @@ def _work(
         try:
             spilt = None if ring is None else ring.put(loaded)
             answer = _message((number, loaded if spilt is None else spilt))
-        except Exception as error:  # whatever a stranger's class raises
+        except Exception as error:  # third-party classes may raise anything
             described = Failure(f"its sample cannot be sent between processes: {first_line(error)}")
             answer = _message((number, described))
         answers.put(answer)
 
 
 def _message(content: tuple[int, Any]) -> bytes:
-    """Its length and it."""
+    """Return the pickled content, preceded by its length."""
     message = pickle.dumps(content, protocol=5)
     return len(message).to_bytes(_NUMBER_BYTES, "little") + message
 
 
 def _send(link: socket.socket, answers: queue.SimpleQueue[bytes]) -> None:
-    """Hand over answers while the next ones are decoded."""
-    with contextlib.suppress(OSError):  # nobody reads any more: this process is about to end
+    """Send answers while the next samples are decoded."""
+    with contextlib.suppress(OSError):  # the parent reads no more: this process is about to end
         while True:
             link.sendall(answers.get())
 
 
 def end_with(parent: int) -> None:
-    """End this process when its parent is gone: a killed parent ends nothing itself."""
+    """End this process when its parent is gone: a killed parent cannot end its children."""
 
     def watch() -> None:
         while os.getppid() == parent:

@@ -1,12 +1,12 @@
 """Runs an encoder over a catalogue: gather, hash, plan, encode what is missing, assemble.
 
-The plan covers all distinct inputs, cached or not, in an order that depends on nothing else; each
-of its chunks encodes only its own missing inputs. A killed run, started again, therefore forms the
-same batches, and what it makes is bit for bit what an undisturbed run would have made; and so is
-what several runs make that share the chunks.
+The plan covers all distinct inputs, cached or not. Their order depends on nothing else. Each chunk
+encodes only its own missing inputs. A killed run that is started again therefore forms the same
+batches, and its result is bit for bit that of an uninterrupted run. The same holds for several
+runs that share the chunks.
 
-Memory does not grow with the catalogue but for some hundred bytes an item: samples are made when
-their turn comes, and vectors go to a file.
+Memory grows only by a few hundred bytes per item: samples are created when they are needed, and
+vectors are written to a file.
 
 Legend: N items, K distinct inputs, D the encoder's dim.
 """
@@ -37,8 +37,9 @@ from cammsr_cli.encoding.features import FeatureOptions, Features, Problem, Prog
 from cammsr_cli.encoding.inputs import Inputs, gather_inputs
 from cammsr_cli.encoding.rows import RowFile
 
-# Finished vectors wait in memory until a chunk ends after so many seconds, or a hundredth of the
-# time since the start if that is more (a long run shall not leave thousands of shards), or bytes.
+# Finished vectors are buffered in memory. They are written at the end of a chunk, after so many
+# bytes, or after so many seconds, or after a hundredth of the run time if that is longer, so that a
+# long run does not leave thousands of shards.
 _FLUSH_SECONDS = 5.0
 _FLUSH_BYTES = 64 * 2**20
 
@@ -50,11 +51,11 @@ class Plan:
     Attributes:
         encoder: The encoder; its model is not loaded yet.
         name: Its name.
-        fingerprint: What decides the values.
+        fingerprint: Identifies everything that determines the values.
         item_ids: [N] for messages.
-        options: How it is run.
+        options: How the encoder is run.
         inputs: All distinct inputs.
-        batches: In which order they are encoded, and which of them here.
+        batches: The order of the inputs, and which of them this shard encodes.
         cache: Finished vectors of earlier runs; None without a cache.
     """
 
@@ -69,52 +70,52 @@ class Plan:
 
     @property
     def items(self) -> int:
-        """Items that have something to encode here."""
+        """Number of items with an input that this shard encodes."""
         return int(np.count_nonzero(self.inputs.number_of_row >= 0)) - self.elsewhere
 
     @property
     def unique(self) -> int:
-        """Distinct inputs among them."""
+        """Number of distinct inputs of this shard."""
         return self.batches.total
 
     @property
     def cached(self) -> int:
-        """Those that an earlier run has encoded."""
+        """Number of distinct inputs that an earlier run has encoded (cache hits)."""
         return int(np.count_nonzero(self._places >= 0))
 
     @property
     def to_encode(self) -> int:
-        """Distinct inputs still to encode."""
+        """Number of distinct inputs that are still to be encoded."""
         return self.unique - self.cached
 
     @property
     def without(self) -> int:
-        """Items with none of the encoder's fields."""
+        """Number of items with none of the encoder's fields."""
         return self.inputs.without
 
     @property
     def problems(self) -> list[Problem]:
-        """Files that are missing or refused; one that cannot be decoded is not known yet."""
+        """Files that are missing or refused; files that cannot be decoded are not known yet."""
         return self.inputs.problems
 
     @property
     def elsewhere(self) -> int:
-        """Items that other shards encode."""
+        """Number of items that other shards encode."""
         return self.batches.elsewhere
 
     @property
     def dim(self) -> int | None:
-        """Length of a vector, as cached ones tell; None if there are none."""
+        """Length of the cached vectors; None if there are none."""
         return self.cache.dim if self.cache else None
 
     @cached_property
     def input_keys(self) -> NDArray[np.uint8]:
-        """uint8 [N, 32], SHA-256 of what is encoded, zeros for nothing."""
+        """uint8 [N, 32], SHA-256 of each item's input; zeros for an item without one."""
         return self.inputs.keys_by_row()
 
     @cached_property
     def _places(self) -> NDArray[np.int64]:
-        """Where the cache has each input of this shard; -1 for nowhere."""
+        """Position of each of this shard's inputs in the cache; -1 for a miss or another shard."""
         if self.cache is None:
             return np.full(len(self.inputs.keys), -1)
         return np.where(self.batches.mine, self.cache.find(self.inputs.keys), -1)
@@ -124,18 +125,18 @@ class Plan:
         progress: Progress | None = None,
         engine: Callable[[Encoding], Engine] | None = None,
     ) -> Features:
-        """Encode what is missing, and put it together with what the cache has.
+        """Encode the missing inputs, and combine the result with the cached vectors.
 
         Args:
             progress: Called after each batch with (done, total, failed) distinct inputs.
-            engine: What encodes; this process if None.
+            engine: Creates the engine that encodes; this process if None.
 
         Raises:
             CammsrError: If memory runs out, or the encoder misbehaves.
         """
         options, inputs, cache, name = self.options, self.inputs, self.cache, self.name
         dim = self.dim
-        if dim is None:  # else the model is loaded by the first batch, if there is one
+        if dim is None:  # otherwise the first batch loads the model, if there is a batch
             with encoder_faults(name):
                 dim = vector_length(self.encoder, name)
         result = self._empty(dim)
@@ -193,18 +194,18 @@ def plan_items(
     options: FeatureOptions | None = None,
     name: str | None = None,
 ) -> Plan:
-    """What there is to encode of a catalogue; nothing is decoded or encoded, no model loaded.
+    """Plan what to encode of a catalogue; decode and encode nothing, and load no model.
 
     Args:
         encoder: The encoder.
-        records: [N] each item's fields; media as written in the items file.
+        records: [N] the fields of each item; media as written in the items file.
         item_ids: [N] for messages.
         media_root: The folder that media paths are relative to.
         options: How to run; the defaults if None.
         name: The encoder's name, for messages and the result; its class if None.
 
     Raises:
-        CammsrError: If the weights cannot be had.
+        CammsrError: If the weights are not available.
     """
     options = options or FeatureOptions()
     name = name or class_name(type(encoder))
@@ -234,21 +235,22 @@ def encode_items(
     name: str | None = None,
     engine: Callable[[Encoding], Engine] | None = None,
 ) -> Features:
-    """Vectors of one modality for all items.
+    """Encode one modality of all items.
 
-    An item with none of the encoder's fields is masked silently; one whose file is missing, refused
-    or broken is masked with a `Problem`. Identical content is encoded once, cached content never.
-    Arguments are those of `plan_items` and `Plan.encode`.
+    An item with none of the encoder's fields is masked without a message. An item whose file is
+    missing, refused or broken is masked and reported as a `Problem`. Identical content is encoded
+    once; cached content is not encoded again. The arguments are those of `plan_items` and
+    `Plan.encode`.
 
     Raises:
-        CammsrError: If the weights cannot be had, memory runs out, or the encoder misbehaves.
+        CammsrError: If the weights are not available, memory runs out, or the encoder misbehaves.
     """
     plan = plan_items(encoder, records, item_ids, media_root, options, name)
     return plan.encode(progress, engine)
 
 
 class _Sink:
-    """Takes one vector or failure an input, in any order, and writes it to the items' rows."""
+    """Receives one vector or failure per input, in any order, and writes the items' rows."""
 
     def __init__(
         self,
@@ -264,7 +266,7 @@ class _Sink:
         self.done = self.failed = self.encoded = 0
 
     def put(self, number: int, vector: NDArray[np.float32]) -> None:
-        """Store a vector for all items with this input; one that does not fit is a problem."""
+        """Store a vector for all items with this input; record a problem if it does not fit."""
         stored = fitting(vector, self.result.values.dtype)
         if isinstance(stored, str):
             self.fail(number, stored)
@@ -284,7 +286,7 @@ class _Sink:
         self.failed += 1
 
     def report(self) -> None:
-        """Report how far things are."""
+        """Report the progress."""
         if self.progress is not None:
             self.progress(self.done, self.total, self.failed)
 
@@ -296,8 +298,8 @@ def _encode(
     cache: FeatureCache | None,
     sink: _Sink,
 ) -> None:
-    """Encode chunk after chunk; whatever ends this early, finished chunks are in the cache."""
-    if not chunks:  # no engine is started for nothing
+    """Encode chunk after chunk; finished chunks are cached even if an error ends the run."""
+    if not chunks:  # do not start an engine
         return
     waiting = _Waiting(cache, inputs)
     try:
@@ -323,7 +325,7 @@ def _take(encoded: Encoded, chunk: NDArray[np.int64], sink: _Sink, waiting: _Wai
 
 
 class _Waiting:
-    """Finished vectors on their way to the cache."""
+    """Buffer of finished vectors that are not in the cache yet."""
 
     def __init__(self, cache: FeatureCache | None, inputs: Inputs) -> None:
         self.cache, self.inputs = cache, inputs
@@ -333,21 +335,21 @@ class _Waiting:
         self.began = self.written = time.monotonic()
 
     def add(self, number: int, vector: NDArray[np.float32]) -> None:
-        """Take an input's vector."""
+        """Add the vector of an input."""
         if self.cache is not None:
             self.numbers.append(number)
             self.vectors.append(vector)
             self.bytes += vector.nbytes
 
     def write_if_due(self) -> None:
-        """Write if enough has gathered or enough time has passed."""
+        """Write the buffer if it is large enough or enough time has passed."""
         now = time.monotonic()
         seconds = max(_FLUSH_SECONDS, (now - self.began) / 100) if _FLUSH_SECONDS else 0.0
         if self.bytes >= _FLUSH_BYTES or now - self.written > seconds:
             self.write()
 
     def write(self) -> None:
-        """Write all there is."""
+        """Write the whole buffer."""
         if self.cache is not None and self.numbers:
             self.cache.write(self.inputs.keys[self.numbers], np.stack(self.vectors))
         self.numbers, self.vectors, self.bytes = [], [], 0

@@ -1,6 +1,6 @@
 """Turns samples into vectors: decodes ahead in worker processes while the model runs.
 
-This is what runs wherever an encoder is: in this process, in one a device, in a Ray actor.
+The same code runs in this process, in a process per device, and in a Ray actor.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from cammsr_cli.errors import SEE_WHERE, CammsrError
 
 @dataclass(frozen=True)
 class Encoded:
-    """What became of a chunk of n samples.
+    """The result of a chunk of n samples.
 
     Attributes:
-        vectors: float32 [good, dim], of the samples without a reason, in order.
-        reasons: [n] why a sample has no vector; None for one that has.
+        vectors: float32 [good, dim], vectors of the samples without a reason, in order.
+        reasons: [n] why a sample has no vector; None for a sample with a vector.
     """
 
     vectors: NDArray[np.float32]
@@ -36,18 +36,18 @@ class Encoded:
 
 
 Engine = Callable[[Iterator[list[Sample]]], Iterator[tuple[int, Encoded]]]
-"""Encodes chunks, and yields each one's number and result, in any order."""
+"""Encodes chunks, and yields the number and the result of each chunk, in any order."""
 
 
 @dataclass(frozen=True)
 class Encoding:
-    """How an encoder is used; may be sent to another process.
+    """How an encoder is used; can be sent to another process.
 
     Attributes:
-        name: The encoder's, for messages.
+        name: The encoder's name, for messages.
         dim: Length of its vectors.
-        workers: Processes that decode media; 0 decodes in the model's.
-        decode_seconds: An item takes so long to decode at most, where workers decode.
+        workers: Processes that decode media; 0 decodes in the process of the model.
+        decode_seconds: Time limit for decoding one item; needs workers.
     """
 
     name: str
@@ -56,22 +56,22 @@ class Encoding:
     decode_seconds: float = 120.0
 
     def here(self, encoder: Encoder) -> Engine:
-        """The engine that is this process."""
+        """Return the engine that encodes in this process."""
         return lambda chunks: enumerate(self.stream(encoder, chunks))
 
     def stream(self, encoder: Encoder, chunks: Iterator[list[Sample]]) -> Iterator[Encoded]:
         """Encode chunk after chunk, in order.
 
-        At most `ahead` chunks are taken before the first is answered.
+        At most `ahead` chunks are read before the first result is yielded.
 
         Raises:
-            CammsrError: If the encoder misbehaves, or decoding processes die time and again.
+            CammsrError: If the encoder misbehaves, or decoding processes die repeatedly.
         """
         with closing(self.decoder(encoder)) as decoder:
             yield from self.decoded_by(decoder, encoder, chunks)
 
     def decoder(self, encoder: Encoder) -> Decoder:
-        """What decodes for an encoder; to be closed."""
+        """Return the decoder for an encoder; the caller closes it."""
         media = any(one in MEDIA_FIELDS for one in encoder.fields)
         workers = min(self.workers, processors()) if media else 0
         return Decoder(encoder, workers, self.decode_seconds)
@@ -79,7 +79,7 @@ class Encoding:
     def decoded_by(
         self, decoder: Decoder, encoder: Encoder, chunks: Iterator[list[Sample]]
     ) -> Iterator[Encoded]:
-        """As `stream`, with a decoder that outlives the chunks."""
+        """Encode as `stream` does, with a decoder that remains open afterwards."""
         decoded = self._decoded(decoder, chunks)
         start: Start | None = getattr(encoder, "start_encoding", None)
         if start is None:
@@ -95,25 +95,25 @@ class Encoding:
             yield under_way.popleft()()
 
     def _decoded(self, decoder: Decoder, chunks: Iterator[list[Sample]]) -> Iterator[list[Any]]:
-        """The chunks' samples, some chunks decoded ahead."""
+        """Yield the decoded samples of each chunk; later chunks are decoded ahead."""
         lengths: deque[int] = deque()
         for chunk in chunks:
             decoder.give(chunk)
             lengths.append(len(chunk))
-            if len(lengths) == (3 if self.workers else 1):  # two are decoded while one is run
+            if len(lengths) == (3 if self.workers else 1):  # decode two, run one
                 yield decoder.take(lengths.popleft())
         while lengths:
             yield decoder.take(lengths.popleft())
 
     @property
     def ahead(self) -> int:
-        """Chunks taken at most before the first is answered, with one under way on a GPU."""
+        """Maximum number of chunks read before the first result, with one in progress on a GPU."""
         return 4 if self.workers else 2
 
     def _started(
         self, encode: Callable[[list[Any]], Any], samples: list[Any]
     ) -> Callable[[], Encoded]:
-        """Begin to encode samples; what gives the result."""
+        """Start to encode samples; return a function that returns the result."""
         good = [one for one in samples if not isinstance(one, Failure)]
         reasons = [one.reason if isinstance(one, Failure) else None for one in samples]
         if not good:
@@ -130,7 +130,7 @@ class Encoding:
         return result
 
     def _checked(self, vectors: NDArray[Any], number: int) -> NDArray[np.float32]:
-        """The vectors of so many samples, float32 [n, dim], as the contract has them."""
+        """Return the vectors as float32 [n, dim]; raise CammsrError if they break the contract."""
         if vectors.shape != (number, self.dim) or vectors.dtype.kind not in "fiu":
             raise CammsrError(
                 f"encoder {self.name!r} returned {vectors.dtype} {list(vectors.shape)} for "
@@ -141,17 +141,19 @@ class Encoding:
 
 
 def full_fingerprint(encoder: Encoder, name: str) -> str:
-    """What decides an encoder's vectors: its own fingerprint, and the class that it is.
+    """Return what identifies an encoder's vectors: its own fingerprint and its class.
 
-    All comparisons use this one, so that two encoders whose authors both wrote "1.0" are not taken
-    for each other. One made by `fingerprint_of` names the class already, and stays as it is.
+    All comparisons use the full fingerprint. Two encoders whose authors both wrote "1.0" are
+    therefore different. A fingerprint from `fingerprint_of` contains the class already and is not
+    changed.
 
     Args:
         encoder: The encoder.
         name: Its name, for messages.
 
     Raises:
-        CammsrError: If its own is no string, or empty. What the encoder raises is passed on.
+        CammsrError: If its own fingerprint is not a string, or is empty. Exceptions of the encoder
+            are passed on.
     """
     own: object = encoder.fingerprint
     if not isinstance(own, str) or not own.strip():
@@ -171,14 +173,14 @@ def full_fingerprint(encoder: Encoder, name: str) -> str:
 
 
 def vector_length(encoder: Encoder, name: str) -> int:
-    """An encoder's `dim`; may load the model.
+    """Return an encoder's `dim`; may load the model.
 
     Args:
         encoder: The encoder.
         name: Its name, for messages.
 
     Raises:
-        CammsrError: If it is no whole number above 0. What the encoder raises is passed on.
+        CammsrError: If it is not an integer above 0. Exceptions of the encoder are passed on.
     """
     dim: object = encoder.dim
     if isinstance(dim, bool) or not isinstance(dim, int | np.integer) or dim < 1:
@@ -195,7 +197,7 @@ def _shown(value: object) -> str:
 
 
 def processors() -> int:
-    """Processors this process may use."""
+    """Return the number of processors that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -203,14 +205,14 @@ def processors() -> int:
 
 @contextmanager
 def encoder_faults(name: str, doing: str = "") -> Iterator[None]:
-    """Turn what an encoder raises into an error that names the encoder."""
+    """Turn an encoder's exceptions into errors that name the encoder."""
     try:
         yield
     except CammsrError:
         raise
     except WeightsUnavailable as error:
         raise CammsrError(f"encoder {name!r}: {error}") from error
-    except (Exception, SystemExit) as error:  # a stranger's fault is told as its own
+    except (Exception, SystemExit) as error:  # third-party code may raise anything
         hint = SEE_WHERE
         if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
             hint = "use a smaller batch size"

@@ -1,4 +1,4 @@
-"""Features: the vectors of one modality of a whole catalogue, and how they are asked for.
+"""Features: the vectors of one modality of a whole catalogue, and the options to compute them.
 
 Legend: N items, D the encoder's dim.
 """
@@ -19,7 +19,7 @@ from cammsr_cli.errors import UsageError
 from cammsr_cli.media.paths import FindUrl, not_downloaded
 
 Progress = Callable[[int, int, int], None]
-"""Called with distinct inputs done (cached ones too), distinct inputs in all, and failed ones."""
+"""Called with the numbers of finished (or cached), of all, and of failed distinct inputs."""
 
 ProgressBar = Callable[[str], AbstractContextManager[Progress]]
 """Opens a progress bar for a modality of the given name."""
@@ -29,11 +29,11 @@ StoredType = Literal["float16", "float32"]
 
 @dataclass(frozen=True)
 class Shard:
-    """Which part of the work is done here.
+    """The part of the work that this run does.
 
     Attributes:
-        number: From 1.
-        count: Parts in all.
+        number: Number of this part, from 1.
+        count: Total number of parts.
     """
 
     number: int = 1
@@ -41,7 +41,7 @@ class Shard:
 
     @classmethod
     def parse(cls, text: str) -> Shard:
-        """Read "i/n", 1 <= i <= n.
+        """Parse "i/n", 1 <= i <= n.
 
         Raises:
             UsageError: If the text has another form.
@@ -61,13 +61,14 @@ class FeatureOptions:
     """How encoders are run.
 
     Attributes:
-        batch_size: Samples that pass through the model together: texts, pictures, frames.
-        workers: Processes that decode media; 0 decodes in this one.
-        dtype: What the features are stored as.
-        cache_dir: Where finished vectors are kept between runs; None keeps none.
-        decode_seconds: An item takes so long to decode at most, where workers decode.
-        find_url: The file that a media URL gave, see `media.resolve_media`.
-        scratch_dir: Where vectors are gathered in a file without a name; None does so in memory.
+        batch_size: Samples per forward pass of the model: texts, images, frames.
+        workers: Processes that decode media; 0 decodes in this process.
+        dtype: The type in which the features are stored.
+        cache_dir: The folder that keeps finished vectors between runs; None keeps none.
+        decode_seconds: Time limit for decoding one item; needs workers.
+        find_url: Returns the downloaded file of a media URL, see `media.resolve_media`.
+        scratch_dir: The folder for an unnamed temporary file of vectors; None keeps the vectors in
+            memory.
         shard: The part of the distinct inputs that is encoded.
     """
 
@@ -83,15 +84,15 @@ class FeatureOptions:
 
 @dataclass(frozen=True)
 class Problem:
-    """Something of an item that could not be encoded.
+    """A part of an item that could not be encoded.
 
-    The item has no vector of that modality; of an encoder that reads several fields it may have one
-    of the others.
+    The item has no vector of that modality. If the encoder reads several fields, the item may still
+    have a vector of the other fields.
 
     Attributes:
         item_id: The item.
-        modality: What is missing, or lacks a part.
-        path: The media path as written in the items file; None if no file is to blame.
+        modality: The modality that is missing or incomplete.
+        path: The media path as written in the items file; None if a file is not the cause.
         reason: Why, in one line.
     """
 
@@ -107,16 +108,17 @@ class Features:
 
     Attributes:
         values: float16 or float32 [N, D], in memory or in a file; zeros where `present` is False.
-        present: bool [N].
+        present: bool [N], the mask of items with a vector.
         problems: What could not be encoded.
-        encoded: Distinct inputs encoded by this run.
-        cached: Distinct inputs taken from the cache.
-        fingerprint: What decided the values.
-        encoder: Its name.
-        fields: The item fields it reads.
-        notes: Counts for people.
-        inputs: uint8 [N, 32], SHA-256 of what was encoded, zeros for nothing; None if not known.
-        elsewhere: Items that other shards encode.
+        encoded: Number of distinct inputs that this run encoded.
+        cached: Number of distinct inputs taken from the cache.
+        fingerprint: Identifies everything that determines the values.
+        encoder: Name of the encoder.
+        fields: The item fields that the encoder reads.
+        notes: Counts and remarks for the user.
+        inputs: uint8 [N, 32], SHA-256 of each item's input, zeros for an item without one; None if
+            not known.
+        elsewhere: Number of items that other shards encode.
     """
 
     values: NDArray[Any] | RowFile
@@ -133,7 +135,7 @@ class Features:
 
 
 def fitting(vector: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any] | str:
-    """A vector as it is stored, or why it cannot be."""
+    """Return a vector in the stored type, or the reason why it cannot be stored."""
     if not np.isfinite(vector).all():
         return "the vector is not finite"
     with np.errstate(over="ignore"):

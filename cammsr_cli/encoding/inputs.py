@@ -1,4 +1,4 @@
-"""What there is to encode: the distinct inputs of a catalogue, named by their content.
+"""Gathers the deduplicated inputs of a catalogue, identified by the hash of their content.
 
 Legend: N items, K distinct inputs.
 """
@@ -30,17 +30,17 @@ class Inputs:
     """The distinct inputs of a catalogue, in order of first appearance.
 
     Attributes:
-        records: [N] each item's fields.
-        fields: Those that are read.
+        records: [N] the fields of each item.
+        fields: The fields that the encoder reads.
         media_root: The folder that media paths are relative to.
-        find_url: The file that a media URL gave.
-        keys: uint8 [K, 32].
+        find_url: Returns the downloaded file of a media URL.
+        keys: uint8 [K, 32], SHA-256 of each input.
         first_row: int64 [K], the first item that has this input.
-        number_of_row: int64 [N], each item's input; -1 for an item with none.
-        cost: float64 [K], by the encoder's own measure; None if it has none.
-        without: Items with none of the fields.
+        number_of_row: int64 [N], the input of each item; -1 for an item without one.
+        cost: float64 [K], in the encoder's own unit; None if the encoder defines no cost.
+        without: Number of items with none of the fields.
         problems: Missing and refused files.
-        refused: The same by item and field; they are no part of a key.
+        refused: The same as (item, field); these fields are not part of a key.
     """
 
     records: Sequence[Mapping[str, str]]
@@ -56,7 +56,7 @@ class Inputs:
     refused: set[tuple[int, str]]
 
     def sample(self, number: int) -> Sample:
-        """What `load` gets for an input; a failure if a file is gone since it was hashed."""
+        """Return the input of `load`; a `Failure` if a file has disappeared since it was hashed."""
         row = int(self.first_row[number])
         sample: dict[str, str] = {}
         for one, value in _given(self.records[row], self.fields).items():
@@ -70,17 +70,17 @@ class Inputs:
         return sample
 
     def rows(self, number: int) -> NDArray[np.int64]:
-        """The items that have an input."""
+        """Return the items that have this input."""
         start, stop = self._starts[number : number + 2]
         return self._rows_by_number[start:stop]
 
     def written(self, row: int) -> str | None:
-        """The media path of an item, as written in the items file; None if it has none."""
+        """Return the media path of an item, as written in the items file; None if it has none."""
         given = _given(self.records[row], self.fields)
         return next((given[one] for one in given if one in MEDIA_FIELDS), None)
 
     def keys_by_row(self) -> NDArray[np.uint8]:
-        """uint8 [N, 32], each item's key; zeros for an item with none."""
+        """Return the key of each item, uint8 [N, 32]; zeros for an item without an input."""
         found = np.zeros((len(self.number_of_row), KEY_BYTES), np.uint8)
         has = self.number_of_row >= 0
         found[has] = self.keys[self.number_of_row[has]]
@@ -105,7 +105,7 @@ def gather_inputs(
     media_root: Path | None,
     options: FeatureOptions,
 ) -> Inputs:
-    """The catalogue's distinct inputs, media resolved and read once to name their content."""
+    """Gather the catalogue's distinct inputs: resolve all media, and hash each file once."""
     find_url = options.find_url
     problems: list[Problem] = []
     refused: set[tuple[int, str]] = set()
@@ -116,7 +116,7 @@ def gather_inputs(
     costs = np.zeros(len(records) if cost_of else 0)
     hashes = MediaHashes(options.cache_dir) if _reads_media(encoder) else None
     cache = None if options.cache_dir is None else MediaCache(options.cache_dir)
-    # Items may share a file, and those that do mostly stand together.
+    # Items may share a file, and such items are mostly next to each other.
     resolve = lru_cache(maxsize=4096)(partial(_resolved, media_root=media_root, find_url=find_url))
     for row, record in enumerate(records):
         given = _given(record, encoder.fields)
@@ -153,7 +153,7 @@ def gather_inputs(
 def _distinct(
     keys: NDArray[np.uint8], has: NDArray[np.bool_]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Rows that are the first with their key, and each row's number among these, -1 for none."""
+    """Return the first row of each distinct key, and each row's index into these (-1: no key)."""
     rows = np.flatnonzero(has)
     _, first, inverse = np.unique(
         keys[rows].view(f"V{KEY_BYTES}").ravel(), return_index=True, return_inverse=True
@@ -175,10 +175,10 @@ def _given(record: Mapping[str, str], fields: tuple[str, ...]) -> dict[str, str]
 
 
 def _resolved(value: str, media_root: Path | None, find_url: FindUrl) -> str:
-    """The real path of a media file; its URL where it is yet to be downloaded.
+    """Return the real path of a media file, or its URL if it is still to be downloaded.
 
     Raises:
-        ValueError: With the reason, if it cannot be used.
+        ValueError: With the reason, if the file cannot be used.
     """
     path = resolve_media(value, media_root, find_url)
     if isinstance(path, str):
@@ -187,7 +187,7 @@ def _resolved(value: str, media_root: Path | None, find_url: FindUrl) -> str:
 
 
 def _content(one: str, usable: str, hashes: MediaHashes | None, cache: MediaCache | None) -> bytes:
-    """Bytes that name a field's content; each URL counts as one of its own until it is here.
+    """Return bytes that identify a field's content; a URL itself until its file is downloaded.
 
     Raises:
         ValueError: With the reason, if a media file cannot be read.

@@ -1,4 +1,4 @@
-"""An encoder on several devices of this machine: one process each, fed from this one."""
+"""Runs an encoder on several devices of this machine: one process per device."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ _SECONDS_BETWEEN_LOOKS = 1.0
 def on_devices(
     make: Callable[[str], Encoder], devices: Sequence[str], encoding: Encoding
 ) -> Engine:
-    """An engine of one process a device; each gets the next chunk when it has done one.
+    """Return an engine with one process per device; each gets a new chunk when it finishes one.
 
     Args:
-        make: Makes the encoder on a device; it is sent to the processes.
-        devices: Their names; one may stand there twice.
-        encoding: How the encoder is used; its workers are shared out.
+        make: Creates the encoder on a device; it is sent to the processes.
+        devices: Names of the devices; a device may be listed twice.
+        encoding: How the encoder is used; its workers are divided among the devices.
     """
     shared = replace(encoding, workers=-(-encoding.workers // len(devices)))
 
@@ -45,14 +45,14 @@ def on_devices(
 
 @dataclass(frozen=True)
 class _Trouble:
-    """A process's last word."""
+    """The error that ended a process."""
 
     message: str
     hint: str | None
 
 
 class _Pool:
-    """Processes, what each was given and has not answered, and the one queue of answers."""
+    """The processes, the number of open chunks of each, and the common queue of answers."""
 
     def __init__(
         self, make: Callable[[str], Encoder], devices: Sequence[str], encoding: Encoding
@@ -71,7 +71,7 @@ class _Pool:
             self.processes.append(process)
 
     def run(self, chunks: Iterator[list[Sample]]) -> Iterator[tuple[int, Encoded]]:
-        """Deal out the chunks and yield their results as they come."""
+        """Distribute the chunks, and yield their results as they arrive."""
         left = enumerate(chunks)
         under_way = 0
         more = True
@@ -113,7 +113,7 @@ class _Pool:
                 )
 
     def end(self) -> None:
-        """End the processes, whatever they do."""
+        """Terminate all processes at once."""
         for process in self.processes:
             process.terminate()
         for process in self.processes:
@@ -129,8 +129,8 @@ def _work(
     number: int,
     parent: int,
 ) -> None:
-    """In a process of its own: encode what comes until None does."""
-    sys.stdout = sys.stderr  # results go to stdout; what an encoder prints is none
+    """Encode tasks from the queue until None arrives; runs in the process of a device."""
+    sys.stdout = sys.stderr  # stdout is for results; an encoder's prints are none
     end_with(parent)
     indices: list[int] = []
 
@@ -144,7 +144,7 @@ def _work(
         for encoded in encoding.stream(make(device), chunks()):
             answers.put((number, indices.pop(0), encoded))
     except CammsrError as error:
-        console.show_cause(error)  # it does not travel
+        console.show_cause(error)  # the cause is not sent to the parent
         answers.put((number, -1, _Trouble(error.message, error.hint)))
-    except KeyboardInterrupt:  # the parent has it too, and says so
+    except KeyboardInterrupt:  # the parent receives it too, and reports it
         return

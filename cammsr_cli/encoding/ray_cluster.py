@@ -1,7 +1,7 @@
-"""An encoder on the nodes of a Ray cluster: one actor a GPU, or a core, holds it.
+"""Runs an encoder on the nodes of a Ray cluster: one actor per GPU, or per core.
 
-Every node needs cammsr and the encoders' packages installed, and sees media under the same paths.
-Needs the extra `ray`.
+On every node, cammsr and the encoders' packages must be installed, and media must have the same
+paths. Needs the extra `ray`.
 """
 
 from __future__ import annotations
@@ -18,21 +18,25 @@ from cammsr_cli.encoding.decode import Sample
 from cammsr_cli.encoding.engine import Encoded, Encoding, Engine
 from cammsr_cli.errors import SEE_WHERE, CammsrError, UsageError, first_line
 
-# Chunks go to an actor some at a time, and two such blocks are with it, so that none waits.
+# Chunks are sent in blocks, and each actor has two blocks, so that it never waits for work.
 _CHUNKS_A_BLOCK = 8
 _BLOCKS_AN_ACTOR = 2
-# A cluster busy with other work may free a place for the first actor within so many seconds.
+# A busy cluster has so many seconds to free a place for the first actor.
 _START_SECONDS = 600
 
 
 def on_cluster(make: Callable[[str], Encoder], device: str, encoding: Encoding) -> Engine:
-    """An engine of actors all over the cluster that `RAY_ADDRESS` names, or of one started here.
+    """Return an engine of Ray actors.
+
+    The actors run on all nodes of the cluster that `RAY_ADDRESS` names. Without that variable a
+    local cluster is started.
 
     Args:
-        make: Makes the encoder on a device; it is sent to the actors.
-        device: "cuda" takes a GPU an actor and a core for each process that decodes, "cpu" a core.
-        encoding: How the encoder is used; its workers are each GPU's, as far as its node has cores
-            for them. An actor on a core has one, or none if there are to be none.
+        make: Creates the encoder on a device; it is sent to the actors.
+        device: With "cuda" each actor takes one GPU, one core, and one core per decoding process;
+            with "cpu" each actor takes one core.
+        encoding: How the encoder is used. Its number of workers is per GPU, as far as the node has
+            cores for them. An actor on a core has at most one worker.
 
     Raises:
         UsageError: If Ray is not installed.
@@ -69,13 +73,13 @@ def _ray() -> Any:
 
 
 class _Holder:
-    """On a node: holds an encoder and what decodes for it, and encodes blocks of chunks."""
+    """Ray actor: holds an encoder and its decoder, and encodes blocks of chunks."""
 
     def __init__(self, make: Callable[[str], Encoder], device: str, encoding: Encoding) -> None:
         self.make, self.device, self.encoding = make, device, encoding
 
     def begin(self) -> CammsrError | None:
-        """Make the encoder; what is wrong with it is returned: Ray would wrap it in a traceback."""
+        """Create the encoder; return an error, because Ray would wrap it in a traceback."""
         try:
             self.encoder = self.make(self.device)
         except CammsrError as error:
@@ -84,7 +88,7 @@ class _Holder:
         return None
 
     def encode(self, block: list[list[Sample]]) -> list[Encoded] | CammsrError:
-        """A block's results, or what is wrong with the encoder."""
+        """Return the results of a block, or the error of the encoder."""
         try:
             return list(self.encoding.decoded_by(self.decoder, self.encoder, iter(block)))
         except CammsrError as error:
@@ -92,7 +96,7 @@ class _Holder:
 
 
 def _actors(ray: Any, make: Callable[[str], Encoder], device: str, encoding: Encoding) -> list[Any]:
-    """As many actors as the cluster has room for when nothing else runs on it."""
+    """Create as many actors as the cluster has room for if nothing else runs on it."""
     on_gpu = device.startswith("cuda")
     resource = "GPU" if on_gpu else "CPU"
     count = int(ray.cluster_resources().get(resource, 0))
@@ -102,19 +106,19 @@ def _actors(ray: Any, make: Callable[[str], Encoder], device: str, encoding: Enc
     encoding = replace(encoding, workers=min(most, encoding.workers))
     needs = {"num_gpus": 1, "num_cpus": 1 + encoding.workers} if on_gpu else {"num_cpus": 1}
     kind = ray.remote(**needs, scheduling_strategy="SPREAD")(_Holder)
-    # Ray shows an actor its own GPU alone, as the first.
+    # Ray shows each actor only its own GPU, as device 0.
     where = "cuda" if on_gpu else device
     return [kind.remote(make, where, encoding) for _ in range(count)]
 
 
 def workers_a_gpu(nodes: Sequence[Mapping[str, float]]) -> int:
-    """How many processes can decode for each GPU, on whichever node, with a core for each.
+    """Return how many decoding processes per GPU fit on every node, with one core for each.
 
-    One core is the encoder's own. An actor that asked for more cores than a node has for each of
-    its GPUs would never begin there.
+    One core is reserved for the encoder. An actor that requests more cores than a node has per GPU
+    would never start there.
 
     Args:
-        nodes: What each node has: its "CPU" and "GPU", as Ray counts them.
+        nodes: The resources of each node: its "CPU" and "GPU", as Ray counts them.
     """
     shares = [node.get("CPU", 0) // node["GPU"] for node in nodes if node.get("GPU", 0) >= 1]
     return max(0, int(min(shares, default=1)) - 1)
@@ -123,7 +127,7 @@ def workers_a_gpu(nodes: Sequence[Mapping[str, float]]) -> int:
 def _distributed(
     ray: Any, actors: list[Any], chunks: Iterator[list[Sample]]
 ) -> Iterator[tuple[int, Encoded]]:
-    """Blocks to whichever actor has begun and has room; results as they come."""
+    """Send blocks to actors that have started and are free; yield results as they arrive."""
     blocks = _blocks(chunks)
     starting = {actor.begin.remote(): actor for actor in actors}
     under_way: dict[Any, tuple[Any, int]] = {}
@@ -156,7 +160,7 @@ def _distributed(
 
 
 def _answer(ray: Any, pending: Any) -> Any:
-    """What an actor answered; raises CammsrError if that is one, or if there is no answer."""
+    """Return an actor's answer; raise CammsrError if it is an error or if the answer is lost."""
     try:
         answer = ray.get(pending)
     except ray.exceptions.RayError as error:
@@ -165,13 +169,13 @@ def _answer(ray: Any, pending: Any) -> Any:
             "what was finished is in the cache: run the same command again",
         ) from error
     if isinstance(answer, CammsrError):
-        # The cause stays on its node, so there is no line of it to show.
+        # The cause stays on its node, so this process cannot show its traceback.
         raise type(answer)(answer.message, None if answer.hint == SEE_WHERE else answer.hint)
     return answer
 
 
 def _blocks(chunks: Iterator[list[Sample]]) -> Iterator[tuple[int, list[list[Sample]]]]:
-    """Blocks of chunks, each with the number of its first."""
+    """Yield blocks of chunks, each with the number of its first chunk."""
     first = 0
     while block := list(islice(chunks, _CHUNKS_A_BLOCK)):
         yield first, block

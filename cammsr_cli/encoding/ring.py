@@ -1,8 +1,8 @@
-"""A piece of memory that two processes share, in which one hands large values to the other.
+"""A ring buffer in shared memory, through which one process sends large values to another.
 
-What is decoded is a megabyte or few; through a socket it would be copied four times, piece by
-piece, and here it is once in and once out. Where it is full, or cannot be had, values go another
-way: nobody ever waits for it.
+A decoded sample has one or a few megabytes. A socket would copy it four times, in pieces; the ring
+copies it once in and once out. If the ring is full or not available, values are sent through the
+socket: no process ever waits for the ring.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 RING_BYTES = 16 * 2**20
-"""Of each process that decodes; a system gives what is used of it."""
+"""Size per decoding process; the operating system allocates only the pages in use."""
 
 _TAKEN_BYTES = 8
 _ALIGNED = 64
@@ -22,12 +22,12 @@ _ALIGNED = 64
 
 @dataclass(frozen=True)
 class Spilt:
-    """A value of which some parts lie in the ring.
+    """A value with some of its parts in the ring.
 
     Attributes:
-        rest: The pickle of all else.
-        parts: Begin and length of each part, in bytes.
-        end: How far the ring is filled after it, counted from when it was made.
+        rest: The pickle of everything else.
+        parts: Start and length of each part, in bytes.
+        end: Total bytes put into the ring since its creation, including this value.
     """
 
     rest: bytes
@@ -36,13 +36,13 @@ class Spilt:
 
 
 class Ring:
-    """One process puts values in, another takes them out in the same order.
+    """A queue in shared memory: one process puts values in, another takes them out in order.
 
     Args:
-        file: A file of memory, which both have open; None to make one.
+        file: Descriptor of a memory file that both processes have open; None creates one.
 
     Raises:
-        OSError: There is no such memory.
+        OSError: The memory is not available.
     """
 
     def __init__(self, file: int | None = None) -> None:
@@ -56,7 +56,7 @@ class Ring:
         self._filled = 0
 
     def put(self, value: Any) -> Spilt | None:
-        """Put in what of a value is large; None if it has no such parts, or there is no room."""
+        """Put the large parts of a value in; return None if it has none or there is no room."""
         buffers: list[pickle.PickleBuffer] = []
         rest = pickle.dumps(value, protocol=5, buffer_callback=buffers.append)
         if not buffers:
@@ -65,7 +65,7 @@ class Ring:
         end = self._filled
         for raw in (buffer.raw() for buffer in buffers):
             begin = end + -end % _ALIGNED
-            if begin % RING_BYTES + raw.nbytes > RING_BYTES:  # not in one piece: from the start
+            if begin % RING_BYTES + raw.nbytes > RING_BYTES:  # must be contiguous: use the start
                 begin += -begin % RING_BYTES
             end = begin + raw.nbytes
             if end - self._taken[0] > RING_BYTES:
@@ -76,13 +76,13 @@ class Ring:
         return Spilt(rest, parts, end)
 
     def take(self, spilt: Spilt) -> Any:
-        """The value, its parts copied out of the ring, where there is room for others then."""
+        """Return the value; copy its parts out of the ring, and free their space."""
         parts = [bytearray(self._content[begin:][:length]) for begin, length in spilt.parts]
         self._taken[0] = spilt.end
         return pickle.loads(spilt.rest, buffers=parts)  # noqa: S301 - from a process of our own
 
     def close(self) -> None:
-        """Let go of it, in this process."""
+        """Release the memory in this process."""
         self._taken.release()
         self._content.release()
         self._memory.close()

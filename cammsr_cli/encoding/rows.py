@@ -1,6 +1,6 @@
-"""An array on the disk whose rows are written in any order: memory does not grow with it.
+"""An array on disk whose rows are written in any order; memory use does not grow with its size.
 
-A mapped file would not do: each page that is touched counts as this process's memory.
+A memory-mapped file is not suitable: each touched page counts as memory of this process.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from cammsr_cli.files import IN_CACHE, refusals_named
 
 
 class RowFile:
-    """An array [N, D] of zeros in a file without a name; it is gone when nobody holds this.
+    """An array [N, D], initially zeros, in an unnamed file that is freed with this object.
 
     Args:
-        folder: On which disk; it must have room for all of it.
+        folder: A folder on the disk to use; the disk must have room for the whole array.
         shape: N and D.
-        dtype: Of its values.
+        dtype: Type of the values.
     """
 
     def __init__(self, folder: Path, shape: tuple[int, int], dtype: str) -> None:
@@ -32,7 +32,7 @@ class RowFile:
         self._row_bytes = shape[1] * self.dtype.itemsize
         self._file, name = tempfile.mkstemp(dir=folder, prefix=".vectors.")
         weakref.finalize(self, os.close, self._file)
-        Path(name).unlink()  # its content lives as long as it is open
+        Path(name).unlink()  # the content exists as long as the file is open
         self._folder = folder
         with refusals_named(folder, IN_CACHE):
             os.truncate(self._file, shape[0] * self._row_bytes)
@@ -44,17 +44,17 @@ class RowFile:
         """Write one vector [D] to some rows.
 
         Raises:
-            CammsrError: If the system does not let it be written, as when the disk is full.
+            CammsrError: If the system refuses the write, for example because the disk is full.
         """
         content = vector.tobytes()
         for row in rows.tolist():
             done = 0
-            while done < len(content):  # a write that fills the disk is cut short, the next fails
+            while done < len(content):  # a write that fills the disk is partial, the next fails
                 with refusals_named(self._folder, IN_CACHE):
                     done += os.pwrite(self._file, content[done:], row * self._row_bytes + done)
 
     def __getitem__(self, rows: slice) -> NDArray[Any]:
-        """Some consecutive rows, read anew: [n, D]."""
+        """Read consecutive rows from the file: [n, D]."""
         start, stop, _ = rows.indices(len(self))
         found = np.empty((max(0, stop - start), self.shape[1]), self.dtype)
         done = os.preadv(self._file, [found.data], start * self._row_bytes)

@@ -1,4 +1,4 @@
-"""Ready-made vectors: features that somebody has computed already, from CSV, Parquet or NPY."""
+"""Reads precomputed vectors as features, from CSV, Parquet or NPY."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from cammsr_cli.encoding.rows import RowFile
 from cammsr_cli.errors import CammsrError, UsageError
 from cammsr_cli.files import sha256_of
 
-_DECIMAL_COMMA = r"^[-+]?\d+(?:,\d+)?(?:[eE][-+]?\d+)?$"  # as programs write it beside ";"
+_DECIMAL_COMMA = r"^[-+]?\d+(?:,\d+)?(?:[eE][-+]?\d+)?$"  # usual with the delimiter ";"
 
 
 @dataclass(frozen=True)
@@ -31,10 +31,10 @@ class _Rows:
     """Vectors by row of the file.
 
     Attributes:
-        table: The file's rows.
+        table: The rows of the file.
         ids: [R] item identifiers; None where a row has none.
-        values: float64 [R, D]; NaN where the file has none.
-        notes: What was left out.
+        values: float64 [R, D]; NaN where the file has no value.
+        notes: Notes about what is ignored.
     """
 
     table: Table
@@ -48,9 +48,9 @@ class _Listed:
     """Vectors by item of the catalogue.
 
     Attributes:
-        values: [R, D], by row of the file; an NPY file's stay there until they are used.
-        row: int64 [N], each item's row; -1 if the file has none for it.
-        notes: Counts for people.
+        values: [R, D], by row of the file; an NPY file is memory-mapped.
+        row: int64 [N], the row of each item; -1 if the file has none for it.
+        notes: Counts and remarks for the user.
     """
 
     values: NDArray[Any]
@@ -69,27 +69,27 @@ def read_vectors(
     scratch_dir: Path | None = None,
     reading: Reading | None = None,
 ) -> Features:
-    """Features from a file of vectors.
+    """Read features from a file of vectors.
 
-    A table, of any kind that items are read from, has a column with the item and either one list
-    column or numeric columns, which together are the vector; the index that pandas writes and other
-    columns are left out, and told. Booleans are 0 and 1. An array (NPY) has one row for each row of
-    the items file.
+    A table may have any format in which items can be read. It has a column with the item id, and
+    either one list column or numeric columns that together are the vector. The index that pandas
+    writes and other columns are ignored, with a note. Booleans are 0 and 1. An array (NPY) has one
+    row for each row of the items file.
 
     Args:
         path: The file.
         item_ids: [N] the catalogue.
-        item_rows: [N] each item's row in the items file, as in `Corpus.item_rows`.
+        item_rows: [N] the row of each item in the items file, as in `Corpus.item_rows`.
         modality: For messages.
-        dtype: What the features are stored as.
-        row_count: Rows of the items file, for NPY; taken from `item_rows` if None.
-        scratch_dir: Where the features are put into a file without a name; None keeps them in
+        dtype: The type in which the features are stored.
+        row_count: Number of rows of the items file, for NPY; derived from `item_rows` if None.
+        scratch_dir: The folder for an unnamed temporary file of features; None keeps them in
             memory.
-        reading: How to read a table; None finds out.
+        reading: How to read a table; None detects it.
 
     Raises:
         UsageError: If the format or the columns are not understood.
-        CammsrError: If a cell is no number, an item appears twice, or the row count is off.
+        CammsrError: If a cell is not a number, an item appears twice, or the row count is wrong.
     """
     if not path.exists():
         raise UsageError(f"no vectors file {path}", "give a .csv, .tsv, .parquet or .npy file")
@@ -111,7 +111,7 @@ def read_vectors(
 
 
 def _array_rows(path: Path, item_rows: Sequence[int | None], row_count: int | None) -> _Listed:
-    """Vectors by item from an array aligned to the items file's rows."""
+    """Read vectors by item from an array that is aligned with the rows of the items file."""
     try:
         values = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:
@@ -174,7 +174,7 @@ def _is_list(column: pl.Series) -> bool:
 
 
 def _list_values(table: Table, column: pl.Series) -> NDArray[np.float64]:
-    """[R, D] from a column of lists, or of JSON lists as text; a null is a row of NaN."""
+    """Return [R, D] from a column of lists, or of JSON lists as text; a null is a row of NaN."""
     lists: list[list[Any] | None] = []
     for row, cell in enumerate(column):
         try:
@@ -197,7 +197,7 @@ def _list_values(table: Table, column: pl.Series) -> NDArray[np.float64]:
 
 
 def _numeric_values(table: Table, rest: pl.DataFrame) -> tuple[list[str], NDArray[np.float64]]:
-    """The numeric columns, and [R, D] of them; columns with no number at all are left out."""
+    """Return the names of the numeric columns and their values [R, D]; ignore all others."""
     columns: dict[str, NDArray[np.float64]] = {}
     for series in rest:
         numbers = _numbers(table, series)
@@ -212,7 +212,7 @@ def _numeric_values(table: Table, rest: pl.DataFrame) -> tuple[list[str], NDArra
 
 
 def _numbers(table: Table, series: pl.Series) -> NDArray[np.float64] | None:
-    """A column as float64 with NaN for empty cells; None if it holds no numbers at all."""
+    """Return a column as float64 with NaN for empty cells; None if it contains no number."""
     if series.dtype.is_numeric() or series.dtype == pl.Boolean:
         return series.cast(pl.Float64).fill_null(np.nan).to_numpy()
     if series.dtype != pl.String:
@@ -238,13 +238,13 @@ def _numbers(table: Table, series: pl.Series) -> NDArray[np.float64] | None:
 
 
 def _truths(text: pl.Series) -> pl.Series:
-    """1 for "true" and 0 for "false", however written; all null if there are other words."""
+    """Return 1 for "true" and 0 for "false", in any case; all null if there are other words."""
     truths = text.str.to_lowercase().replace_strict({"true": 1.0, "false": 0.0}, default=None)
     return truths if truths.null_count() == text.null_count() else truths.clear(len(text))
 
 
 def _by_item(path: Path, rows: _Rows, item_ids: Sequence[str]) -> _Listed:
-    """Vectors by item from rows that name theirs."""
+    """Match rows with the catalogue by their item ids."""
     row_of: dict[str, int] = {}
     for row, one in enumerate(rows.ids):
         if one is None:
@@ -277,7 +277,7 @@ def _features(
     values: NDArray[Any] | RowFile,
     fingerprint: str,
 ) -> Features:
-    """Mask what is not listed, and with a problem what has NaN or cannot be stored."""
+    """Mask items without a row; mask vectors with NaN, or that do not fit, with a problem."""
     present = np.zeros(len(item_ids), bool)
     problems: list[Problem] = []
     for item in np.flatnonzero(vectors.row >= 0).tolist():

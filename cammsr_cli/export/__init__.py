@@ -1,1 +1,1 @@
-"""A trained run as files that a service reads without this package."""
+"""Exports a trained run as files that a service reads without this package."""

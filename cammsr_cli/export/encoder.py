@@ -1,7 +1,7 @@
-"""A file that turns histories into user vectors with torch alone.
+"""The exported user encoder: a file that turns histories into user vectors with torch only.
 
-Axes: B users, L events (always the longest history), N items, X and T as in `model.cammsr`, W width
-of a vector.
+Axes: B users, L events (always the maximum history length), N items, X and T as in `model.cammsr`,
+W width of a vector.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from cammsr_cli.model.windows import TIME_BUCKETS, Window
 
 
 class UserEncoderProgram(nn.Module):
-    """Histories to the vectors that `Recommender.queries` gives.
+    """Maps histories to the same query vectors as `Recommender.queries`.
 
     Args:
-        model: In evaluation mode, on the CPU.
-        tables: Of its items.
-        item_N: int64, the items that histories name by their place among them.
-        width: W; 1 more than the model's own where vectors end in a constant 1.
+        model: The model, in evaluation mode, on the CPU.
+        tables: The tables of its items.
+        item_N: int64, the exported items; histories contain indices into this array.
+        width: W; the model's width plus 1 if vectors end with a constant 1.
     """
 
     def __init__(self, model: Cammsr, tables: ItemTables, item_N: Tensor, width: int) -> None:
@@ -36,11 +36,11 @@ class UserEncoderProgram(nn.Module):
         self.register_buffer("guide_NT", tables.guide_NT[item_N].clone())
 
     def forward(self, item_BL: Tensor, time_BL: Tensor, length_B: Tensor) -> Tensor:
-        """User vectors, float32 [B, W].
+        """Compute user vectors, float32 [B, W].
 
         Args:
-            item_BL: int64 place of each event's item, oldest first; anything after the last.
-            time_BL: int64 seconds, never falling; equal ones are ties.
+            item_BL: int64 index of each event's item, oldest first; padding may be any index.
+            time_BL: int64 seconds, non-decreasing; equal timestamps are ties.
             length_B: int64 number of events, at least 1.
         """
         valid_BL = torch.arange(item_BL.shape[1], device=item_BL.device) < length_B[:, None]
@@ -59,10 +59,10 @@ class UserEncoderProgram(nn.Module):
 
 
 def write_encoder(program: UserEncoderProgram, path: Path) -> None:
-    """Write it as a program of `torch.export` that takes any number of users."""
+    """Write it as a `torch.export` program with a dynamic number of users."""
     length = program.model.length
     users = torch.export.Dim("users", min=1)
-    # Tensors of their own: one that is given twice would be read as one input.
+    # Separate tensors: the same tensor twice would be traced as one input.
     item_BL, time_BL = torch.zeros(2, 2, length, dtype=torch.int64).unbind()
     length_B = torch.full((2,), length)
     with torch.no_grad():
@@ -73,7 +73,7 @@ def write_encoder(program: UserEncoderProgram, path: Path) -> None:
 
 
 def _without_items(model: Cammsr) -> Cammsr:
-    """The model with all that reads histories, without what made the items' tables."""
+    """Return the model without the parts that compute the items' tables."""
     reader, items = copy.copy(model), copy.copy(model.items)
     items._modules, items._parameters, items._buffers = {}, {}, {}
     left_out = ("items", "guide", "repeats")

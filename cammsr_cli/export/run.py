@@ -1,4 +1,4 @@
-"""From a run folder to the files of a service: what `cammsr export` does."""
+"""Exports a run folder to files for a service: the work of `cammsr export`."""
 
 from __future__ import annotations
 
@@ -32,26 +32,27 @@ SeenRule = Literal["left out", "biased", "as all others"]
 
 @dataclass(frozen=True)
 class About:
-    """What an export holds: its `export.json`.
+    """The description of an export, which is its `export.json`.
 
     Attributes:
-        format: Version of the export.
+        format: Version of the export format.
         tool: Version of cammsr that wrote it.
         run: The run folder.
         data: The data set.
-        data_content: Its content digest.
-        items: Rows of items.npy and items.parquet.
-        items_left_out: Items of the data set of which the model knows nothing.
-        users: Rows of users.npy and users.parquet.
-        users_left_out: Users without an event that the model knows; give them the items of largest
-            popularity.
-        width: Values of a vector.
-        score: How a score is had.
-        seen_items: What becomes of items of a user's own history.
-        bias_by_age: Where they are biased: what is added to the score of an item that was last seen
-            a events ago, 1 for the newest, at place floor(log2(a)), or the last place; else None.
-        length: Events that the encoder takes: the last of longer histories.
-        usual_gap: Seconds between two events, for histories without times.
+        data_content: Content digest of the data set.
+        items: Number of rows of items.npy and items.parquet.
+        items_left_out: Number of items of the data set that the model knows nothing about.
+        users: Number of rows of users.npy and users.parquet.
+        users_left_out: Number of users without an event known to the model; recommend the most
+            popular items to them.
+        width: Number of values of a vector.
+        score: How a score is computed.
+        seen_items: How items of a user's own history are treated.
+        bias_by_age: The bias of seen items, if `seen_items` is "biased"; None otherwise. For an
+            item that was last seen a events ago (1 for the newest), add the value at index
+            floor(log2(a)) to its score, or the last value if there is no such index.
+        length: Maximum number of events of the encoder: the latest events of longer histories.
+        usual_gap: Seconds between two events, for histories without timestamps.
     """
 
     format: int
@@ -73,14 +74,14 @@ class About:
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written.
+    """The result of an export.
 
     Attributes:
         out: The folder.
-        about: What it holds.
-        encoder_sha256: Digest of the encoder's file, to be compared before it is loaded.
-        bytes: Size of all files.
-        remarks: What else should be known, in words.
+        about: The description of its content.
+        encoder_sha256: SHA-256 of the encoder's file, to verify it before loading.
+        bytes: Total size of all files.
+        remarks: Further notes for the user.
     """
 
     out: str
@@ -100,26 +101,26 @@ def export(
     force: bool = False,
     progress: Callable[[int, int, int], None] = lambda _done, _total, _failed: None,
 ) -> Exported:
-    """Write a run's vectors and its user encoder into the folder `out`, whole or not at all.
+    """Write a run's vectors and user encoder to the folder `out`, completely or not at all.
 
     Args:
         run: A finished run.
         out: The folder to write.
         data: The data set, if not the one the run was trained on.
-        exclude_seen: Whether seen items are left out; as the training data says, if not given.
-        new_share: Share of the best places that new items have.
+        exclude_seen: Whether seen items are excluded; if None, the training data decides.
+        new_share: Share of the top ranks that new items get.
         force: Whether an export in `out` may be replaced.
-        progress: Told how many users are done, of how many, and 0.
+        progress: Called with the number of finished users, of all users, and 0.
 
     Raises:
-        UsageError: `out` is there already, or is no export.
-        CammsrError: The run or its data cannot be used, or the system does not let it be written.
+        UsageError: `out` exists already, or is not an export.
+        CammsrError: The run or its data cannot be used, or the system refuses the write.
     """
     require_replaceable(out, force)
     loaded = load_run(RunFolder(run), data, torch.device("cpu"))
     recommender = Recommender(loaded, new_share, exclude_seen)
     with refusals_named(out), only_writer(out), written_whole(out) as partial:
-        require_replaceable(out, force)  # what another export wrote meanwhile is not overwritten
+        require_replaceable(out, force)  # another export may have written it in the meantime
         partial.mkdir()
         about = _write(recommender, run, partial, progress)
         names = sorted(file.name for file in partial.iterdir())
@@ -135,10 +136,10 @@ def export(
 
 
 def require_replaceable(out: Path, force: bool) -> None:
-    """Refuse a folder that is in use, unless it holds an export that may be replaced.
+    """Check that a folder is empty or missing, or holds an export that may be replaced.
 
     Raises:
-        UsageError: It is one.
+        UsageError: If not.
     """
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return

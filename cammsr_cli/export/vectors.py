@@ -1,4 +1,4 @@
-"""Vectors of items and users as Parquet and NPY, written in chunks.
+"""Writes vectors of items and users as Parquet and NPY, in chunks.
 
 Axes: N items, U users of one chunk, W width.
 """
@@ -18,7 +18,7 @@ from cammsr_cli.ranking.recommend import Recommender
 from cammsr_cli.ranking.seen import Seen
 
 USERS_AT_ONCE = 4096
-"""Users whose vectors are made at one time."""
+"""Number of users whose vectors are computed together."""
 
 _SEEN = pl.List(pl.Struct({"item": pl.String, "bias": pl.Float32}))
 
@@ -40,10 +40,10 @@ def write_users(
 ) -> int:
     """Write `users.npy`, and `users.parquet`: user, vector, and seen items with their bias.
 
-    Users without any event that the model knows have no vector and no row.
+    Users without an event known to the model have no vector and no row.
 
     Returns:
-        How many users there are.
+        The number of users written.
     """
     user_U = _with_history(recommender)
     width = recommender.item_vectors.shape[1]
@@ -74,7 +74,7 @@ def write_users(
 
 
 def _with_history(recommender: Recommender) -> NDArray[np.int64]:
-    """The users with an event that the model knows."""
+    """Return the users with at least one event known to the model."""
     everyone = recommender.everyone
     pieces = [
         part[~recommender.without_history(recommender.of_users(part))]
@@ -85,7 +85,7 @@ def _with_history(recommender: Recommender) -> NDArray[np.int64]:
 
 
 def _listed(seen: Seen | None, users: int, ids: pl.Series) -> pl.Series:
-    """Of each user, the items whose score is another, with the bias; null: not recommended."""
+    """Return each user's items with a changed score, and their bias; null: not recommended."""
     if seen is None:
         return pl.Series([[] for _ in range(users)], dtype=_SEEN)
     row_P, item_P = seen.row_P.cpu().numpy(), seen.item_P.cpu().numpy()

@@ -1,1 +1,1 @@
-"""Where a picture or a clip is, safely: paths, addresses, downloads and their cache."""
+"""Safe access to images and videos: paths, URLs, downloads and their cache."""

@@ -1,4 +1,4 @@
-"""Which addresses may be fetched: the form of a URL, and the networks it may lead to."""
+"""Checks which URLs may be downloaded: their syntax, and the networks of their hosts."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ _WEB = re.compile(r"^https?:", re.IGNORECASE)
 _HOST_NAME = re.compile(r"^[a-z0-9_]([a-z0-9_.-]*[a-z0-9_.])?$")
 _LONGEST = 8_000
 _PORTS = {"http": 80, "https": 443}
-# IPv4 addresses within IPv6 (RFC 6052): what IPv6-only networks give for every IPv4 host.
+# IPv4 addresses embedded in IPv6 (RFC 6052): IPv6-only networks return them for IPv4 hosts.
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 
 
 @dataclass(frozen=True)
 class Url:
-    """An http or https address, taken apart.
+    """A parsed http or https URL.
 
     Attributes:
         scheme: "http" or "https".
-        host: Lower case, in ASCII; an IPv6 address without brackets.
+        host: Host name in lower case and ASCII; an IPv6 address has no brackets.
         port: The port.
         target: Path and query, percent-encoded.
     """
@@ -36,21 +36,21 @@ class Url:
 
     @property
     def authority(self) -> str:
-        """Host and, where it is not the usual one, port, as in a Host header."""
+        """Host, and port if it is not the default one, as in a Host header."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if self.port == _PORTS[self.scheme] else f"{host}:{self.port}"
 
 
 def is_web_address(written: str) -> bool:
-    """Whether a media field holds an http or https URL, sound or not."""
+    """Return whether a media field contains an http or https URL, valid or not."""
     return _WEB.match(written.strip()) is not None
 
 
 def parse_url(written: str) -> Url:
-    """Take an http or https URL apart.
+    """Parse an http or https URL.
 
     Raises:
-        ValueError: With the reason as one line, if it is not sound or holds credentials.
+        ValueError: With the reason as one line, if it is invalid or contains credentials.
     """
     written = written.strip()
     if len(written) > _LONGEST:
@@ -76,7 +76,7 @@ def parse_url(written: str) -> Url:
 
 
 def _host(written: str | None) -> str:
-    """A host name in ASCII, or an address."""
+    """Return a host name in ASCII, or an IP address."""
     if not written:
         raise ValueError("not a URL: no host")
     if ":" in written:
@@ -94,11 +94,11 @@ def _host(written: str | None) -> str:
 
 
 def is_public(address: str) -> bool:
-    """Whether an IP address lies on the public internet.
+    """Return whether an IP address is on the public internet.
 
-    Private, loopback, link-local, multicast, reserved, unspecified and carrier-grade NAT ranges
-    do not, nor do IPv6 forms that carry an IPv4 address (mapped, 6to4, Teredo); NAT64 counts as
-    the IPv4 address within.
+    False for private, loopback, link-local, multicast, reserved, unspecified and carrier-grade NAT
+    ranges. False also for IPv6 forms that embed an IPv4 address (mapped, 6to4, Teredo). A NAT64
+    address counts as the embedded IPv4 address.
     """
     try:
         ip = ipaddress.ip_address(address)

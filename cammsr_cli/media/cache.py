@@ -1,9 +1,9 @@
-"""Pictures and clips that were downloaded: files named by their content, and what each URL gave.
+"""The cache of downloaded images and videos: files named by their content, and a record per URL.
 
-`<cache>/media/content/<2 hex>/<SHA-256>.<extension>` holds what was downloaded, each content once;
-`<cache>/media/urls/<2 hex>/<SHA-256 of the URL>.json` says which content a URL gave. Both are
-written beside their names and moved there whole, the content first: a URL that is known can be
-read, whatever was killed when. Runs may share a cache.
+`<cache>/media/content/<2 hex>/<SHA-256>.<extension>` holds the downloads, each content once.
+`<cache>/media/urls/<2 hex>/<SHA-256 of the URL>.json` records the content of a URL. Both are
+written to a temporary file and moved to their names when complete, the content first. If a URL has
+a record, its content is therefore complete, even after a kill. Runs may share a cache.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import BinaryIO
 from cammsr_cli.errors import CammsrError
 
 _NAME = re.compile(r"[0-9a-f]{64}\.[a-z0-9]{1,5}")
-# Half-written files older than this were left by a killed run: no download takes so long.
+# Partial files older than this come from a killed run: no download takes that long.
 _LEFT_BEHIND_SECONDS = 86_400
 
 
@@ -30,14 +30,14 @@ class MediaCache:
     """Downloaded files by URL.
 
     Args:
-        folder: The cache folder, shared with everything else that is cached.
+        folder: The cache folder, shared with all other caches.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder / "media"
 
     def find(self, url: str) -> Path | None:
-        """The file that a URL gave, or None if it was not downloaded or is no longer whole."""
+        """Return the downloaded file of a URL; None if it is missing or incomplete."""
         try:
             record = json.loads(self._record(url).read_text(encoding="utf-8"))
             path = self._content(record["file"])
@@ -47,11 +47,11 @@ class MediaCache:
         return path if whole else None
 
     def drop_if_damaged(self, path: Path, digest: bytes) -> bool:
-        """Whether `path` is a download whose content is no longer what it was; it is then removed.
+        """Remove a download whose content has changed; return whether it was removed.
 
         Args:
-            path: Any file; one that is not of this cache is left alone.
-            digest: SHA-256 of what it holds.
+            path: Any file; a file outside this cache is never removed.
+            digest: SHA-256 of its current content.
         """
         of_ours = path.parent.parent == (self.folder / "content").resolve()
         if not of_ours or path.name.partition(".")[0] == digest.hex():
@@ -61,7 +61,7 @@ class MediaCache:
 
     @contextmanager
     def download(self) -> Iterator[Download]:
-        """A new file to write a download to; gone at the end unless it was kept.
+        """Yield a new file for a download; it is removed at the end unless `keep` was called.
 
         Raises:
             CammsrError: If the cache cannot be written to.
@@ -74,14 +74,14 @@ class MediaCache:
             yield Download(self, path, stream)
         finally:
             with suppress(OSError):
-                stream.close()  # a full disk was told by the write that met it
+                stream.close()  # the failed write has already reported a full disk
             path.unlink(missing_ok=True)
 
     def remove_left_behind(self) -> None:
-        """Remove what killed runs had half written."""
+        """Remove partial files of killed runs."""
         oldest = time.time() - _LEFT_BEHIND_SECONDS
         for path in (self.folder / "partial").glob("*"):
-            with suppress(FileNotFoundError):  # another run may remove it just now
+            with suppress(FileNotFoundError):  # another run may remove it at the same time
                 if path.stat().st_mtime < oldest:
                     path.unlink()
 
@@ -107,10 +107,10 @@ class MediaCache:
 
 
 class Download:
-    """A file being downloaded.
+    """A file that is being downloaded.
 
     Attributes:
-        bytes: Written so far.
+        bytes: Number of bytes written so far.
     """
 
     def __init__(self, cache: MediaCache, path: Path, stream: BinaryIO) -> None:
@@ -119,7 +119,7 @@ class Download:
         self.bytes = 0
 
     def write(self, chunk: bytes) -> None:
-        """Add to the file.
+        """Append to the file.
 
         Raises:
             CammsrError: If the cache cannot be written to.
@@ -130,7 +130,7 @@ class Download:
         self.bytes += len(chunk)
 
     def keep(self, url: str, extension: str) -> None:
-        """The file is whole: it is what `url` gave.
+        """Store the complete file in the cache as the content of `url`.
 
         Raises:
             CammsrError: If the cache cannot be written to.
@@ -145,6 +145,6 @@ class Download:
             for path in (content, record):
                 path.parent.mkdir(parents=True, exist_ok=True)
             self._path.replace(content)
-            # The partial name is free again, and this download's own.
+            # The temporary name is free again, and no other download uses it.
             self._path.write_text(json.dumps(about) + "\n", encoding="utf-8")
             self._path.replace(record)

@@ -1,14 +1,15 @@
-"""Downloads the pictures and clips of a catalogue into the media cache.
+"""Downloads the images and videos of a catalogue into the media cache.
 
-A catalogue's URLs come from strangers, and so does what they answer. Therefore:
+URLs of a catalogue and the responses of their servers are untrusted input. Therefore:
 
-- A host's addresses are checked when it is connected to, and the connection goes to the address
-  that was checked, for redirects too: neither a redirect nor a name that changes its address
-  reaches a private network. Proxies named in the environment are not used.
-- Every transfer has limits of size, of silence and of time in all; nothing is decompressed.
-- What is kept is judged by its first bytes, not by what the server calls it.
-- A host gets a few connections at a time, is asked again after growing pauses (or when it says,
-  by Retry-After), and is given up on when it fails time and again.
+- The addresses of a host are checked at connection time, and the connection uses a checked address.
+  This also holds for redirects. Neither a redirect nor a host name that changes its address (DNS
+  rebinding) reaches a private network. Proxy settings in the environment are ignored.
+- Every transfer has a size limit, an idle timeout and a total time limit; nothing is decompressed.
+- The type of a file is determined by its first bytes, not by the server's Content-Type.
+- Each host gets only a few connections at a time. Requests are repeated after increasing pauses, or
+  after the pause that the server requests with Retry-After. After repeated failures, no further
+  requests are sent to a host.
 """
 
 from __future__ import annotations
@@ -42,13 +43,13 @@ from cammsr_cli.media.http import (
 from cammsr_cli.media.signatures import HEAD_BYTES
 
 Progress = Callable[[int, int, int], None]
-"""Called with URLs done (those that failed, too), URLs in all, and failed ones."""
+"""Called with the numbers of finished (also failed), of all, and of failed URLs."""
 
 
 _REDIRECTS = 5
 _REDIRECT_STATUS = (301, 302, 303, 307, 308)
 _LONGEST_PAUSE = 60.0
-# So many URLs of a host failing in a row, and nothing else from it, end what is asked of it.
+# After so many failures in a row, no further requests are sent to a host.
 _HOST_FAILURES = 20
 _CONNECT_SECONDS = 10.0
 
@@ -64,15 +65,16 @@ class DownloadOptions:
     """How media are downloaded.
 
     Attributes:
-        reachable: Whether an IP address may be connected to.
-        connections: Transfers at a time.
-        per_host: Transfers at a time from one host; redirects count where they began.
-        tries: How often a URL is asked for before it is given up.
-        max_bytes: Larger files are refused.
-        seconds: A transfer takes so long at most, redirects and all.
-        silence: Seconds without a byte before a transfer is broken off.
-        pause: Seconds before a second try; doubled for each further one.
-        resolve: How host names become addresses.
+        reachable: Returns whether a connection to an IP address is allowed.
+        connections: Maximum number of simultaneous transfers.
+        per_host: Maximum number of simultaneous transfers per host; a redirect counts for the
+            original host.
+        tries: Maximum number of requests per URL.
+        max_bytes: Maximum file size; larger files are refused.
+        seconds: Time limit of a transfer, including redirects.
+        silence: Seconds without a byte after which a transfer is aborted.
+        pause: Seconds before the second try; doubled for each further try.
+        resolve: Resolves host names to IP addresses.
     """
 
     reachable: Callable[[str], bool] = is_public
@@ -87,22 +89,22 @@ class DownloadOptions:
 
 
 def any_address(_address: str) -> bool:
-    """For `DownloadOptions.reachable`: private networks too."""
+    """Allow all addresses, also private networks; for `DownloadOptions.reachable`."""
     return True
 
 
 @dataclass
 class Downloads:
-    """What became of a catalogue's URLs.
+    """The results for a catalogue's URLs.
 
     Attributes:
-        cache: Where the files are; None if there is no cache.
-        urls: How many distinct URLs there are.
-        cached: Those that were there from earlier runs.
-        fetched: Those downloaded now.
-        bytes: Downloaded now and kept.
-        failures: URL to the reason, in one line, for those that could not be had.
-        pending: Whether a URL that is not there would yet be downloaded: so in a plan.
+        cache: The cache that contains the files; None if there is no cache.
+        urls: Number of distinct URLs.
+        cached: Number of URLs downloaded by earlier runs.
+        fetched: Number of URLs downloaded by this run.
+        bytes: Bytes downloaded by this run and stored.
+        failures: URL to the reason, in one line, for URLs that could not be downloaded.
+        pending: Whether URLs that are not in the cache are still to be downloaded, as in a plan.
     """
 
     cache: MediaCache | None = None
@@ -114,7 +116,7 @@ class Downloads:
     pending: bool = False
 
     def find(self, url: str) -> Path | str | None:
-        """The file a URL gave, the reason why there is none, or None if it is yet to be had."""
+        """Return the file of a URL, the reason why there is none, or None if it is pending."""
         path = self.cache.find(url) if self.cache else None
         if path is not None:
             return path
@@ -124,7 +126,7 @@ class Downloads:
 
 
 def look_up(urls: Iterable[str], cache: MediaCache) -> Downloads:
-    """Which of the URLs are in the cache already; the others are pending, if they are sound."""
+    """Look up which URLs are in the cache; the others are pending if they are valid."""
     result = Downloads(cache, pending=True)
     for url in urls:
         result.urls += 1
@@ -146,12 +148,12 @@ def download(
 ) -> Downloads:
     """Download what is not in the cache yet.
 
-    What could not be had is no error here: it is in the result's `failures`, and is tried again by
-    the next run. A run that is killed keeps every file it had finished.
+    A failed download raises no error here. It is listed in the result's `failures`, and the next
+    run tries it again. A run that is killed keeps all finished files.
 
     Args:
-        urls: Each URL with the item field that names it ("image", "video").
-        cache: Where the files go.
+        urls: Each URL with the item field that contains it ("image", "video").
+        cache: Where the files are stored.
         options: Limits; the defaults if None.
         progress: Called after each URL.
 
@@ -171,13 +173,13 @@ def download(
 
 @dataclass
 class _Host:
-    """One host's URLs, and how it has behaved.
+    """The URLs and the state of one host.
 
     Attributes:
-        waiting: URLs still to fetch.
-        not_before: On the event loop's clock: when it wants to be asked again.
-        failures: URLs in a row that were given up because of it.
-        given_up: Why nothing more is asked of it; None if more is.
+        waiting: URLs that are still to be downloaded.
+        not_before: Earliest time of the next request, on the event loop's clock.
+        failures: Number of URLs in a row that failed because of this host.
+        given_up: Why no further requests are sent to this host; None if they are.
     """
 
     name: str
@@ -188,18 +190,18 @@ class _Host:
 
 
 class _Run:
-    """One run over many URLs, in one event loop."""
+    """One download run over many URLs, in one event loop."""
 
     def __init__(self, options: DownloadOptions, result: Downloads, progress: Progress) -> None:
         assert result.cache is not None
         self.options, self.result, self.progress = options, result, progress
         self.cache = result.cache
         self.kinds: Mapping[str, str] = {}
-        # A host stands in here once for each transfer that it may get at a time.
+        # Contains each host once per simultaneous transfer that is allowed for it.
         self.turns: deque[_Host] = deque()
 
     async def all_of(self, urls: Mapping[str, str]) -> None:
-        """Fetch each URL into the cache, or write down why not."""
+        """Download each URL into the cache, or record why it failed."""
         self.kinds = urls
         hosts: dict[str, _Host] = {}
         for url in urls:
@@ -220,7 +222,7 @@ class _Run:
             network_backend=CheckedBackend(self.options.resolve, self.options.reachable),
         )
         try:
-            # One worker's error ends the others before the pool is closed under them.
+            # An error in one worker cancels the others before the pool is closed.
             async with pool, asyncio.TaskGroup() as workers:
                 for _ in range(self.options.connections):
                     workers.create_task(self._worker(pool))
@@ -228,7 +230,7 @@ class _Run:
             raise errors.exceptions[0] from errors
 
     async def _worker(self, pool: httpcore2.AsyncConnectionPool) -> None:
-        """Serve the hosts in turn; a turn that another worker holds is handed back by it."""
+        """Process the hosts in turn; a worker returns its turn after each URL."""
         while self.turns:
             host = self.turns.popleft()
             if not host.waiting:
@@ -254,7 +256,7 @@ class _Run:
     async def _fetch(
         self, pool: httpcore2.AsyncConnectionPool, url: str, host: _Host
     ) -> str | None:
-        """Ask for one URL until it is had or given up; returns why it was given up."""
+        """Request one URL until it succeeds (return None) or fails (return the reason)."""
         clock = asyncio.get_running_loop()
         reason = ""
         for attempt in range(self.options.tries):
@@ -269,7 +271,7 @@ class _Run:
                 host.failures = 0
                 return first_line(refused)
             except TimeoutError:
-                # As slow a second time, most likely; the time was given.
+                # A second try would probably be as slow.
                 reason = f"not done after {self.options.seconds:g} seconds"
                 break
             except PassingError as passing:
@@ -294,11 +296,11 @@ class _Run:
         return reason
 
     async def _transfer(self, pool: httpcore2.AsyncConnectionPool, url: str) -> None:
-        """One try at one URL, redirects followed.
+        """Try to download one URL once, following redirects.
 
         Raises:
-            RefusedError: It will not be had.
-            PassingError: It may be had another time.
+            RefusedError: The failure is permanent.
+            PassingError: A later try may succeed.
         """
         at = url
         for _ in range(_REDIRECTS + 1):
@@ -329,7 +331,7 @@ class _Run:
         raise RefusedError(f"more than {_REDIRECTS} redirects")
 
     async def _receive(self, response: httpcore2.Response, url: str) -> None:
-        """Put an answer's body into the cache, if it is what was asked for."""
+        """Store the body of a response in the cache, if it is the expected kind of file."""
         require_usable(response, self.options.max_bytes)
         kind = self.kinds[url]
         with self.cache.download() as file:

@@ -1,9 +1,9 @@
-"""SHA-256 of media files, remembered between runs: a large clip is read again only if it changed.
+"""SHA-256 of media files, cached between runs: a large video is read again only if it changed.
 
-A file counts as unchanged while its path, size, inode and both its times of change (mtime and
-ctime, in nanoseconds) are the same. ctime cannot be set by a user, so that a copied-back mtime does
-not deceive it; and a file that changed in the last seconds is not remembered, since it could change
-once more within one tick of the clock.
+A file counts as unchanged if its path, size, inode, mtime and ctime (both in nanoseconds) are the
+same. Users cannot set ctime, so a restored mtime does not hide a change. The hash of a file that
+changed in the last seconds is not cached, because the file could change again within one tick of
+the clock.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 from cammsr_cli.errors import CammsrError
 from cammsr_cli.files import sha256_of
 
-# Coarser than the clock of any file system in use.
+# Coarser than the timestamps of any file system in use.
 _SETTLED_NANOSECONDS = 3_000_000_000
 
 _TABLE = (
@@ -33,10 +33,10 @@ class MediaHashes:
     """The SHA-256 of files, by path.
 
     Args:
-        folder: The cache folder; None remembers nothing beyond this run.
+        folder: The cache folder; None caches nothing beyond this run.
 
     Attributes:
-        read: Files whose content was read.
+        read: Number of files whose content was read.
 
     Raises:
         CammsrError: If the cache folder cannot be used.
@@ -44,15 +44,15 @@ class MediaHashes:
 
     def __init__(self, folder: Path | None) -> None:
         self.read = 0
-        # One a machine: inodes mean nothing to others, and SQLite's locks want one machine's users.
+        # One file per machine: inodes are local, and SQLite's locks work only on one machine.
         self._path = None if folder is None else folder / f"media-{_machine()}.sqlite"
         self._known = None if self._path is None else _opened(self._path)
         self._new: list[tuple[bytes, str, bytes]] = []
-        # Items may share a file, and those that do mostly stand together.
+        # Items may share a file, and such items are mostly next to each other.
         self._digest = lru_cache(maxsize=65_536)(self._found)
 
     def sha256(self, path: Path) -> bytes:
-        """The SHA-256 of a file's content.
+        """Return the SHA-256 of a file's content.
 
         Raises:
             OSError: If it cannot be read.
@@ -61,7 +61,7 @@ class MediaHashes:
         return self._digest(path)
 
     def close(self) -> None:
-        """Keep what was found.
+        """Write new hashes to the cache, and close it.
 
         Raises:
             CammsrError: If the cache folder cannot be written to.
@@ -94,7 +94,7 @@ class MediaHashes:
         return digest
 
     def _keep(self) -> None:
-        """One short transaction, so that runs side by side do not wait for each other."""
+        """Write new hashes in one short transaction, so that parallel runs do not wait."""
         if self._known is None or not self._new:
             return
         try:
@@ -116,12 +116,12 @@ def _machine() -> str:
 
 
 def _opened(path: Path) -> sqlite3.Connection:
-    """The database; a damaged one is made anew, since it holds nothing that cannot be found."""
+    """Open the database; recreate a damaged one, because its content can be recomputed."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             return _with_table(path)
-        except sqlite3.OperationalError:  # locked, or no room: not damaged
+        except sqlite3.OperationalError:  # locked, or the disk is full: not damaged
             raise
         except sqlite3.DatabaseError:
             path.unlink()

@@ -1,4 +1,4 @@
-"""One answer of a server: who may be connected to, what is wrong with it, whether to ask again."""
+"""HTTP details: allowed connections, checks of a response, and whether to retry a request."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from cammsr_cli.errors import first_line
 from cammsr_cli.media.signatures import media_extension
 
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
-"""Host and port to its IP addresses; raises OSError if there are none."""
+"""Resolves host and port to IP addresses; raises OSError if there are none."""
 
-# Worth asking again: too early, too often, or the server's own trouble.
+# Worth a retry, as is any 5xx: request timeout, too early, too many requests.
 _PASSING_STATUS = (408, 425, 429)
 
 
 class RefusedError(Exception):
-    """A URL that will not be had, however often it is asked for."""
+    """A permanent failure of a URL: a retry does not help."""
 
 
 class PassingError(Exception):
-    """A failure that may pass.
+    """A temporary failure: a retry may succeed.
 
     Args:
         reason: Why, in one line.
-        after: Seconds that the server asks to wait; None if it does not say.
+        after: Seconds that the server requests to wait; None if it does not specify them.
     """
 
     def __init__(self, reason: str, after: float | None = None) -> None:
@@ -42,7 +42,7 @@ class PassingError(Exception):
 
 
 def require_usable(response: httpcore2.Response, max_bytes: int) -> None:
-    """Judge an answer by its status and headers, before its body is read."""
+    """Check a response by its status and headers, before its body is read."""
     status = response.status
     if status in _PASSING_STATUS or status >= 500:
         raise PassingError(_status(status), _retry_after(header(response, b"retry-after")))
@@ -60,10 +60,10 @@ def require_usable(response: httpcore2.Response, max_bytes: int) -> None:
 
 
 def extension_of(kind: str, head: bytes) -> str:
-    """The extension of a media file by its first bytes.
+    """Return the extension of a media file by its first bytes.
 
     Raises:
-        RefusedError: It is no file of this kind.
+        RefusedError: It is not a file of this kind.
     """
     try:
         return media_extension(kind, head)
@@ -72,7 +72,7 @@ def extension_of(kind: str, head: bytes) -> str:
 
 
 def too_large(max_bytes: int) -> str:
-    """Why a file of more bytes is refused."""
+    """Return the reason why a file of more than `max_bytes` is refused."""
     return f"larger than {max_bytes / 1e6:,.6g} MB"
 
 
@@ -84,7 +84,7 @@ def _status(status: int) -> str:
 
 
 def header(response: httpcore2.Response, name: bytes) -> str | None:
-    """A header's value; the last, if it is given more than once."""
+    """Return the value of a header; the last one if it is repeated."""
     values = [value for one, value in response.headers if one.lower() == name]
     if not values:
         return None
@@ -95,7 +95,7 @@ def header(response: httpcore2.Response, name: bytes) -> str | None:
 
 
 def _retry_after(value: str | None) -> float | None:
-    """Seconds to wait, from either form of Retry-After; None if it says nothing to be read."""
+    """Return the seconds to wait, from either form of Retry-After; None if it is invalid."""
     if value is None:
         return None
     if re.fullmatch(r"\d{1,9}", value.strip()):
@@ -108,7 +108,7 @@ def _retry_after(value: str | None) -> float | None:
 
 @contextmanager
 def faults_named(host: str, silence: float) -> Iterator[None]:
-    """Turn what goes wrong on a connection into what is told of it."""
+    """Turn connection errors into `PassingError` or `RefusedError`, with a reason for the user."""
     try:
         yield
     except httpcore2.ConnectTimeout as error:
@@ -134,7 +134,7 @@ def _caused_by(error: BaseException | None, kind: type[BaseException]) -> bool:
 
 
 class CheckedBackend(httpcore2.AsyncNetworkBackend):
-    """Connects to addresses that may be reached, and to no others."""
+    """Network backend that connects only to allowed addresses."""
 
     def __init__(self, resolve: Resolve, reachable: Callable[[str], bool]) -> None:
         self.resolve, self.reachable = resolve, reachable
@@ -151,7 +151,7 @@ class CheckedBackend(httpcore2.AsyncNetworkBackend):
         """Resolve a host, check all its addresses, and connect to the first that answers.
 
         Raises:
-            RefusedError: One of its addresses may not be reached.
+            RefusedError: One of its addresses is not allowed.
             httpcore2.ConnectError: None of them answers.
         """
         try:

@@ -1,4 +1,4 @@
-"""From a media path as an items file writes it to a file that is safe to open."""
+"""Resolves media paths, as written in an items file, to files that are safe to open."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from cammsr_cli.media.addresses import is_web_address
 
 FindUrl = Callable[[str], Path | str | None]
-"""A URL to its file, to the reason why there is none, or to None if it is yet to be had."""
+"""Maps a URL to its file, to the reason why there is none, or to None if it is pending."""
 
 _URL = re.compile(r"^(?:[A-Za-z][A-Za-z0-9+.-]+://|data:|mailto:)")
 
 
 def not_downloaded(_url: str) -> str:
-    """For `resolve_media`, where nothing is downloaded."""
+    """Return the reason for `resolve_media` if nothing is downloaded."""
     return "not downloaded"
 
 
 def resolve_media(
     written: str, media_root: Path | None, find_url: FindUrl = not_downloaded
 ) -> Path | str | None:
-    """The file that an items file names, or why it is not used.
+    """Return the file that an items file names, or the reason why it is not used.
 
-    Only regular files within `media_root` are used, symbolic links followed: an items file is
-    data from elsewhere, and must not reach what its reader did not offer.
+    Only regular files within `media_root` are used, after following symbolic links. An items file
+    is untrusted input, and must not give access to other files.
 
     Args:
         written: A path relative to `media_root`, or an http or https URL.
         media_root: The folder that media paths are relative to; None if there is none.
-        find_url: What URLs gave.
+        find_url: Returns the downloaded file of a URL.
 
     Returns:
-        The real path, the reason as one line, or None for a URL that is yet to be downloaded.
+        The real path, the reason as one line, or None for a URL that is still to be downloaded.
     """
     written = written.strip()
     if is_web_address(written):
@@ -66,7 +66,7 @@ def resolve_media(
 
 
 def _refused(written: str) -> str | None:
-    """Why a path as written is refused, under the rules of both POSIX and Windows."""
+    """Return why a path is refused, by the rules of POSIX and of Windows; None if it is not."""
     windows = PureWindowsPath(written)
     if written.startswith(("/", "\\")) or windows.drive or windows.root:
         return "an absolute path; write it relative to the media folder"
@@ -76,10 +76,10 @@ def _refused(written: str) -> str | None:
 
 
 def _existing(root: Path, written: str) -> Path | str:
-    """The real path, or why there is none.
+    """Return the real path, or the reason why there is none.
 
-    A name is also found where the disk spells its accents decomposed, where its folders are
-    separated as Windows does it, and where it differs from one file in case alone.
+    A name also matches a file if its accents have another Unicode normal form (NFC or NFD), if it
+    uses Windows separators, or if it differs from exactly one file in case only.
     """
     forms = [written, unicodedata.normalize("NFC", written), unicodedata.normalize("NFD", written)]
     forms += [form.replace("\\", "/") for form in forms]
@@ -93,7 +93,7 @@ def _existing(root: Path, written: str) -> Path | str:
 
 
 def _in_another_case(root: Path, written: str) -> list[Path]:
-    """The files within a folder whose paths are as written but for their case."""
+    """Return the files within a folder whose paths match in any case."""
     found = [root]
     for part in PurePosixPath(written).parts:
         found = [
@@ -107,7 +107,7 @@ def _in_another_case(root: Path, written: str) -> list[Path]:
 
 @lru_cache(maxsize=64)
 def _names(folder: Path, _changed: int) -> dict[str, list[str]]:
-    """What a folder holds, by name without case; read anew once it has changed."""
+    """Return the names in a folder by case-folded name; read again if the folder has changed."""
     names: dict[str, list[str]] = {}
     for path in folder.iterdir():
         names.setdefault(_folded(path.name), []).append(path.name)

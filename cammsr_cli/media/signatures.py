@@ -1,14 +1,14 @@
-"""What a file is by its first bytes, whatever its name or its server says."""
+"""Determines the type of a file by its first bytes, regardless of its name or Content-Type."""
 
 from __future__ import annotations
 
 import re
 
 HEAD_BYTES = 512
-"""How many of a file's first bytes are looked at."""
+"""Number of first bytes that are examined."""
 
 _KINDS = {"image": "picture", "video": "clip"}
-# Extension to first bytes; "." stands for any byte. Pictures that Pillow reads, as `image` does.
+# Extension to first bytes; "." matches any byte. Image formats of Pillow, which `image` uses.
 _PICTURES: dict[str, bytes] = {
     "jpg": rb"\xff\xd8\xff",
     "png": rb"\x89PNG\r\n\x1a\n",
@@ -23,7 +23,7 @@ _PICTURES: dict[str, bytes] = {
     "qoi": rb"qoif",
     "ppm": rb"P[1-6]\s",
 }
-# Containers that PyAV reads and that hold their own data, as `video` does.
+# Self-contained container formats of PyAV, which `video` uses.
 _CLIPS: dict[str, bytes] = {
     "mp4": rb"....(?:ftyp(?!avif|avis|mif1|heic|heix|hevc|msf1)|moov|mdat|free|skip|wide|pnot)",
     "mkv": rb"\x1a\x45\xdf\xa3",
@@ -56,14 +56,15 @@ _OTHERS: dict[str, bytes] = {
 
 
 def media_extension(field: str, head: bytes) -> str:
-    """The usual extension of a media file, judged by its first bytes.
+    """Return the usual extension of a media file, determined by its first bytes.
 
     Args:
-        field: The item field that names it: "image", "video"; of others only web pages are refused.
-        head: Its first `HEAD_BYTES` bytes, or all if it has fewer.
+        field: The item field that names it: "image", "video". For other fields only empty files
+            and web pages are refused.
+        head: Its first `HEAD_BYTES` bytes, or all bytes if it has fewer.
 
     Raises:
-        ValueError: With the reason as one line, if it is something else.
+        ValueError: With the reason as one line, if it is another kind of file.
     """
     wanted = _KINDS.get(field, "media file")
     if not head:

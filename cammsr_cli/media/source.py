@@ -1,4 +1,4 @@
-"""Where the media of a catalogue are: a folder, and what was downloaded."""
+"""The locations of a catalogue's media: a folder, and the cache of downloads."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from cammsr_cli.media.paths import resolve_media
 
 @dataclass(frozen=True)
 class MediaSource:
-    """Finds files that items name.
+    """Finds the media files that items name.
 
     Attributes:
         root: The folder that paths are relative to; None if it is not known.
-        cache_dir: The cache folder, where `prepare` keeps what it downloaded; None for none.
+        cache_dir: The cache folder, where `prepare` stores downloads; None if there is none.
     """
 
     root: Path | None
     cache_dir: Path | None
 
     def find(self, written: str) -> Path | str:
-        """The file that a path or an address names, or why there is none; downloads nothing."""
+        """Return the file of a path or URL, or the reason why there is none; download nothing."""
 
         def downloaded(url: str) -> Path | str:
             found = None if self.cache_dir is None else MediaCache(self.cache_dir).find(url)

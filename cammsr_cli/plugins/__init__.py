@@ -1,1 +1,1 @@
-"""Encoders as plugins: found, described, checked, begun from a template."""
+"""Encoder plugins: discovery, description, checks, and a template for new ones."""

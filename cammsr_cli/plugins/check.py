@@ -1,4 +1,4 @@
-"""Tries an installed encoder on what every encoder must do, for `cammsr encoders check`."""
+"""Checks an installed encoder against the encoder contract, for `cammsr encoders check`."""
 
 from __future__ import annotations
 
@@ -15,21 +15,22 @@ from cammsr_encoders.protocol import WeightsUnavailable
 from cammsr_cli.errors import SEE_WHERE, CammsrError, first_line
 from cammsr_cli.plugins.registry import EncoderSpec, find_class, make_encoder
 
-# Sums on a GPU depend on the batch's size, in about the third digit where TF32 is on.
+# On a GPU, sums depend on the batch size; with TF32, in about the third digit.
 _TOLERANCE_CPU, _TOLERANCE_GPU = 1e-4, 1e-2
 
 
 def check_encoder(spec: EncoderSpec, device: str = "cpu") -> Iterator[Finding]:
-    """One finding a check, as they come.
+    """Yield one finding per check, as soon as it is available.
 
     Args:
         spec: The encoder, its model and options.
-        device: Where to run it, as on the command line.
+        device: The device, as on the command line.
 
     Raises:
-        UsageError: If there is no such encoder or device, or it does not take such options.
-        CammsrError: If the encoder is broken, its weights cannot be had, or it cannot make the
-            items that it offers to be tried on.
+        UsageError: If the encoder or device does not exist, or the encoder does not accept the
+            options.
+        CammsrError: If the encoder is broken, its weights are not available, or it cannot create
+            its own sample items.
     """
     if device != "cpu":
         from cammsr_cli.devices import resolve_device
@@ -43,7 +44,7 @@ def check_encoder(spec: EncoderSpec, device: str = "cpu") -> Iterator[Finding]:
         bad.mkdir()
         try:
             items = example_items(encoder, good)
-        except (Exception, SystemExit) as error:  # a stranger's method
+        except (Exception, SystemExit) as error:  # third-party code
             raise CammsrError(
                 f"encoder {spec.name!r} cannot make its `example_items`: "
                 f"{type(error).__name__}: {first_line(error)}",
@@ -65,7 +66,7 @@ def check_encoder(spec: EncoderSpec, device: str = "cpu") -> Iterator[Finding]:
 
 
 def _next(found: Iterator[Finding], name: str) -> Finding | None:
-    """The next finding, None after the last; what an encoder prints goes to stderr."""
+    """Return the next finding, None after the last; redirect an encoder's prints to stderr."""
     try:
         with contextlib.redirect_stdout(sys.stderr):
             return next(found, None)

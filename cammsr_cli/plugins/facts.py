@@ -1,4 +1,4 @@
-"""All there is to say of one encoder, for `cammsr encoders info`."""
+"""The description of one encoder, for `cammsr encoders info`."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from cammsr_cli.encoding.engine import full_fingerprint, vector_length
 from cammsr_cli.errors import SEE_WHERE, CammsrError, first_line
 from cammsr_cli.plugins.registry import EncoderEntry, EncoderSpec, find_class, make_encoder
 
-# Model libraries that read these keep to what is on this machine.
+# Model libraries that read these variables use only local files.
 _OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
 
 
 @dataclass(frozen=True)
 class Option:
-    """An option, as people are told of it.
+    """The description of an option.
 
     Attributes:
         name: The option.
-        default: Its default, as text; None if there is none and it must be given.
-        help: What its docstring says, in one line.
+        default: Its default, as text; None if it is required.
+        help: Its description from the docstring, in one line.
     """
 
     name: str
@@ -39,17 +39,17 @@ class Option:
 
 @dataclass(frozen=True)
 class EncoderFacts:
-    """An encoder, with the options asked for.
+    """The description of an encoder with the requested options.
 
     Attributes:
         entry: Name, package, modality, fields.
         about: The first line of its docstring.
-        model: What its docstring says of the model.
+        model: The description of its model argument in the docstring.
         options: Its options.
-        dim: Length of the vectors; None if it cannot be told yet.
-        fingerprint: What cached vectors hang on; None if it cannot be told yet.
-        weights: Where its weights come from; None if it has none, or does not say.
-        missing: Why something above cannot be told yet; None if all is told.
+        dim: Length of the vectors; None if it is not known yet.
+        fingerprint: Identifies its vectors in the cache; None if it is not known yet.
+        weights: The source of its weights; None if it has none, or does not name it.
+        missing: Why a value above is not known yet; None if all are known.
     """
 
     entry: EncoderEntry
@@ -63,10 +63,10 @@ class EncoderFacts:
 
 
 def encoder_facts(spec: EncoderSpec) -> EncoderFacts:
-    """What there is to say of an encoder; nothing is downloaded for it.
+    """Describe an encoder, without any download.
 
     Raises:
-        UsageError: If there is no such encoder, or it does not take such options.
+        UsageError: If the encoder does not exist, or does not accept the options.
         CammsrError: If the encoder is broken.
     """
     with _without_network():
@@ -105,13 +105,13 @@ def encoder_facts(spec: EncoderSpec) -> EncoderFacts:
 
 
 def _attribute(encoder_name: str, name: str, ask: Callable[[], Any]) -> Any:
-    """An attribute of an encoder; what it raises is told as its fault."""
+    """Return an attribute of an encoder; report its exceptions as errors of the encoder."""
     try:
-        with contextlib.redirect_stdout(sys.stderr):  # what an encoder prints is no result
+        with contextlib.redirect_stdout(sys.stderr):  # an encoder's prints are not results
             return ask()
     except (WeightsUnavailable, CammsrError):
         raise
-    except (Exception, SystemExit) as error:  # a stranger's code
+    except (Exception, SystemExit) as error:  # third-party code
         fault = f"{type(error).__name__}: {first_line(error)}"
         raise CammsrError(
             f"encoder {encoder_name!r} cannot tell its `{name}`: {fault}", SEE_WHERE
@@ -119,13 +119,13 @@ def _attribute(encoder_name: str, name: str, ask: Callable[[], Any]) -> Any:
 
 
 def _as_text(default: object) -> str:
-    """A default as it would be written on the command line."""
+    """Return a default as it is written on the command line."""
     return "" if default is None else str(default)
 
 
 @contextmanager
 def _without_network() -> Iterator[None]:
-    """Let model libraries that are not imported yet keep to what is on this machine."""
+    """Restrict model libraries that are not imported yet to local files."""
     before = {name: os.environ.get(name) for name in _OFFLINE}
     os.environ.update(_OFFLINE)
     try:

@@ -1,4 +1,4 @@
-"""Finds encoders by their entry points; a broken plugin is told of, and breaks nothing."""
+"""Finds encoders by their entry points; a broken plugin is reported and affects nothing else."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ _OPTION = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=")
 
 @dataclass(frozen=True)
 class EncoderEntry:
-    """An encoder that some installed package offers.
+    """An encoder that an installed package provides.
 
     Attributes:
-        name: What the user calls it.
-        distribution: The package that brings it.
-        version: The package's version.
-        target: Where its class is, as "module:Class".
-        modality: What it yields; None if that is not known.
-        fields: The item fields it reads; none if that is not known.
+        name: Its name for users.
+        distribution: The package that provides it.
+        version: The version of the package.
+        target: The location of its class, as "module:Class".
+        modality: The modality that it produces; None if not known.
+        fields: The item fields that it reads; empty if not known.
         broken: Why it cannot be used, in one line; None if it can.
     """
 
@@ -53,12 +53,12 @@ class EncoderEntry:
 
 @dataclass(frozen=True)
 class EncoderSpec:
-    """Which encoder is wanted, with which model and options.
+    """A requested encoder, with its model and options.
 
     Attributes:
         name: The encoder.
-        model: Its model, as the encoder understands it; None for its default.
-        options: Its further options, as strings.
+        model: Its model, in the form that the encoder defines; None for its default.
+        options: Its other options, as strings.
     """
 
     name: str
@@ -67,9 +67,9 @@ class EncoderSpec:
 
     @classmethod
     def parse(cls, text: str) -> EncoderSpec:
-        """Read "NAME", "NAME=MODEL", "NAME=MODEL,option=value,..." or "NAME=,option=value".
+        """Parse "NAME", "NAME=MODEL", "NAME=MODEL,option=value,..." or "NAME=,option=value".
 
-        A model may hold "/", ":", "-", and commas that do not look like an option's beginning.
+        A model may contain "/", ":", "-", and commas that do not look like the start of an option.
 
         Raises:
             UsageError: If the text has another form.
@@ -101,10 +101,10 @@ class EncoderSpec:
 
 
 def find_encoders() -> list[EncoderEntry]:
-    """All installed encoders, by name and package; each is imported, told as broken if that fails.
+    """Return all installed encoders, sorted by name and package.
 
-    Two of one name are both there, and both broken. Names, versions and faults only: nothing is
-    made, no model is loaded.
+    Each encoder is imported, and marked as broken if the import fails. Two encoders with the same
+    name are both listed, and both broken. No encoder is created, and no model is loaded.
     """
     return [
         entry
@@ -116,11 +116,11 @@ def find_encoders() -> list[EncoderEntry]:
 
 
 def find_class(name: str) -> tuple[EncoderEntry, Any]:
-    """What there is to say of the encoder of this name, and its class; only this one is imported.
+    """Return the entry and the class of the encoder with this name; import no other encoder.
 
     Raises:
-        UsageError: If there is no such encoder.
-        CammsrError: If it is broken, or two packages bring one of this name.
+        UsageError: If the encoder does not exist.
+        CammsrError: If it is broken, or two packages provide an encoder with this name.
     """
     points = _points()
     if name not in points:
@@ -145,7 +145,7 @@ def find_class(name: str) -> tuple[EncoderEntry, Any]:
 
 
 def make_encoder(spec: EncoderSpec, device: str = "cpu", precision: str = "float32") -> Encoder:
-    """Make the encoder that a spec asks for; only this one is imported.
+    """Create the encoder that a spec requests; import no other encoder.
 
     Args:
         spec: Name, model and options.
@@ -153,8 +153,8 @@ def make_encoder(spec: EncoderSpec, device: str = "cpu", precision: str = "float
         precision: "float32" or "bfloat16".
 
     Raises:
-        UsageError: If there is no such encoder, or it does not take such options.
-        CammsrError: If the encoder is broken, or its weights cannot be had.
+        UsageError: If the encoder does not exist, or does not accept the options.
+        CammsrError: If the encoder is broken, or its weights are not available.
     """
     entry, kind = find_class(spec.name)
     whose = f"encoder {spec.name!r} of {entry.distribution} {entry.version}"
@@ -166,7 +166,7 @@ def make_encoder(spec: EncoderSpec, device: str = "cpu", precision: str = "float
         raise UsageError(f"--encoder {spec}: {error}") from error
     except WeightsUnavailable as error:
         raise CammsrError(f"encoder {spec.name!r}: {error}") from error
-    except (Exception, SystemExit) as error:  # a stranger's constructor may raise anything
+    except (Exception, SystemExit) as error:  # third-party constructors may raise anything
         raise CammsrError(f"{whose} cannot be made: {_one_line(error)}", SEE_WHERE) from error
     if wrong is not None:
         raise CammsrError(f"{whose} cannot be used: {wrong}")
@@ -175,7 +175,7 @@ def make_encoder(spec: EncoderSpec, device: str = "cpu", precision: str = "float
 
 
 def _check_options(spec: EncoderSpec, kind: Any) -> None:
-    """Refuse options that the constructor does not name; one that takes any checks for itself."""
+    """Reject options that the constructor does not name, unless it accepts `**kwargs`."""
     parameters = inspect.signature(kind).parameters.values()
     if not any(one.kind is one.VAR_KEYWORD for one in parameters):
         check_options(spec.name, spec.options, [one.name for one in options_of(kind)])
@@ -191,7 +191,7 @@ def _points() -> dict[str, list[EntryPoint]]:
 
 
 def _entry(point: EntryPoint, claims: list[EntryPoint]) -> tuple[EncoderEntry, Any]:
-    """What there is to say of one of those who claim a name, and its class."""
+    """Return the entry and the class of one of the encoders that share a name."""
     kind, reason = _loaded(point)
     if len(claims) > 1:
         reason = _clash(claims)
@@ -210,23 +210,23 @@ def _entry(point: EntryPoint, claims: list[EntryPoint]) -> tuple[EncoderEntry, A
 
 
 def _clash(claims: list[EntryPoint]) -> str:
-    """Why a name that several packages claim cannot be used."""
+    """Return why a name cannot be used that several packages provide."""
     whose = sorted(f"{_distribution(one)} {_version(one)} ({one.value})" for one in claims)
     return f"the name is claimed by {' and '.join(whose)}"
 
 
 def _spare(claims: list[EntryPoint]) -> str:
-    """One of the packages that claim a name, to uninstall; not the tool itself."""
+    """Return one of the packages that provide a name, to uninstall; avoid cammsr itself."""
     return sorted((_distribution(one) for one in claims), key=lambda name: name == "cammsr")[0]
 
 
 def _loaded(point: EntryPoint) -> tuple[Any, str | None]:
-    """A plugin's class, or why it cannot be used."""
+    """Return a plugin's class, and why it cannot be used (None if it can)."""
     try:
-        # stdout carries results; what a plugin prints while it is imported is none.
+        # stdout is for results; a plugin's prints during its import are none.
         with contextlib.redirect_stdout(sys.stderr):
             kind = point.load()
-    except (Exception, SystemExit) as error:  # a stranger's module may raise anything
+    except (Exception, SystemExit) as error:  # third-party modules may raise anything
         return None, _one_line(error)
     if not callable(kind):
         return None, f"{point.value} is not a class"
@@ -240,7 +240,7 @@ def _loaded(point: EntryPoint) -> tuple[Any, str | None]:
 
 
 def _wrong_in(encoder: Any) -> str | None:
-    """What is wrong with the fields and the modality of an encoder, or of a class that has them."""
+    """Return what is wrong with `fields` or `modality` of an encoder or its class, or None."""
     fields, modality = encoder.fields, encoder.modality
     if not _known_later(fields) and not (
         isinstance(fields, tuple) and fields and all(isinstance(one, str) for one in fields)
@@ -257,12 +257,12 @@ def _wrong_in(encoder: Any) -> str | None:
 
 
 def _known_later(value: object) -> bool:
-    """Whether it is a property, or the like, which only an encoder that is made can tell."""
+    """Return whether it is a property or similar, with a value only on an instance."""
     return hasattr(value, "__get__")
 
 
 def _wrong_in_call(kind: Any) -> str | None:
-    """Why a class cannot be called as encoders are; None where its signature does not tell."""
+    """Return why a class cannot be called like an encoder; None if its signature is unknown."""
     try:
         signature = inspect.signature(kind)
     except (TypeError, ValueError):

@@ -1,4 +1,4 @@
-"""A plugin to start from: an installable package with a working encoder and its tests."""
+"""The template of a plugin: an installable package with a working encoder and its tests."""
 
 from __future__ import annotations
 
@@ -142,17 +142,17 @@ def test_a_word_said_twice_counts_for_more() -> None:
 
 
 def write_plugin(name: str, folder: Path | None = None) -> Path:
-    """Write a plugin package that installs, passes its own tests, and can be made one's own.
+    """Write a plugin package as a starting point; it is installable and passes its own tests.
 
     Args:
-        name: What the encoder and its modality are called.
-        folder: Where to write; a new folder "cammsr-NAME" in this one if None.
+        name: Name of the encoder and of its modality.
+        folder: The folder to write; a new folder "cammsr-NAME" in the current one if None.
 
     Returns:
         The folder.
 
     Raises:
-        UsageError: If the name cannot be used or is taken, or the folder is not empty.
+        UsageError: If the name is invalid or already in use, or the folder is not empty.
     """
     _require_free(name)
     distribution = f"cammsr-{name.replace('_', '-')}"

@@ -1,1 +1,1 @@
-"""From raw files to a data set, in one process or in parts of many."""
+"""Turns raw files into a data set, in one process or in parts by many processes."""

@@ -1,4 +1,4 @@
-"""What has changed in a catalogue since a data set was prepared from it."""
+"""Changes of a catalogue since a data set was prepared from it."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from cammsr_cli.prepare.options import PrepareOptions
 
 @dataclass(frozen=True)
 class Changes:
-    """Items by what became of what is encoded of them: a text, the content of a file.
+    """Number of items by the change of their encoder input: a text, or the content of a file.
 
     Attributes:
-        added: It is there now and was not.
-        changed: It is another now.
-        deleted: It is no longer there.
-        unchanged: It is the same.
-        same_encoder: Whether the encoder, its weights and its options are the same too.
+        added: Items with an input now, but not before.
+        changed: Items with a different input.
+        deleted: Items with an input before, but not now.
+        unchanged: Items with the same input.
+        same_encoder: Whether the encoder, its weights and its options are also the same.
     """
 
     added: int
@@ -52,13 +52,13 @@ def changes_since(
 
     Args:
         before: The earlier data set.
-        modality: Which modality.
-        item_ids: [N] the catalogue now.
-        inputs: uint8 [N, 32], SHA-256 of what is encoded now, zeros for nothing.
-        fingerprint: The encoder's, now.
+        modality: The modality.
+        item_ids: [N] the current catalogue.
+        inputs: uint8 [N, 32], SHA-256 of each item's current input, zeros for an item without one.
+        fingerprint: The encoder's current fingerprint.
 
     Returns:
-        The counts; None if either side does not tell, as with ready-made vectors.
+        The counts; None if one side does not record its inputs, as with precomputed vectors.
     """
     if before is None or inputs is None or modality not in before.modalities:
         return None
@@ -88,7 +88,7 @@ class Replaced:
     """The data set that is to be replaced, if there is one and it can be read.
 
     Attributes:
-        notes: What is to be said of it.
+        notes: Notes about this data set.
     """
 
     def __init__(self, options: PrepareOptions) -> None:
@@ -105,14 +105,14 @@ class Replaced:
         inputs: NDArray[np.uint8] | None,
         fingerprint: str,
     ) -> Changes | None:
-        """What has changed since; None if that cannot be told."""
+        """Return what has changed since this data set; None if that is not known."""
         with self._damage_noted():
             return changes_since(self._data, modality, item_ids, inputs, fingerprint)
         return None
 
     @contextmanager
     def _damage_noted(self) -> Iterator[None]:
-        """Damage is no reason not to make it again."""
+        """Record damage as a note: a damaged data set may be replaced."""
         try:
             yield
         except CammsrError as error:

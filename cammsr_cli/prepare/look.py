@@ -1,6 +1,6 @@
-"""A look at a modality's vectors, so that a bad encoder is seen before a day of training.
+"""Checks the vectors of a modality, to detect a bad encoder before a day of training.
 
-Axes: N items, R of them drawn, C categories, D vector length.
+Axes: N items, R of them sampled, C categories, D vector length.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from cammsr_cli.data.dataset_write import Rows
 from cammsr_cli.data.readers.tables import counted
 
 NEIGHBOURS = 10
-_DRAWN = 1_000  # items whose neighbours among one another are looked at
+_DRAWN = 1_000  # sample of items for the nearest neighbours
 
 
 @dataclass(frozen=True)
 class Look:
-    """What vectors tell of whether their encoder tells items apart.
+    """Statistics that show whether the vectors of an encoder distinguish the items.
 
     Attributes:
-        present: Items that have the modality.
-        alike: Those of them whose vector is just that of another.
-        neighbours: Of an item's nearest neighbours by cosine, the share that has a category of its;
-            None where too few items have a category.
-        chance: The same of any items.
+        present: Number of items that have the modality.
+        alike: Number of these items whose vector is identical to that of another item.
+        neighbours: Share of an item's nearest neighbours by cosine that have a category in common
+            with it; None if too few items have a category.
+        chance: The same share for random pairs of items.
     """
 
     present: int
@@ -52,16 +52,16 @@ def look_at(
     category_indptr: NDArray[np.int64],
     category_index: NDArray[np.int32],
 ) -> Look | None:
-    """Look at a modality; None if no item has it.
+    """Compute the statistics of a modality; return None if no item has it.
 
-    Vectors are read once, a piece at a time. Neighbours are those among items drawn at random, the
-    same at each call.
+    Vectors are read once, piece by piece. Neighbours are searched within a random sample of items,
+    which is the same at each call.
 
     Args:
         values: [N, D].
         present: bool [N].
         category_indptr: int64 [N + 1], CSR offsets of each item's categories.
-        category_index: int32, a category each.
+        category_index: int32, the categories of all items.
     """
     if not present.any():
         return None
@@ -95,7 +95,7 @@ def look_at(
 def _sharing(
     items: NDArray[np.int64], indptr: NDArray[np.int64], index: NDArray[np.int32]
 ) -> NDArray[np.bool_]:
-    """Whether two of these items have a category in common: [R, R]."""
+    """Return which pairs of items have a category in common: bool [R, R]."""
     counts = np.diff(indptr)[items]
     row = np.repeat(np.arange(len(items)), counts)
     own = np.concatenate([index[indptr[item] : indptr[item + 1]] for item in items])

@@ -1,4 +1,4 @@
-"""What `cammsr prepare` can be asked for, and what it refuses at once."""
+"""The options of `cammsr prepare`, and their first checks."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from cammsr_cli.plugins.registry import EncoderSpec
 
 @dataclass(frozen=True)
 class PrepareOptions:
-    """Everything `prepare` is told.
+    """All options of `prepare`.
 
     Attributes:
         source: How to read the raw files.
         out: The data set to write.
         encoders: Encoders to run, in order.
-        vectors: Modality to a file of ready-made vectors.
+        vectors: Modality to a file of precomputed vectors.
         media_root: Folder that media paths are relative to.
         features: How encoders are run.
-        download: How media that are named by URL are had; None uses only what is in the cache.
-        device: Where encoders run, resolved; several, separated by commas, share the work.
+        download: How media with a URL are downloaded; None uses only the cache.
+        device: The resolved device of the encoders; several, separated by commas, share the work.
         precision: "float32" or "bfloat16".
         engine: "local" for this machine, "ray" for the nodes of a Ray cluster.
-        strict: Whether an item that cannot be encoded stops everything.
+        strict: Whether an item that cannot be encoded is an error.
         force: Whether `out` may be replaced.
         command: The command that makes it again, kept in the data set; "" if there is none.
     """
@@ -52,10 +52,10 @@ class PrepareOptions:
 
 
 def require_writable(options: PrepareOptions) -> None:
-    """Refuse what would overwrite, or cannot be written, or has nothing to be made of.
+    """Check that the inputs exist and that the output may be written or replaced.
 
     Raises:
-        UsageError: Saying which path it is.
+        UsageError: If not; the message names the path.
     """
     for source in (options.source.interactions, options.source.items):
         if source is not None and not (source.exists() or holder_of(source)):

@@ -1,4 +1,4 @@
-"""Parts of a data set, made by many processes or machines: their names, and joining them."""
+"""Parts of a data set, made by many processes or machines: their names, and their merge."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ class MergeReport:
     Attributes:
         out: The data set.
         items: Number of items.
-        modalities: Items that have each modality.
-        problems: Items that could not be encoded, one a modality.
-        problems_file: Where they are listed, if there are any.
+        modalities: Number of items that have each modality.
+        problems: Number of items that could not be encoded, counted per modality.
+        problems_file: The file that lists them; None if there are none.
         bytes: Size of the data set.
     """
 
@@ -45,12 +45,12 @@ class MergeReport:
 
 
 def part_path(out: Path, shard: Shard) -> Path:
-    """Where a shard's part of the data set `out` goes: `shop.2-of-8.h5` for `shop.h5`."""
+    """Return the path of a shard's part of the data set `out`: `shop.2-of-8.h5` for `shop.h5`."""
     return out.with_name(f"{out.stem}.{shard.number}-of-{shard.count}{out.suffix}")
 
 
 def merge_parts(parts: Sequence[Path], out: Path, force: bool = False) -> MergeReport:
-    """Join all parts of a data set, and list its problems beside it.
+    """Merge all parts of a data set, and list its problems in a file next to it.
 
     Args:
         parts: The files, in any order.
@@ -58,7 +58,7 @@ def merge_parts(parts: Sequence[Path], out: Path, force: bool = False) -> MergeR
         force: Whether it may be replaced.
 
     Raises:
-        UsageError: `out` may not be written, or the parts are not all there.
+        UsageError: `out` may not be written, or a part is missing.
         CammsrError: The parts do not belong together, or one cannot be read; or another process is
             writing the same data set.
     """
@@ -69,7 +69,7 @@ def merge_parts(parts: Sequence[Path], out: Path, force: bool = False) -> MergeR
             "Choose another name: --out NAME",
         )
     with only_writer(out):
-        require_replaceable(out, force)  # what another run wrote meanwhile is not overwritten
+        require_replaceable(out, force)  # another run may have written it in the meantime
         return _merged(parts, out)
 
 
@@ -87,10 +87,10 @@ def _merged(parts: Sequence[Path], out: Path) -> MergeReport:
 
 
 def require_shareable(options: PrepareOptions) -> None:
-    """Refuse what `prepare_together` cannot do or may not overwrite.
+    """Check that `prepare_together` supports the options and may write the output.
 
     Raises:
-        UsageError: Saying what it is.
+        UsageError: If not; the message says why.
     """
     if options.features.shard.count > 1 or "," in options.device or options.engine != "local":
         raise UsageError(
@@ -102,25 +102,25 @@ def require_shareable(options: PrepareOptions) -> None:
 def prepare_together(
     options: PrepareOptions, progress_bar: ProgressBar, world: World
 ) -> tuple[PrepareReport, MergeReport] | None:
-    """Under `torchrun`: each process makes one part, and the first downloads, and joins them.
+    """Prepare under `torchrun`: each process makes one part; the first downloads and merges.
 
     Args:
-        options: What to do, the same for all; `out` lies where all processes reach it.
-        progress_bar: Opens a progress bar; the first process's is used.
+        options: What to do, the same for all; all processes must have access to `out`.
+        progress_bar: Opens a progress bar; only the first process uses it.
         world: The processes, on one machine or many.
 
     Returns:
-        What the first process did and joined; None for the others.
+        The reports of the first process and of the merge; None in the other processes.
 
     Raises:
-        UsageError: As `prepare`; also if the options share the work in another way.
+        UsageError: As `prepare`; also if the options divide the work in another way.
         CammsrError: As `prepare`.
     """
     hidden = options.out.with_name(f".{options.out.name}")
     parts = [part_path(hidden, Shard(one + 1, world.size)) for one in range(world.size)]
     own = _own_part(options, parts, world)
     if not world.leads:
-        # In `prepare`, each waits until the first has what it asks for, and has downloaded.
+        # In `prepare`, each process waits until the first one has downloaded all media.
         prepare(own, lambda _: nullcontext(lambda *_: None), world)
         world.wait()
         return None
@@ -136,7 +136,7 @@ def prepare_together(
 
 
 def _own_part(options: PrepareOptions, parts: Sequence[Path], world: World) -> PrepareOptions:
-    """What one of many processes is told; those of a machine share its GPUs and its processors."""
+    """Return the options of one process; processes of a machine share its GPUs and processors."""
     device = f"cuda:{os.environ['LOCAL_RANK']}" if options.device == "cuda" else options.device
     workers = -(-options.features.workers // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     return replace(

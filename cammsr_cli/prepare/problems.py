@@ -1,4 +1,4 @@
-"""Items that could not be encoded: in the order of the catalogue, in a file beside the data set."""
+"""Lists items that could not be encoded, in the catalogue's order, next to the data set."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from cammsr_cli.files import written_whole
 
 
 def in_order(problems: Sequence[Problem], corpus: Corpus) -> list[Problem]:
-    """Problems in the catalogue's order, however the work was shared."""
+    """Return problems in the catalogue's order, regardless of how the work was divided."""
     named = {problem.item_id for problem in problems}
     place = {item: row for row, item in enumerate(corpus.item_ids) if item in named}
     return sorted(problems, key=lambda problem: (place[problem.item_id], problem.modality))
 
 
 def write_problems(out: Path, problems: Sequence[Problem]) -> Path | None:
-    """List the items that could not be encoded beside the data set; drop an older list.
+    """Write the list of items that could not be encoded; remove an older list.
 
     Returns:
-        Where they are listed; None if there are none.
+        The file that lists them; None if there are none.
     """
     path = out.with_name(f"{out.name}.problems.csv")
     if not problems:
@@ -30,7 +30,7 @@ def write_problems(out: Path, problems: Sequence[Problem]) -> Path | None:
         return None
     with (
         written_whole(path) as partial,
-        # A reason may hold half an emoji: whatever a stranger's encoder says of an item.
+        # A reason comes from third-party code, and may contain a lone surrogate (half an emoji).
         partial.open("w", newline="", encoding="utf-8", errors="backslashreplace") as stream,
     ):
         writer = csv.writer(stream)

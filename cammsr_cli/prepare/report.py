@@ -1,4 +1,4 @@
-"""What `cammsr prepare` did, or in a dry run would do, in numbers."""
+"""The report of `cammsr prepare`: what it did, or in a dry run would do."""
 
 from __future__ import annotations
 
@@ -17,24 +17,26 @@ from cammsr_cli.prepare.options import PrepareOptions
 from cammsr_cli.prepare.web_media import DownloadReport
 
 HISTORY_TO_TRAIN_ON = 4
-"""Events of one user at least: two to learn from, one to validate, one to test."""
+"""Minimum events of one user: two for training, one for validation, one for the test."""
 
 
 @dataclass(frozen=True)
 class ModalityReport:
-    """What became, or would become, of one modality.
+    """The result, or in a dry run the expected result, for one modality.
 
     Attributes:
-        made_by: The encoder as it was asked for, or the file of ready-made vectors.
-        present: Items that have it.
-        missing: Items that do not, for whatever reason; those of other parts are not counted.
-        problems: Items that should have it and do not: file missing, refused or unreadable.
-        encoded: Distinct inputs encoded now.
-        cached: Distinct inputs known from earlier runs.
-        dim: Length of a vector; None in a dry run if no earlier run tells.
-        changes: Since the data set that is replaced; None if there is none, or it does not tell.
-        look: What the vectors tell of their encoder; None if no item has any, and in a dry run that
-            would have to make them.
+        made_by: The encoder as requested, or the file of precomputed vectors.
+        present: Number of items that have it.
+        missing: Number of items without it, for any reason; items of other parts are not counted.
+        problems: Number of items that should have it but do not: file missing, refused or
+            unreadable.
+        encoded: Number of distinct inputs that this run encodes.
+        cached: Number of distinct inputs known from earlier runs.
+        dim: Length of a vector; None in a dry run if no earlier run has recorded it.
+        changes: Changes since the data set that is replaced; None if there is none, or if it does
+            not record its inputs.
+        look: Statistics of the vectors; None if no item has one, and in a dry run that would first
+            have to encode them.
     """
 
     made_by: str
@@ -58,14 +60,16 @@ class PrepareReport:
         items: Number of items.
         events: Number of events.
         categories: Number of categories.
-        trainable: Whether any user has events enough to train on.
-        columns: By file, "interactions" and "items", the column that each field was read from.
-        decisions: How the raw files were read: what was decided, and how.
-        modalities: By name.
-        downloads: Media named by URL; None if there are none.
-        notes: Counts for people.
-        problems_file: Where the items that could not be encoded are listed, if there are any.
-        bytes: Size of the data set; in a dry run that of its arrays, None if a `dim` is not known.
+        trainable: Whether any user has enough events for training.
+        columns: For each file, "interactions" and "items", the column that each field was read
+            from.
+        decisions: How the raw files were read: each question and its decision.
+        modalities: The report of each modality, by name.
+        downloads: Media with a URL; None if there are none.
+        notes: Counts and remarks for the user.
+        problems_file: The file that lists items that could not be encoded; None if there are none.
+        bytes: Size of the data set; in a dry run the size of its arrays, or None if a `dim` is not
+            known.
     """
 
     out: str
@@ -84,7 +88,7 @@ class PrepareReport:
 
 
 def about_corpus(corpus: Corpus) -> dict[str, Any]:
-    """What a report says of the corpus."""
+    """Return the fields of a report that describe the corpus."""
     return {
         "users": len(corpus.user_ids),
         "items": len(corpus.item_ids),
@@ -99,7 +103,7 @@ def about_corpus(corpus: Corpus) -> dict[str, Any]:
 def about_features(
     made_by: str, features: Features, corpus: Corpus, changes: Changes | None = None
 ) -> ModalityReport:
-    """What a report says of a modality that is there."""
+    """Report on a modality whose vectors exist."""
     present = int(features.present.sum())
     return ModalityReport(
         made_by=made_by,
@@ -117,7 +121,7 @@ def about_features(
 
 
 def about_plan(made_by: str, plan: Plan, changes: Changes | None) -> ModalityReport:
-    """What a report says of a modality that would be encoded."""
+    """Report on a modality that would be encoded."""
     return ModalityReport(
         made_by=made_by,
         present=plan.items,
@@ -131,8 +135,8 @@ def about_plan(made_by: str, plan: Plan, changes: Changes | None) -> ModalityRep
 
 
 def warnings(options: PrepareOptions, reports: Mapping[str, ModalityReport]) -> list[str]:
-    """What is allowed but hardly meant."""
-    whole = options.features.shard.count == 1  # of a part, nothing can be said
+    """Return warnings about options that are allowed but probably unintended."""
+    whole = options.features.shard.count == 1  # a part does not show what the others have
     absent = [name for name, one in reports.items() if whole and not one.present]
     found = [f"no item has the modality {name}" for name in absent]
     if not options.encoders and not options.vectors:

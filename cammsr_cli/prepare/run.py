@@ -1,4 +1,4 @@
-"""From raw files to a data set: what `cammsr prepare` does."""
+"""Turns raw files into a data set: the work of `cammsr prepare`."""
 
 from __future__ import annotations
 
@@ -43,27 +43,27 @@ MADE_BY = "made by"
 """The decision that is the command itself."""
 
 ID = "id"
-"""The stream that is no modality: an item's own embedding."""
+"""Name of the stream that is not a modality: the item's own embedding."""
 
 
 def prepare(
     options: PrepareOptions, progress_bar: ProgressBar, world: World | None = None
 ) -> PrepareReport:
-    """Read raw files, encode them, and write the data set, whole or not at all.
+    """Read raw files, encode them, and write the data set, completely or not at all.
 
     Args:
         options: What to do.
         progress_bar: Opens a progress bar.
-        world: The processes that make one part each, all with this call; the first downloads.
+        world: The processes that make one part each; all make this call, and the first downloads.
 
     Raises:
-        UsageError: The options do not fit together or do not fit the files.
-        CammsrError: A file cannot be read, weights cannot be had, or, if strict, an item cannot
+        UsageError: The options contradict each other or do not fit the files.
+        CammsrError: A file cannot be read, weights are not available, or, if strict, an item cannot
             be encoded; or another process is writing the same data set.
     """
     require_writable(options)
     with only_writer(options.out):
-        require_writable(options)  # what another run wrote meanwhile is not overwritten
+        require_writable(options)  # another run may have written it in the meantime
         raw = _Raw.read(options)
         downloads = _fetched(raw.media, options, progress_bar, world)
         made: dict[str, Features] = {}
@@ -77,7 +77,7 @@ def prepare(
 
 
 def _written(raw: _Raw, made: Mapping[str, Features], downloads: Downloads) -> PrepareReport:
-    """Write the data set, and beside it what could not be encoded."""
+    """Write the data set, and a list of items that could not be encoded."""
     options, corpus = raw.options, raw.corpus
     problems = in_order([one for features in made.values() for one in features.problems], corpus)
     if problems and options.strict:
@@ -102,7 +102,7 @@ def _written(raw: _Raw, made: Mapping[str, Features], downloads: Downloads) -> P
 
 
 def plan(options: PrepareOptions) -> PrepareReport:
-    """What `prepare` would do: reads the raw files and looks for media, encodes nothing.
+    """Report what `prepare` would do: read the raw files and look for media, encode nothing.
 
     Raises:
         UsageError: As `prepare`.
@@ -124,15 +124,15 @@ def plan(options: PrepareOptions) -> PrepareReport:
 
 @dataclass(frozen=True)
 class _Raw:
-    """What is read before anything is encoded: what is wrong with it is told at once.
+    """All inputs, read before anything is encoded, so that their errors appear at once.
 
     Attributes:
         options: What to do.
-        encoders: Those to run.
+        encoders: The encoders to run.
         corpus: Users, items and events.
-        vectors: Modality to ready-made vectors.
-        media: Media that are named by URL.
-        replaced: The data set that is there already.
+        vectors: Modality to precomputed vectors.
+        media: Media with a URL.
+        replaced: The existing data set, if any.
     """
 
     options: PrepareOptions
@@ -144,7 +144,7 @@ class _Raw:
 
     @classmethod
     def read(cls, options: PrepareOptions) -> _Raw:
-        """Read all of it."""
+        """Read all inputs."""
         encoders = _make_encoders(options)
         corpus = read_corpus(options.source)
         if options.command:
@@ -158,12 +158,12 @@ class _Raw:
 
     @property
     def made_by(self) -> dict[str, str]:
-        """Modality to the encoder as it was asked for, or the file of ready-made vectors."""
+        """Modality to the encoder as requested, or to the file of precomputed vectors."""
         encoders = {encoder.modality: str(spec) for spec, encoder in self.encoders}
         return encoders | {name: str(path) for name, path in self.options.vectors.items()}
 
     def plan(self, spec: EncoderSpec, encoder: Encoder, downloads: Downloads) -> Plan:
-        """What there is to encode of one modality."""
+        """Plan what to encode of one modality."""
         options, corpus = self.options, self.corpus
         features = replace(
             options.features, find_url=downloads.find, scratch_dir=options.out.parent
@@ -174,12 +174,12 @@ class _Raw:
         )
 
     def changes(self, modality: str, now: Plan | Features) -> Changes | None:
-        """What has changed since the data set that is replaced."""
+        """Return what has changed since the data set that is replaced."""
         inputs = now.input_keys if isinstance(now, Plan) else now.inputs
         return self.replaced.changes(modality, self.corpus.item_ids, inputs, now.fingerprint)
 
     def size(self, reports: Mapping[str, ModalityReport]) -> int | None:
-        """Bytes of the arrays of the data set; None if the length of a vector is not known."""
+        """Return the bytes of the data set's arrays; None if the length of a vector is unknown."""
         corpus = self.corpus
         itemsize = np.dtype(self.options.features.dtype).itemsize
         total = corpus.event_item.nbytes + corpus.event_time.nbytes
@@ -197,7 +197,7 @@ class _Raw:
         size: int | None,
         problems_file: Path | None = None,
     ) -> PrepareReport:
-        """In numbers and notes."""
+        """Create the report."""
         return PrepareReport(
             out=str(self.options.out),
             **about_corpus(self.corpus),
@@ -216,7 +216,7 @@ class _Raw:
 
 
 def _require_name(modality: str, whose: str) -> None:
-    """A modality's name is that of a stream of the model and of a group in the data set."""
+    """Check a modality's name, which names a stream of the model and a group of the data set."""
     if not MODALITY_NAME.fullmatch(modality) or modality == ID:
         raise UsageError(
             f"{whose}: a modality cannot be called '{modality}'",
@@ -232,7 +232,7 @@ def _make_encoders(options: PrepareOptions) -> list[tuple[EncoderSpec, Encoder]]
     for spec in options.encoders:
         encoder = make_encoder(spec, _own_device(options), options.precision)
         with encoder_faults(spec.name):
-            # Weights that cannot be had, too, are told before the long work.
+            # This reports missing weights before the long work starts.
             full_fingerprint(encoder, spec.name)
         if encoder.modality in taken:
             raise UsageError(
@@ -259,7 +259,7 @@ def _ready_made(path: Path, corpus: Corpus, modality: str, options: PrepareOptio
 
 
 class _Records(Sequence[Mapping[str, str]]):
-    """Each item's values of the fields an encoder reads, made as they are asked for."""
+    """The values of an encoder's fields for each item, created on access."""
 
     def __init__(self, corpus: Corpus, names: Sequence[str]) -> None:
         self._columns = {name: corpus.fields[name] for name in names if name in corpus.fields}
@@ -283,7 +283,7 @@ class _Records(Sequence[Mapping[str, str]]):
 def _fetched(
     media: WebMedia, options: PrepareOptions, progress_bar: ProgressBar, world: World | None
 ) -> Downloads:
-    """What became of media named by URL; of several processes the first downloads for all."""
+    """Download media with a URL; the first of several processes downloads for all."""
     if world is not None and not world.leads:
         world.wait()
     downloads = media.fetched(options.download, options.features.cache_dir, progress_bar)
@@ -295,7 +295,7 @@ def _fetched(
 def _engine(
     options: PrepareOptions, spec: EncoderSpec, encoder: Encoder, encoding: Encoding
 ) -> Engine:
-    """What runs an encoder: this process, one a device, or the nodes of a Ray cluster."""
+    """Return the engine: this process, one process per device, or the nodes of a Ray cluster."""
     make = partial(make_encoder, spec, precision=options.precision)
     if options.engine == "ray":
         from cammsr_cli.encoding.ray_cluster import on_cluster
@@ -308,7 +308,7 @@ def _engine(
 
 
 def _own_device(options: PrepareOptions) -> str:
-    """Where this process has its encoder: on no GPU where others do the work."""
+    """Return the device of this process's encoder: the CPU if other processes do the work."""
     return "cpu" if options.engine == "ray" or "," in options.device else options.device
 
 

@@ -1,6 +1,6 @@
-"""The pictures and clips that an items file names by URL: which there are, and what became of them.
+"""Images and videos that an items file names by URL: their list, and the result of the download.
 
-What is downloaded, and how, is `features.download`'s.
+`media.download` does the downloading.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ _HOSTS_LISTED = 5
 
 @dataclass(frozen=True)
 class DownloadReport:
-    """What became, or would become, of media named by URL.
+    """The result, or in a dry run the expected result, for media with a URL.
 
     Attributes:
-        urls: Distinct URLs.
-        hosts: Distinct hosts of these.
-        cached: URLs downloaded by earlier runs.
-        fetched: Downloaded now; in a dry run those that would be.
-        failed: Those that could not be had.
-        bytes: Downloaded now.
+        urls: Number of distinct URLs.
+        hosts: Number of distinct hosts.
+        cached: Number of URLs downloaded by earlier runs.
+        fetched: Number of URLs that this run downloads.
+        failed: Number of URLs that could not be downloaded.
+        bytes: Bytes that this run downloaded.
     """
 
     urls: int
@@ -45,10 +45,10 @@ class DownloadReport:
 
 @dataclass(frozen=True)
 class WebMedia:
-    """The media of a catalogue that are named by URL.
+    """The media of a catalogue that have a URL.
 
     Attributes:
-        urls: Each URL, with the field that names it.
+        urls: Each URL, with the item field that contains it.
     """
 
     urls: Mapping[str, str]
@@ -57,7 +57,7 @@ class WebMedia:
     def of(
         cls, fields: Mapping[str, Sequence[str | None]], encoders: Sequence[Encoder]
     ) -> WebMedia:
-        """The URLs among the media that the encoders read."""
+        """Collect the URLs among the media that the encoders read."""
         names = dict.fromkeys(one for encoder in encoders for one in encoder.fields)
         return cls(
             {
@@ -70,7 +70,7 @@ class WebMedia:
         )
 
     def looked_up(self, options: DownloadOptions | None, cache_dir: Path | None) -> Downloads:
-        """What the cache has of them; the others would be downloaded, if `options` says how."""
+        """Look the URLs up in the cache; the others are pending, if `options` is given."""
         if cache_dir is None:
             return Downloads(urls=len(self.urls))
         found = look_up(self.urls, MediaCache(cache_dir))
@@ -79,14 +79,14 @@ class WebMedia:
     def fetched(
         self, options: DownloadOptions | None, cache_dir: Path | None, progress_bar: ProgressBar
     ) -> Downloads:
-        """What the cache has of them after the others were downloaded, if `options` says how."""
+        """Look the URLs up in the cache, and download the others, if `options` is given."""
         if not self.urls or options is None or cache_dir is None:
             return replace(self.looked_up(options, cache_dir), pending=False)
         with progress_bar("downloads") as progress:
             return download(self.urls, MediaCache(cache_dir), options, progress)
 
     def report(self, downloads: Downloads) -> DownloadReport | None:
-        """In numbers; None if there are no URLs."""
+        """Create the report; None if there are no URLs."""
         if not self.urls:
             return None
         missing = downloads.urls - downloads.cached
@@ -101,7 +101,7 @@ class WebMedia:
         )
 
     def notes(self, downloads: Downloads, options: DownloadOptions | None) -> list[str]:
-        """What was, or would be, asked of which hosts; nothing if there are no URLs."""
+        """Return a note about requests and hosts; empty if there are no URLs."""
         report = self.report(downloads)
         if report is None:
             return []
@@ -121,7 +121,7 @@ class WebMedia:
         return [f"{urls}{where}: {report.cached:,} in the cache, {outcome}"]
 
     def _hosts(self) -> Counter[str]:
-        """How many URLs each host has; those that are not sound have none."""
+        """Count the URLs per host; invalid URLs are not counted."""
         hosts: Counter[str] = Counter()
         for url in self.urls:
             with suppress(ValueError):

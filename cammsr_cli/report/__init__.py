@@ -1,1 +1,1 @@
-"""What people look at: one HTML file that says how good a run is and what it recommends to whom."""
+"""HTML reports: one file that shows the quality of a run and its recommendations for users."""

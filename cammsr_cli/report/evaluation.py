@@ -23,7 +23,7 @@ SLICES = {
     "category": "Category of the item",
     "item": "New or known item",
 }
-"""What slices are told apart by, as a heading; any other is a modality."""
+"""Headings for the kinds of slices; any other kind is a modality."""
 
 
 def write(
@@ -37,12 +37,12 @@ def write(
     """Write the report of an evaluation that has details.
 
     Args:
-        file: Where.
-        found: The run.
-        evaluation: Its figures.
-        gallery: Some users.
+        file: The file to write.
+        found: The evaluated run.
+        evaluation: Its metrics.
+        gallery: A sample of users.
         album: Their pictures.
-        command: What made it.
+        command: The command that creates the report.
 
     Raises:
         CammsrError: A file of the run is damaged, or the report cannot be written.
@@ -74,7 +74,7 @@ def write(
 
 
 def training_curves(metrics: Path) -> list[dict[str, float]]:
-    """Loss and validation NDCG@10 by epoch; empty where the run has no such file.
+    """Return loss and validation NDCG@10 by epoch; empty if the run has no such file.
 
     Raises:
         CammsrError: The file is damaged.
@@ -101,7 +101,7 @@ def training_curves(metrics: Path) -> list[dict[str, float]]:
 
 
 def branches_of(experts: list[ExpertUse]) -> dict[str, list[tuple[str, int, list[float]]]]:
-    """Use of the experts, a table a branch: category, events, shares."""
+    """Return the use of the experts, one table per branch: category, events, shares."""
     names = list(experts[0].shares) if experts else []
     return {
         name: [(one.category, one.events, one.shares[name]) for one in experts] for name in names
@@ -109,7 +109,7 @@ def branches_of(experts: list[ExpertUse]) -> dict[str, list[tuple[str, int, list
 
 
 def _slices(details: Details) -> list[dict[str, Any]]:
-    """The slices, grouped by what tells them apart; a group of one says nothing."""
+    """Return the slices, grouped by their kind; groups with only one slice are dropped."""
     groups: dict[str, list[dict[str, Any]]] = {}
     for one in details.slices:
         row = {"name": one.value, "users": one.users, **_interval(one.ndcg)}

@@ -1,4 +1,4 @@
-"""Users with what they chose, what they are recommended, and why: what a gallery shows."""
+"""The content of a gallery: users, their histories, their recommendations and explanations."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from cammsr_cli.ranking.sessions import Sessions
 from cammsr_cli.report.thumbnails import Wanted
 
 USERS_AT_MOST = 200
-"""Users that a gallery shows."""
+"""Maximum number of users in a gallery."""
 
 SAMPLED = 24
-"""Users that the gallery of an evaluation shows."""
+"""Number of users in the gallery of an evaluation."""
 
 LISTED = 6
-"""Items recommended to each of those."""
+"""Number of items recommended to each of these users."""
 
 PAST = 12
-"""Latest items of a history that are shown."""
+"""Number of latest items of a history that are shown."""
 
 LARGE, SMALL = 320, 112
-"""Pixels of the longer side of a picture: of a recommended item, and of a past one."""
+"""Pixels of the longer side of a picture: of a recommended item, and of a past item."""
 
 _LOOKED_AT = 2_000
 
@@ -44,9 +44,9 @@ class Item:
 
     Attributes:
         id: Its id.
-        title: Its title; its id where it has none.
+        title: Its title; its id if it has no title.
         categories: Indices of its categories in the data set.
-        picture: Its picture, or else a frame of its clip; None where it has neither.
+        picture: Its image, or else a frame of its video; None if it has neither.
     """
 
     id: str
@@ -61,7 +61,7 @@ class PastChoice:
 
     Attributes:
         item: The item.
-        mattered: Whether it is among those that mattered most for what is recommended.
+        mattered: Whether it is one of the items with the largest effect on the recommendations.
     """
 
     item: Item
@@ -74,10 +74,10 @@ class Card:
 
     Attributes:
         item: The item.
-        told: What `recommend` says of it.
+        recommendation: The result of `recommend` for it.
         form: What is put forward: "image", "video", "words" (of a text), or "" for nothing.
-        frame: Of a clip that is put forward, the frame.
-        chosen: Whether it is what the user chose next.
+        frame: The frame of a video that is put forward; None otherwise.
+        chosen: Whether the user chose this item next.
     """
 
     item: Item
@@ -89,12 +89,12 @@ class Card:
 
 @dataclass(frozen=True)
 class NextChoice:
-    """What a user chose next, which the model was not shown.
+    """The item that a user chose next, which is hidden from the model.
 
     Attributes:
         item: The item.
-        rank: Where the model ranked it.
-        of: Among so many items.
+        rank: Its rank by the model.
+        of: Number of items in the catalogue.
     """
 
     item: Item
@@ -108,11 +108,11 @@ class Person:
 
     Attributes:
         user: The id.
-        popular: Whether nothing is known of them, so that popular items are recommended.
+        popular: Whether popular items are recommended, because nothing is known about the user.
         events: Length of the history.
-        past: Its latest items, the latest first.
-        cards: What is recommended, best first.
-        next: What was chosen next, where that is known.
+        past: The latest items of the history, latest first.
+        cards: The recommended items, best first.
+        next: The item that was chosen next; None if it is not known.
     """
 
     user: str
@@ -124,12 +124,12 @@ class Person:
 
     @property
     def categories(self) -> list[int]:
-        """Of all recommended items."""
+        """Categories of all recommended items."""
         return sorted({at for card in self.cards for at in card.item.categories})
 
     @property
     def pictures(self) -> list[Wanted]:
-        """All that are to be shown of it."""
+        """All pictures to show for this user."""
         items = [past.item for past in self.past] + [card.item for card in self.cards]
         if self.next is not None:
             items.append(self.next.item)
@@ -139,12 +139,12 @@ class Person:
 
 @dataclass(frozen=True)
 class Gallery:
-    """What is shown.
+    """Users with their recommendations, as shown on a page.
 
     Attributes:
         people: The users.
-        streams: Names of the parts of the weights.
-        category_names: Of the data set.
+        streams: Names of the streams, which have one weight each.
+        category_names: Names of all categories of the data set.
     """
 
     people: list[Person]
@@ -153,21 +153,21 @@ class Gallery:
 
     @property
     def categories(self) -> dict[int, str]:
-        """Those of recommended items, by index, in the order of their names."""
+        """Categories of the recommended items, by index, sorted by name."""
         shown = {at for person in self.people for at in person.categories}
         names = {at: self.category_names[at] for at in shown}
         return dict(sorted(names.items(), key=lambda pair: pair[1].casefold()))
 
     @property
     def forms(self) -> list[str]:
-        """The modalities that are put forward of some item."""
+        """Modalities that are put forward for at least one item."""
         found = {card.recommendation.put_forward for person in self.people for card in person.cards}
         names = {one.modality for one in found if one is not None}
         return [stream for stream in self.streams if stream in names]
 
     @property
     def pictures(self) -> list[Wanted]:
-        """All that are to be shown."""
+        """All pictures to show."""
         return [one for person in self.people for one in person.pictures]
 
 
@@ -177,13 +177,13 @@ def of_lists(
     lists: Sequence[RecommendedList],
     following: Sequence[tuple[int, int]] = (),
 ) -> Gallery:
-    """The gallery of some users.
+    """Create a gallery from recommendation lists.
 
     Args:
-        recommender: Gave the lists.
+        recommender: The recommender that created the lists.
         sessions: The users.
-        lists: Theirs.
-        following: The item that each chose next and its rank, where it is known.
+        lists: One list per user.
+        following: The item that each user chose next and its rank, if known.
     """
     data = recommender.run.data
     items = _Items(data)
@@ -218,7 +218,7 @@ def of_lists(
 
 
 def most_effect(listed: RecommendedList) -> set[str]:
-    """The past items that mattered most for a list as a whole."""
+    """Return the past items with the largest effect on the whole list."""
     effect: dict[str, float] = defaultdict(float)
     for one in listed.items:
         for past in one.because:
@@ -227,14 +227,14 @@ def most_effect(listed: RecommendedList) -> set[str]:
 
 
 def of_sample(found: Ranked, remarks: list[str], find_media: FindMedia = media_unknown) -> Gallery:
-    """The gallery of some users of an evaluation, spread over categories.
+    """Create a gallery of a sample of evaluated users, spread over categories.
 
-    Each is shown as the model saw them: without what they chose next.
+    The history of each user is the input of the model: it ends before the item chosen next.
 
     Args:
         found: The evaluated run.
-        remarks: Is told what could not be explained.
-        find_media: Where a clip is, or why it cannot be used.
+        remarks: Receives notes about what could not be explained.
+        find_media: Returns the file of a video, or why it cannot be used.
     """
     cases = found.ranking.cases.take(chosen := spread_over_categories(found))
     recommender = Recommender(found.run, found.new_share, found.exclude_seen, ranking=found.ranking)
@@ -248,7 +248,7 @@ def of_sample(found: Ranked, remarks: list[str], find_media: FindMedia = media_u
 
 
 def spread_over_categories(found: Ranked) -> NDArray[np.int64]:
-    """Places of users among those asked about: as many of each favourite category, in turns."""
+    """Return indices of evaluated users, sampled in turn from each favourite category."""
     data, cases = found.run.data, found.ranking.cases
     looked_at = evenly(len(cases.user_U), _LOOKED_AT).numpy()
     label_NC = data.category_labels()
@@ -266,7 +266,7 @@ def spread_over_categories(found: Ranked) -> NDArray[np.int64]:
 
 
 class _Items:
-    """The items of a page, read from the data set at once."""
+    """The items of a page, read from the data set in one call."""
 
     def __init__(self, data: DataSet) -> None:
         self._data = data

@@ -1,7 +1,7 @@
-"""A page as one file: nothing is fetched, no text of a stranger can run, and it is written whole.
+"""Writes a self-contained HTML page in one file, completely or not at all.
 
-What may run are the scripts of this package, by their SHA-256 in the page's content security
-policy.
+The page loads nothing from the network, and untrusted text cannot run as code. Only the scripts of
+this package may run: the page's content security policy lists their SHA-256.
 """
 
 from __future__ import annotations
@@ -27,25 +27,25 @@ _TEMPLATES = Path(__file__).parent / "templates"
 _CHARTS = Path(__file__).parent / "charts" / "charts.min.js"
 
 FORMS = {"image": "Picture", "video": "Clip", "text": "Text"}
-"""What a modality is called where it is put forward; any other by its name."""
+"""Labels of modalities that are put forward; other modalities are shown by name."""
 
 _COLOURED = ("id", "text", "image", "video")
 
 
 def require_free(option: str, file: Path, force: bool) -> None:
-    """Refuse a file that is no HTML, and one that is there unless it may be replaced.
+    """Check that a file is an HTML file, and does not exist unless it may be replaced.
 
     Raises:
-        UsageError: It is one of those.
+        UsageError: If not.
     """
     require_table_output(option, file, (".html",), "pages", ".html", force)
 
 
 def write_gallery(file: Path, gallery: Gallery, album: Album, title: str, command: str) -> None:
-    """Write a gallery alone.
+    """Write a page with only a gallery.
 
     Raises:
-        CammsrError: Another process is writing it, or the system does not let it be written.
+        CammsrError: Another process is writing it, or the system refuses the write.
     """
     text = rendered("gallery.html", _context(gallery, album, title, command), charts=None)
     _write(file, text)
@@ -63,23 +63,23 @@ def write_report(
     """Write a report.
 
     Args:
-        file: Where.
+        file: The file to write.
         gallery: Its users.
         album: Their pictures.
-        title: Of the page.
-        command: What made it.
-        report: What the template shows beside.
-        charts: What the charts show.
+        title: Title of the page.
+        command: The command that creates the report.
+        report: Other data for the template.
+        charts: Data of the charts.
 
     Raises:
-        CammsrError: Another process is writing it, or the system does not let it be written.
+        CammsrError: Another process is writing it, or the system refuses the write.
     """
     context = {**_context(gallery, album, title, command), **report}
     _write(file, rendered("report.html", context, charts))
 
 
 def rendered(template: str, context: Mapping[str, Any], charts: Mapping[str, Any] | None) -> str:
-    """A page's text."""
+    """Return the HTML text of a page."""
     scripts = [_source("page.js")]
     if charts is not None:
         scripts = [_CHARTS.read_text(encoding="utf-8"), _source("charts.js"), *scripts]
@@ -132,7 +132,7 @@ def _environment() -> Environment:
 
 
 def clock(seconds: float) -> str:
-    """A moment of a clip.
+    """Format a position in a video.
 
     >>> clock(0.52), clock(75), clock(3725)
     ('0.5 s', '1:15', '1:02:05')
@@ -145,7 +145,7 @@ def clock(seconds: float) -> str:
 
 
 def colour(stream: str, streams: list[str]) -> str:
-    """The class of a stream's colour."""
+    """Return the CSS class of a stream's colour."""
     if stream in _COLOURED:
         return f"of-{stream}"
     others = [name for name in streams if name not in _COLOURED]
@@ -153,7 +153,7 @@ def colour(stream: str, streams: list[str]) -> str:
 
 
 def _without_controls(value: Any) -> Any:
-    """Titles and ids come from strangers: control characters are shown as such."""
+    """Make control characters visible, because titles and ids are untrusted."""
     if not isinstance(value, str) or isinstance(value, Markup):
         return value
     return "".join(c if c.isprintable() or not _control(c) else "\ufffd" for c in value)

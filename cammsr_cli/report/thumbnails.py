@@ -1,7 +1,7 @@
-"""Small copies of items' pictures and of clips' frames, to be put into a page.
+"""Thumbnails of items' images and of video frames, embedded in a page.
 
-The files come from strangers: only those in the media folder are read (`media.paths`), and they are
-decoded in worker processes, each within a limit of time.
+The files are untrusted. Only files in the media folder or among the downloads are read
+(`media.paths`), and they are decoded in worker processes, with a time limit for each file.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ from cammsr_cli.encoding.decode import Decoder, Failure
 from cammsr_cli.media.source import MediaSource
 
 BUDGET = 3_400_000
-"""Characters that all pictures of a page may have together."""
+"""Maximum number of characters of all pictures of a page together."""
 
 _SCALES = (1.0, 0.75, 0.5, 0.35)
 _QUALITY = 74
 _WORKERS, _SECONDS = 2, 30.0
-_LOOKED_AT = 5  # frames of a clip, for one near its middle that shows something
+_LOOKED_AT = 5  # frames examined for one near the middle of a video that is not blank
 
 Progress = Callable[[int, int, int], None]
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """A picture to be shown.
+    """A requested picture.
 
     Attributes:
         field: "image" or "video".
-        written: Its path or address, as the items file has it.
+        written: Its path or URL, as written in the items file.
         side: Pixels of its longer side.
-        seconds: Of a clip, when the frame is shown; None for one near its middle.
+        seconds: Time of the frame in a video; None for a frame near the middle.
     """
 
     field: str
@@ -54,10 +54,10 @@ class Thumbnail:
     """A picture in a page.
 
     Attributes:
-        number: Its place among the pictures of the page.
-        width: Pixels.
-        height: Pixels.
-        seconds: Of a clip, when the frame is shown, from its beginning; None for a picture.
+        number: Its index among the pictures of the page.
+        width: Width in pixels.
+        height: Height in pixels.
+        seconds: Time of the frame from the start of the video; None for an image.
     """
 
     number: int
@@ -71,8 +71,8 @@ class Album:
     """The pictures of a page.
 
     Attributes:
-        addresses: Each picture as a data address, by its number.
-        missing: Why pictures could not be shown, and how many for each reason.
+        addresses: Each picture as a data URL, by its number.
+        missing: Number of pictures that could not be shown, by reason.
     """
 
     addresses: list[str] = field(default_factory=list)
@@ -80,14 +80,14 @@ class Album:
     _found: dict[Wanted, Thumbnail] = field(default_factory=dict)
 
     def get(self, wanted: Wanted | None) -> Thumbnail | None:
-        """The picture, where it could be had."""
+        """Return the thumbnail of a requested picture; None if there is none."""
         return None if wanted is None else self._found.get(wanted)
 
     @classmethod
     def of(
         cls, wanted: Sequence[Wanted], source: MediaSource, progress: Progress | None = None
     ) -> Album:
-        """Make the pictures, each once; they are made smaller until all fit into the page."""
+        """Create each picture once; reduce the size of all if they do not fit into the page."""
         album = cls()
         samples: dict[Wanted, dict[str, str]] = {}
         for one in dict.fromkeys(wanted):
@@ -136,13 +136,13 @@ class _Made:
 
 
 class Shrinker:
-    """Makes thumbnails; its `load` is called in worker processes."""
+    """Creates thumbnails; worker processes call its `load`."""
 
     def load(self, item: Mapping[str, str]) -> _Made:
-        """The thumbnail of a sample: image or video, side, and perhaps seconds.
+        """Create the thumbnail of a sample: image or video, side, and optionally seconds.
 
         Raises:
-            BadSample: The file is no picture or clip, or is broken.
+            BadSample: The file is not an image or video, or is broken.
         """
         side, seconds = int(item["side"]), None
         if "image" in item:
@@ -170,7 +170,7 @@ def _shrunk(picture: Image.Image, side: int, seconds: float | None) -> _Made:
 
 
 def _fitting(made: Mapping[Wanted, _Made]) -> Mapping[Wanted, _Made]:
-    """The pictures, all smaller by one factor where that is needed for all to fit."""
+    """Return the pictures, all scaled down by one factor if they do not fit otherwise."""
     fitting = made
     for scale in _SCALES:
         if scale < 1:
