@@ -32,7 +32,7 @@ def shard_id_table(model: Cammsr, world: World) -> None:
 
 
 def large_table(model: Cammsr) -> nn.Embedding | None:
-    """The id table if it is sharded or has sparse gradients, as for a large catalogue; else None."""
+    """The id table if it is that of a large catalogue: sharded or with sparse gradients."""
     table = model.items.id_table
     large = table is not None and (table.sparse or isinstance(table, RowShardedTable))
     return table if large else None
