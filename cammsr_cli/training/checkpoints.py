@@ -182,7 +182,7 @@ def newest_whole_checkpoint(folder: Path, note: Callable[[str], None]) -> Path |
 
 
 def set_aside_later(folder: Path, step: int) -> None:
-    """Rename the checkpoints of steps after `step` to `step-N.damaged`, so that they are ignored."""
+    """Rename the checkpoints of steps after `step` to `step-N.damaged`: they are then ignored."""
     for path in _by_step(folder):
         if int(path.name[5:]) > step:
             aside = path.with_name(f"{path.name}.damaged")

@@ -188,7 +188,7 @@ class Stepper:
         return losses
 
     def _gradient(self, micro_batches: Sequence[Plan | PackedPlan]) -> dict[str, Tensor]:
-        """Compute the gradients of the batch's mean loss in `grad`; return the parts of the loss."""
+        """Compute the gradients of the batch's mean loss in `grad`; return the loss's parts."""
         for optimizer in self.state.optimizers:
             optimizer.zero_grad(set_to_none=True)
         world = self.world

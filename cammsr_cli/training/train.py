@@ -183,7 +183,7 @@ def make_trainer(
     sampled = len(data.item_ids) > config.training.sampled_softmax_above
     large = sampled and len(data.item_ids) > config.training.sparse_adam_above
     catalogue = read_catalogue(data, spec.feature_dims, id_rows)
-    if not large:  # features of a large catalogue are read as needed, and checked by the loss
+    if not large:  # features of a large catalogue are read as needed; faults show up only then
         _require_numbers(data, catalogue)
     # With a large catalogue, each step gathers the features it needs. So features that do not fit
     # the GPU's memory may stay on the host.
