@@ -63,9 +63,10 @@ class Model:
             k: Largest number of items for each.
 
         Returns:
-            One row per item: user, rank from 1, item, score, put_forward (a modality), weight_STREAM
-            for each stream, and popular. `popular` is True if nothing is known about the user, who
-            then gets the most popular items, scored by their number of training events.
+            One row per item: user, rank from 1, item, score, put_forward (a modality),
+            weight_STREAM for each stream, and popular. `popular` is True if nothing is known about
+            the user, who then gets the most popular items, scored by their number of training
+            events.
 
         Raises:
             CammsrError: A user is unknown, or no item of the histories is known.
