@@ -185,10 +185,10 @@ class RepeatBias(nn.Module):
         age_X: Tensor,
         weight_X: Tensor,
     ) -> Tensor:
-        """What the bias adds to the cross-entropies of K scores: [K].
+        """Change of the cross-entropies of K scores by the bias: [K].
 
         Its value and the bias's gradient are those of the biased logits. All other parameters have
-        no gradient here. So the rest of the model also learns what the bias expresses.
+        no gradient here: they are still trained on the unbiased logits.
 
         Args:
             share_KXR: Probability of the seen items for each score, by bucket, without the bias.

@@ -116,7 +116,7 @@ def cut(events: Events, start_B: Tensor, end_B: Tensor) -> Window:
     if events.tied_E is not None:  # events of the same second with known order have a gap of 1
         ordered_BL = valid_BL & (offset_L > 0) & ~events.tied_E[at_BL]
         gap_BL = torch.where(ordered_BL, gap_BL.clamp(min=1), 0)
-    # The bucket of an integer is its number of bits: its base-2 logarithm, rounded.
+    # The bucket of an integer is its number of bits, that is, a rounded base-2 logarithm.
     bucket_BL = torch.frexp(gap_BL.double())[1].long().clamp(max=TIME_BUCKETS - 1)
     item_BL = torch.where(valid_BL, events.item_E[at_BL].long(), 0)
     weight_BL = None if events.weight_E is None else events.weight_E[at_BL]

@@ -79,7 +79,7 @@ def averaged_copy(model: Cammsr) -> Cammsr:
     """
     shared = large_table(model)
     if shared is not None:
-        model.items.id_table = None  # set aside: a copy of it may not fit
+        model.items.id_table = None  # removed during the copy: two tables may not fit in memory
     copied = copy.deepcopy(model).eval().requires_grad_(False)
     if shared is not None:
         model.items.id_table = copied.items.id_table = shared
@@ -278,10 +278,10 @@ class Stepper:
             ) from error
 
     def _clip(self) -> Tensor:
-        """Scale the gradient down to the norm `clip`; the norm it had."""
+        """Clip the gradient to the norm `clip_norm`; return its norm before clipping."""
         every = [_values(w) for w in self.state.model.parameters() if w.grad is not None]
         grads = [local_part(grad) for grad in every]
-        # Of a sharded gradient each process has a part; the others are the same in all.
+        # Each process has a part of a sharded gradient; the other gradients are equal in all.
         parts = [own for own, grad in zip(grads, every, strict=True) if own is not grad]
         alike = [own for own, grad in zip(grads, every, strict=True) if own is grad]
         norm = torch.nn.utils.get_total_norm(alike)
