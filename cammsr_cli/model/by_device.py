@@ -82,7 +82,8 @@ def segment_mask(position_BL: Tensor) -> Tensor:
 def rows_at_once(of: int, items: int, device: torch.device) -> int:
     """Number of rows per chunk of logits, of `of` rows in total, with `items` columns.
 
-    On a CPU all chunks have about the same size, and their number of rows is a fixed multiple.
+    On a CPU all chunks have about the same size, and their number of rows is rounded up to a
+    multiple (see `EVEN_ROWS`).
     """
     most = max(1, most_on(device, LOGITS_AT_ONCE) // items)
     if device.type != "cpu":
