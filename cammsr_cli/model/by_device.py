@@ -1,7 +1,7 @@
-"""What a CPU is given in another form than other devices: the same values, in less time.
+"""Faster CPU variants of some operations, with the same results as on other devices.
 
-Each form here stands beside the plain one, which says what it is, under one name that chooses by
-the device; tests hold them equal. The rest of the core is written as if there were one device.
+Each function here holds the plain form, which documents the operation, and a CPU form, and chooses
+by the device. Tests check that both are equal. The rest of the core does not distinguish devices.
 """
 
 from __future__ import annotations
@@ -15,45 +15,45 @@ from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 LOGITS_AT_ONCE = {"cpu": 2**21, "cuda": 2**26}
-"""Most logits that exist at one time: what a CPU's cache holds, or what keeps a GPU busy."""
+"""Largest number of logits in memory at once: what fits a CPU's cache, or keeps a GPU busy."""
 
 COSINES_AT_ONCE = {"cpu": 2**21, "cuda": 2**26}
-"""Cosines between items that exist at one time, likewise."""
+"""Likewise for cosines between items."""
 
 EVEN_ROWS = 16
-"""Rows of a matrix product are a multiple of it, or where they are more than a thousand, of as many
-times it: a CPU makes code for each shape of a bfloat16 product, and keeps it."""
+"""The number of rows of a matrix product is a multiple of this; of twice this above 1,024 rows, and
+so on. A CPU compiles and keeps code for each shape of a bfloat16 product."""
 
 ATTENTION = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
-"""What may compute a GPU's attention. Not cuDNN, which torch prefers for bfloat16 on Hopper: it
-rounds rates of dropout to sixteenths (torch 2.11), and plans anew for each shape."""
+"""Attention backends on a GPU. cuDNN, which torch prefers for bfloat16 on Hopper, is not among
+them: it rounds dropout rates to sixteenths (torch 2.11), and makes a new plan for each shape."""
 
 
 def most_on(device: torch.device, limit: Mapping[str, int]) -> int:
-    """The limit that holds on `device`; every accelerator is taken for a CUDA device."""
+    """The limit for `device`; every accelerator is treated like a CUDA device."""
     return limit["cpu" if device.type == "cpu" else "cuda"]
 
 
 def dropout(x: Tensor, share: float) -> Tensor:
-    """`x` with a share of its values dropped and the others scaled up, in training.
+    """Inverted dropout, as in training: drop a share of the values and scale up the others.
 
-    Drawing numbers is most of its cost on a CPU, where one draw of 64 bits serves eight values, so
-    that `share` is rounded to a 256th.
+    On a CPU, drawing random numbers is most of the cost. So one draw of 64 bits serves eight
+    values, and `share` is rounded to a multiple of 1/256.
     """
     if x.device.type != "cpu":
         return functional.dropout(x, share)
     draws = torch.empty((x.numel() + 7) // 8, dtype=torch.int64).random_(-(2**63), None)
     dropped = min(max(round(share * 256), 1), 255)
     kept = draws.view(torch.uint8)[: x.numel()].view(x.shape)
-    # Bytes into bytes: a CPU makes booleans, and numbers of those, one at a time.
+    # Compare into bytes: a CPU does not vectorise making booleans and converting them to numbers.
     torch.ge(kept, dropped, out=kept)
     return x * kept.to(x.dtype).mul_(256 / (256 - dropped))
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, share: float) -> Tensor:
-    """softmax(q k^T / sqrt(d) + bias) v, a share of whose weights is dropped: [..., L, d].
+    """softmax(q k^T / sqrt(d) + bias) v with dropout of a share of the weights: [..., L, d].
 
-    Torch's own attention with dropout takes half as long again on a CPU.
+    On a CPU, torch's own attention with dropout takes 1.5 times as long.
     """
     if q.device.type == "cpu" and share:
         weight = (q * q.shape[-1] ** -0.5 @ k.mT + bias).softmax(-1)
@@ -65,22 +65,25 @@ def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, share: float) -> Te
 
 
 def segment_mask(position_BL: Tensor) -> Tensor:
-    """What keeps histories in one row apart, [B, L, L]: 0 within one, else far below; and ahead.
+    """Segment mask [B, L, L]: hides positions before the own history in a row.
 
-    By arithmetic on a CPU, which takes four times as long for booleans and filling by them.
+    It is 0 within a history and for later positions, and -1e30 or less for positions before the
+    history's start. Combine it with a causal mask. On a CPU it is computed by arithmetic, because
+    boolean masks and filling take four times as long.
     """
     at_L = torch.arange(position_BL.shape[1], device=position_BL.device)
     if position_BL.device.type != "cpu":
         other_BLL = at_L < (at_L - position_BL)[:, :, None]
         return torch.zeros_like(other_BLL, dtype=torch.float32).masked_fill_(other_BLL, -1e30)
-    start_BL = position_BL - at_L.float()  # how far back a history begins, from the row's begin
+    start_BL = position_BL - at_L.float()  # minus the column at which the history begins
     return (start_BL[:, :, None] + at_L).clamp_(max=0.0).mul_(1e30)
 
 
 def rows_at_once(of: int, items: int, device: torch.device) -> int:
-    """Rows of a chunk of logits, of so many in all, each of so many items.
+    """Number of rows per chunk of logits, of `of` rows in total, with `items` columns.
 
-    On a CPU so many that all chunks are about as large, and of an even number.
+    On a CPU all chunks have about the same size, and their number of rows is rounded up to a
+    multiple (see `EVEN_ROWS`).
     """
     most = max(1, most_on(device, LOGITS_AT_ONCE) // items)
     if device.type != "cpu":
@@ -91,7 +94,7 @@ def rows_at_once(of: int, items: int, device: torch.device) -> int:
 
 
 def filled(x_RV: Tensor, rows: int) -> Tensor:
-    """The rows, and on a CPU rows of zeros after them up to so many."""
+    """On a CPU, pad with rows of zeros up to `rows` rows; on other devices, return unchanged."""
     padding = rows - len(x_RV)
     if x_RV.device.type != "cpu" or not padding:
         return x_RV

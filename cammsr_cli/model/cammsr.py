@@ -1,12 +1,12 @@
-"""The CAMMSR model: items to tables, histories to user states, both to scores.
+"""The CAMMSR model: item tables from items, user states from histories, scores from both.
 
 Axes: N items, S streams, T branches (one Transformer each), P parts (a stream in a branch),
-D width, X = T D (the branches side by side), V = P D (the parts side by side), B users,
+D width, X = T D (the branches concatenated), V = P D (the parts concatenated), B users,
 L positions, C categories.
 
 Method: Xu et al., "CAMMSR: Category-Guided Attentive Mixture of Experts for Multimodal
-Sequential Recommendation", ICDE 2026, arXiv 2603.04320. docs/method.md says equation by equation
-what is published and what is ours. With the id stream alone and no experts the same code is SASRec
+Sequential Recommendation", ICDE 2026, arXiv 2603.04320. docs/method.md states for each equation
+what is published and what is ours. With only the id stream and no experts, the same code is SASRec
 (Kang and McAuley, ICDM 2018).
 """
 
@@ -42,15 +42,15 @@ InputNorm = Literal["dyt", "layernorm", "none"]
 
 @dataclass(frozen=True)
 class ItemTables:
-    """What a step needs of N items, computed once.
+    """Representations of N items that a step needs, computed once.
 
     Attributes:
-        input_NX: The branches as histories show them.
-        target_NV: What a user's query is multiplied with.
+        input_NX: The items' branches as inputs in histories.
+        target_NV: The items' targets. A score is the inner product of a query and a target.
         guide_NT: Weight of each branch's experts (equation 10).
         category_TNC: Category logits of each branch; C is 0 without a guide.
-        present_NS: Which streams each item has; all, for an item that has none.
-        present_NT: Likewise the branches.
+        present_NS: Whether each item has each stream; True for all if it has none.
+        present_NT: Likewise for the branches.
     """
 
     input_NX: Tensor
@@ -69,34 +69,34 @@ class Cammsr(nn.Module):
         feature_dims: Modality to the size of its prepared vectors, in the order of the streams.
         num_categories: C.
         use_id: Whether items have an id stream.
-        content_init: Whether ids begin at the main directions of the content.
-        neighbours: Items of like content whose ids' mean is added to each id.
-        fused: Whether there are two branches, the ids and the sum of all streams; otherwise each
+        content_init: Whether ids are initialised by the principal components of the content.
+        neighbours: Number of items with similar content whose mean id is added to each id.
+        fused: Whether there are two branches: the ids, and the sum of all streams. Otherwise each
             stream is a branch, as published.
         width: D.
-        layers: Transformer blocks.
-        heads: Attention heads a block.
+        layers: Number of Transformer blocks.
+        heads: Attention heads per block.
         length: Longest history.
-        dropout: Rate of dropout, in Transformers and experts.
-        id_dropout: Share of items whose id is hidden in a training step, so that content learns;
-            with `fused`, from the branch of all streams alone.
-        embedding_scale: Whether histories show items times a learnt factor that begins at sqrt(D)
-            (Vaswani et al., 2017, section 3.4), one a stream.
-        input_norm: What stands before the Transformers: "dyt", "layernorm" or "none".
-        fused_norm: What normalises within the Transformer of all streams: "dyt" or "layernorm";
-            every other has LayerNorm.
-        time_gaps: Whether the gap to the event before is added to each position; with `fused`, in
-            the branch of all streams alone.
-        relative_positions: Whether attention has a learnt bias for each distance back.
-        experts: Experts a stream; 0 for none.
-        expert_hidden: An expert's hidden values, as a multiple of the width.
-        expert_inputs: "all" streams, or its "own".
+        dropout: Dropout rate in Transformers and experts.
+        id_dropout: Share of items whose id is hidden in a training step, so that the model learns
+            to use content. With `fused`, only the branch of all streams hides ids.
+        embedding_scale: Whether item inputs are multiplied by a learnt factor, one per branch,
+            initialised to sqrt(D) (Vaswani et al., 2017, section 3.4).
+        input_norm: Normalisation before the Transformers: "dyt", "layernorm" or "none".
+        fused_norm: Normalisation in the Transformer of all streams: "dyt" or "layernorm". All
+            other Transformers have LayerNorm.
+        time_gaps: Whether an embedding of the gap to the previous event is added to each position.
+            With `fused`, only in the branch of all streams.
+        relative_positions: Whether attention has a learnt bias for each relative position.
+        experts: Number of experts per stream; 0 for none.
+        expert_hidden: An expert's hidden size, as a multiple of the width.
+        expert_inputs: "all": an expert reads all streams; "own": only its own.
         router: "attention" or "linear".
         normalise_gates: Whether a router's gates sum to 1.
         guidance: See `CategoryGuide`.
-        item_weights: Whether predicted categories weigh the streams of the items that are scored.
-        repeats: Whether items that the history holds have a bias in the score.
-        separate_bias: Whether that bias is learnt beside the rest, see `RepeatBias`.
+        item_weights: Whether predicted categories weight the streams of the scored items.
+        repeats: Whether items of the history have a bias in the score.
+        separate_bias: Whether that bias is learnt separately from the rest, see `RepeatBias`.
     """
 
     def __init__(
@@ -157,7 +157,7 @@ class Cammsr(nn.Module):
             nn.Parameter(torch.full((branches,), width**0.5)) if embedding_scale else None
         )
         self.query = nn.Linear(width, streams * width, bias=False) if self._sums else None
-        if self.query is not None:  # begins as if it were not there
+        if self.query is not None:  # initialised to the identity for each stream
             self.query.weight.data.copy_(torch.eye(width).repeat(streams, 1))
         self.position = nn.Embedding(length, width)
         self.gap = nn.Embedding(TIME_BUCKETS, width) if time_gaps else None
@@ -186,13 +186,13 @@ class Cammsr(nn.Module):
         norms = [False] * (branches - 1) + [self._sums and fused_norm == "dyt"]
         self.encoder = UserEncoder(norms, width, layers, heads, length, dropout, relative_positions)
         self.repeats = RepeatBias(length, separate_bias) if repeats else None
-        # What each branch's score counts in the sum, 1 on average; found after training.
+        # Weight of each branch's score in the sum, 1 on average; set after training.
         self.branch_weight_T: Tensor
         self.register_buffer("branch_weight_T", torch.ones(branches))
 
     @property
     def modalities(self) -> tuple[str, ...]:
-        """The streams that are content."""
+        """Names of the content streams."""
         return self.items.modalities
 
     @property
@@ -202,14 +202,14 @@ class Cammsr(nn.Module):
 
     @property
     def branch_names(self) -> tuple[str, ...]:
-        """Names of the T branches: their streams', and "all" of one that is their sum."""
+        """Names of the T branches: the name of the stream, or "all" for the sum of all streams."""
         if not self._sums:
             return self.streams
         return (*self.streams[: self._alone], "all")
 
     @property
     def device(self) -> torch.device:
-        """Where its weights are."""
+        """Device of the weights."""
         return self.position.weight.device
 
     @property
@@ -218,7 +218,7 @@ class Cammsr(nn.Module):
         return self.items.branches
 
     def item_tables(self, catalogue: Catalogue) -> ItemTables:
-        """Everything a step needs of the items of a catalogue."""
+        """Compute the tables of the items of a catalogue."""
         x_PND, present_NS = self.items(catalogue)
         input_TND = self._summed(x_PND)
         present_NT = present_NS
@@ -233,7 +233,7 @@ class Cammsr(nn.Module):
         target_PND = x_PND
         if self.item_weight_CS is not None:
             weight_SN1 = self._item_weights(category_TNC, present_NS, present_NT).T.unsqueeze(-1)
-            # A branch that is one stream beside one of all streams is not weighed against those.
+            # A separate id branch next to the fused branch takes no part in the stream weights.
             alone = self._alone
             target_PND = torch.cat([x_PND[:alone], x_PND[alone:] * weight_SN1])
         return ItemTables(
@@ -252,21 +252,22 @@ class Cammsr(nn.Module):
 
     @property
     def _alone(self) -> int:
-        """How many parts come before those of all streams: that of a branch of ids."""
+        """Number of parts before those of the fused branch: 1 for a separate id branch, else 0."""
         return len(self.items.parts) - len(self.streams)
 
     def _summed(self, x_PND: Tensor) -> Tensor:
-        """The parts of each branch added up: [P, N, D] to [T, N, D]."""
+        """Sum the parts of each branch: [P, N, D] to [T, N, D]."""
         if not self._sums:
             return x_PND
         alone = self._alone
         return torch.cat([x_PND[:alone], x_PND[alone:].sum(0, keepdim=True)])
 
     def _item_weights(self, category_TNC: Tensor, present_NS: Tensor, present_NT: Tensor) -> Tensor:
-        """Weights of the streams in an item's score, [N, S]: on average 1 over those it has.
+        """Weights of the streams in an item's score, [N, S]; 1 on average over its streams.
 
-        A softmax over the streams, told by the predicted categories; a missing stream, whose learnt
-        vector is the same for all items, has no part in it and weighs 1.
+        They are a softmax over the streams, computed from the predicted categories. A missing
+        stream takes no part in the softmax and has weight 1: its learnt vector is the same for all
+        items.
         """
         assert self.item_weight_CS is not None
         there_TN1 = present_NT.T.unsqueeze(-1).to(category_TNC.dtype)
@@ -276,10 +277,11 @@ class Cammsr(nn.Module):
         return torch.where(present_NS, weight_NS * present_NS.sum(1, keepdim=True), 1.0)
 
     def history(self, tables: ItemTables, window: Rows) -> tuple[Tensor, Tensor | None]:
-        """What the Transformers read of each history, before normalisation: [T, B, L, D].
+        """Compute the Transformers' inputs, before normalisation, [T, B, L, D], and the mask.
 
-        Each item's branches with their positions, and what the experts add (equations 5 to 11); and
-        what keeps histories in one row apart, [B, L, L], where there are several.
+        The inputs are each item's branches plus positions, with the experts' outputs added
+        (equations 5 to 11). The mask [B, L, L] separates the histories in one row; it is None if
+        each row has one history.
         """
         batch, length = window.item_BL.shape
         x_BLX = _rows(tables.input_NX, window.item_BL)
@@ -305,13 +307,13 @@ class Cammsr(nn.Module):
         return enriched_TBLD, mask_BLL
 
     def _late(self, place: Tensor, gap_BLD: Tensor) -> Tensor:
-        """Positions, [T, B, L, D], with time gaps in the last branch alone."""
+        """Positions, [T, B, L, D], with time gaps in the last branch only."""
         return torch.stack([*[place.expand_as(gap_BLD)] * self._alone, place + gap_BLD])
 
     def encode(self, e_TBLD: Tensor, mask_BLL: Tensor | None, of: Tensor | None = None) -> Tensor:
-        """User states of histories as `history` gives them: [T, B, L, D].
+        """Compute user states [T, B, L, D] from the results of `history`.
 
-        With `of`, `e_TBLD` holds those branches alone.
+        With `of`, `e_TBLD` holds only the branches with these indices.
         """
         h_TBLD: Tensor = self.encoder(self._read(e_TBLD, of), mask_BLL, of)
         return h_TBLD
@@ -322,17 +324,17 @@ class Cammsr(nn.Module):
         return read
 
     def queries(self, tables: ItemTables, window: Rows) -> Tensor:
-        """What each user asks for after each event of the windows: [B, L, V].
+        """Compute each user's query after each event of the windows: [B, L, V].
 
-        The score of an item is the inner product of that with its target (equation 15).
+        The score of an item is the inner product of a query and the item's target (equation 15).
         """
         return self.queries_of(self.encode(*self.history(tables, window)))
 
     def last_queries(self, tables: ItemTables, window: Window) -> Tensor:
-        """What each user asks for after the last event of their window: [B, V].
+        """Compute each user's query after the last event of their window: [B, V].
 
-        Half the work of `queries`, and times the branches' weights. Of an empty window it is the
-        padding's.
+        This takes half the work of `queries`. The queries include the branches' weights. For an
+        empty window, the query is computed from padding.
         """
         if window.position_BL is not None:
             raise ValueError("of rows that hold several histories, ask for all queries")
@@ -342,10 +344,10 @@ class Cammsr(nn.Module):
         return query_BV * self.weights_of_scores(self.branch_weight_T)
 
     def queries_of(self, h: Tensor) -> Tensor:
-        """User states [T, ..., D] to what the items' targets are multiplied with, [..., V].
+        """Map user states [T, ..., D] to queries [..., V].
 
-        A branch that is a sum of streams has a linear map for each of them, so that a user can ask
-        for one thing of the text and for another of the picture.
+        A branch that sums several streams has a linear map for each of them. So a query can differ
+        between, for example, the text and the image.
         """
         if self.query is None:
             return _beside(h)
@@ -353,18 +355,18 @@ class Cammsr(nn.Module):
 
     @property
     def score_widths(self) -> list[int]:
-        """How many of the V values are each branch's."""
+        """Number of the V values that belong to each branch."""
         together = len(self.streams) if self._sums else 1
         return [self.width] * (self.branches - 1) + [self.width * together]
 
     def weights_of_scores(self, weight_T: Tensor) -> Tensor:
-        """Weights of the branches as factors of the V values: [T] to [V]."""
+        """Expand weights of the branches to factors of the V values: [T] to [V]."""
         return torch.cat([weight_T[at].expand(width) for at, width in enumerate(self.score_widths)])
 
     def contributions(self, query: Tensor, target: Tensor) -> Tensor:
-        """The summand of each stream in the score <query, target>: [..., V] to [..., S].
+        """Each stream's summand in the score <query, target>: [..., V] to [..., S].
 
-        All that comes of ids is the id's.
+        The id stream's summand includes all parts that come from ids.
         """
         product = query * target
         summand = product.view(*product.shape[:-1], len(self.items.parts), self.width).sum(-1)
@@ -374,14 +376,14 @@ class Cammsr(nn.Module):
 
 
 def _beside(x: Tensor) -> Tensor:
-    """Branches side by side: [T, ..., D] to [..., X]."""
+    """Concatenate branches: [T, ..., D] to [..., X]."""
     return x.movedim(0, -2).flatten(-2)
 
 
 def _rows(table_NX: Tensor, at: Tensor) -> Tensor:
-    """`table_NX[at]`, by way of an embedding: its gradient is summed in one order, always.
+    """`table_NX[at]` as an embedding lookup, whose gradient is summed in a fixed order.
 
-    The gradient of indexing is summed by threads as they come, so that a training could not be
-    repeated to the bit.
+    The gradient of indexing is summed by threads in any order. A training would then not be
+    reproducible bit by bit.
     """
     return functional.embedding(at, table_NX)

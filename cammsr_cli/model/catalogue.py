@@ -1,4 +1,4 @@
-"""The items of a catalogue as the model is given them.
+"""The items of a catalogue, as input of the model.
 
 Axes: N items, D width, U some of the items, J neighbours of an item, C categories.
 """
@@ -14,12 +14,13 @@ from torch import Tensor
 
 
 class Met(NamedTuple):
-    """Which rows of the id table some items have, each once; found on the host, without a GPU.
+    """Deduplicated rows of the id table for some items; computed on the host, without a GPU.
 
     Attributes:
-        row_K: int64 rows, rising; an item without an id counts as one with the first.
-        place_U: int64 place of each item's row among those.
-        new_B: int64 the items, by their place among the U, with content and without an id.
+        row_K: int64 rows in ascending order, each once. An item without an id uses the first row
+            of the table.
+        place_U: int64 index of each item's row in `row_K`.
+        new_B: int64 indices, among the U, of the items with content and without an id.
     """
 
     row_K: Tensor
@@ -28,12 +29,12 @@ class Met(NamedTuple):
 
 
 class Needed(NamedTuple):
-    """Items of a catalogue, and what the host has found out for a device that computes on them.
+    """Items of a catalogue, with data that the host has prepared for the device.
 
     Attributes:
-        item_U: int64 indices.
-        met: Their rows of the id table; None where gradients of that are not sparse.
-        features: Of modalities that do not lie on the device, the items' features.
+        item_U: int64 item indices.
+        met: Their rows of the id table; None if its gradients are not sparse.
+        features: The items' features of the modalities that are not on the device.
     """
 
     item_U: Tensor
@@ -43,19 +44,19 @@ class Needed(NamedTuple):
 
 @dataclass(frozen=True)
 class Catalogue:
-    """What the model is told of N items.
+    """The model's input about N items.
 
     Attributes:
-        id_row_N: int64 row of the id table, -1 for an item that has none (new since training).
-        features: Modality to float [N, dim].
-        present: Modality to bool [N].
-        label_NC: bool, the known categories; None where there are none at all.
-        standardised: Whether the features have been through `ItemEncoder.standardised`.
-        near_NJ: int64 rows of the id table, those of each item's neighbours, -1 for none; if not
-            given, items with an id have those found by `ItemEncoder.measure`, and others none.
-        initial_ND: float, where the ids of items with content begin, made by
-            `ItemEncoder.standardised`; if not given, it is made as needed.
-        met: The items' rows of the id table, each once, if they are known.
+        id_row_N: int64 row of the id table; -1 for an item without one (new since training).
+        features: Modality to its features, float [N, dim].
+        present: Modality to whether each item has it, bool [N].
+        label_NC: bool, the known categories; None if there are no categories.
+        standardised: Whether the features are standardised by `ItemEncoder.standardised`.
+        near_NJ: int64 rows of the id table of each item's neighbours; -1 for none. If None, items
+            with an id have the neighbours found by `ItemEncoder.measure`, and others have none.
+        initial_ND: float, initial id embeddings of the items with content, computed by
+            `ItemEncoder.standardised`. If None, they are computed as needed.
+        met: The items' deduplicated rows of the id table, if they are known.
     """
 
     id_row_N: Tensor
@@ -68,7 +69,7 @@ class Catalogue:
     met: Met | None = None
 
     def to(self, device: torch.device, features: bool = True) -> Catalogue:
-        """The same catalogue on `device`; without `features`, those stay where they are."""
+        """The same catalogue on `device`; if not `features`, the features are not moved."""
         return Catalogue(
             self.id_row_N.to(device),
             {m: f.to(device) if features else f for m, f in self.features.items()},
@@ -80,9 +81,9 @@ class Catalogue:
         )
 
     def take(self, items: Tensor | Needed) -> Catalogue:
-        """Some items alone, int64, or with what is known of them.
+        """Select items, given by int64 index or as `Needed`.
 
-        Features that were not brought come from wherever they lie to the items' device.
+        Features that `Needed` does not hold are copied to the items' device.
         """
         needed = items if isinstance(items, Needed) else Needed(items, None, {})
         item_U, brought = needed.item_U, needed.features
@@ -103,26 +104,26 @@ class Catalogue:
 
 
 def known_items(catalogue: Catalogue) -> Tensor:
-    """The items with an id and some content, int64 and rising."""
+    """The items with an id and some content, int64 in ascending order."""
     return ((catalogue.id_row_N >= 0) & has_content(catalogue)).nonzero().squeeze(1)
 
 
 def has_content(catalogue: Catalogue) -> Tensor:
-    """Which items have any modality, bool [N]."""
+    """Whether each item has any modality, bool [N]."""
     if not catalogue.present:
         return torch.zeros_like(catalogue.id_row_N, dtype=torch.bool)
     return torch.stack(list(catalogue.present.values())).any(0)
 
 
 def are_new(catalogue: Catalogue) -> Tensor:
-    """bool [N]: without an id, but with content."""
+    """Whether each item has no id but has content, bool [N]."""
     return (catalogue.id_row_N < 0) & has_content(catalogue)
 
 
 def unknown_items(catalogue: Catalogue) -> Tensor | None:
-    """Items with neither id nor content, int64 and rising: no score of theirs means anything.
+    """Items with neither id nor content, int64 in ascending order; None if there are none.
 
-    None where there are none.
+    Their scores are meaningless.
     """
     item_F = ((catalogue.id_row_N < 0) & ~has_content(catalogue)).nonzero().squeeze(1)
     return item_F if len(item_F) else None

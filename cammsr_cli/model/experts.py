@@ -3,7 +3,7 @@
 Axes: S streams (the id and each modality), B users, L positions, N items, D width, E experts a
 stream, H an expert's hidden width, C categories.
 
-The equations, and where they depart from what is printed, are in docs/method.md.
+docs/method.md has the equations, and where they differ from the published ones.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Guidance = Literal["difference", "accuracy", "equal"]
 
 
 class Router(nn.Module):
-    """How much each expert of a stream counts at each position of a history (equations 6, 7).
+    """Gates of a stream's experts at each position of a history (equations 6, 7).
 
     Args:
         streams: S.
@@ -30,7 +30,7 @@ class Router(nn.Module):
         experts: E.
         kind: "attention": G = softmax(Q K^T / sqrt(E)) V over the history up to the position, with
             Q, K and V linear maps of the stream from D to E dimensions; "linear": a linear map.
-        normalised: Whether gates are made to sum to 1 by a softmax over the experts.
+        normalised: Whether a softmax over the experts makes the gates sum to 1.
     """
 
     def __init__(
@@ -42,7 +42,12 @@ class Router(nn.Module):
         self.linear = StreamLinear(streams, width, outputs)
 
     def forward(self, e_SBLD: Tensor, seen: Tensor) -> Tensor:
-        """Gates [S, B, L, E]; the mask is 0, or far below it where one is not seen from another."""
+        """Compute gates [S, B, L, E].
+
+        Args:
+            e_SBLD: The streams of the histories' items.
+            seen: Attention mask, [L, L] or [B, L, L]: 0, or very negative for hidden positions.
+        """
         gate_SBLE: Tensor = self.linear(e_SBLD)
         if self.kind == "attention":
             q_SBLE, k_SBLE, v_SBLE = gate_SBLE.chunk(3, dim=-1)
@@ -52,18 +57,18 @@ class Router(nn.Module):
 
 
 class Camoe(nn.Module):
-    """Each stream's experts, gated by its router, guided by the categories: e + w sum_k g_k FFN_k.
+    """Mixture of experts of each stream, with category guidance: e + w sum_k g_k FFN_k.
 
     Args:
         streams: S.
         width: D.
         experts: E.
         hidden: H.
-        inputs: "all": an expert reads all streams side by side, which is the synergy of the
-            modalities (equation 5); "own": it reads its own stream alone.
+        inputs: "all": an expert reads the concatenation of all streams, which is the synergy of
+            the modalities (equation 5); "own": it reads its own stream only.
         router: See `Router`.
         normalised: See `Router`.
-        dropout: Rate of dropout of the experts' hidden values.
+        dropout: Dropout rate of the experts' hidden values.
     """
 
     def __init__(
@@ -90,17 +95,17 @@ class Camoe(nn.Module):
             (self.experts_in.weight_SIO, read + hidden),
             (self.experts_out_SFD, hidden + width),
         ):
-            bound = (6 / fan) ** 0.5  # Xavier's, of one expert
+            bound = (6 / fan) ** 0.5  # Xavier initialisation of one expert
             nn.init.uniform_(weights, -bound, bound)
 
     def forward(self, e_SBLD: Tensor, guide_SBL: Tensor, seen: Tensor) -> Tensor:
-        """The streams with what their experts add, [S, B, L, D].
+        """Add the experts' outputs to the streams: [S, B, L, D].
 
         Args:
-            e_SBLD: The streams of the histories' items, positions added.
+            e_SBLD: The streams of the histories' items, with positions added.
             guide_SBL: Weight of each stream at each position (equation 10).
-            seen: What is added to each position's attention to each, [L, L] or [B, L, L]: 0, or far
-                below it where it is ahead or of another history.
+            seen: Attention mask, [L, L] or [B, L, L]: 0, or very negative for later positions and
+                for those of another history.
         """
         experts, hidden = self.shape
         gate_SME = self.router(e_SBLD, seen).flatten(1, 2)
@@ -117,19 +122,19 @@ class Camoe(nn.Module):
 
 
 class CategoryGuide(nn.Module):
-    """How well each stream tells an item's true categories, and what weight that gives it.
+    """Weights of the streams by how well each predicts an item's true categories.
 
-    Equations 8 to 10: each stream predicts the categories by a linear layer of its own, as C
-    independent probabilities; d is the binary cross-entropy of that prediction, summed over the
-    categories; of several labels the largest d counts.
+    Equations 8 to 10: each stream predicts the categories with its own linear layer, as C
+    independent probabilities. d is the binary cross-entropy of that prediction, summed over the
+    categories. If an item has several labels, the largest d is used.
 
     Args:
         streams: S.
         width: D.
         categories: C; more than 0.
-        guidance: "difference": weights are softmax(d), as printed, so that a stream has more the
-            worse it predicts; "accuracy": softmax(-d), as the paper's text says; "equal": all
-            streams alike.
+        guidance: "difference": weights are softmax(d), as printed, so that a stream with worse
+            predictions has a larger weight; "accuracy": softmax(-d), as the paper's text says;
+            "equal": all streams have the same weight.
     """
 
     def __init__(self, streams: int, width: int, categories: int, guidance: Guidance) -> None:
@@ -140,9 +145,9 @@ class CategoryGuide(nn.Module):
     def forward(
         self, x_SND: Tensor, present_NS: Tensor, label_NC: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """Category logits [S, N, C], and the streams' weights [N, S], which sum to 1.
+        """Compute category logits [S, N, C] and stream weights [N, S], which sum to 1.
 
-        Items without a label have equal weights; streams that are missing have none.
+        Items without a label have equal weights. Missing streams have weight 0.
         """
         logits_SNC: Tensor = self.linear(x_SND)
         if label_NC is None or self.guidance == "equal":
@@ -155,9 +160,10 @@ class CategoryGuide(nn.Module):
 
 
 def difference(logits_SNC: Tensor, label_NC: Tensor) -> Tensor:
-    """Equation 9, d [N, S]: the largest over an item's labels, as if each were its only one.
+    """Equation 9, d [N, S]: the maximum over an item's labels, each taken as its only label.
 
-    The binary cross-entropies of the label c alone sum to sum_c' softplus(logit_c') - logit_c.
+    For the single label c, the binary cross-entropies sum to
+    sum_c' softplus(logit_c') - logit_c.
     """
     logits_SNC = logits_SNC.float()
     least_SN = logits_SNC.masked_fill(~label_NC, float("inf")).amin(-1)
@@ -166,5 +172,5 @@ def difference(logits_SNC: Tensor, label_NC: Tensor) -> Tensor:
 
 
 def equal_weights(present_NS: Tensor) -> Tensor:
-    """Weights [N, S] alike for the streams that an item has; every item has one at least."""
+    """Equal weights [N, S] for the streams of each item; every item has at least one."""
     return present_NS / present_NS.sum(1, keepdim=True)

@@ -1,4 +1,4 @@
-"""Prepared vectors to the width of the model, and to where ids begin.
+"""Projection of prepared vectors to the model's width, and initialisation of ids from content.
 
 Axes: N items, D width.
 """
@@ -9,20 +9,20 @@ import torch
 from torch import Tensor, nn
 
 MEASURED_ROWS = 2**15
-"""Most items whose features are looked at for their mean and deviation, evenly spread."""
+"""Largest number of items, evenly spaced, used to estimate feature means and deviations."""
 
 
 class FeatureProjection(nn.Module):
-    """A frozen feature to width D: standardised by column, scaled to rows of about 1, projected.
+    """Projects a frozen feature to width D: standardise columns, scale rows to norm 1, project.
 
-    The column statistics are measured on the training catalogue and travel with the weights; a
-    column that is constant there says nothing and is left out. Rows of length 1, not sqrt(dim):
-    Adam moves every weight by the same amount, so with long rows a single step would move a
-    2,560-d feature's projection by many times its own size.
+    The column statistics are computed on the training catalogue and saved with the weights. A
+    column that is constant there carries no information and is dropped. Rows have a norm of about
+    1, not sqrt(dim): Adam changes every weight by the same amount, so with long rows a single step
+    would move a 2,560-d feature's projection by many times its own size.
     """
 
     FARTHEST = 10.0
-    """Standard deviations beyond which a value is cut: one odd picture must not rule."""
+    """Values are clipped to this many standard deviations, so that outliers do not dominate."""
 
     def __init__(self, dim: int, width: int) -> None:
         super().__init__()
@@ -35,7 +35,7 @@ class FeatureProjection(nn.Module):
         nn.init.zeros_(self.linear.bias)
 
     def measure(self, features: Tensor, present: Tensor) -> None:
-        """Take column mean and standard deviation of the rows `present` [N] of `features`."""
+        """Compute the column means and standard deviations of the rows `present` of `features`."""
         row = present.to(features.device).nonzero().squeeze(1)
         if len(row) < 2:
             return
@@ -46,25 +46,25 @@ class FeatureProjection(nn.Module):
         self.scale.copy_(torch.where(constant, 0.0, len(mean) ** -0.5 / deviation))
 
     def standardise(self, features: Tensor) -> Tensor:
-        """What the linear layer reads of features [N, dim], float32 of the same shape."""
+        """Standardise features [N, dim] for the linear layer; float32 of the same shape."""
         farthest = self.FARTHEST * features.shape[1] ** -0.5
         return ((features.float() - self.mean) * self.scale).clamp_(-farthest, farthest)
 
     def forward(self, features: Tensor, standardised: bool = False) -> Tensor:
-        """[N, dim] to [N, D]; of what `standardise` gave, if it did."""
+        """Project [N, dim] to [N, D]; `standardised`: the input is the output of `standardise`."""
         x: Tensor = self.linear(features if standardised else self.standardise(features))
         return x
 
 
 class ContentInitialisation(nn.Module):
-    """Where ids begin: at the D main directions of the content, of like variance, turned at random.
+    """Initialises ids by the D principal components of the content, whitened, randomly rotated.
 
-    So an item that few have met is near what looks like it, and one that nobody has met is there.
-    The directions are measured on the training catalogue and travel with the weights.
+    So an item with few events starts near items of similar content. An item without events stays
+    there. The components are computed on the training catalogue and saved with the weights.
     """
 
     SPREAD = 0.02
-    """Standard deviation of each coordinate, that of an id's random part."""
+    """Standard deviation of each coordinate; the same as that of an id's random part."""
 
     OVERSAMPLED = 8
 
@@ -76,7 +76,7 @@ class ContentInitialisation(nn.Module):
         self.register_buffer("directions", torch.zeros(dim, width))
 
     def measure(self, content: Tensor) -> None:
-        """Find the main directions of rows [N, dim] (Halko et al., arXiv 0909.4061)."""
+        """Compute the principal components of rows [N, dim] (Halko et al., arXiv 0909.4061)."""
         most = min(content.shape)
         width = self.directions.shape[1]
         if most < 2:
@@ -91,5 +91,5 @@ class ContentInitialisation(nn.Module):
         self.directions.copy_(self.SPREAD * direction[:, :width] * scale @ turn.T)
 
     def forward(self, content: Tensor) -> Tensor:
-        """Rows [N, dim] to where their ids begin, [N, D]."""
+        """Map content [N, dim] to initial id embeddings [N, D]."""
         return (content - self.mean) @ self.directions

@@ -1,4 +1,4 @@
-"""What the model knows of items: their streams, one for the id and one for each modality.
+"""The item encoder: the streams of items, one for the id and one for each modality.
 
 Axes: N items, S streams, P parts (of a stream in a branch), D width, B some of the items, K items
 with an id and content, J neighbours of an item, R rows of the id table, I id parts, X = I D,
@@ -21,11 +21,11 @@ from cammsr_cli.model.features import MEASURED_ROWS, ContentInitialisation, Feat
 from cammsr_cli.model.layers import rows_of_table
 
 ID = "id"
-"""Name of the stream that is the item's own embedding."""
+"""Name of the stream of the item's own embedding."""
 
 
 class Part(NamedTuple):
-    """A stream as one branch has it.
+    """A stream within a branch.
 
     Attributes:
         branch: Index of the branch.
@@ -37,11 +37,11 @@ class Part(NamedTuple):
 
 
 class ItemParts(NamedTuple):
-    """The streams of N items, in each branch that has them.
+    """The streams of N items, in each branch that contains them.
 
     Attributes:
-        x_PND: What each part says of each item; where it says nothing, its learnt vector.
-        present_NS: Which streams each item has; all, for an item that has none.
+        x_PND: Vector of each item in each part; the part's learnt vector if it is missing.
+        present_NS: Whether each item has each stream; True for all if it has none.
     """
 
     x_PND: Tensor
@@ -49,26 +49,27 @@ class ItemParts(NamedTuple):
 
 
 class ItemEncoder(nn.Module):
-    """Items to their streams.
+    """Encodes items as streams.
 
-    A modality's frozen features are standardised and projected (equation 4 of the paper). What
-    concerns ids beyond one embedding an item is ours: neighbours, content initialisation, a second
-    embedding for the fused branch, hidden ids; docs/method.md has the equations.
+    A modality's frozen features are standardised and projected (equation 4 of the paper). For ids,
+    one embedding per item is published; the rest is ours: neighbours, content initialisation, a
+    second embedding for the fused branch, and hidden ids. docs/method.md has the equations.
 
-    A branch is what one Transformer reads: a single stream, as published, or a sum of several. With
-    `fused`, the ids are a branch, and all streams together are another, with ids of its own.
+    A branch is the input of one Transformer: a single stream, as published, or a sum of several.
+    With `fused`, the ids are one branch, and the sum of all streams is another, with its own ids.
 
     Args:
         num_ids: Rows of the id table (items seen in training).
         feature_dims: Modality to the size of its prepared vectors, in the order of the streams.
         use_id: Whether items have an id stream.
         width: D.
-        content_init: Whether ids begin at the main directions of the content.
-        neighbours: Items of like content whose ids' mean is added to each id; 0 for none.
-        fused: Whether there are two branches, the ids and the sum of all streams; otherwise each
+        content_init: Whether ids are initialised by the principal components of the content.
+        neighbours: Number of items with similar content whose mean id is added to each id; 0 for
+            none.
+        fused: Whether there are two branches: the ids, and the sum of all streams. Otherwise each
             stream is a branch.
-        id_dropout: Share of items whose id is hidden in a training step, so that content learns;
-            with `fused`, from the branch of all streams alone.
+        id_dropout: Share of items whose id is hidden in a training step, so that the model learns
+            to use content. With `fused`, only the branch of all streams hides ids.
     """
 
     def __init__(
@@ -113,9 +114,10 @@ class ItemEncoder(nn.Module):
 
     @torch.no_grad()
     def measure(self, catalogue: Catalogue) -> None:
-        """Take each modality's column statistics from the items that have it; place the ids.
+        """Compute each modality's column statistics, the ids' neighbours and their initial values.
 
-        Of a new model, on its training catalogue, once: ids are begun, and told their neighbours.
+        Call it once, for a new model, on its training catalogue. The statistics use the items that
+        have the modality.
         """
         for name, projection in self._projections():
             projection.measure(catalogue.features[name], catalogue.present[name])
@@ -132,7 +134,7 @@ class ItemEncoder(nn.Module):
 
     @torch.no_grad()
     def beside_neighbours(self, catalogue: Catalogue) -> Catalogue:
-        """The catalogue with the neighbours of its new items, found among those with an id."""
+        """The catalogue with neighbours for its new items, found among the items with an id."""
         if self.near_RJ is None:
             return catalogue
         item_B = are_new(catalogue).nonzero().squeeze(1)
@@ -144,10 +146,9 @@ class ItemEncoder(nn.Module):
 
     @torch.no_grad()
     def standardised(self, catalogue: Catalogue, dtype: torch.dtype) -> Catalogue:
-        """The catalogue with features as the linear layers read them, in `dtype`; missing ones 0.
+        """The catalogue with standardised features in `dtype` (missing ones are 0) and initial ids.
 
-        And with where its ids begin. All that stays the same from step to step, and so need not be
-        made at each.
+        Both are the same for all steps, so they need not be computed at each step.
         """
         features = {}
         for name, projection in self._projections():
@@ -180,11 +181,12 @@ class ItemEncoder(nn.Module):
         return self.parts[-1].branch + 1
 
     def forward(self, catalogue: Catalogue) -> ItemParts:
-        """The streams of N items, in the order of `parts`.
+        """Compute the streams of N items, in the order of `parts`.
 
-        A missing stream holds its learnt vector; an item with no stream at all is described by the
-        learnt vectors alone. An id stands beside its neighbours'. Where an item has no id, or it is
-        hidden, what stands in its place is where it would have begun, and its neighbours are seen.
+        A missing stream has its learnt vector. An item without any stream is represented by the
+        learnt vectors only. The mean id of an item's neighbours is added to its id. If an item has
+        no id, or its id is hidden, its initial value from content replaces the id; its neighbours
+        are still added.
         """
         values: list[Tensor] = []
         present: list[Tensor] = []
@@ -194,7 +196,7 @@ class ItemEncoder(nn.Module):
         for name, projection in self._projections():
             there_N = catalogue.present[name]
             features = catalogue.features[name]
-            if not catalogue.standardised:  # what is stored for a missing vector may be odd
+            if not catalogue.standardised:  # stored values of missing vectors may be arbitrary
                 features = features.where(there_N[:, None], 0.0)
             x_ND = projection(features, catalogue.standardised)
             values.append(torch.where(there_N[:, None], x_ND, self.missing_SD[len(present)]))
@@ -203,11 +205,11 @@ class ItemEncoder(nn.Module):
         return ItemParts(torch.stack(values), present_NS | ~present_NS.any(1, keepdim=True))
 
     def projected(self, modality: str, features: Tensor) -> Tensor:
-        """Vectors of a modality as its stream has them: [N, dim] to [N, D]."""
+        """Project vectors of a modality to its stream: [N, dim] to [N, D]."""
         return dict(self._projections())[modality](features)  # type: ignore[no-any-return]
 
     def _ids(self, catalogue: Catalogue) -> tuple[list[Tensor], Tensor]:
-        """What ids say in each of their parts [N, D], and of which items they say anything."""
+        """Id vectors for each id part [N, D], and whether each item has one."""
         own_NX, near_NX, known_N = self._rows_and_neighbours(catalogue)
         with_id_N = has_id_N = catalogue.id_row_N >= 0
         content_N = has_content(catalogue)
@@ -216,7 +218,7 @@ class ItemEncoder(nn.Module):
             kept_N = torch.rand(len(has_id_N), device=has_id_N.device) >= self.id_dropout
             shown_N = has_id_N & (kept_N | ~content_N)
         own_ND, *others = torch.split(own_NX, self.width, dim=1)
-        if not others:  # of several branches, only that of all streams is hidden ids
+        if not others:  # with several branches, ids are hidden from the fused branch only
             has_id_N = shown_N
         own_ND = torch.where(has_id_N[:, None], own_ND, self.missing_SD[0])
         if self.content_init is not None:
@@ -233,13 +235,14 @@ class ItemEncoder(nn.Module):
     def _initialised(
         self, catalogue: Catalogue, own_ND: Tensor, begins_N: Tensor, drawn: bool
     ) -> Tensor:
-        """The ids' vectors, where some items begin those of where content places them instead.
+        """Replace the id vectors of some items by their initial values from content.
 
         Args:
             catalogue: The items.
-            own_ND: Their ids' vectors.
-            begins_N: bool, whose are not to be seen.
-            drawn: Whether chance has a part in that, or the host may know it before.
+            own_ND: Their id vectors.
+            begins_N: bool, the items whose id vectors are replaced.
+            drawn: Whether `begins_N` depends on random draws. Otherwise the host may know it in
+                advance.
         """
         assert self.content_init is not None
         if catalogue.initial_ND is not None:
@@ -254,9 +257,9 @@ class ItemEncoder(nn.Module):
     def _rows_and_neighbours(
         self, catalogue: Catalogue
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """The items' rows of the id table, the mean of their neighbours', and who has any.
+        """The items' rows of the id table, the mean of their neighbours' rows, and who has any.
 
-        The latter are None where there are no neighbours at all.
+        The last two are None if the model uses no neighbours.
         """
         assert self.id_table is not None
         row_N = catalogue.id_row_N.clamp(min=0)
@@ -266,8 +269,8 @@ class ItemEncoder(nn.Module):
         items, most = near_NJ.shape
         there_NJ = near_NJ >= 0
         share_NJ = there_NJ.float() / there_NJ.sum(1, keepdim=True).clamp(min=1)
-        # Two bags an item, its own row and its neighbours': one lookup, whose gradient is as large
-        # as the table.
+        # Two bags per item: its own row and its neighbours' rows. So there is only one lookup,
+        # whose gradient is as large as the table.
         at_N = torch.arange(items, device=row_N.device)
         own_NX, near_NX = functional.embedding_bag(
             torch.cat([row_N, near_NJ.clamp(min=0).flatten()]),
@@ -279,7 +282,7 @@ class ItemEncoder(nn.Module):
         return own_NX, near_NX, there_NJ.any(1)
 
     def _rows(self, row_N: Tensor, met: Met | None) -> Tensor:
-        """Rows of the id table."""
+        """Look up rows of the id table."""
         assert self.id_table is not None
         if met is None or not self.id_table.sparse:
             own_NX: Tensor = self.id_table(row_N)
@@ -287,7 +290,7 @@ class ItemEncoder(nn.Module):
         return rows_of_table(self.id_table.weight, row_N, met.row_K, met.place_U)
 
     def _neighbours(self, catalogue: Catalogue) -> Tensor:
-        """Those the catalogue tells of, or else those found when the model was measured."""
+        """The neighbours given by the catalogue, or otherwise those found by `measure`."""
         assert self.near_RJ is not None
         if catalogue.near_NJ is not None:
             return catalogue.near_NJ
@@ -295,9 +298,9 @@ class ItemEncoder(nn.Module):
         return self.near_RJ[catalogue.id_row_N.clamp(min=0)].where(has_id_N1, -1)
 
     def _nearest(self, catalogue: Catalogue, item_B: Tensor) -> Tensor:
-        """Id rows of the items with id and content whose content has the largest cosine, [B, J].
+        """Id rows of the nearest items by cosine of content, [B, J]; -1 if there are too few.
 
-        An item is no neighbour of itself; -1 where there are too few.
+        Only items with an id and content can be neighbours. An item is not a neighbour of itself.
         """
         assert self.near_RJ is not None
         item_K = known_items(catalogue)
@@ -318,7 +321,7 @@ class ItemEncoder(nn.Module):
         return near_BJ
 
     def _content(self, catalogue: Catalogue, item_B: Tensor) -> Tensor:
-        """All that the modalities say of some items, side by side; zeros where one is missing."""
+        """Concatenated features of some items, float32; zeros for missing modalities."""
         part = catalogue.take(item_B)
         values = []
         for name, projection in self._projections():
@@ -338,7 +341,7 @@ class ItemEncoder(nn.Module):
 
 
 def _parts(streams: int, fused: bool, both: bool) -> tuple[Part, ...]:
-    """The parts, branch by branch; `both`: there are ids and content."""
+    """The parts, branch by branch; `both`: whether there are both ids and content."""
     if not fused:
         return tuple(Part(stream, stream) for stream in range(streams))
     together = tuple(Part(int(both), stream) for stream in range(streams))

@@ -1,7 +1,7 @@
-"""Layers of S streams at once: every stream has weights of its own, and one product serves all.
+"""Layers for S streams at once: each stream has its own weights, in one batched product.
 
 Axes: S streams, B users, L positions, D width, A heads, I inputs, O outputs. Of a table: R rows, U
-rows wanted, K of them different.
+requested rows, K distinct ones among them.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ class _Gathered(torch.autograd.Function):
 
 
 def gathered(x_XD: Tensor, at_M: Tensor, back_X: Tensor) -> Tensor:
-    """`x[at]`, whose gradient is gathered in its turn: the way back from M to X is known.
+    """`x[at]` with a gather instead of a sum in the backward pass: `back_X` maps X to M.
 
-    So nothing is summed, in whatever order. Rows of X that are not among the M must point to one of
-    them whose gradient is nought.
+    So the gradient does not depend on the order of a sum. Rows of X that are not among the M must
+    point to one of the M whose gradient is zero.
     """
     out: Tensor = _Gathered.apply(x_XD, at_M, back_X)
     return out
@@ -61,29 +61,30 @@ class _Rows(torch.autograd.Function):
 
 
 def rows_of_table(table_RD: Tensor, row_U: Tensor, met_K: Tensor, place_U: Tensor) -> Tensor:
-    """`table[row]`, with a sparse gradient whose rows are rising and each there once.
+    """`table[row]`, with a coalesced sparse gradient: its rows are sorted and unique.
 
-    Torch's own sparse gradients name a row as often as it was looked up, and to find out how many
-    there are the host waits for a GPU, again and again.
+    Torch's own sparse gradients hold a row as often as it was looked up. To count the distinct
+    rows, the host would wait for the GPU repeatedly.
 
     Args:
         table_RD: The table.
-        row_U: int64 rows wanted.
-        met_K: int64 the same rows, rising, each once.
-        place_U: int64 place of each row wanted among those.
+        row_U: int64 requested rows.
+        met_K: int64 the same rows, sorted and deduplicated.
+        place_U: int64 index of each requested row in `met_K`.
     """
     rows: Tensor = _Rows.apply(table_RD, row_U, met_K, place_U)
     return rows
 
 
 class StreamLinear(nn.Module):
-    """A linear layer a stream.
+    """One linear layer per stream.
 
     Args:
         streams: S.
         inputs: I.
         outputs: O.
-        uniform: Of each stream, whether its weights begin at torch's uniform; none, if not given.
+        uniform: For each stream, whether its weights have torch's uniform initialisation; False
+            for all if empty.
     """
 
     def __init__(
@@ -92,8 +93,9 @@ class StreamLinear(nn.Module):
         super().__init__()
         self.weight_SIO = nn.Parameter(torch.empty(streams, inputs, outputs))
         self.bias_SO = nn.Parameter(torch.zeros(streams, outputs))
-        # Small beside what it is added to, so that an untrained encoder hands its input on: with
-        # torch's own start, or Xavier's, learning takes several epochs more (docs/notebook.md).
+        # Small compared with the residual stream, so that an untrained encoder passes its input
+        # on. With torch's or Xavier initialisation, training takes several epochs more
+        # (docs/notebook.md).
         nn.init.normal_(self.weight_SIO, std=0.02)
         bound = inputs**-0.5
         for stream, is_uniform in enumerate(uniform):
@@ -102,13 +104,13 @@ class StreamLinear(nn.Module):
                 nn.init.uniform_(self.bias_SO[stream], -bound, bound)
 
     def forward(self, x: Tensor, of: Tensor | None = None) -> Tensor:
-        """[S, M, ..., I] to [S, M, ..., O]; of the streams `of` alone, int64, if given."""
+        """Map [S, M, ..., I] to [S, M, ..., O]; `of`: int64 indices of the streams in `x`."""
         if of is None:
             return _linear(x, self.weight_SIO, self.bias_SO)
         return _linear(x, self.weight_SIO[of], self.bias_SO[of])
 
     def part(self, x: Tensor, outputs: slice) -> Tensor:
-        """As `forward`, but only some of the outputs."""
+        """Like `forward`, for some of the outputs only."""
         return _linear(x, self.weight_SIO[:, :, outputs], self.bias_SO[:, outputs])
 
 
@@ -118,18 +120,18 @@ def _linear(x: Tensor, weight_SIO: Tensor, bias_SO: Tensor) -> Tensor:
 
 
 class StreamNorm(nn.Module):
-    """Normalisation of the last axis, a stream: LayerNorm or, in its place, DyT.
+    """Normalisation of the last axis for each stream: LayerNorm, or DyT instead.
 
-    LayerNorm: Ba et al., arXiv 1607.06450. DyT(x) = tanh(alpha x), element by element, without any
-    statistics (Zhu et al., arXiv 2503.10622), with one learnt alpha a stream.
+    LayerNorm: Ba et al., arXiv 1607.06450. DyT(x) = tanh(alpha x), elementwise, without statistics
+    (Zhu et al., arXiv 2503.10622), with one learnt alpha per stream.
 
     Args:
-        dyt: Of each of the S streams, whether it has DyT.
-        width: D, to have a learnt scale and shift of each stream after it; 0 for neither.
+        dyt: For each of the S streams, whether it has DyT.
+        width: D, for a learnt scale and shift of each stream after it; 0 for neither.
     """
 
     ALPHA = 0.5
-    """Where alpha begins, as in Zhu et al."""
+    """Initial value of alpha, as in Zhu et al."""
 
     def __init__(self, dyt: Sequence[bool], width: int = 0) -> None:
         super().__init__()
@@ -141,7 +143,7 @@ class StreamNorm(nn.Module):
         self.shift_SD = nn.Parameter(torch.zeros(len(self.dyt), width)) if width else None
 
     def forward(self, x_SXD: Tensor, of: Tensor | None = None) -> Tensor:
-        """Normalise `x` [S, ..., D], same shape out; of the streams `of` alone, if given."""
+        """Normalise `x` [S, ..., D], same shape out; `of`: int64 indices of the streams in `x`."""
         normed_SXD = self._normed(x_SXD, of)
         if self.scale_SD is None or self.shift_SD is None:
             return normed_SXD
@@ -182,19 +184,19 @@ class Dropout(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """Pre-norm causal self-attention and a feed-forward layer (Vaswani et al., 2017), a stream.
+    """Pre-norm causal self-attention and feed-forward layer (Vaswani et al., 2017) per stream.
 
-    Sequences are filled from the left, so a causal mask alone keeps real positions from ever
-    seeing the padding behind them. Where a row holds several, another mask keeps them apart.
-    Normalisation has no scale and shift here: the linear layer that follows has them.
+    Padding is on the right. So the causal mask alone keeps real positions from attending to
+    padding. If a row holds several sequences, a second mask separates them. Normalisation has no
+    scale and shift here: the linear layer that follows has them.
 
     Args:
-        dyt: Of each of the S streams, whether it has DyT in place of LayerNorm.
+        dyt: For each of the S streams, whether it has DyT instead of LayerNorm.
         width: D; a multiple of `heads`.
         heads: A.
-        dropout: Rate of dropout of attention weights and of what each layer gives.
-        relative_positions: How far back attention has a learnt bias for each distance, stream and
-            head (Raffel et al., JMLR 2020, section 2.1, without buckets); 0 for no such bias.
+        dropout: Dropout rate of attention weights and of each layer's output.
+        relative_positions: Number of relative positions with a learnt bias for each stream and head
+            (Raffel et al., JMLR 2020, section 2.1, without buckets); 0 for no such bias.
     """
 
     def __init__(
@@ -215,8 +217,9 @@ class TransformerBlock(nn.Module):
             if relative_positions
             else None
         )
-        # DyT does not scale its input to unit variance as LayerNorm does: with weights as small, a
-        # branch learns little at first and ranks worse in the end (docs/notebook.md).
+        # Unlike LayerNorm, DyT does not scale its input to unit variance. With weights as small as
+        # for LayerNorm, a branch learns slowly at first and ranks worse in the end
+        # (docs/notebook.md).
         self.query_key_value = StreamLinear(streams, width, 3 * width, dyt)
         self.attention_out = StreamLinear(streams, width, width, dyt)
         self.feed_forward_in = StreamLinear(streams, width, 4 * width, dyt)
@@ -225,22 +228,22 @@ class TransformerBlock(nn.Module):
     def forward(
         self, x_SBLD: Tensor, mask_BLL: Tensor | None = None, of: Tensor | None = None
     ) -> Tensor:
-        """Mix positions, then channels; same shape out.
+        """Apply attention and the feed-forward layer; same shape out.
 
         Args:
             x_SBLD: The sequences.
-            mask_BLL: Added to the attention of each position to each: 0, or far below it where one
-                shall not see the other. What is ahead is hidden without it.
-            of: Which streams `x_SBLD` holds, if not all.
+            mask_BLL: Added to the attention logits: 0, or very negative for masked pairs of
+                positions. Later positions are masked without it.
+            of: int64 indices of the streams that `x_SBLD` holds; None for all.
         """
         x_SBLD = x_SBLD + self.drop(self._attend(self.attention_norm(x_SBLD, of), mask_BLL, of))
         out: Tensor = x_SBLD + self.drop(self._feed_forward(x_SBLD, of))
         return out
 
     def last(self, x_SBLD: Tensor, last_B: Tensor) -> Tensor:
-        """What `forward` makes of position `last` of each row, [S, B, D], without the others.
+        """Compute `forward` for position `last` of each row only: [S, B, D].
 
-        Only keys and values are wanted of the other positions: a third of the work.
+        The other positions need keys and values only, which is a third of the work.
         """
         streams, batch, length, width = x_SBLD.shape
         row_B = torch.arange(batch, device=x_SBLD.device)
@@ -275,7 +278,7 @@ class TransformerBlock(nn.Module):
         bias_SALL = self._bias(length, x_SBLD.device)
         if of is not None:
             bias_SALL = bias_SALL[of]
-        bias = bias_SALL.unsqueeze(1)  # [S, 1, A, L, L], or with all of B
+        bias = bias_SALL.unsqueeze(1)  # [S, 1, A, L, L]; [S, B, A, L, L] with a mask
         if mask_BLL is not None:
             bias = bias + mask_BLL.unsqueeze(1)
         share = self.drop.share if self.training else 0.0
@@ -285,13 +288,14 @@ class TransformerBlock(nn.Module):
         return out
 
     def _bias(self, length: int, device: torch.device) -> Tensor:
-        """What is added to the attention of each position to each, [S, A, L, L]; -inf ahead."""
+        """Bias of the attention logits, [S, A, L, L]; -inf for later positions."""
         if self.distance_bias_LX is None:
             past_XL = torch.zeros(self.streams * self.heads, length, device=device)
         else:
             past_XL = self.distance_bias_LX[:length].T
-        # Each row of the matrix is a piece of one line, from the farthest distance to what is
-        # ahead; the last row begins at its beginning, and each row above it one further on.
+        # Each row of the matrix is a window of one line of biases, from the largest distance to
+        # later positions. The last row starts at the line's start, and each row above starts one
+        # value later.
         line_XK = functional.pad(past_XL.flip(1), (0, length - 1), value=float("-inf"))
         bias_XLL = line_XK.unfold(1, length, 1).flip(1)
         return bias_XLL.view(self.streams, self.heads, length, length)

@@ -16,16 +16,16 @@ from torch.nn import functional
 from cammsr_cli.model.by_device import filled, rows_at_once
 
 NOWHERE = -1e30
-"""Logit of what has no part; finite, so that a softmax over nothing else is a number."""
+"""Logit of masked items; finite, so that a softmax over masked items only is not NaN."""
 
 
 class CrossEntropy(NamedTuple):
-    """A softmax cross-entropy and what else is told of it; only the first has gradients.
+    """A softmax cross-entropy and its statistics; only `loss` has gradients.
 
     Attributes:
-        loss: Its weighted sum over the positions.
-        own_share_M: Probability of each position's own item.
-        log_sum_M: Logarithm of what the exponentials of the position's logits sum to.
+        loss: Weighted sum over the positions.
+        own_share_M: Probability of each position's target item.
+        log_sum_M: Log-sum-exp of each position's logits.
     """
 
     loss: Tensor
@@ -34,12 +34,12 @@ class CrossEntropy(NamedTuple):
 
 
 def catalogue_cross_entropy(query_MV: Tensor, target_NV: Tensor, own_M: Tensor) -> Tensor:
-    """Mean softmax cross-entropy of the next item over all N items, without ever holding M x N.
+    """Mean softmax cross-entropy of the next item over all N items, without an M x N matrix.
 
     Args:
-        query_MV: The users' side of the score.
-        target_NV: The items' side.
-        own_M: int64 row of `target_NV` that is each position's next item.
+        query_MV: Queries of the positions.
+        target_NV: Targets of the items.
+        own_M: int64 row of `target_NV` of each position's next item.
     """
     own_MV = functional.embedding(own_M, target_NV)
     return sampled_cross_entropy(query_MV, own_MV, target_NV, own_M).loss
@@ -53,19 +53,19 @@ def sampled_cross_entropy(
     correction_N: Tensor | None = None,
     weight_M: Tensor | None = None,
 ) -> CrossEntropy:
-    """Softmax cross-entropy of each position's own item against N others, summed with weights.
+    """Weighted sum of the softmax cross-entropy of each position's target against N candidates.
 
-    Under autocast the matrix products are made in its dtype, everything else in float32.
+    Under autocast, matrix products use its dtype and everything else uses float32.
 
     Args:
-        query_MV: The users' side of the score.
-        own_MV: The items' side, of each position's next item.
-        target_NV: The items' side, of the items that it is told from.
-        own_M: int64 row of `target_NV` that is the position's own item and is left out; where none
-            is, one of no part: corrected by `NOWHERE`.
-        correction_N: Added to the logits of the others: the log-Q correction of `core.sampling`
-            where they are a sample of the catalogue.
-        weight_M: The positions' weights; if not given, all alike, and their sum is 1.
+        query_MV: Queries of the positions.
+        own_MV: Targets of each position's next item.
+        target_NV: Targets of the candidate items.
+        own_M: int64 row of `target_NV` of the position's target item, which is left out of the
+            negatives. If it is not a candidate, a row whose correction is `NOWHERE`.
+        correction_N: Added to the candidates' logits: the log-Q correction of
+            `negatives.Candidates` if they are a sample of the catalogue.
+        weight_M: The positions' weights; if None, equal weights with the sum 1.
     """
     if weight_M is None:
         weight_M = own_MV.new_full(own_M.shape, 1 / len(own_M), dtype=torch.float32)
@@ -79,9 +79,9 @@ def sampled_cross_entropy(
 class _SummedCrossEntropy(torch.autograd.Function):
     """sum_m w_m (log(exp(own_m) + sum_n exp(<query_m, target_n> + correction_n)) - own_m).
 
-    Where own_m = <query_m, own_m>. The logits of a few rows are made, used for the value and for
-    all gradients, and forgotten: three matrix products and no recomputation (the idea of Hsu et
-    al., "Liger Kernel", arXiv 2410.10989, section 3.2).
+    Here the logit own_m is <query_m, own_m>. The logits of a few rows are computed, used for the
+    value and all gradients, and freed: three matrix products and no recomputation (the idea of Hsu
+    et al., "Liger Kernel", arXiv 2410.10989, section 3.2).
     """
 
     @staticmethod
@@ -122,7 +122,7 @@ def _in_chunks(
     correction_N: Tensor | None,
     dtype: torch.dtype,
 ) -> tuple[Tensor, ...]:
-    """Each position's cross-entropy, own probability and log-sum; gradients of the weighted sum."""
+    """Each position's cross-entropy, target probability and log-sum-exp; then the gradients."""
     rows = rows_at_once(len(query_MV), len(target_NV), query_MV.device)
     target = target_NV.to(dtype)
     corrected = _corrected(target, correction_N)
@@ -137,7 +137,7 @@ def _in_chunks(
             chunk_query = functional.pad(chunk_query, (0, 2), value=1.0)
         logit = (filled(chunk_query, rows) @ corrected.T)[: len(query)]
         logit[torch.arange(len(query), device=logit.device), own_M[chunk]] = NOWHERE
-        # Among the others; in the products' type, as they would be rounded to it anyway.
+        # Softmax over the negatives, in the dtype of the products: it is rounded to it anyway.
         among = torch.softmax(logit, 1)
         most, largest = logit.amax(1, keepdim=True), among.amax(1, keepdim=True)
         others = most.to(query.dtype) - largest.to(query.dtype).log()
@@ -162,10 +162,10 @@ def _in_chunks(
 
 
 def _corrected(target_NV: Tensor, correction_N: Tensor | None) -> Tensor:
-    """The targets, and beside them the correction, in two columns for a query of ones there.
+    """Append the correction to the targets as two columns; queries have ones there.
 
-    So the matrix product adds it, and the logits are of its type. What one bfloat16 loses of it is
-    in the second column.
+    So the matrix product adds the correction, in its own dtype. The second column holds the
+    rounding error of the first, for example in bfloat16.
     """
     if correction_N is None:
         return target_NV
@@ -179,13 +179,13 @@ def category_loss(
 ) -> Tensor:
     """Binary cross-entropy of every stream's category predictions, mean over C.
 
-    Items without a label and streams that an item lacks are left out.
+    Items without a label and missing streams are ignored.
 
     Args:
-        logits_SNC: Predicted.
-        label_NC: bool.
-        present_NS: bool.
-        weight_N: Of each item, 0 to leave it out; if not given, 1.
+        logits_SNC: Predicted logits.
+        label_NC: bool, the items' labels.
+        present_NS: bool, whether each item has each stream.
+        weight_N: Weight of each item, 0 to ignore it; if None, 1.
     """
     weight_SN = (label_NC.any(1, keepdim=True) & present_NS).T.float()
     if weight_N is not None:
@@ -199,8 +199,8 @@ def category_loss(
 def swap_loss(one_BD: Tensor, other_BD: Tensor, temperature: float) -> Tensor:
     """Mean InfoNCE between two streams' states of the same histories (equation 18).
 
-    The positive pair is the two states of one history; the other histories of the batch are the
-    negatives. Similarity is the cosine; the paper prints no temperature, which is 1.
+    The positive pair is the two states of one history. The other histories of the batch are the
+    negatives. Similarity is the cosine. The paper has no temperature, which equals 1.
     """
     one_BD, other_BD = functional.normalize(one_BD, dim=-1), functional.normalize(other_BD, dim=-1)
     logits_BB = one_BD.float() @ other_BD.float().T / temperature

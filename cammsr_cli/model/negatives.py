@@ -1,4 +1,4 @@
-"""Sampled softmax: a few thousand items that stand for a catalogue of millions.
+"""Sampled softmax: a few thousand candidate items instead of a catalogue of millions.
 
 Axes: M positions that have a target, N items, C candidates.
 """
@@ -13,15 +13,14 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Candidates:
-    """The items that a step's positions are told apart from.
+    """The candidate items of a step.
 
     Attributes:
-        item_C: int64 item index, rising, each once.
-        correction_C: None where they are all that could be drawn; else float, -log of the
-            probability with which each item is among the candidates:
-            added to the logits, it makes the sum of their exponentials an unbiased estimate of
-            that over the whole catalogue (Horvitz and Thompson, 1952; "log-Q correction", Yi et
-            al., RecSys 2019, equation 5).
+        item_C: int64 item indices in ascending order, each once.
+        correction_C: float, -log of the probability that each item is among the candidates; None
+            if the candidates are all items of the pool. Added to the logits, it makes the sum of
+            their exponentials an unbiased estimate of the sum over the whole catalogue (Horvitz
+            and Thompson, 1952; "log-Q correction", Yi et al., RecSys 2019, equation 5).
     """
 
     item_C: Tensor
@@ -35,19 +34,20 @@ def draw_candidates(
     pool_R: Tensor | None = None,
     generator: torch.Generator | None = None,
 ) -> Candidates:
-    """At most `number` items: half from the step's own targets, half from the whole catalogue.
+    """Draw at most `number` items: half from the step's targets, half from the whole catalogue.
 
-    Their number, and with it the cost of a step, does not grow with the catalogue or the batch.
+    Their number does not grow with the catalogue or the batch, and so neither does the cost of a
+    step.
 
     Args:
         target_M: int64 items that follow the step's positions.
         share_N: float, each item's share of all training targets; sums to 1.
-        number: How many are drawn; some are drawn twice and count once.
-        pool_R: The items that stand for the whole catalogue, int64; None if it is all.
-        generator: What draws, a CPU's; torch's own if None.
+        number: Number of draws. Items that are drawn more than once are deduplicated.
+        pool_R: int64 items to draw from instead of the whole catalogue; None for all items.
+        generator: Random generator on the CPU; torch's default generator if None.
     """
     popular = target_M[torch.randperm(len(target_M), generator=generator)[: number // 2]]
-    uniform = number - number // 2  # with replacement; rare items are met by these alone
+    uniform = number - number // 2  # with replacement; only these can draw rare items
     of = len(share_N) if pool_R is None else len(pool_R)
     drawn = torch.randint(of, (uniform,), generator=generator)
     if pool_R is not None:
@@ -59,6 +59,6 @@ def draw_candidates(
 
 
 def places(item: Tensor, item_C: Tensor) -> Tensor:
-    """Place of each item, of any shape, among `item_C`, which rises; -1 where it is none."""
+    """Index of each item, of any shape, in the ascending `item_C`; -1 if it is not there."""
     place = torch.searchsorted(item_C, item).clamp(max=len(item_C) - 1)
     return torch.where(item_C[place] == item, place, -1)

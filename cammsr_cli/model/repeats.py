@@ -1,4 +1,4 @@
-"""Items that are in the history already: whether this data repeats them, and after how long.
+"""Repeated items: a learnt bias for items of the history, by how long ago they occurred.
 
 Axes: B rows, L positions, J the events of a row, R buckets of age, K scores, X = B L.
 """
@@ -16,15 +16,15 @@ from cammsr_cli.model.windows import Window
 
 
 class LastSeen(NamedTuple):
-    """What each position of some rows has in its history, its own event included.
+    """The items in the history of each position of some rows, including its own event.
 
     Attributes:
-        until_BJ: int64 first position of the row to which an event is not the last of its item: the
-            item's next event in that history, or the history's end; 0 in the padding, and where
-            targets are not told from the item.
-        age_BL: int64 how many events ago the position's target was last; 1 is the event at the
-            position itself, 0 never.
-        correction_BJ: float, what is added to the logit of each event's item; None for nothing.
+        until_BJ: int64 first position of the row at which an event is no longer the last one of its
+            item: the item's next event in that history, or the history's end. 0 in the padding,
+            and if the item is not a candidate.
+        age_BL: int64, how many events ago the position's target last occurred: 1 is the event at
+            the position itself, 0 is never.
+        correction_BJ: float, correction added to the logit of each event's item; None for none.
     """
 
     until_BJ: Tensor
@@ -38,13 +38,13 @@ def last_seen(
     candidate_BJ: Tensor | None = None,
     correction_BJ: Tensor | None = None,
 ) -> LastSeen:
-    """What the positions of rows have seen; on the host.
+    """Find the items in the history of each position; on the host.
 
     Args:
         window: The rows.
         target_BL: int64 item that follows each position.
-        candidate_BJ: bool, whether targets are told from the event's item; all are if None.
-        correction_BJ: What is added to its logit.
+        candidate_BJ: bool, whether the event's item is among the candidates; None if all are.
+        correction_BJ: Correction added to the logit of the event's item; None for none.
     """
     item_BL, length = window.item_BL, window.item_BL.shape[1]
     at_X = torch.arange(item_BL.numel())
@@ -53,12 +53,12 @@ def last_seen(
     )
     event_M = window.valid_BL.view(-1).nonzero().squeeze(1)
     column_M = event_M % length
-    history_M = event_M - position_BL.view(-1)[event_M]  # where it begins
+    history_M = event_M - position_BL.view(-1)[event_M]  # index of the history's first event
     end_M = history_M % length + torch.bincount(history_M, minlength=1)[history_M]
     items = 1 + int(torch.maximum(item_BL, target_BL).max())
 
     def key(of_BL: Tensor) -> Tensor:
-        """Rises by history, item and event."""
+        """Sort key: by history, then item, then event."""
         return (history_M * items + of_BL.view(-1)[event_M]) * length + column_M
 
     key_M, order_M = key(item_BL).sort()
@@ -76,12 +76,12 @@ def last_seen(
 
 
 class Slopes(NamedTuple):
-    """Gradients of K biased cross-entropies by their logits, at X positions.
+    """Gradients of K biased cross-entropies with respect to the logits, at X positions.
 
     Attributes:
-        factor_KX: What the gradient of the plain cross-entropy is multiplied with.
-        own_KX: What is added for the target's logit.
-        seen_K: [B, L, J] each, what is added for each event's item.
+        factor_KX: Factor of the gradient of the plain cross-entropy.
+        own_KX: Term added for the target's logit.
+        seen_K: Term added for each event's item, [B, L, J] for each score.
     """
 
     factor_KX: Tensor
@@ -90,31 +90,31 @@ class Slopes(NamedTuple):
 
 
 class RepeatBias(nn.Module):
-    """What is added to the score of an item that the history holds, by how long ago it was last.
+    """Bias added to the score of an item in the history, by how many events ago it last occurred.
 
-    One number for each power of two of events. Where data never repeats, it falls until the item is
-    out of the ranking; where it does, it learns after how long.
+    There is one bias for each power of two of events. If users never repeat items, the bias falls
+    until seen items drop out of the ranking. Otherwise it learns after how long items repeat.
 
     Args:
-        length: Longest history; what was longer ago counts like the longest.
-        separate: Whether the bias is learnt beside the rest, see `loss`: best where users hardly
-            ever take an item again. Else the biased logits have all gradients: best where they do
-            (docs/notebook.md).
+        length: Longest history. Larger ages count as the largest bucket.
+        separate: Whether the bias is learnt separately from the rest, see `loss`. This is best if
+            users hardly ever repeat items. Otherwise all gradients are those of the biased logits,
+            which is best if they do (docs/notebook.md).
     """
 
     SCALE = 10.0
-    """The bias is this many times its parameter: Adam moves all parameters alike, and this one has
-    a long way to go."""
+    """Factor from parameter to bias: Adam changes all parameters by the same amount, and the bias
+    must change by much more than other parameters."""
 
     LARGEST = 60.0
-    """Largest bias: beyond what any score outweighs, and its exponential is a float32."""
+    """Largest bias: larger than any score, and its exponential still fits a float32."""
 
     def __init__(self, length: int, separate: bool = True) -> None:
         super().__init__()
         self.separate = separate
         self.weight_R = nn.Parameter(torch.zeros(length.bit_length()))
         self.length = length
-        # The buckets of all ages, and of each position and event; of what is not past, none.
+        # One-hot buckets of all ages, and of each pair of position and event; 0 for later events.
         age_LJ = 1 + torch.arange(length)[:, None] - torch.arange(length)
         hot_AR = functional.one_hot(self._bucket(torch.arange(1, length + 1)), len(self.weight_R))
         hot_AR = functional.pad(hot_AR.float(), (0, 0, 1, 0))
@@ -126,7 +126,7 @@ class RepeatBias(nn.Module):
         self.register_buffer("hot_LJR", hot_AR[age_LJ.clamp(min=0)], persistent=False)
 
     def forward(self, age: Tensor) -> Tensor:
-        """The biases of items last seen `age` events ago, int64 of any shape, at least 1."""
+        """Biases of items last seen `age` events ago; `age` is int64 of any shape, at least 1."""
         return self.values()[self._bucket(age)]
 
     def values(self) -> Tensor:
@@ -138,9 +138,9 @@ class RepeatBias(nn.Module):
         return bucket.clamp(max=len(self.weight_R) - 1)
 
     def kept(self, seen: LastSeen) -> Tensor:
-        """1 where a position has seen an event, the last of its item, and else 0: [B, L, J].
+        """1 where an event is the last one of its item for a position, otherwise 0: [B, L, J].
 
-        The position's own target is left out; what it says of events ahead does not matter.
+        The position's own target is 0. Values for later events are arbitrary.
         """
         age_LJ = self.age_LJ[: seen.age_BL.shape[1], : seen.age_BL.shape[1]]
         kept_BLJ, other_BLJ = torch.empty(
@@ -157,22 +157,22 @@ class RepeatBias(nn.Module):
         kept_BLJ: Tensor,
         correction_BJ: Tensor | None = None,
     ) -> Tensor:
-        """Probability of each event's item at each position that has seen it: [B, L, J], else 0.
+        """Probability of each event's item at each position that has seen it, else 0: [B, L, J].
 
         Args:
             logit_BLJ: Logit of each event's item at each position of its row.
-            log_sum_BL: Logarithm of what the exponentials of the position's logits sum to.
-            kept_BLJ: What `kept` says.
-            correction_BJ: Added to the logits.
+            log_sum_BL: Log-sum-exp of the position's logits.
+            kept_BLJ: Result of `kept`.
+            correction_BJ: Correction added to the logits; None for none.
         """
         share_BLJ = logit_BLJ - log_sum_BL[:, :, None]
         if correction_BJ is not None:
             share_BLJ += correction_BJ[:, None, :]
-        # What is kept is no larger; the exponential of what is not could have no end.
+        # Kept values are at most 0 anyway; the exponential of others could overflow.
         return share_BLJ.clamp_(max=0.0).exp_().mul_(kept_BLJ)
 
     def by_age(self, share_BLJ: Tensor) -> Tensor:
-        """Sums of what `shares` gives, by bucket of age: [X, R]."""
+        """Sum the result of `shares` by bucket of age: [X, R]."""
         length = share_BLJ.shape[1]
         hot_LJR = self.hot_LJR[:length, :length]
         return torch.bmm(share_BLJ.transpose(0, 1), hot_LJR).transpose(0, 1).flatten(0, 1)
@@ -185,17 +185,17 @@ class RepeatBias(nn.Module):
         age_X: Tensor,
         weight_X: Tensor,
     ) -> Tensor:
-        """What the bias adds to the cross-entropies of K scores: [K].
+        """Change of the cross-entropies of K scores by the bias: [K].
 
-        The value is that of the biased logits, and so is the bias's gradient; all else has none
-        here. So what the bias tells is still learnt by the rest too.
+        Its value and the bias's gradient are those of the biased logits. All other parameters have
+        no gradient here: they are still trained on the unbiased logits.
 
         Args:
-            share_KXR: Probability of what has been seen, of each score, by bucket, without a bias.
-            own_share_KX: That of the positions' targets.
-            scale_K: The part of the bias that each score has.
-            age_X: int64 how many events ago the target was last, 0 for never.
-            weight_X: Each position's part of the mean.
+            share_KXR: Probability of the seen items for each score, by bucket, without the bias.
+            own_share_KX: Probability of the positions' targets, without the bias.
+            scale_K: Factor of the bias in each score.
+            age_X: int64, how many events ago the target last occurred, 0 for never.
+            weight_X: Each position's weight in the mean.
         """
         more_KX, own_KX = self._more(share_KXR, own_share_KX, scale_K, age_X)
         return (more_KX.log1p() - own_KX) @ weight_X
@@ -203,11 +203,11 @@ class RepeatBias(nn.Module):
     def _more(
         self, share_KXR: Tensor, own_share_KX: Tensor, scale_K: Tensor, age_X: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """By how much the bias changes the sum of exponentials, beside 1; the targets' biases."""
+        """Relative change of the sum of exponentials by the bias; and the targets' biases."""
         value_KR = scale_K[:, None] * self.values()
         own_KX = value_KR @ functional.embedding(age_X, self.hot_AR).T
         seen_KX = (share_KXR @ value_KR.expm1()[:, :, None]).squeeze(-1)
-        # It is above -1 but for rounding.
+        # It is greater than -1, except for rounding errors.
         return (own_share_KX * own_KX.expm1() + seen_KX).clamp(min=-1 + 1e-6), own_KX
 
     @torch.no_grad()
@@ -219,14 +219,14 @@ class RepeatBias(nn.Module):
         scale_K: Tensor,
         age_X: Tensor,
     ) -> Slopes:
-        """What the gradient of the biased cross-entropy is, beside that of the plain one.
+        """Gradient of the biased cross-entropy, expressed by that of the plain one.
 
-        With S the sum of exponentials of a position's logits l, and T that with the biases b,
-        d log T = S/T (d log S + sum of share (exp(b) - 1) dl over all that has a bias).
+        Let S be the sum of exponentials of a position's logits l, and T the sum with the biases b.
+        Then d log T = S/T (d log S + sum of share (exp(b) - 1) dl over all biased items).
 
         Args:
-            share_KBLJ: What `shares` gives, of each score.
-            share_KXR: The same `by_age`.
+            share_KBLJ: Result of `shares` for each score.
+            share_KXR: The same, summed `by_age`.
             own_share_KX: As in `loss`.
             scale_K: As in `loss`.
             age_X: As in `loss`.

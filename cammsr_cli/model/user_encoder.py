@@ -1,4 +1,4 @@
-"""The user encoder: from a history's item vectors to a user state at every position, a stream.
+"""The user encoder: from a history's item vectors to a user state per position and stream.
 
 Axes: S streams, B users, L positions, D width.
 """
@@ -14,16 +14,16 @@ from cammsr_cli.model.layers import StreamNorm, TransformerBlock
 
 
 class UserEncoder(nn.Module):
-    """S causal Transformers side by side, one a stream (equations 12 and 14 of the paper).
+    """S parallel causal Transformers, one per stream (equations 12 and 14 of the paper).
 
     Args:
-        dyt: Of each of the S streams, whether its Transformer has DyT in place of LayerNorm.
+        dyt: For each of the S streams, whether its Transformer has DyT instead of LayerNorm.
         width: D.
         layers: Number of Transformer blocks.
-        heads: Attention heads a block; must divide `width`.
-        length: Longest history, L at most.
-        dropout: Rate of dropout.
-        relative_positions: Whether attention has a learnt bias for each distance back.
+        heads: Attention heads per block; must divide `width`.
+        length: Longest history; L is at most this.
+        dropout: Dropout rate.
+        relative_positions: Whether attention has a learnt bias for each relative position.
     """
 
     def __init__(
@@ -46,12 +46,13 @@ class UserEncoder(nn.Module):
     def forward(
         self, x_SBLD: Tensor, mask_BLL: Tensor | None = None, of: Tensor | None = None
     ) -> Tensor:
-        """User states [S, B, L, D]: what is known of each user after each event.
+        """Compute user states [S, B, L, D]: the state of each user after each event.
 
         Args:
             x_SBLD: The events' items.
-            mask_BLL: What keeps histories in one row apart (`segment_mask`), where there are any.
-            of: Which streams' Transformers read `x_SBLD`, if not all, in order.
+            mask_BLL: Mask that separates histories in one row (`segment_mask`); None if each row
+                has one history.
+            of: int64 indices of the streams that `x_SBLD` holds; None for all, in order.
         """
         for block in self.blocks:
             x_SBLD = block(x_SBLD, mask_BLL, of)
@@ -59,7 +60,7 @@ class UserEncoder(nn.Module):
         return h_SBLD
 
     def last(self, x_SBLD: Tensor, last_B: Tensor) -> Tensor:
-        """The state at position `last` of each row alone, [S, B, D]: what `forward` has there."""
+        """Compute only the state at position `last` of each row: [S, B, D], as `forward` does."""
         *blocks, final = self.blocks
         for block in blocks:
             x_SBLD = block(x_SBLD)
@@ -69,6 +70,6 @@ class UserEncoder(nn.Module):
 
 
 def causal_mask(length: int, device: torch.device) -> Tensor:
-    """What hides later positions, [L, L]: 0 up to a position, -inf ahead of it."""
+    """Causal mask [L, L]: 0 up to and including a position, -inf after it."""
     ahead_LL = torch.full((length, length), float("-inf"), device=device)
     return ahead_LL.triu(1)

@@ -1,6 +1,6 @@
-"""Cutting windows out of all users' events, and laying them end to end.
+"""Cutting windows from all users' events, and packing them into rows.
 
-Events of all users lie end to end (CSR): user u owns positions `start[u]` to `end[u]`.
+Events of all users are concatenated (CSR): user u owns positions `start[u]` to `end[u]`.
 
 Axes: E events, W windows, B windows of one batch, or rows that hold several, L positions.
 """
@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 TIME_BUCKETS = 40
-"""Log2 buckets of the gap between events: in seconds, bucket 39 begins at 8,700 years."""
+"""Number of log2 buckets of the gap between events in seconds; bucket 39 starts at 8,700 years."""
 
 ROW_AT_LEAST = 32
-"""Shortest row that short stretches are laid in, if it may be that long: of few, many fit badly."""
+"""Least row length for packing, if allowed: short rows pack short segments badly."""
 
 
 @dataclass(frozen=True)
@@ -27,9 +27,9 @@ class Events:
     Attributes:
         item_E: int32 or int64 item index.
         time_E: int64 seconds.
-        tied_E: bool, whether nothing tells an event's order and that of the user's one before;
-            None where those are tied that share their second.
-        weight_E: float32, what each weighs as a target; None where all weigh alike.
+        tied_E: bool, whether the order of an event and the user's previous one is unknown; None if
+            exactly events of the same second are tied.
+        weight_E: float32, weight of each event as a target; None if all weights are equal.
     """
 
     item_E: Tensor
@@ -45,13 +45,13 @@ class Events:
 
 @dataclass(frozen=True)
 class Rows:
-    """What the model reads of B rows of history, filled from the left.
+    """The model's input: B rows of history, padded on the right.
 
     Attributes:
         item_BL: int64 item index; 0 in the padding.
-        gap_BL: int64 bucket of the time since the event before; 0 for the first and for ties.
-        position_BL: int64 place of each position in its own stretch, 0 in the padding, where a row
-            holds several, one after another; None where each holds one.
+        gap_BL: int64 bucket of the time since the previous event; 0 for the first and for ties.
+        position_BL: int64 index of each position in its own segment, 0 in the padding, if a row
+            holds several segments one after another; None if each row holds one.
     """
 
     item_BL: Tensor
@@ -61,12 +61,12 @@ class Rows:
 
 @dataclass(frozen=True)
 class Window(Rows):
-    """B stretches of history.
+    """B segments of history.
 
     Attributes:
         valid_BL: bool, False in the padding.
         length_B: int64 number of real positions.
-        weight_BL: float32, what each event weighs as a target; None where all weigh alike.
+        weight_BL: float32, weight of each event as a target; None if all weights are equal.
     """
 
     valid_BL: Tensor
@@ -76,15 +76,15 @@ class Window(Rows):
 
 @dataclass(frozen=True)
 class Packed:
-    """Stretches of history, each with the event after it, several to a row.
+    """Segments of history, several per row, each with the event after it.
 
     Attributes:
         window: The rows.
         target_BL: int64 item that follows each position; 0 in the padding.
-        place_M: int64 places of the valid positions among all B L, rising.
-        row_W: int64 row of each stretch, in the order given, and
-        last_W: int64 place of its last position there.
-        weight_M: float32, what the target of each valid position weighs; None where all are alike.
+        place_M: int64 indices of the valid positions among all B L, in ascending order.
+        row_W: int64 row of each segment, in the input's order.
+        last_W: int64 column of each segment's last position in its row.
+        weight_M: float32, weight of each valid position's target; None if all are equal.
     """
 
     window: Window
@@ -96,12 +96,12 @@ class Packed:
 
 
 def cut(events: Events, start_B: Tensor, end_B: Tensor) -> Window:
-    """The events `[start, end)` of each row, padded on the right to the longest row.
+    """Cut the events `[start, end)` of each row, padded on the right to the longest row.
 
     Args:
         events: All events.
-        start_B: int64 first event of each row; where it and `end_B` lie on the host, nothing is
-            asked of the events' device.
+        start_B: int64 first event of each row. If it and `end_B` are on the host, the host does
+            not wait for the events' device.
         end_B: int64 one past the last event.
     """
     device = events.item_E.device
@@ -113,10 +113,10 @@ def cut(events: Events, start_B: Tensor, end_B: Tensor) -> Window:
     at_BL = torch.where(valid_BL, start_B[:, None] + offset_L, 0)
     before_BL = torch.where(valid_BL & (offset_L > 0), at_BL - 1, at_BL)
     gap_BL = (events.time_E[at_BL] - events.time_E[before_BL]).clamp(min=0)
-    if events.tied_E is not None:  # what is told apart within a second has a gap of one
+    if events.tied_E is not None:  # events of the same second with known order have a gap of 1
         ordered_BL = valid_BL & (offset_L > 0) & ~events.tied_E[at_BL]
         gap_BL = torch.where(ordered_BL, gap_BL.clamp(min=1), 0)
-    # The number of bits of a whole number is its base-2 logarithm, rounded as buckets are.
+    # The bucket of an integer is its number of bits, that is, a rounded base-2 logarithm.
     bucket_BL = torch.frexp(gap_BL.double())[1].long().clamp(max=TIME_BUCKETS - 1)
     item_BL = torch.where(valid_BL, events.item_E[at_BL].long(), 0)
     weight_BL = None if events.weight_E is None else events.weight_E[at_BL]
@@ -124,13 +124,14 @@ def cut(events: Events, start_B: Tensor, end_B: Tensor) -> Window:
 
 
 def shuffle_ties(window: Window, generator: torch.Generator | None = None) -> Window:
-    """The windows with the items of each run of events at one time dealt anew.
+    """Shuffle the items of tied events, that is, within each run of events of equal time.
 
-    The order of events at one time says nothing; dealt anew at each step, it cannot be learnt.
+    The order of tied events carries no information. If it is shuffled at each step, the model
+    cannot learn it.
 
     Args:
         window: The windows, on the host.
-        generator: What deals; torch's own if None.
+        generator: Random generator; torch's default generator if None.
     """
     tie_BL = (window.gap_BL > 0).cumsum(1).double()
     chance_BL = torch.rand(tie_BL.shape, dtype=torch.float64, generator=generator)
@@ -141,13 +142,13 @@ def shuffle_ties(window: Window, generator: torch.Generator | None = None) -> Wi
 
 
 def pack(window: Window, most: int, even: int = 1, even_length: int = 1) -> Packed:
-    """Lay stretches of history end to end, so that little of a batch is padding; on the host.
+    """Pack segments of history into rows, so that a batch has little padding; on the host.
 
     Args:
-        window: Stretches of two events or more; the last event of each is a target alone.
-        most: Longest row; no stretch has more than `most` events beside its last.
-        even: The number of rows is a multiple of it.
-        even_length: And so is their length, if it is not `most`.
+        window: Segments of two or more events; the last event of each is only a target.
+        most: Longest row. No segment has more than `most` events in addition to its last.
+        even: The number of rows is a multiple of this.
+        even_length: The length of rows is a multiple of this, unless it is `most`.
     """
     length_W = window.length_B - 1
     lengths: list[int] = length_W.tolist()
@@ -156,7 +157,7 @@ def pack(window: Window, most: int, even: int = 1, even_length: int = 1) -> Pack
     rows, columns = _placed(lengths, width)
     row_W, column_W = torch.tensor(rows), torch.tensor(columns)
     high = max(rows) + 1
-    # Each real position: which stretch it belongs to, where it is there, and where it goes.
+    # For each real position: its segment, its index in the segment, and its index in the rows.
     stretch_M = torch.repeat_interleave(length_W)
     position_M = torch.arange(len(stretch_M)) - (length_W.cumsum(0) - length_W)[stretch_M]
     to_M = (row_W * width + column_W)[stretch_M] + position_M
@@ -182,7 +183,7 @@ def pack(window: Window, most: int, even: int = 1, even_length: int = 1) -> Pack
 
 
 def _placed(lengths: list[int], width: int) -> tuple[list[int], list[int]]:
-    """Row and column of each stretch: a row takes the longest that fits, and again, until none.
+    """Row and column of each segment: a row takes the longest segment that fits, until none fits.
 
     >>> _placed([2, 5, 3, 1], 6)
     ([1, 0, 1, 0], [3, 0, 0, 5])
@@ -207,13 +208,13 @@ def training_windows(
 ) -> tuple[Tensor, Tensor]:
     """Split every history into windows of at most `length` inputs, each input with a next event.
 
-    Every event but a user's first is a target exactly once. Where a long history is cut is drawn
-    anew at each call, so that no event is for ever without its context.
+    Every event except a user's first is a target exactly once. The cuts of a long history are
+    drawn at random in each call, so that no event always lacks its context.
 
     Args:
         start_U: int64 first event of each user.
         end_U: int64 one past the last event.
-        length: Most inputs a window.
+        length: Largest number of inputs per window.
         generator: A CPU generator.
 
     Returns:
@@ -226,7 +227,7 @@ def training_windows(
     count_U = count_U + (shift_U > 0)
     user_W = torch.repeat_interleave(count_U)
     nth_W = torch.arange(len(user_W), device=start_U.device) - (count_U.cumsum(0) - count_U)[user_W]
-    # A shift of s makes the first window s long: as if it had begun (length - s) too early.
+    # With a shift s, the first window has length s, as if it started (length - s) events earlier.
     lead_U = torch.where(shift_U > 0, length - shift_U, 0)
     begin_W = nth_W * length - lead_U[user_W]
     end_W = torch.minimum(begin_W + length, targets_U[user_W])
@@ -235,5 +236,5 @@ def training_windows(
 
 
 def shuffled_batches(number: int, batch_size: int, generator: torch.Generator) -> list[Tensor]:
-    """The indices of `number` windows in random batches, int64 on the CPU."""
+    """Split the indices of `number` windows into random batches, int64 on the CPU."""
     return list(torch.split(torch.randperm(number, generator=generator), batch_size))

@@ -1,1 +1,1 @@
-"""Scores to top-k, metrics and explanations."""
+"""Ranking: from scores to the top k items, metrics and explanations."""

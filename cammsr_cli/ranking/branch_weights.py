@@ -1,4 +1,4 @@
-"""How much each branch's score counts in the sum, where each has learnt to rank by itself."""
+"""Weights of the branches' scores in the sum, for branches that were trained on separate losses."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cammsr_cli.model.windows import Events
 from cammsr_cli.ranking.full_ranking import EvaluationCases, Ranking
 
 WEIGHTS = (0.25, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0)
-"""Those tried of a branch, as multiples of the others'."""
+"""Weights tried for a branch, as multiples of the first branch's."""
 
 
 @torch.inference_mode()
@@ -26,18 +26,18 @@ def weigh_branches(
     exclude_seen: bool,
     quality: Callable[[NDArray[np.int64]], float],
 ) -> float:
-    """Give the branches of a trained model the weights that rank best, one branch after another.
+    """Set the branch weights of a trained model that rank best, one branch after another.
 
     Args:
-        model: Its `branch_weight_T` is set, to a mean of 1.
+        model: The model. Its `branch_weight_T` is set, with a mean of 1.
         catalogue: All items.
         events: All events.
-        cases: Validation's histories and items.
-        exclude_seen: Whether seen items are left out of the ranking.
-        quality: Of the ranks of the items asked about; the larger, the better.
+        cases: Evaluation cases of the validation split.
+        exclude_seen: Whether seen items are excluded from the ranking.
+        quality: Computes a metric from the ranks of the target items; larger is better.
 
     Returns:
-        The quality with those weights.
+        The quality with these weights.
     """
     model.branch_weight_T.fill_(1.0)
     ranking = Ranking(model, catalogue, events, cases, exclude_seen)

@@ -1,4 +1,4 @@
-"""What decides, category by category: the streams' weights, and the use of experts.
+"""Weights of the streams and use of the experts, per category.
 
 Axes: U users, K items of a list, C categories, S streams, T branches, E experts, B users of one
 chunk, L positions of a history.
@@ -21,21 +21,21 @@ from cammsr_cli.ranking.room import in_parts
 from cammsr_cli.runs.loading import LoadedRun
 
 USERS = 2_000
-"""Users, spread over all of them, by whom this is measured."""
+"""Number of evenly spaced users that are sampled."""
 
 CATEGORIES = 20
-"""Categories that are shown: those with most recommendations or events."""
+"""Number of categories shown: those with the most recommendations or events."""
 
 _USERS_AT_ONCE = 256
 
 
 @dataclass(frozen=True)
 class CategoryWeights:
-    """What lifts the recommended items of one category.
+    """Mean weights of the streams for recommended items of one category.
 
     Attributes:
-        category: Its name.
-        recommendations: How many were looked at.
+        category: Name of the category.
+        recommendations: Number of recommendations counted.
         weights: Stream name to its mean share, as `recommend` shows it; they sum to 1.
     """
 
@@ -46,12 +46,12 @@ class CategoryWeights:
 
 @dataclass(frozen=True)
 class ExpertUse:
-    """How much each expert counts where histories show items of one category.
+    """Use of each expert for history events with items of one category.
 
     Attributes:
-        category: Its name.
-        events: How many were looked at.
-        shares: Branch name to the mean share of each of its experts in the size of the gates.
+        category: Name of the category.
+        events: Number of events counted.
+        shares: Branch name to each expert's mean share of the gates' absolute values.
     """
 
     category: str
@@ -61,12 +61,12 @@ class ExpertUse:
 
 @torch.inference_mode()
 def weights_by_category(run: LoadedRun, ranking: Ranking, top_UK: Tensor) -> list[CategoryWeights]:
-    """Mean weights of the streams in the lists of users, by category of the recommended item.
+    """Mean weights of the streams in the users' lists, by category of the recommended item.
 
     Args:
         run: The run.
-        ranking: Has its users' queries.
-        top_UK: int64 the users' lists; -1 where one is shorter.
+        ranking: Ranking of the run, with the users' queries.
+        top_UK: int64 the users' lists; padded with -1 if shorter.
     """
     label_NC = run.catalogue.label_NC
     if label_NC is None or not len(top_UK):
@@ -96,7 +96,7 @@ def weights_by_category(run: LoadedRun, ranking: Ranking, top_UK: Tensor) -> lis
 
 @torch.inference_mode()
 def experts_by_category(run: LoadedRun, ranking: Ranking) -> list[ExpertUse]:
-    """Mean shares of the experts, by category of the events of histories; none without experts."""
+    """Mean shares of the experts, by category of the history events; empty without experts."""
     model, label_NC = run.model, run.catalogue.label_NC
     if model.camoe is None or label_NC is None or not len(ranking.query_UV):
         return []
@@ -116,7 +116,7 @@ def experts_by_category(run: LoadedRun, ranking: Ranking) -> list[ExpertUse]:
         there_BL = at_L < window.length_B[:, None]
         label_PC = label_NC[window.item_BL[there_BL]].cpu().double()
         sum_TCE = label_PC.T @ share_TBLE[:, there_BL].cpu().double()
-        # The number of events stands in one more column.
+        # One more column holds the number of events.
         count_TC1 = label_PC.sum(0)[None, :, None].expand(len(sum_TCE), -1, 1)
         return torch.cat([sum_TCE, count_TC1], dim=-1)[None]
 

@@ -1,4 +1,4 @@
-"""What may be recommended at all: of some items, of some categories, without others."""
+"""Restrictions on recommendations: allowed items and categories, and excluded items."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from cammsr_cli.errors import CammsrError, closest
 
 @dataclass(frozen=True)
 class Choice:
-    """What may be recommended.
+    """Restrictions on recommendations.
 
     Attributes:
-        items: Ids of the only items that may be; None for all.
-        categories: An item must have one of these; none for any.
-        excluded: Ids of items that may not be.
-        per_category: Most items of one category in a list; None for any number.
-        until: Histories end at this moment, in seconds since 1970; None for their end.
+        items: Ids of the allowed items; None for all.
+        categories: An item must have at least one of these; empty for any.
+        excluded: Ids of excluded items.
+        per_category: Largest number of items of one category in a list; None for no limit.
+        until: Histories are cut off after this timestamp, in seconds since 1970; None for the full
+            histories.
     """
 
     items: Sequence[str] | None = None
@@ -31,10 +32,10 @@ class Choice:
     until: int | None = None
 
     def allowed(self, data: DataSet) -> tuple[NDArray[np.bool_], list[str]]:
-        """Which items of a data set may be, and ids of the choice that it does not have.
+        """Whether each item of a data set is allowed, and ids of the choice that are not in it.
 
         Raises:
-            CammsrError: It has no such category.
+            CammsrError: A category is not in the data set.
         """
         allowed, absent = np.ones(len(data.item_ids), dtype=bool), []
         if self.items is not None:
@@ -51,7 +52,7 @@ class Choice:
 
 
 def _named(data: DataSet, ids: Sequence[str]) -> tuple[NDArray[np.bool_], list[str]]:
-    """Which items are called so, and the ids that no item has."""
+    """Whether each item is among `ids`, and the ids that no item has."""
     wanted = set(ids)
     named = np.array([item in wanted for item in data.item_ids], dtype=bool)
     if named.sum() == len(wanted):

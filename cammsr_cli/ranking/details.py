@@ -1,4 +1,4 @@
-"""What one mean hides: for whom a run is good, what its lists are like, what modalities are worth.
+"""Details behind the mean metrics: slices, properties of the lists, and the value of modalities.
 
 Axes: U users, K items of a list, N items, C categories, P pairs of a user and a recommended item,
 M modalities.
@@ -28,26 +28,26 @@ from cammsr_cli.ranking.new_items import evenly
 from cammsr_cli.runs.loading import LoadedRun
 
 CUTOFF = 10
-"""Length of the lists that are looked at."""
+"""Length of the lists that are analysed."""
 
 LENGTHS = (5, 10, 20, 50, 100)
-"""Histories of at most so many events are a slice each, and longer ones another."""
+"""Upper limits of the slices by history length, in events; longer histories are one more slice."""
 
 CATEGORIES = 20
-"""Categories that are a slice of their own: the largest by held-out events."""
+"""Number of categories with a slice: the largest by held-out events."""
 
 PAIRS = 5_000
-"""Users, of each of whose best items the explanation is tried."""
+"""Number of users whose best item is used to test the explanation."""
 
 
 @dataclass(frozen=True)
 class Slice:
-    """Some of the held-out events.
+    """Metrics of a subset of the held-out events.
 
     Attributes:
-        by: What they are told apart by: "history", "popularity", "category", "item" or a modality.
-        value: Which of them, in words.
-        users: How many.
+        by: Kind of the slice: "history", "popularity", "category", "item" or a modality.
+        value: Description of the subset.
+        users: Number of users.
         ndcg: NDCG@10 with its interval.
         recall: Recall@10.
     """
@@ -61,15 +61,15 @@ class Slice:
 
 @dataclass(frozen=True)
 class Lists:
-    """What the best ten items of all users are like, together.
+    """Properties of the top ten lists of all users.
 
     Attributes:
-        coverage: Share of the catalogue that is in any list.
-        gini: Gini coefficient of how often items are listed, over the catalogue: 0 where all are as
-            often, near 1 where few items fill all lists.
+        coverage: Share of the catalogue that is in at least one list.
+        gini: Gini coefficient of how often items are listed, over the catalogue: 0 if all are
+            listed equally often, near 1 if few items fill all lists.
         novelty: Mean of -log2 of an item's share of all training events, over all places.
-        diversity: Share of the pairs within a list that have no category in common; None where
-            there are no categories.
+        diversity: Share of the pairs within a list that have no category in common; None if there
+            are no categories.
     """
 
     coverage: float
@@ -80,11 +80,11 @@ class Lists:
 
 @dataclass(frozen=True)
 class Worth:
-    """What a modality adds to a trained model.
+    """Contribution of a modality to a trained model.
 
     Attributes:
-        without: NDCG@10 where no item has it.
-        lost: By how much that is lower, with its interval, paired by user.
+        without: NDCG@10 if no item has the modality.
+        lost: The loss of NDCG@10 by that, with its interval, paired by user.
     """
 
     without: float
@@ -93,12 +93,12 @@ class Worth:
 
 @dataclass(frozen=True)
 class Faithfulness:
-    """Whether the weights that are shown tell what moves a score.
+    """Whether the displayed weights agree with the modalities' effects on the score.
 
     Attributes:
-        pairs: Users and their first item, with two modalities or more.
-        share: Of the pairs: taking away the heaviest modality moves the score more than taking
-            away the lightest; with its interval.
+        pairs: Number of pairs of a user and their first item, if it has two or more modalities.
+        share: Share of the pairs in which removing the modality with the largest weight changes
+            the score more than removing that with the smallest; with its interval.
     """
 
     pairs: int
@@ -107,14 +107,14 @@ class Faithfulness:
 
 @dataclass(frozen=True)
 class Details:
-    """All of it.
+    """Detailed results of an evaluation.
 
     Attributes:
-        slices: Of the held-out events.
-        lists: Of the best ten.
-        worth: Modality to what it adds.
-        faithfulness: None where no listed item has two modalities.
-        weights: What lifts the recommended items, by their category; empty without categories.
+        slices: Metrics by slice of the held-out events.
+        lists: Properties of the top ten lists.
+        worth: Modality to its contribution.
+        faithfulness: Test of the explanation; None if no listed item has two modalities.
+        weights: Weights of the streams by category of the item; empty without categories.
         experts: Use of the experts, by category; empty for a model without experts.
     """
 
@@ -127,7 +127,7 @@ class Details:
 
 
 def details(run: LoadedRun, ranking: Ranking, rank: NDArray[np.int64], seed: int = 0) -> Details:
-    """Look closer at a ranking of the run, which found these ranks."""
+    """Compute the details of a run's ranking; `rank` holds the ranks that it gave."""
     top_UK = ranking.top(CUTOFF)
     return Details(
         slices=slices(run, ranking.cases, rank, seed),
@@ -188,13 +188,13 @@ def _largest(label_UC: NDArray[np.bool_]) -> list[int]:
 
 
 def _counts(run: LoadedRun) -> NDArray[np.int64]:
-    """Training events of each item."""
+    """Number of training events of each item."""
     data = run.data
     return np.bincount(data.event_item[data.event_part == TRAIN], minlength=len(data.item_ids))
 
 
 def like(run: LoadedRun, top_UK: NDArray[np.int64]) -> Lists:
-    """What lists are like; `top_UK` has -1 where a list is shorter."""
+    """Properties of lists; `top_UK` is padded with -1 where a list is shorter."""
     count_N = _counts(run)
     there_UK = top_UK >= 0
     exposure_N = np.bincount(top_UK[there_UK], minlength=len(count_N))
@@ -209,7 +209,7 @@ def like(run: LoadedRun, top_UK: NDArray[np.int64]) -> Lists:
 
 
 def gini(count_N: NDArray[np.int64]) -> float:
-    """Gini coefficient of numbers that are not negative.
+    """Gini coefficient of non-negative numbers.
 
     >>> gini(np.array([1, 1, 1, 1])), gini(np.array([0, 0, 0, 4]))
     (0.0, 0.75)
@@ -223,7 +223,7 @@ def gini(count_N: NDArray[np.int64]) -> float:
 
 
 def _diversity(label_NC: NDArray[np.bool_], top_UK: NDArray[np.int64]) -> float:
-    """Share of the pairs within lists that share no category."""
+    """Share of the pairs within lists that have no category in common."""
     without_common = pairs = 0
     for first in range(0, len(top_UK), 1024):
         list_BK = top_UK[first : first + 1024]
@@ -253,7 +253,7 @@ def _worth(
 
 
 def without(catalogue: Catalogue, modality: str) -> Catalogue:
-    """The catalogue where no item has a modality."""
+    """The catalogue with a modality removed from all items."""
     none_N = torch.zeros_like(catalogue.present[modality])
     return replace(catalogue, present={**catalogue.present, modality: none_N})
 
@@ -262,15 +262,16 @@ def without(catalogue: Catalogue, modality: str) -> Catalogue:
 def faithfulness(
     run: LoadedRun, ranking: Ranking, item_U: Tensor, seed: int = 0
 ) -> Faithfulness | None:
-    """Take the heaviest and the lightest modality from recommended items, and look at the scores.
+    """Compare the effects on the score of removing an item's heaviest and lightest modality.
 
-    The weights are those that `recommend` shows. A score is taken above the user's average item.
+    The weights are those that `recommend` shows. Scores are measured relative to the user's mean
+    score over all items.
 
     Args:
         run: The run.
-        ranking: Has its users' queries.
+        ranking: Ranking of the run, with the users' queries.
         item_U: int64 each user's first item; -1 for none.
-        seed: Of the bootstrap.
+        seed: Seed of the bootstrap.
     """
     model, tables = run.model, ranking.tables
     present = [run.catalogue.present[name] for name in model.modalities]

@@ -1,4 +1,4 @@
-"""Lists that hold no more than some items of one category.
+"""Lists with a limited number of items per category.
 
 Axes: U users, F items fetched for each, K items kept, N items, C categories.
 """
@@ -12,28 +12,28 @@ from cammsr_cli.ranking.seen import Seen
 from cammsr_cli.ranking.top_k import Index, Top
 
 FETCHED = 4
-"""Items fetched for each that is wanted; as many times more, until the lists are full."""
+"""Number of items fetched per requested item; multiplied by this again until lists are full."""
 
 VALUES_AT_ONCE = 2**24
-"""Most fetched items, of all users together, at one time."""
+"""Largest number of fetched items in memory at once, over all users."""
 
 
 @torch.inference_mode()
 def spread(
     index: Index, query_UV: Tensor, k: int, seen: Seen | None, label_NC: Tensor, most: int
 ) -> Top:
-    """The `k` best items of each user of which no more than `most` share a category.
+    """The `k` best items of each user, at most `most` of them per category.
 
-    The best item first, then each next one that is still allowed. An item of several categories
-    counts in each of them, and needs room in all; one without a category always has room.
+    Items are chosen greedily, best first. An item of several categories counts in each of them,
+    and all of them must have room. An item without a category always has room.
 
     Args:
-        index: Finds the best items.
+        index: Index to search.
         query_UV: The users' queries.
-        k: How many items.
-        seen: What the users have seen.
+        k: Number of items.
+        seen: Items that the users have seen.
         label_NC: bool, the items' categories.
-        most: Items of one category in a list.
+        most: Largest number of items of one category in a list.
     """
     items = len(label_NC)
     fetched = min(FETCHED * k, items)
@@ -52,7 +52,7 @@ def spread(
 
 
 def _kept(top: Top, k: int, label_NC: Tensor, most: int) -> Top:
-    """The first `k` of each list that are allowed; minus infinity where there are fewer."""
+    """The first `k` allowed items of each list; scores are minus infinity if there are fewer."""
     users, fetched = top.item_UK.shape
     item_UK = top.item_UK.new_zeros(users, k)
     score_UK = top.score_UK.new_full((users, k), float("-inf"))

@@ -1,4 +1,4 @@
-"""How good a run is: what `cammsr evaluate` prints."""
+"""Evaluation of a run: the command `cammsr evaluate`."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ Split = Literal["test", "validation"]
 
 @dataclass(frozen=True)
 class Difference:
-    """Run minus other run, over the same users.
+    """Difference between a run and another run, over the same users.
 
     Attributes:
         mean: Mean difference of the metric.
         low: Lower end of the paired bootstrap's 95 % interval.
         high: Upper end.
-        relative: Difference over the other run's mean; None where that is 0.
+        relative: Difference divided by the other run's mean; None if that is 0.
     """
 
     mean: float
@@ -56,18 +56,18 @@ class Difference:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Every metric of a run, of popularity, and its differences from other runs that were named.
+    """All metrics of a run and of the popularity baseline, and differences from other runs.
 
     Attributes:
         split: "test" or "validation".
-        users: How many users were asked about.
+        users: Number of evaluated users.
         items: Size of the catalogue that was ranked.
-        seen_excluded: Whether items already seen were left out of the ranking.
+        seen_excluded: Whether seen items were excluded from the ranking.
         model: Metric name to estimate.
-        popularity: The same for recommending the most bought items to all.
+        popularity: The same for the baseline that recommends the most popular items to all.
         against: Other run to metric name to the difference from it.
-        remarks: What else should be known of the figures, in words.
-        details: Slices and more, where they were asked for.
+        remarks: Notes about the results, for the user.
+        details: Slices and more, if requested.
     """
 
     split: Split
@@ -86,13 +86,13 @@ class Ranked:
     """A run whose catalogue has been ranked for the users with a held-out event.
 
     Attributes:
-        path: Its folder.
+        path: Folder of the run.
         run: The loaded run.
         split: "test" or "validation".
-        exclude_seen: Whether items already seen are left out of the ranking.
-        new_share: Share of the best places that new items have, if it was given.
-        ranking: Of the catalogue.
-        rank: Rank of the held-out item, for each of the users.
+        exclude_seen: Whether seen items are excluded from the ranking.
+        new_share: Share of the top places for new items; None for the default.
+        ranking: Ranking of the catalogue.
+        rank: Rank of the held-out item for each user.
     """
 
     path: Path
@@ -118,25 +118,25 @@ def evaluate(
     per_user_file: Path | None = None,
     force: bool = False,
 ) -> Evaluation:
-    """Rank the whole catalogue for every user and measure where the next item stands.
+    """Rank the whole catalogue for every user and compute metrics of the held-out item's rank.
 
     Args:
-        run: A finished run.
-        data: The data set, if not the one it was trained on.
-        device: Where to compute.
-        split: Which held-out event to find.
-        exclude_seen: Leave items of the user's history out of the ranking; as the training data
-            says (`ModelSpec.repeats`), if not given.
+        run: Folder of a finished run.
+        data: The data set; None for the one the run was trained on.
+        device: Device to compute on.
+        split: The held-out event that is the target.
+        exclude_seen: Whether items of the user's history are excluded from the ranking; None to
+            decide by the training data (`ModelSpec.repeats`).
         against: Other runs to compare with, user by user.
-        new_share: Share of the best places that new items have; as large as their share of the
-            catalogue, if not given.
-        seed: Of the bootstrap.
-        look_closer: Give `Details`, too.
-        per_user_file: Where the rank of each held-out item is written, with the best ten items.
-        force: Whether such a file may be replaced.
+        new_share: Share of the top places for new items; None for their share of the catalogue.
+        seed: Seed of the bootstrap.
+        look_closer: Whether to compute `Details`, too.
+        per_user_file: File for the rank of each held-out item and the best ten items; None for no
+            file.
+        force: Whether an existing file may be replaced.
 
     Raises:
-        CammsrError: A run or its data cannot be used, or there is no one to ask about.
+        CammsrError: A run or its data cannot be used, or no user has a held-out event.
         UsageError: Two runs were trained on different data, or the file may not be written.
     """
     if per_user_file is not None:
@@ -166,10 +166,10 @@ def ranked(
     exclude_seen: bool | None = None,
     new_share: float | None = None,
 ) -> Ranked:
-    """Rank the whole catalogue for every user with a held-out event; arguments as of `evaluate`.
+    """Rank the whole catalogue for every user with a held-out event; arguments as in `evaluate`.
 
     Raises:
-        CammsrError: The run or its data cannot be used, or there is no one to ask about.
+        CammsrError: The run or its data cannot be used, or no user has a held-out event.
     """
     loaded = load_run(RunFolder(run), data, device)
     cases = evaluation_cases(loaded.data, TEST if split == "test" else VALIDATION)
@@ -192,7 +192,7 @@ def evaluation_of(
     seed: int = 0,
     look_closer: bool = False,
 ) -> Evaluation:
-    """Every metric of a ranked run; arguments as of `evaluate`.
+    """Compute all metrics of a ranked run; arguments as in `evaluate`.
 
     Raises:
         CammsrError: Another run cannot be used.
@@ -236,7 +236,7 @@ def ranking_of(
     exclude_seen: bool = True,
     new_share: float | None = None,
 ) -> Ranking:
-    """The catalogue ranked as `evaluate` does it."""
+    """Rank the catalogue as `evaluate` does."""
     share = share_of_new(are_new(run.catalogue), new_share)
     return Ranking(run.model, run.catalogue, run.events, cases, exclude_seen, share)
 
@@ -247,14 +247,14 @@ def ranks_of(
     exclude_seen: bool = True,
     new_share: float | None = None,
 ) -> NDArray[np.int64]:
-    """Rank of the item to be found, for each user, as `evaluate` takes it."""
+    """Rank of the target item for each user, as in `evaluate`."""
     return ranking_of(run, cases, exclude_seen, new_share).ranks()
 
 
 def compare(
     rank: NDArray[np.int64], other: NDArray[np.int64], seed: int = 0
 ) -> dict[str, Difference]:
-    """Paired bootstrap over users: how much better `rank` is than `other`, metric by metric."""
+    """Difference of `rank` from `other` for each metric, by a paired bootstrap over users."""
     names = [(metric, k) for metric in METRICS for k in CUTOFFS]
     other_UM = np.stack([per_user(other, m, k) for m, k in names], axis=1)
     delta_UM = np.stack([per_user(rank, m, k) for m, k in names], axis=1) - other_UM

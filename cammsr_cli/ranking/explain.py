@@ -1,8 +1,8 @@
-"""Why an item was recommended: how much each modality lifts it for this user.
+"""Explanation of recommendations: how much each modality raises an item's score for a user.
 
 The score is a sum over the streams. A softmax over the catalogue does not change when a constant is
-added for a user, so a summand by itself says nothing; what counts is how far it lifts this item
-above the user's average item.
+added for a user, so a summand alone has no meaning. What counts is how far it raises this item
+above the user's mean over all items.
 
 Axes: U users, B recommendations of each, N items, S streams, M modalities, V score width.
 """
@@ -19,20 +19,20 @@ from cammsr_cli.model.cammsr import Cammsr, ItemTables
 def modality_weights(
     model: Cammsr, query_UV: Tensor, tables: ItemTables, average_V: Tensor, item_UB: Tensor
 ) -> Tensor:
-    """Share of each stream in what lifts each item above its user's average item.
+    """Share of each stream in an item's score above its user's mean over all items.
 
-    Contributions are centred over the catalogue, what pulls the item down or is missing from it
-    counts as 0, and the rest is scaled to sum to 1.
+    Contributions are centred over the catalogue. Negative contributions and missing streams count
+    as 0. The rest is scaled to sum to 1.
 
     Args:
         model: The model.
         query_UV: The users' queries.
         tables: Tables of all items.
-        average_V: Mean of their targets.
+        average_V: Mean of all items' targets.
         item_UB: int64 items to explain.
 
     Returns:
-        float [U, B, S]; the item's streams alike where nothing lifts it.
+        float [U, B, S]; equal shares for the item's streams if no contribution is positive.
     """
     offset_UBV = tables.target_NV[item_UB] - average_V
     present_UBS = tables.present_NS[item_UB].to(offset_UBV)
@@ -44,14 +44,14 @@ def modality_weights(
 
 
 def put_forward(weight_UBS: Tensor, has_UBM: Tensor) -> Tensor:
-    """The content modality to show each user for each item: the heaviest one the item has.
+    """The content modality to show each user for each item: the item's one with the most weight.
 
     Args:
         weight_UBS: Weights of the streams; the last M are the modalities.
-        has_UBM: bool, which modalities each item has.
+        has_UBM: bool, whether each item has each modality.
 
     Returns:
-        int64 [U, B], the index of the modality; -1 where the item has none.
+        int64 [U, B], index of the modality; -1 if the item has none.
     """
     modalities = has_UBM.shape[-1]
     if not modalities:

@@ -1,4 +1,4 @@
-"""Where each user's next item stands among the whole catalogue.
+"""Full ranking: the rank of each user's target item in the whole catalogue.
 
 Axes: U users, B users of one chunk, N items, F of them unknown, V score width.
 """
@@ -24,25 +24,25 @@ from cammsr_cli.ranking.seen import Histories, Rejections, Seen, mark, put_last,
 from cammsr_cli.ranking.top_k import ExactIndex
 
 ITEMS_AT_ONCE = 2**15
-"""Items whose tables are made at one time: their representations are far larger than the tables."""
+"""Number of items per chunk of tables: intermediate results are far larger than the tables."""
 
 POSITIONS_AT_ONCE = {"cpu": 2**12, "cuda": 2**18}
-"""Positions of histories that are encoded at one time: what a cache holds, or keeps a GPU busy."""
+"""Number of history positions encoded at once: what fits a CPU's cache, or keeps a GPU busy."""
 
 ROWS_AT_LEAST = 64
-"""Users scored at one time even where the catalogue is large: a row alone is slow."""
+"""Least number of users scored at once, even for a large catalogue: single rows are slow."""
 
 
 @dataclass(frozen=True)
 class EvaluationCases:
-    """Histories and the item that followed each.
+    """Histories, each with the target item that followed it.
 
     Attributes:
-        user_U: Index of each user asked about.
+        user_U: Index of each user.
         start_U: First event of the user.
         end_U: One past the last event of the history.
-        item_U: The item to be found, at event `end`.
-        rejections: What all users rejected, on the host; None for nothing.
+        item_U: The target item, at event `end`.
+        rejections: Items that users rejected, on the host; None if there are none.
     """
 
     user_U: NDArray[np.int64]
@@ -52,7 +52,7 @@ class EvaluationCases:
     rejections: Rejections | None = None
 
     def take(self, chosen: NDArray[np.int64] | slice) -> EvaluationCases:
-        """Some of the questions."""
+        """Select some of the cases."""
         return replace(
             self,
             user_U=self.user_U[chosen],
@@ -62,7 +62,7 @@ class EvaluationCases:
         )
 
     def sample(self, most: int, seed: int) -> EvaluationCases:
-        """At most `most` of the questions, drawn by `seed`, in their order."""
+        """Sample at most `most` of the cases with `seed`; their order is kept."""
         if len(self.user_U) <= most:
             return self
         drawn = np.random.default_rng(seed).choice(len(self.user_U), most, replace=False)
@@ -70,7 +70,7 @@ class EvaluationCases:
 
 
 def evaluation_cases(data: DataSet, part: int) -> EvaluationCases:
-    """All users with an event of `part` (VALIDATION or TEST) and a history before it."""
+    """Cases of all users with an event of `part` (VALIDATION or TEST) and a history before it."""
     at_U = np.flatnonzero(data.event_part == part)
     user_U = np.searchsorted(data.event_indptr, at_U, side="right") - 1
     start_U = data.event_indptr[user_U]
@@ -82,9 +82,10 @@ def evaluation_cases(data: DataSet, part: int) -> EvaluationCases:
 
 @torch.inference_mode()
 def item_tables(model: Cammsr, catalogue: Catalogue) -> ItemTables:
-    """The tables of all items of a model in evaluation mode, made part by part.
+    """Compute the tables of all items in chunks, for a model in evaluation mode.
 
-    Ranking needs no category logits, which would fill memory: they come back with no category.
+    Ranking needs no category logits, which would take much memory. They are returned with no
+    category.
     """
     every_N = torch.arange(len(catalogue.id_row_N), device=catalogue.id_row_N.device)
 
@@ -111,9 +112,9 @@ def _joined(parts: list[ItemTables]) -> ItemTables:
 def user_queries(
     model: Cammsr, tables: ItemTables, events: Events, start_U: Tensor, end_U: Tensor
 ) -> Tensor:
-    """What each user's state asks for after the events `[start, end)`: [U, V].
+    """Compute each user's query after the events `[start, end)`: [U, V].
 
-    Users with histories of like length are encoded together, so that little is padding.
+    Users with histories of similar length are encoded together, so that there is little padding.
     """
     start_U = torch.maximum(start_U, end_U - model.length)
     order_U = torch.argsort(end_U - start_U, descending=True)
@@ -126,24 +127,24 @@ def user_queries(
         window = cut(events, start_U[user_B], end_U[user_B])
         query_UV[user_B] = model.last_queries(tables, window)
 
-    # None of those that follow is longer.
+    # Histories are sorted by length, longest first.
     in_parts(len(length_U), lambda first: max(1, at_once // length_U[first]), encode)
     return query_UV
 
 
 class Ranking:
-    """The whole catalogue ranked for some histories by a model's scores.
+    """Ranking of the whole catalogue for some histories by a model's scores.
 
-    Items of which the model knows nothing rank last. With a `new_share`, new items have that share
-    of the best places (see `new_items`).
+    Items with neither id nor content rank last. With a `new_share`, new items get that share of
+    the top places (see `new_items`).
 
     Attributes:
-        cases: The histories, and what followed each.
-        exclude_seen: Whether seen items are left out.
-        new_share: Share of the best places that new items have; None where they are not raised.
-        tables: Of all items.
+        cases: The histories and their target items.
+        exclude_seen: Whether seen items are excluded.
+        new_share: Share of the top places for new items; None if they are not boosted.
+        tables: Tables of all items.
         query_UV: The histories' queries.
-        target_NV: What these are multiplied with: the tables' targets, new items raised.
+        target_NV: Targets for the queries: the tables' targets, with new items boosted.
     """
 
     def __init__(
@@ -180,13 +181,13 @@ class Ranking:
         return self.query_UV[at_B], self._history.seen(self._start_U[at_B], self._end_U[at_B])
 
     def ranks(self, factor_V: Tensor | None = None) -> NDArray[np.int64]:
-        """Rank of the item to be found, for each; with queries times `factor_V`, if given."""
+        """Rank of each case's target item; queries are multiplied by `factor_V`, if given."""
         query_UV = self.query_UV if factor_V is None else self.query_UV * factor_V
         query_UW = extended_queries(query_UV, self.target_NV)
         return ranks(query_UW, self.target_NV, self._history, self.cases, self._unknown_F)
 
     def top(self, k: int) -> Tensor:
-        """The `k` best items of each, best first, int64 [U, K]; -1 where there are fewer."""
+        """The `k` best items of each case, best first, int64 [U, K]; -1 where there are fewer."""
         index = ExactIndex(self.target_NV, self._unknown_F)
         seen = self._history.seen(self._start_U, self._end_U)
         best = index.top_k(extended_queries(self.query_UV, self.target_NV), k, seen)
@@ -201,14 +202,14 @@ def model_ranks(
     exclude_seen: bool = True,
     new_share: float | None = None,
 ) -> NDArray[np.int64]:
-    """Rank of the item to be found, for each user, by the model's scores; see `Ranking`."""
+    """Rank of the target item for each user, by the model's scores; see `Ranking`."""
     return Ranking(model, catalogue, events, cases, exclude_seen, new_share).ranks()
 
 
 def popularity_ranks(
     data: DataSet, events: Events, cases: EvaluationCases, exclude_seen: bool = True
 ) -> NDArray[np.int64]:
-    """Rank of the item to be found when everyone gets what was bought most in training."""
+    """Rank of the target item for each user, by the number of training events (popularity)."""
     counts = np.bincount(data.event_item[data.event_part == TRAIN], minlength=len(data.item_ids))
     count_N1 = torch.from_numpy(counts).float().to(events.item_E.device)[:, None]
     history = Histories(events, exclude_seen, rejections=cases.rejections)
@@ -223,11 +224,11 @@ def ranks(
     cases: EvaluationCases,
     unknown_F: Tensor | None = None,
 ) -> NDArray[np.int64]:
-    """Ranks where the score of a user and an item is the inner product of query and target.
+    """Rank of each target item, with the inner product of query and target as the score.
 
-    Ties count against us: rank = 1 + the number of other items scored at least as high. Where seen
-    items are left out of the ranking, they tie with none, and the item to be found is never left
-    out; the items `unknown_F` rank last, and tie with one another.
+    Ties are pessimistic: rank = 1 + the number of other items with at least the same score. If seen
+    items are excluded from the ranking, they tie with no item, and the target item itself is never
+    excluded. The items `unknown_F` rank last, and tie with one another.
     """
     device, items = query_UV.device, len(target_NV)
     rows = max(ROWS_AT_LEAST, most_on(device, SCORES_AT_ONCE) // items)
@@ -242,13 +243,13 @@ def ranks(
         item_B = item_U[first:past]
         if seen is not None and seen.bias_P is not None:
             mark(score_BN, seen)
-        lowest = torch.finfo(score_BN.dtype).min  # where it is no number; those left out are lower
+        lowest = torch.finfo(score_BN.dtype).min  # replaces NaN; excluded items are lower
         own_B1 = score_BN.gather(1, item_B[:, None]).nan_to_num(nan=lowest)
         if seen is not None and seen.bias_P is None:
             mark(score_BN, seen)
         score_BN.scatter_(1, item_B[:, None], float("-inf"))
-        # "Not lower", so that a score that is not a number ranks last and never first. Bytes are
-        # summed several times as fast as truth values.
+        # Count lower scores, so that a NaN score ranks last and never first. Summing bytes is
+        # several times as fast as summing booleans.
         lower_B = (score_BN < own_B1).view(torch.uint8).sum(1, dtype=torch.int32)
         return (1 + items - lower_B.long()).clamp(max=items)
 

@@ -61,7 +61,8 @@ def bootstrap_interval(
     Pass the difference of two models' values to compare them user by user (paired bootstrap).
     """
     users = len(values_UM)
-    # Users with the same values are alike, and few values differ: metrics depend on the rank alone.
+    # Users with equal values are interchangeable, and there are few distinct values, because
+    # metrics depend on the rank only.
     distinct_KM, count_K = np.unique(values_UM, axis=0, return_counts=True)
     generator = np.random.default_rng(seed)
     drawn_RK = generator.multinomial(users, count_K / users, size=resamples)

@@ -1,4 +1,4 @@
-"""A loaded run as Python sees it: ids in, tables and arrays out."""
+"""The Python interface of a loaded run: takes ids, returns tables and arrays."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from cammsr_cli.ranking.sessions import Sessions
 from cammsr_cli.ranking.users import user_indices
 
 Event = str | tuple[str, int | datetime]
-"""An item, or an item and when: seconds since 1970, or a date."""
+"""An item, or an item and its timestamp: seconds since 1970, or a date."""
 
 
 class Model:
-    """A trained model that recommends; made by `cammsr_cli.api.load`.
+    """A trained model that makes recommendations; created by `cammsr_cli.api.load`.
 
     Args:
-        recommender: Answers for users and visitors of one data set.
+        recommender: Recommender for users and visitors of one data set.
     """
 
     def __init__(self, recommender: Recommender) -> None:
@@ -44,7 +44,7 @@ class Model:
 
     @property
     def streams(self) -> tuple[str, ...]:
-        """What items are known by: the id, if the model has it, then the modalities."""
+        """Names of the streams: the id, if the model has it, then the modalities."""
         return self._recommender.run.model.streams
 
     def recommend(
@@ -54,21 +54,22 @@ class Model:
         histories: Mapping[str, Sequence[Event]] | None = None,
         k: int = 10,
     ) -> pl.DataFrame:
-        """The next items of users of the data set, or of visitors by their histories.
+        """Recommend next items to users of the data set, or to visitors by their histories.
 
         Args:
             users: Users of the data set.
-            histories: Name to items or pairs of item and time, the oldest first; items that the
-                data set does not have are passed over.
-            k: Most items of each.
+            histories: Name to items, or to pairs of item and time, oldest first. Items that are not
+                in the data set are ignored.
+            k: Largest number of items for each.
 
         Returns:
-            One row an item: user, rank from 1, item, score, put_forward (a modality), weight_STREAM
-            for each stream, and popular: nothing is known of the user, who is given the most
-            popular items, scored by their number of training events.
+            One row per item: user, rank from 1, item, score, put_forward (a modality),
+            weight_STREAM for each stream, and popular. `popular` is True if nothing is known about
+            the user, who then gets the most popular items, scored by their number of training
+            events.
 
         Raises:
-            CammsrError: A user is unknown, or no item of the histories is.
+            CammsrError: A user is unknown, or no item of the histories is known.
         """
         sessions = self._sessions(users, histories)
         answers = self._recommender.answers_for(sessions, _positive(k))
@@ -83,7 +84,7 @@ class Model:
         histories: Mapping[str, Sequence[Event]] | None = None,
         k: int = 10,
     ) -> list[RecommendedList]:
-        """What `recommend` gives, with titles, what to show, and which past items mattered.
+        """Recommend items with explanations: titles, the content to show, influential past items.
 
         Arguments and errors are those of `recommend`.
         """
@@ -96,7 +97,7 @@ class Model:
         ]
 
     def item_vectors(self) -> NDArray[np.float32]:
-        """Vectors of all items, [items, width], whose inner products with users' are scores."""
+        """Vectors of all items, [items, width]; scores are inner products with user vectors."""
         vectors: NDArray[np.float32] = self._recommender.item_vectors.cpu().numpy()
         return vectors
 
@@ -108,11 +109,11 @@ class Model:
     ) -> NDArray[np.float32]:
         """Vectors of users or visitors, [users, width].
 
-        The inner product with an item's vector is its score, but for items of the user's own
-        history: `recommend` leaves those out, or adds a bias that depends on how long ago they were
-        (`cammsr export` writes which).
+        The inner product with an item's vector is its score. Items of the user's own history are an
+        exception: `recommend` excludes them, or adds a bias that depends on how long ago they
+        occurred (`cammsr export` writes which).
 
-        Of who has no event that the model knows, it is nought.
+        The vector is zero for users without an event that the model knows.
 
         Raises:
             CammsrError: A user is unknown.

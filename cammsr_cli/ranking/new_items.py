@@ -1,9 +1,9 @@
-"""A place for new items: what has no training events must not drown among what has.
+"""Boost for new items, so that items without training events appear in recommendations.
 
-An item that nobody has met is known by its content alone, so its scores are less sure, and spread
-less, than those of items with an id: by score alone it would hardly be in any list. All new items
-are therefore raised by one number, such that they have a given share of the best places over all
-users; which of them, and whose, remains the model's to say.
+A new item is known by its content only. So its scores are less certain, and vary less, than those
+of items with an id: by score alone it would hardly be in any list. Therefore one offset is added
+to the scores of all new items, so that they have a given share of the top places over all users.
+The model still decides which new items are recommended, and to whom.
 
 Axes: U users, B users of one chunk, N items, V score width, F some of the items, K places, J the
 best new items that could have one.
@@ -20,28 +20,28 @@ from cammsr_cli.ranking.room import in_parts
 from cammsr_cli.ranking.seen import Seen, hide_items, mark
 
 USERS = 256
-"""Users by whom the offset is found."""
+"""Number of users by whom the offset is computed."""
 
 PLACES = 20
-"""Length of the lists that new items have their share of."""
+"""Length of the lists in which new items have their share of places."""
 
 
 SCORES_AT_ONCE = 2**22
-"""Scores that exist at one time."""
+"""Largest number of scores in memory at once."""
 
 
 def needs_places(new_N: Tensor) -> bool:
-    """Whether there are both new items and others."""
+    """Whether there are both new items and items that are not new."""
     return bool(new_N.any()) and not bool(new_N.all())
 
 
 def share_of_new(new_N: Tensor, wanted: float | None) -> float:
-    """The share of the places that new items have: that wanted, else theirs of the catalogue."""
+    """Share of the places for new items: `wanted`, or if None their share of the catalogue."""
     return float(new_N.float().mean()) if wanted is None else wanted
 
 
 def evenly(users: int, most: int = USERS) -> Tensor:
-    """At most `most` of so many users, int64 and rising."""
+    """At most `most` evenly spaced indices of `users` users, int64 in ascending order."""
     return torch.arange(0, users, max(1, -(-users // most)))
 
 
@@ -54,18 +54,19 @@ def offset_of_new(
     seen: Seen | None,
     unknown_F: Tensor | None = None,
 ) -> float:
-    """What is to be added to the scores of new items for them to have `share` of all places.
+    """Compute the offset to the scores of new items that gives them `share` of all places.
 
-    A user's j-th best new item is among the K best once it is above the (K + 1 - j)-th best old
-    one. Of these K steps a user, the offset lets as many come true as there are places for.
+    A user's j-th best new item is among the K best if its score is above that of the (K + 1 - j)-th
+    best old item. Each user has up to K such score differences. The offset exceeds as many of them
+    as there are places for new items.
 
     Args:
         query_UV: Queries of some users.
         target_NV: Targets of all items.
-        new_N: bool, which items are new: some, but not all.
-        share: Of the places, from 0 to 1.
-        seen: What these users have seen, where that is left out.
-        unknown_F: int64, the items that nobody is shown, if there are any.
+        new_N: bool, whether each item is new; True for some items but not all.
+        share: Share of the places, from 0 to 1.
+        seen: Items that these users have seen, if they are excluded or biased; None otherwise.
+        unknown_F: int64 items that are never recommended; None if there are none.
     """
     new_F = new_N.nonzero().squeeze(1)
     places = min(PLACES, len(new_N) - len(new_F))
@@ -99,15 +100,16 @@ def with_places(
     ask: Callable[[Tensor], tuple[Tensor, Seen | None]],
     unknown_F: Tensor | None = None,
 ) -> Tensor:
-    """The targets, `raised` where some items are new; their queries are made by `extended_queries`.
+    """The targets, `raised` if some items are new; use `extended_queries` for their queries.
 
     Args:
         target_NV: Targets of all items.
-        new_N: bool, which items are new.
-        share: Of the places, from 0 to 1.
-        users: How many users there are to ask about.
-        ask: Gives the queries of some of them, and what they have seen where that is left out.
-        unknown_F: int64, the items that nobody is shown, if there are any.
+        new_N: bool, whether each item is new.
+        share: Share of the places, from 0 to 1.
+        users: Number of users.
+        ask: Returns the queries of the given users, and the items that they have seen, if those
+            are excluded or biased.
+        unknown_F: int64 items that are never recommended; None if there are none.
     """
     if not users or not needs_places(new_N):
         return target_NV
@@ -117,12 +119,12 @@ def with_places(
 
 
 def raised(target_NV: Tensor, new_N: Tensor, offset: float) -> Tensor:
-    """Targets with a last column that raises new items, [N, V + 1]; for `extended_queries`."""
+    """Append a column with the offset of new items to the targets, [N, V + 1]."""
     return torch.cat([target_NV, offset * new_N[:, None].to(target_NV)], dim=1)
 
 
 def extended_queries(query_UV: Tensor, target_NV: Tensor) -> Tensor:
-    """Queries for these targets: [U, V + 1] if they were `raised`, else as they are."""
+    """Queries for these targets: with a column of ones, [U, V + 1], if they are `raised`."""
     if target_NV.shape[1] == query_UV.shape[1]:
         return query_UV
     return torch.cat([query_UV, query_UV.new_ones(len(query_UV), 1)], dim=1)

@@ -1,4 +1,4 @@
-"""What `evaluate --per-user` writes: each held-out item, its rank, and what was recommended."""
+"""The file of `evaluate --per-user`: each held-out item, its rank, and the recommended items."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ _WRITERS: dict[str, Callable[[pl.DataFrame, Path], Any]] = {
 
 
 def require_free(file: Path, force: bool) -> None:
-    """Refuse a file of an unknown kind, and one that is there unless it may be replaced.
+    """Check that the file has a known format, and does not exist or may be replaced.
 
     Raises:
-        UsageError: It is one of those.
+        UsageError: One of these is not the case.
     """
     require_table_output("--per-user", file, _WRITERS, "ranks", ".csv", force)
 
 
 def write_per_user(run: LoadedRun, ranking: Ranking, rank: NDArray[np.int64], file: Path) -> None:
-    """Write one row a user: user, item, rank, recommended (ids, best first).
+    """Write one row per user: user, item, rank, recommended (ids, best first).
 
-    In CSV the recommended items are separated by `|`.
+    In CSV, the recommended items are separated by `|`.
 
     Raises:
-        CammsrError: Another process is writing it, or the system does not let it be written.
+        CammsrError: Another process is writing the file, or the system does not permit writing.
     """
     cases = ranking.cases
     ids = run.data.item_ids

@@ -1,4 +1,4 @@
-"""The piece of an item to put forward: a picture, a sentence of a text, a frame of a clip.
+"""The piece of an item's content to show: an image, a sentence of a text, a frame of a clip.
 
 Axes: V score width.
 """
@@ -16,30 +16,29 @@ from torch import Tensor
 from cammsr_cli.errors import CammsrError
 from cammsr_cli.runs.loading import LoadedRun
 
-if TYPE_CHECKING:  # it imports encoders, which are needed to explain alone
+if TYPE_CHECKING:  # it imports encoders, which only explanations need
     from cammsr_cli.ranking.reasons import PieceChooser
 
 FindMedia = Callable[[str], Path | str]
-"""From a path or an address as an items file has it to the file, or to why there is none."""
+"""Maps a path or URL from an items file to the local file, or to the reason why there is none."""
 
 Chooser = TypeVar("Chooser", bound="PieceChooser")
 
 
 def media_unknown(_written: str) -> str:
-    """Where nobody says where media are."""
+    """The default `FindMedia`, if no media folder is given."""
     return "no media folder is given"
 
 
 @dataclass(frozen=True)
 class PutForward:
-    """What of an item to show this user.
+    """The content of an item to show this user.
 
     Attributes:
-        modality: The content that counts most for this user and item.
-        field: The item field it comes from; "" where the modality came as ready-made vectors.
-        content: The picture's or clip's path as the shop wrote it, or a sentence of the text.
-        seconds: Of a clip, from its beginning to the frame that fits the user best, where it was
-            asked for.
+        modality: The modality with the largest weight for this user and item.
+        field: The item field it comes from; "" if the modality was imported as ready-made vectors.
+        content: The image's or clip's path as in the items file, or a sentence of the text.
+        seconds: For a clip, time in seconds of the frame that fits the user best, if requested.
     """
 
     modality: str
@@ -49,7 +48,7 @@ class PutForward:
 
 
 class Pieces:
-    """Finds the sentences and frames that fit users of a run.
+    """Finds the best sentences and frames for users of a run.
 
     Args:
         run: A loaded run.
@@ -67,14 +66,14 @@ class Pieces:
         remarks: list[str],
         find_media: FindMedia,
     ) -> PutForward | None:
-        """What is put forward, with the sentence of a text or the frame of a clip that fits best.
+        """The content to show, with the best sentence of a text or the best frame of a clip.
 
         Args:
-            shown: What is put forward.
-            item: Of which item, by index.
+            shown: The content to show.
+            item: Index of the item.
             query_V: The user's query.
-            remarks: Is told, once, why a piece could not be chosen.
-            find_media: Where a clip is, or why it cannot be used.
+            remarks: Receives, once, a note about why a piece could not be chosen.
+            find_media: Returns the path of a clip, or the reason why it cannot be used.
         """
         if shown is None or not shown.content:
             return shown
@@ -117,7 +116,7 @@ class Pieces:
     def _chooser(
         self, kind: type[Chooser], modality: str, what: str, remarks: list[str]
     ) -> Chooser | None:
-        """What chooses pieces; None where the encoder is not there, which is told once."""
+        """The chooser of pieces; None if the encoder is not available, which is noted once."""
         if modality not in self._choosers:
             try:
                 info = self._run.data.modalities[modality]

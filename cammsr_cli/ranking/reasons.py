@@ -1,4 +1,4 @@
-"""Why an item, in detail: which past items mattered, what the categories say, which piece fits.
+"""Detailed explanations: influential past items, predicted categories, and the best piece.
 
 Axes: E events of one history, K items, S streams, C categories, P parts of a score, V score width,
 R pieces of one content, D width.
@@ -31,10 +31,10 @@ from cammsr_cli.ranking.full_ranking import user_queries
 _SENTENCE = re.compile(r".+?(?:[.!?](?=\s|$)|$)", re.DOTALL)
 
 SENTENCES_AT_MOST = 64
-"""Of one text."""
+"""Largest number of sentences of a text."""
 
 DECODE_SECONDS = 60.0
-"""A clip takes so long at most."""
+"""Time limit in seconds for decoding a clip."""
 
 
 def sentences(text: str) -> list[str]:
@@ -47,15 +47,16 @@ def sentences(text: str) -> list[str]:
 def influences(
     model: Cammsr, tables: ItemTables, average_V: Tensor, events: Events, item_K: Tensor
 ) -> Tensor:
-    """By how much the scores of some items fall when one event of a history is left out: [E, K].
+    """Decrease of the scores of some items when one event of a history is removed: [E, K].
 
-    A score is taken above the user's average item, as a ranking does not see what all items share.
-    Each event is left out in turn and the model asked again; only the last `model.length` count.
+    Scores are measured relative to the user's mean score, because a ranking does not depend on what
+    all items share. Each event is removed in turn and the scores are computed again. Only the last
+    `model.length` events count.
 
     Args:
         model: The model.
         tables: Tables of all items.
-        average_V: Mean of their targets.
+        average_V: Mean of all items' targets.
         events: One history; at least one event.
         item_K: int64 items.
     """
@@ -70,7 +71,7 @@ def influences(
     start_W = torch.cat([at_E.new_zeros(1), count + at_E * (count - 1)])
     end_W = torch.cat([at_E.new_full((1,), count), count + (at_E + 1) * (count - 1)])
     score_WK = user_queries(model, tables, left, start_W, end_W) @ offset_KV.T
-    if count == 1:  # without it there is no history: the whole lift is its own
+    if count == 1:  # without it the history is empty: it accounts for the whole score
         return score_WK[:1]
     return score_WK[:1] - score_WK[1:]
 
@@ -79,13 +80,13 @@ def influences(
 def predicted_categories(
     model: Cammsr, tables: ItemTables, item_K: Tensor, names: Sequence[str]
 ) -> list[dict[str, float]]:
-    """What the streams take each item to be: the mean probabilities of its three likeliest.
+    """The three most likely categories of each item, with the streams' mean probabilities.
 
     Args:
         model: The model.
-        tables: Tables of the items `item_K`, with their categories.
-        item_K: int64; only for their number.
-        names: Of the categories.
+        tables: Tables of the items `item_K`, with their category logits.
+        item_K: int64 items; only their number is used.
+        names: Names of the categories.
     """
     if model.guide is None:
         return [{} for _ in item_K]
@@ -100,15 +101,15 @@ def predicted_categories(
 
 @dataclass
 class PieceChooser:
-    """Finds the piece of an item's content that lifts the item most for one user.
+    """Finds the piece of an item's content that increases the item's score most for one user.
 
-    Each piece is encoded as the item's content was, by the same encoder, and projected as the model
-    does; what it adds to the user's score decides.
+    Each piece is encoded by the encoder that encoded the item's content, and projected by the
+    model. The piece with the largest contribution to the user's score is chosen.
 
     Args:
         model: The model.
-        modality: Whose pieces.
-        info: How the data set's vectors of it were made.
+        modality: The modality of the pieces.
+        info: Describes how the data set's vectors of the modality were made.
     """
 
     model: Cammsr
@@ -119,7 +120,7 @@ class PieceChooser:
         """Make the encoder.
 
         Raises:
-            CammsrError: It is not installed, or not the one that made the data set's vectors.
+            CammsrError: The encoder is not installed, or did not make the data set's vectors.
         """
         spec = _spec_of(self.info)
         self.encoder = make_encoder(spec)
@@ -131,7 +132,7 @@ class PieceChooser:
 
     @torch.inference_mode()
     def projected(self, samples: list[Any]) -> Tensor:
-        """Pieces that were loaded, [R, D]."""
+        """Encode and project loaded pieces: [R, D]."""
         with encoder_faults(self.info.encoder, f"on {len(samples)} pieces"):
             vectors = np.asarray(self.encoder.encode(samples), dtype=np.float32)
         values = torch.from_numpy(vectors).to(self.model.device)
@@ -139,7 +140,7 @@ class PieceChooser:
 
     @torch.inference_mode()
     def best_of(self, x_RD: Tensor, query_V: Tensor) -> int:
-        """Which piece adds most to the score of the user with this query."""
+        """Index of the piece that adds most to the score of the user with this query."""
         stream = self.model.streams.index(self.modality)
         part = max(at for at, one in enumerate(self.model.items.parts) if one.stream == stream)
         width = self.model.width
@@ -147,7 +148,7 @@ class PieceChooser:
 
 
 class SentenceChooser(PieceChooser):
-    """Finds the sentence of a text."""
+    """Finds the best sentence of a text."""
 
     def best(self, text: str, query_V: Tensor) -> str:
         """The sentence that adds most to the score of the user with this query."""
@@ -160,13 +161,13 @@ class SentenceChooser(PieceChooser):
 
 
 class FrameChooser(PieceChooser):
-    """Finds the frame of a clip, among those that the clip was encoded by."""
+    """Finds the best frame of a clip, among the frames by which the clip was encoded."""
 
     def __post_init__(self) -> None:
         """Make the encoder.
 
         Raises:
-            CammsrError: As for any piece, and if the encoder cannot tell a clip's frames apart.
+            CammsrError: As in `PieceChooser`, or the encoder cannot return a clip's single frames.
         """
         super().__post_init__()
         if not callable(getattr(self.encoder, "moments", None)):
@@ -177,7 +178,7 @@ class FrameChooser(PieceChooser):
         self._known: dict[Path, tuple[list[float], Tensor]] = {}
 
     def best(self, clip: Path, query_V: Tensor) -> float:
-        """The second, from the beginning, of the frame that adds most to the user's score.
+        """Time, in seconds from the start, of the frame that adds most to the user's score.
 
         Raises:
             BadSample: The clip cannot be decoded.
@@ -195,7 +196,7 @@ class FrameChooser(PieceChooser):
 
 @dataclass(frozen=True)
 class _Moments:
-    """Loads a clip's frames one by one; called in another process."""
+    """Loads a clip's single frames; called in another process."""
 
     encoder: Any
 
@@ -205,10 +206,10 @@ class _Moments:
 
 
 def _spec_of(info: ModalityInfo) -> EncoderSpec:
-    """The spec with which an encoder was made, as its fingerprint tells.
+    """The spec of an encoder, read from its fingerprint.
 
     Raises:
-        CammsrError: The vectors were not made by an encoder that tells its options.
+        CammsrError: The vectors were not made by an encoder that records its options.
     """
     try:
         facts = json.loads(info.fingerprint)

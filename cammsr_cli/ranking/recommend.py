@@ -1,4 +1,4 @@
-"""The next items for users, and why: what `cammsr recommend` tells.
+"""Recommendations for users, with explanations: the core of `cammsr recommend`.
 
 Axes: U users, N items, K best items, S streams, M modalities, V score width.
 """
@@ -42,30 +42,31 @@ from cammsr_cli.ranking.users import user_index
 from cammsr_cli.runs.loading import LoadedRun
 
 RECALL_USERS = 256
-"""Users by whom the recall of an approximate index is measured."""
+"""Number of users by whom the recall of an approximate index is measured."""
 
 _SENTENCE = re.compile(r".+?[.!?](?=\s|$)", re.DOTALL)
 
 
 class Recommender:
-    """Answers for users of a loaded run; the item tables are computed once.
+    """Makes recommendations for users of a loaded run; the item tables are computed once.
 
-    Items of which the model knows nothing, neither by training nor by content, are not recommended.
+    Items with neither an id nor content are not recommended.
 
     Args:
         run: A loaded run.
-        new_share: Share of the best places that new items have, over all users; as large as their
-            share of the catalogue, if not given.
-        exclude_seen: Whether items that a user has seen are left out; as the training data says
-            (`ModelSpec.repeats`), if not given.
-        choice: What may be recommended; all, if not given.
-        ranking: A ranking by the same model of the same catalogue, whose scores are then used.
+        new_share: Share of the top places for new items, over all users; None for their share of
+            the catalogue.
+        exclude_seen: Whether items that a user has seen are excluded; None to decide by the
+            training data (`ModelSpec.repeats`).
+        choice: Restrictions on recommendations; None for no restrictions.
+        ranking: A ranking by the same model of the same catalogue, whose scores are reused; None
+            to compute them.
 
     Attributes:
-        passed_over: Items of `choice` that the data set does not have.
+        passed_over: Items of `choice` that are not in the data set.
 
     Raises:
-        CammsrError: The choice leaves no item, or names a category that there is not.
+        CammsrError: The choice allows no item, or names a category that does not exist.
     """
 
     def __init__(
@@ -115,19 +116,19 @@ class Recommender:
         return self._index[item]
 
     def choose_index(self, name: str, users: int, k: int) -> Recall | None:
-        """Search by the index called `name` from now on: "exact", "faiss" or "auto".
+        """Set the index for all further searches: "exact", "faiss" or "auto".
 
         Args:
-            name: "auto" takes faiss only where it pays and its recall is high.
-            users: How many users will be asked about.
-            k: How many items are wanted of each.
+            name: Name of the index. "auto" uses faiss only if it saves time and its recall is high.
+            users: Number of users who will get recommendations.
+            k: Number of items for each user.
 
         Returns:
-            The recall of the approximate index, measured on users all over the data set; None
-            where the search is exact.
+            The recall of the approximate index, measured on evenly spaced users of the data set;
+            None if the search is exact.
 
         Raises:
-            UsageError: faiss is asked for and not installed.
+            UsageError: faiss is requested and not installed.
         """
         if not wants_faiss(name, len(self.tables.target_NV), users, self.run.device):
             return None
@@ -183,20 +184,20 @@ class Recommender:
 
     @property
     def item_vectors(self) -> Tensor:
-        """What `queries` are multiplied with: [N, V], or [N, V + 1] if some are new."""
+        """Targets of all items for `queries`: [N, V], or [N, V + 1] if some items are new."""
         return self._target_NV
 
     @property
     def not_shown(self) -> Tensor | None:
-        """Index of the items that nobody is recommended, int64; None if there are none."""
+        """Indices of the items that are never recommended, int64; None if there are none."""
         return self._hidden_F
 
     @torch.inference_mode()
     def queries(self, sessions: Sessions) -> tuple[Tensor, Seen | None]:
-        """Each session's vector, whose inner products with `item_vectors` are scores.
+        """Compute each session's query vector, and its seen and rejected items.
 
-        And the items of which the score is another, for they were seen or rejected: they are left
-        out, or have a bias. Of a session without events the vector is nought.
+        The inner products with `item_vectors` are the scores, except for seen and rejected items:
+        these are excluded or have a bias. The vector of a session without events is zero.
         """
         if self.choice.until is not None:
             sessions = sessions.until(self.choice.until)
@@ -206,14 +207,14 @@ class Recommender:
         return extended_queries(query_UV, self._target_NV), seen
 
     def _best(self, index: Index, query_UV: Tensor, k: int, seen: Seen | None) -> Top:
-        """The `k` best items of each, with no more of one category than may be."""
+        """The `k` best items of each query, within the limit of items per category."""
         label_NC, most = self.run.catalogue.label_NC, self.choice.per_category
         if most is None or label_NC is None:
             return index.top_k(query_UV, k, seen)
         return spread(index, query_UV, k, seen, label_NC, most)
 
     def without_history(self, sessions: Sessions) -> NDArray[np.bool_]:
-        """Who has no event of an item that the model knows anything of."""
+        """Whether each session has no event with an item that has an id or content."""
         known = np.ones(len(self.run.data.item_ids), dtype=bool)
         if self._unknown_F is not None:
             known[self._unknown_F.cpu().numpy()] = False
@@ -228,7 +229,7 @@ class Recommender:
 
     @cached_property
     def _popularity(self) -> ExactIndex:
-        """Finds the items with most training events."""
+        """Index of the items by their number of training events."""
         data = self.run.data
         counts = np.bincount(data.event_item[data.event_part == TRAIN], minlength=self._items)
         count_N1 = torch.from_numpy(counts).float().to(self.run.device)[:, None]
@@ -244,7 +245,7 @@ class Recommender:
         return len(self.run.data.item_ids)
 
     def _not_shown(self) -> Tensor | None:
-        """Index of the items that nobody is shown: unknown to the model, or not of the choice."""
+        """Indices of the items never recommended: unknown to the model, or not in the choice."""
         data = self.run.data
         allowed, self.passed_over = self.choice.allowed(data)
         if self._unknown_F is not None:
@@ -259,15 +260,15 @@ class Recommender:
         return torch.from_numpy(np.flatnonzero(~allowed)).to(self.run.device)
 
     def recommend(self, user: str, k: int) -> list[Recommendation]:
-        """The `k` best next items for `user`, and what of each to show.
+        """The `k` best next items for `user`, and the content to show for each.
 
         Raises:
-            CammsrError: There is no such user; the message has those whose ids are close.
+            CammsrError: There is no such user. The message lists similar ids.
         """
         return self.lists(self.of_users(np.array([user_index(self.run.data, user)])), k)[0].items
 
     def lists(self, sessions: Sessions, k: int) -> list[RecommendedList]:
-        """The `k` best next items of each session, and what of each to show."""
+        """The `k` best next items of each session, and the content to show for each."""
         answers = self.answers_for(sessions, k)
         fields = {field for name in self.run.model.modalities for field in self._shown_by(name)}
         lists = []
@@ -291,13 +292,13 @@ class Recommender:
         remarks: list[str],
         find_media: FindMedia = media_unknown,
     ) -> RecommendedList:
-        """The list of one session, with the past items, categories and pieces that matter.
+        """Add influential past items, predicted categories and the best pieces to a list.
 
         Args:
-            one: What `lists` gave for it.
-            session: That session alone.
-            remarks: Is told why sentences and frames could not be chosen, if so.
-            find_media: Where a clip is, or why it cannot be used.
+            one: Result of `lists` for the session.
+            session: That session only.
+            remarks: Receives notes about why sentences and frames could not be chosen.
+            find_media: Returns the path of a clip, or the reason why it cannot be used.
         """
         from cammsr_cli.ranking import reasons
 
@@ -362,16 +363,16 @@ class Recommender:
         return PutForward(modality, "", "")
 
     def _shown_by(self, modality: str) -> list[str]:
-        """The item fields that can show a modality; the title stands there anyway."""
+        """The item fields that can show a modality, without the title, which is always shown."""
         fields = self.run.data.modalities[modality].fields
         return [field for field in fields if field not in ("title", "reviews")]
 
     def _queries(self, sessions: Sessions) -> tuple[Tensor, Seen | None]:
-        """The sessions' queries, and what was seen where that is not to be recommended."""
+        """The sessions' queries, and the items that are excluded or have a bias."""
         device = self.run.device
         history = sessions.histories
         rejected = [torch.from_numpy(pair_Q).to(device) for pair_Q in sessions.rejected[:2]]
-        if not len(history.item):  # nobody has any: there is nothing to encode
+        if not len(history.item):  # no session has events: there is nothing to encode
             query_UV = self.tables.target_NV.new_zeros(len(sessions), self.score_width)
             return query_UV, without(None, *rejected)
         events = Events(
@@ -396,7 +397,7 @@ def _most(effects: list[float], items: list[int]) -> list[tuple[int, float]]:
 
 
 def _piece(modality: str, value: str) -> str:
-    """A path as it is; of a text, its first sentence."""
+    """The first sentence of a text; other values, such as paths, unchanged."""
     if modality != "text":
         return value
     sentence = _SENTENCE.match(value)

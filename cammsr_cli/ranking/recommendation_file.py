@@ -1,4 +1,4 @@
-"""Recommendations for many users to a file, in chunks, so that memory does not grow with users.
+"""Files of recommendations for many users, written in chunks so that memory use is bounded.
 
 Axes: U users of one chunk, K best items, R rows of the file.
 """
@@ -25,10 +25,10 @@ from cammsr_cli.ranking.recommendations import Answers
 from cammsr_cli.ranking.sessions import Sessions
 
 USERS_AT_ONCE = 4096
-"""Most users whose recommendations are made at one time."""
+"""Largest number of users per chunk."""
 
 VALUES_AT_ONCE = 2**24
-"""Most numbers by which recommendations are explained at one time: users x items x score width."""
+"""Largest number of values per chunk for explanations: users x items x score width."""
 
 _SINKS: dict[str, Callable[[pl.LazyFrame, Path], Any]] = {
     ".parquet": pl.LazyFrame.sink_parquet,
@@ -39,15 +39,16 @@ _SINKS: dict[str, Callable[[pl.LazyFrame, Path], Any]] = {
 
 @dataclass(frozen=True)
 class Written:
-    """What was written.
+    """Summary of a file that was written.
 
     Attributes:
         out: The file.
-        users: How many users were asked about.
-        items: Size of the catalogue that was ranked for each.
-        rows: How many recommendations there are.
-        seconds: From the first user to the finished file.
-        popular: How many users have no event that the model knows, and the most popular items.
+        users: Number of users.
+        items: Size of the catalogue that was ranked for each user.
+        rows: Number of recommendations.
+        seconds: Time from the first user to the finished file.
+        popular: Number of users without an event that the model knows, who get the most popular
+            items.
     """
 
     out: Path
@@ -59,10 +60,10 @@ class Written:
 
 
 def require_writable(out: Path, force: bool) -> None:
-    """Refuse a file of an unknown kind, and one that is there unless it may be replaced.
+    """Check that the file has a known format, and does not exist or may be replaced.
 
     Raises:
-        UsageError: It is one of those.
+        UsageError: One of these is not the case, or the file holds something else.
     """
     require_table_output("--out", out, _SINKS, "recommendations", ".parquet", force)
     if out.exists() and not _is_ours(out):
@@ -73,7 +74,7 @@ def require_writable(out: Path, force: bool) -> None:
 
 
 def _is_ours(file: Path) -> bool:
-    """Whether a file holds recommendations, or nothing."""
+    """Whether a file holds recommendations or is empty."""
     if not file.stat().st_size:
         return True
     try:
@@ -96,22 +97,22 @@ def write_recommendations(
     progress: Callable[[int, int, int], None],
     force: bool = False,
 ) -> Written:
-    """Write the `k` best next items of each user: one row each, best first, users in their order.
+    """Write the `k` best next items of each user: one row each, best first, in the users' order.
 
-    Columns: user, rank from 1, item, score, put_forward (a modality, or nothing for an item
-    without content) and weight_<stream>, its share in what lifts the item for the user.
+    Columns: user, rank from 1, item, score, put_forward (a modality, or null for an item without
+    content) and weight_<stream>, the stream's share in raising the item's score for the user.
 
     Args:
-        recommender: Whose recommendations.
+        recommender: Makes the recommendations.
         sessions: Indices of users, or sessions.
-        out: File to write, whole or not at all; its ending says the format.
-        k: Most items a user.
-        progress: Told how many users are done, of how many, and 0.
-        force: Whether recommendations that are there may be replaced.
+        out: File to write atomically. Its suffix determines the format.
+        k: Largest number of items per user.
+        progress: Receives the number of completed users, the total number, and 0.
+        force: Whether an existing file of recommendations may be replaced.
 
     Raises:
-        UsageError: `out` is there already, or is something else.
-        CammsrError: Another process is writing it, or the system does not let it be written.
+        UsageError: `out` already exists, or is something else.
+        CammsrError: Another process is writing it, or the system does not permit writing.
     """
     began = time.perf_counter()
     frames = Frames(recommender)
@@ -135,7 +136,7 @@ def write_recommendations(
             yield frame
 
     with refusals_named(out), only_writer(out), written_whole(out) as partial:
-        require_writable(out, force)  # what another run wrote meanwhile is not overwritten
+        require_writable(out, force)  # do not overwrite a file that another process has written
         _SINKS[out.suffix](register_io_source(chunks, schema=frames.schema), partial)
     seconds = time.perf_counter() - began
     items = len(recommender.run.data.item_ids)
@@ -162,7 +163,7 @@ class Frames:
         )
 
     def frame(self, ids: Sequence[str], answers: Answers) -> pl.DataFrame:
-        """The rows of some users' answers."""
+        """Make the rows of some users' answers."""
         there_UK = np.isfinite(answers.score_UK)
         row_R, place_R = np.nonzero(there_UK)
         forward_R = answers.forward_UK[there_UK]

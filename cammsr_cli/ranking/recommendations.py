@@ -1,4 +1,4 @@
-"""What users are recommended, as people and programs read it.
+"""Recommendations as data types, for output and for programs.
 
 Axes: U users, K best items, S streams.
 """
@@ -13,17 +13,17 @@ from numpy.typing import NDArray
 from cammsr_cli.ranking.pieces import PutForward
 
 BECAUSE = 3
-"""Past items told of a recommendation."""
+"""Number of past items reported for a recommendation."""
 
 
 @dataclass(frozen=True)
 class PastItem:
-    """An item of the history that mattered for a recommendation.
+    """An item of the history that influenced a recommendation.
 
     Attributes:
-        item: Its id.
-        title: "" where it has none.
-        effect: By how much the score is lower without it.
+        item: Id of the item.
+        title: Title of the item; "" if it has none.
+        effect: Decrease of the score without the item.
     """
 
     item: str
@@ -36,17 +36,17 @@ class Recommendation:
     """One item for one user.
 
     Attributes:
-        rank: From 1.
-        item: The item's id.
-        title: "" where it has none.
+        rank: Counted from 1.
+        item: Id of the item.
+        title: Title of the item; "" if it has none.
         categories: Its categories.
-        score: The model's score, a logit: only differences within one user mean anything.
-        weights: Stream name to its share in what lifts this item for this user; sums to 1.
-        put_forward: What to show; None for an item without content.
-        new: Whether the item is new since training, known by its content alone.
-        because: The past items that mattered most, where it was asked for.
-        predicted: The item's likeliest categories as its content tells them, with their
-            probabilities, where it was asked for.
+        score: The model's score, a logit. Only differences within one user are meaningful.
+        weights: Stream name to its share in raising this item's score for this user; sums to 1.
+        put_forward: The content to show; None for an item without content.
+        new: Whether the item is new since training and known by its content only.
+        because: The most influential past items, if requested.
+        predicted: The item's most likely categories, predicted by the model, with their
+            probabilities, if requested.
     """
 
     rank: int
@@ -63,12 +63,12 @@ class Recommendation:
 
 @dataclass(frozen=True)
 class RecommendedList:
-    """What one user or visitor is recommended.
+    """Recommendations for one user or visitor.
 
     Attributes:
         user: The user's id, or the visitor's name.
-        items: Best first.
-        popular: Whether nothing is known of them, so that these are the most popular items.
+        items: The recommendations, best first.
+        popular: Whether these are the most popular items, because nothing is known about the user.
     """
 
     user: str
@@ -82,12 +82,13 @@ class Answers:
 
     Attributes:
         item_UK: int64 item index.
-        score_UK: float32; minus infinity where a user has fewer items left, and the rest of that
-            place means nothing.
-        weight_UKS: float32 share of each stream in what lifts the item for the user.
-        forward_UK: int64 index of the modality to put forward, -1 for an item without content.
-        popular_U: bool, who has no event that the model knows and is given the most popular items:
-            scores are then numbers of training events, and the rest is for the average user.
+        score_UK: float32 score; minus infinity where a user has fewer items. The other values of
+            such a place are meaningless.
+        weight_UKS: float32 share of each stream in raising the item's score for the user.
+        forward_UK: int64 index of the modality to show; -1 for an item without content.
+        popular_U: bool, whether the user has no event that the model knows, and gets the most
+            popular items. Scores are then numbers of training events, and weights are those of the
+            average user.
     """
 
     item_UK: NDArray[np.int64]
@@ -99,14 +100,14 @@ class Answers:
 
 @dataclass(frozen=True)
 class Recall:
-    """How much of the exact answer an approximate index finds.
+    """Recall of an approximate index, compared with exact search.
 
     Attributes:
-        k: Length of the lists compared.
-        share: Of the exact best `k` items that were found.
-        users: How many users were asked about.
-        seconds: What building and measuring the index took.
-        used: Whether the index is used: not where "auto" finds its recall too low.
+        k: Length of the compared lists.
+        share: Share of the exact best `k` items that the index found.
+        users: Number of users in the measurement.
+        seconds: Time to build and measure the index.
+        used: Whether the index is used; False if its recall is too low for "auto".
     """
 
     k: int

@@ -1,4 +1,4 @@
-"""Computing a ranking in parts, smaller ones where the device's memory does not hold more."""
+"""Computation of a ranking in chunks, which shrink if the device runs out of memory."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from cammsr_cli.errors import CammsrError
 T = TypeVar("T")
 
 SCORES_AT_ONCE = {"cpu": 2**20, "cuda": 2**26}
-"""Scores that exist at one time: what a CPU's cache holds, or what keeps a GPU busy."""
+"""Largest number of scores in memory at once: what fits a CPU's cache, or keeps a GPU busy."""
 
 
 def in_parts(number: int, at_once: Callable[[int], int], part: Callable[[int, int], T]) -> list[T]:
-    """What `part(first, past)` gives for all of `number` rows, some at a time, in order.
+    """Collect the results of `part(first, past)` for chunks of `number` rows, in order.
 
-    Where the device's memory gives out, half as many are taken at a time from there on.
+    If the device runs out of memory, the size of all further chunks is halved.
 
     Args:
-        number: How many rows there are.
-        at_once: How many are taken at a time from the row `first` on, 1 or more.
-        part: Computes the rows `[first, past)`. After memory gave out it is called anew for some of
-            them.
+        number: Number of rows.
+        at_once: Size of a chunk that starts at row `first`, 1 or more.
+        part: Computes the rows `[first, past)`. After running out of memory, it is called again for
+            fewer of these rows.
 
     Raises:
-        CammsrError: The memory does not hold a single row.
+        CammsrError: The device's memory does not hold a single row.
     """
     made: list[T] = []
     first = halvings = 0
@@ -39,7 +39,7 @@ def in_parts(number: int, at_once: Callable[[int], int], part: Callable[[int, in
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
-            # Out of the handler, whose traceback would keep the tensors of the part alive.
+            # Continue outside the handler: its traceback would keep the part's tensors alive.
         if past - first == 1:
             raise CammsrError(
                 "the device's memory does not hold what ranking one row takes",

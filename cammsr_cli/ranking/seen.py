@@ -1,4 +1,4 @@
-"""What users have seen already, and what that means for a ranking: left out, or biased.
+"""Seen items of users, which a ranking excludes or gives a bias.
 
 Axes: B users, N items, P pairs of a user and a seen item.
 """
@@ -18,13 +18,13 @@ from cammsr_cli.model.windows import Events
 
 @dataclass(frozen=True)
 class Seen:
-    """What some users have seen, as pairs.
+    """Seen items of some users, as pairs of user and item.
 
     Attributes:
-        row_P: int64, rising: which of the users.
+        row_P: int64 row of the user, in ascending order.
         item_P: int64 item index.
-        bias_P: What is added to the scores, and then no pair is there twice; None where seen items
-            are left out of the ranking.
+        bias_P: Bias added to the score of each pair; the pairs are then unique. None if seen items
+            are excluded from the ranking.
     """
 
     row_P: Tensor
@@ -32,14 +32,14 @@ class Seen:
     bias_P: Tensor | None = None
 
     def rows(self, first: int, past: int) -> Seen:
-        """The pairs of the users `first` to `past`, counted from `first`."""
+        """The pairs of the rows `[first, past)`, with rows counted from `first`."""
         bounds = torch.tensor([first, past], device=self.row_P.device)
         low, high = torch.searchsorted(self.row_P, bounds).tolist()
         bias_P = None if self.bias_P is None else self.bias_P[low:high]
         return Seen(self.row_P[low:high] - first, self.item_P[low:high], bias_P)
 
     def of(self, row_B: Tensor) -> Seen:
-        """The pairs of the users `row_B`, which rise, counted by their place there."""
+        """The pairs of the rows `row_B`, in ascending order, renumbered by index in `row_B`."""
         kept_P = torch.isin(self.row_P, row_B)
         bias_P = None if self.bias_P is None else self.bias_P[kept_P]
         return Seen(torch.searchsorted(row_B, self.row_P[kept_P]), self.item_P[kept_P], bias_P)
@@ -47,13 +47,13 @@ class Seen:
 
 @dataclass(frozen=True)
 class Histories:
-    """Which items users have seen, and what is to become of them.
+    """Seen items of users, and how a ranking treats them.
 
     Attributes:
         events: All events.
-        exclude: Whether seen items are left out.
-        repeats: The model's bias for items of the history, where they are kept.
-        rejections: What users rejected, which is left out from then on.
+        exclude: Whether seen items are excluded.
+        repeats: The model's bias for items of the history, if they are not excluded.
+        rejections: Items that users rejected; they are excluded from then on.
     """
 
     events: Events
@@ -62,7 +62,7 @@ class Histories:
     rejections: Rejections | None = None
 
     def seen(self, start_B: Tensor, end_B: Tensor) -> Seen | None:
-        """Of the whole histories `[start, end)`; None where seen items are as all others."""
+        """Seen items of the full histories `[start, end)`; None if they need no treatment."""
         seen = None
         if self.exclude:
             seen = seen_items(self.events, start_B, end_B)
@@ -75,12 +75,12 @@ class Histories:
 
 @dataclass(frozen=True)
 class Rejections:
-    """What users rejected, and when; J pairs of a user and an item.
+    """Rejected items with the time of rejection; J pairs of a user and an item.
 
     Attributes:
-        start_J: int64, rising: first event of the user.
+        start_J: int64 first event of the user, in ascending order.
         item_J: int64 item index.
-        before_J: int64 the event before which it was rejected, or one past the user's last.
+        before_J: int64 event before which it was rejected, or one past the user's last event.
     """
 
     start_J: Tensor
@@ -88,7 +88,7 @@ class Rejections:
     before_J: Tensor
 
     def until(self, start_B: Tensor, end_B: Tensor) -> tuple[Tensor, Tensor]:
-        """Row and item of what each user rejected before event `end`, whose first is `start`."""
+        """Row and item of each rejection before event `end`, for users with first event `start`."""
         start_J = self.start_J.to(start_B.device)
         low_B = torch.searchsorted(start_J, start_B)
         row_Q, at_Q = _places(low_B, torch.searchsorted(start_J, start_B, right=True))
@@ -97,7 +97,7 @@ class Rejections:
 
 
 def rejections(data: DataSet) -> Rejections | None:
-    """What all users of a data set rejected, on the host; None for nothing."""
+    """Rejected items of all users of a data set, on the host; None if there are none."""
     row, item, place = data.rejected(np.arange(len(data.event_indptr) - 1))
     if not len(row):
         return None
@@ -106,14 +106,14 @@ def rejections(data: DataSet) -> Rejections | None:
 
 
 def seen_items(events: Events, start_B: Tensor, end_B: Tensor) -> Seen:
-    """All items of the whole histories `[start, end)`, not only those a model reads."""
+    """All items of the full histories `[start, end)`, not only those that the model reads."""
     row_P, at_P = _places(start_B, end_B)
     return Seen(row_P, events.item_E[at_P].long())
 
 
 @torch.inference_mode()
 def biased_items(events: Events, start_B: Tensor, end_B: Tensor, repeats: RepeatBias) -> Seen:
-    """The items of the histories, each once, with the bias that its last occurrence gives it."""
+    """The items of the histories, deduplicated, with the bias of their last occurrence."""
     row_P, at_P = _places(start_B, end_B)
     item_P = events.item_E[at_P].long()
     age_P = end_B[row_P] - at_P
@@ -125,18 +125,18 @@ def biased_items(events: Events, start_B: Tensor, end_B: Tensor, repeats: Repeat
 
 
 def without(seen: Seen | None, row_Q: Tensor, item_Q: Tensor) -> Seen | None:
-    """What users have seen, and beside it the pairs of users and items that are to be left out.
+    """Add pairs of users and items that are excluded, such as rejections, to the seen items.
 
     Args:
-        seen: What they have seen.
-        row_Q: int64, rising: which of the users.
-        item_Q: int64 item index.
+        seen: Seen items of the users; None for none.
+        row_Q: int64 row of the user of each pair, in ascending order.
+        item_Q: int64 item index of each pair.
     """
     if not len(row_Q):
         return seen
     if seen is None:
         return Seen(row_Q, item_Q)
-    if seen.bias_P is not None:  # then no pair may be there twice
+    if seen.bias_P is not None:  # then pairs must be unique
         items = 1 + int(torch.cat([seen.item_P, item_Q]).max())
         pair_P = seen.row_P * items + seen.item_P
         other_P = ~torch.isin(pair_P, row_Q * items + item_Q)
@@ -163,7 +163,7 @@ def mark(score_BN: Tensor, seen: Seen, first_item: int = 0) -> None:
 
     Args:
         score_BN: Scores of the items from `first_item` on.
-        seen: What the users of the rows have seen.
+        seen: Seen items of the users of the rows.
         first_item: Index of the first column's item.
     """
     at_P = seen.item_P - first_item
@@ -176,12 +176,12 @@ def mark(score_BN: Tensor, seen: Seen, first_item: int = 0) -> None:
 
 
 def hide_items(score_BN: Tensor, item_F: Tensor | None, first_item: int = 0) -> None:
-    """Set the scores of some items to minus infinity for all users, in place; None if of none."""
+    """Set the scores of some items to minus infinity for all users, in place; None for no items."""
     _fill(score_BN, item_F, float("-inf"), first_item)
 
 
 def put_last(score_BN: Tensor, item_F: Tensor | None) -> None:
-    """Set the scores of some items below all others, but above those left out, in place."""
+    """Set the scores of some items below all others but above excluded ones, in place."""
     _fill(score_BN, item_F, torch.finfo(score_BN.dtype).min)
 
 

@@ -1,4 +1,4 @@
-"""Histories to recommend for: those of a data set's users, and of visitors who are not in it.
+"""Histories that recommendations are made for: those of a data set's users, and of visitors.
 
 Axes: U users or visitors.
 """
@@ -18,21 +18,21 @@ from cammsr_cli.errors import CammsrError, UsageError
 from cammsr_cli.ranking.new_items import evenly
 
 _SAMPLED = 256
-"""Users by whom the usual time between two events is found."""
+"""Number of users by whom the typical time between two events is estimated."""
 
 _NO_PAIRS = np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.int64)
 
 
 @dataclass(frozen=True)
 class Sessions:
-    """For whom to recommend, and what each has taken.
+    """Users or visitors, with their histories.
 
     Attributes:
-        ids: [U] of users, or names of visitors.
+        ids: [U] ids of users, or names of visitors.
         histories: Their events.
-        rejected: Of each pair that is not to be recommended the place among them, int64 and
-            rising, the item index, and how many of the events came before.
-        passed_over: Items of visitors that the data set does not have.
+        rejected: Pairs that must not be recommended: row among the sessions, int64 in ascending
+            order; item index; and number of the session's events before the rejection.
+        passed_over: Items of visitors that are not in the data set.
     """
 
     ids: Sequence[str]
@@ -41,11 +41,11 @@ class Sessions:
     passed_over: list[str] = field(default_factory=list)
 
     def __len__(self) -> int:
-        """U."""
+        """Number of sessions, U."""
         return len(self.ids)
 
     def part(self, first: int, past: int) -> Sessions:
-        """Those from `first` to `past`."""
+        """The sessions `[first, past)`."""
         low, high = self.histories.indptr[first], self.histories.indptr[past]
         row, item, place = self.rejected
         here = (row >= first) & (row < past)
@@ -61,18 +61,18 @@ class Sessions:
         )
 
     def first(self, counts: Sequence[int]) -> Sessions:
-        """With only so many of the first events of each."""
+        """Keep only the first events of each session, as many as `counts` says."""
         indptr = self.histories.indptr
         end = indptr[:-1] + np.minimum(np.array(counts, np.int64), np.diff(indptr))
         at = np.arange(len(self.histories.item))
         return self._keeping(at < np.repeat(end, np.diff(indptr)))
 
     def until(self, moment: int) -> Sessions:
-        """Without the events after `moment`, in seconds since 1970."""
+        """Drop the events after `moment`, in seconds since 1970."""
         return self._keeping(self.histories.time <= moment)
 
     def _keeping(self, kept: NDArray[np.bool_]) -> Sessions:
-        """With only some of the events."""
+        """Keep only some of the events."""
         before = np.append(0, np.cumsum(kept))
         row, item, place = self.rejected
         indptr = before[self.histories.indptr]
@@ -99,12 +99,12 @@ def of_visitor(data: DataSet, history: str) -> Sessions:
     """The session of one visitor.
 
     Args:
-        data: The data set whose items are meant.
-        history: ITEM or ITEM@TIME, separated by commas, the oldest first. TIME is in seconds since
-            1970, or a date as in ISO 8601, of which one without a zone is in UTC.
+        data: The data set of the items.
+        history: ITEM or ITEM@TIME, separated by commas, oldest first. TIME is in seconds since
+            1970, or a date in ISO 8601, in UTC if it has no time zone.
 
     Raises:
-        UsageError: It names no item, a time cannot be read, or only some items have one.
+        UsageError: It names no item, a time cannot be parsed, or only some items have a time.
         CammsrError: None of its items is in the data set.
     """
     known = set(data.item_ids)
@@ -129,10 +129,10 @@ def of_visitor(data: DataSet, history: str) -> Sessions:
 
 
 def of_file(data: DataSet, path: Path) -> Sessions:
-    """The sessions of many visitors, from a table with a session, an item and perhaps a time.
+    """The sessions of many visitors, from a table with a session, an item and optionally a time.
 
     It is read as `prepare` reads interactions: CSV, TSV, JSONL or Parquet. Without times, the rows
-    of a session stand in their order.
+    of a session must be in chronological order.
 
     Raises:
         UsageError: A column is missing.
@@ -162,12 +162,12 @@ def of_histories(
     """The sessions of many visitors, each under a name.
 
     Args:
-        data: The data set whose items are meant.
-        histories: Name to items, or to pairs of item and time, the oldest first. A time is in
-            seconds since 1970, or a date, of which one without a zone is in UTC.
+        data: The data set of the items.
+        histories: Name to items, or to pairs of item and time, oldest first. A time is in seconds
+            since 1970, or a date, in UTC if it has no time zone.
 
     Raises:
-        UsageError: Only some items have a time, or times go back.
+        UsageError: Only some items have a time, or times are not in ascending order.
         CammsrError: None of the items is in the data set.
     """
     events = [event for history in histories.values() for event in history]
@@ -192,10 +192,10 @@ def _seconds(time: int | datetime) -> int:
 
 
 def moment(text: str) -> int:
-    """A time in seconds since 1970: such a number, or a date as in ISO 8601, in UTC unless it says.
+    """Parse a time in seconds since 1970, or a date in ISO 8601 (UTC if it has no time zone).
 
     Raises:
-        ValueError: It is neither.
+        ValueError: The text is neither.
     """
     try:
         return int(text)
@@ -247,7 +247,7 @@ def _session(
 
 
 def usual_gap(data: DataSet) -> int:
-    """Median seconds between two events of a user, by a sample of users."""
+    """Median time in seconds between two events of a user, over a sample of users."""
     users = evenly(len(data.event_indptr) - 1, _SAMPLED).numpy()
     if not len(users):
         return 0

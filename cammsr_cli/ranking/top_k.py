@@ -1,6 +1,6 @@
-"""The best k items for many users: exactly, or by an approximate index for large catalogues.
+"""The k best items for many users: by exact search, or an approximate index for large catalogues.
 
-Both take the users' queries and the items' targets, whose inner products are the scores.
+Both use the users' queries and the items' targets, whose inner products are the scores.
 
 Axes: U users, B users of one chunk, N items, H of them hidden and I in the index, K best items,
 V score width, P pairs of a user and a seen item, F candidates fetched from the index.
@@ -24,22 +24,22 @@ from cammsr_cli.ranking.seen import Seen, hide_items, mark
 
 FAISS_FROM_ITEMS = 100_000
 FAISS_FROM_USERS = 10_000
-"""From how large a catalogue, and how many users, "auto" takes faiss on a CPU.
+"""Least size of the catalogue, and least number of users, for which "auto" uses faiss on a CPU.
 
-Below, building the index costs more than it saves (docs/results.md).
+Below these, building the index costs more time than it saves (docs/results.md).
 """
 
 RECALL_AIM = 0.98
-"""Share of the exact best items that an approximate index is set to find."""
+"""Target recall of an approximate index, relative to exact search."""
 
 VISITED_AT_MOST = 1 / 4
-"""Share of its groups that faiss may search; from about a third on, exact search is as fast."""
+"""Largest share of groups that faiss searches; from about a third, exact search is as fast."""
 
 CHUNK_ITEMS = 2**14
-"""Items scored at one time."""
+"""Number of items scored at once."""
 
 FETCHED_MORE = 32
-"""Items fetched from an approximate index beyond those asked for, as some may have been seen."""
+"""Extra items fetched from an approximate index, as some of the items may have been seen."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Top:
 
     Attributes:
         item_UK: int64 item index.
-        score_UK: Minus infinity where a user has fewer items left; the item there means nothing.
+        score_UK: Score; minus infinity where a user has fewer items. The item there is meaningless.
     """
 
     item_UK: Tensor
@@ -59,15 +59,15 @@ class Index(Protocol):
     """Finds the items whose targets have the largest inner products with a query."""
 
     def top_k(self, query_UV: Tensor, k: int, seen: Seen | None) -> Top:
-        """The `k` best items of each user but for those `seen`; fewer if there are fewer."""
+        """The `k` best items of each user, with `seen` excluded or biased; fewer if too few."""
 
 
 class ExactIndex:
     """Scores every item, in chunks of users and items, so that U x N scores never exist.
 
     Args:
-        target_NV: The items' side of the score.
-        hidden_H: int64 items that are never found; None if there are none.
+        target_NV: Targets of the items.
+        hidden_H: int64 items that are never returned; None if there are none.
     """
 
     def __init__(self, target_NV: Tensor, hidden_H: Tensor | None = None) -> None:
@@ -76,7 +76,7 @@ class ExactIndex:
 
     @torch.inference_mode()
     def top_k(self, query_UV: Tensor, k: int, seen: Seen | None) -> Top:
-        """The `k` best items of each user but for those `seen`; fewer if there are fewer."""
+        """The `k` best items of each user, with `seen` excluded or biased; fewer if too few."""
         width = min(len(self.target_NV), CHUNK_ITEMS)
         rows = max(1, most_on(query_UV.device, SCORES_AT_ONCE) // width)
 
@@ -114,13 +114,14 @@ def _joined(tops: list[Top]) -> Top:
 class FaissIndex:
     """An inverted file (IVF) of half-precision targets, on the CPU.
 
-    Items are grouped by k-means; a query is compared with the items of the groups nearest to it.
-    Against HNSW, the usual other choice, on score vectors of this model: 0.9 s to build against
-    5.5 s, 155 us a user against 247 at recall 0.97 and 0.86 (100,000 items, one core).
+    Items are grouped by k-means. A query is compared with the items of the nearest groups.
+    Compared with HNSW, the usual alternative, on score vectors of this model: 0.9 s instead of
+    5.5 s to build, and 155 us instead of 247 us per user at recall 0.97 instead of 0.86 (100,000
+    items, one core).
 
     Args:
-        target_NV: The items' side of the score.
-        hidden_H: int64 items that are never found; None if there are none.
+        target_NV: Targets of the items.
+        hidden_H: int64 items that are never returned; None if there are none.
 
     Raises:
         UsageError: faiss is not installed.
@@ -137,7 +138,7 @@ class FaissIndex:
             self._item_I = self._item_I[~torch.isin(self._item_I, hidden_H)]
             target_NV = target_NV[self._item_I]
         items, width = target_NV.shape
-        # Faiss asks for 39 points a group at least, and profits from no more than some.
+        # Faiss requires at least 39 points per group; a limited number of points is enough.
         self.lists = max(1, min(int(2 * math.sqrt(items)), items // 39))
         metric = faiss.METRIC_INNER_PRODUCT
         self._groups = faiss.IndexFlatIP(width)  # the index below does not keep it alive
@@ -153,16 +154,16 @@ class FaissIndex:
 
     @property
     def visited(self) -> int:
-        """How many groups are searched for each user."""
+        """Number of groups searched for each user."""
         return int(self._index.nprobe)
 
     def aim(self, query_UV: Tensor, k: int, seen: Seen | None, truth: Top) -> float:
-        """Visit as many groups as `RECALL_AIM` needs, if it can be reached; return the recall.
+        """Search as many groups as `RECALL_AIM` requires, up to a limit; return the recall.
 
         Args:
-            query_UV: Some users.
-            k: How many items are to be found.
-            seen: What these users have seen.
+            query_UV: Queries of some users.
+            k: Number of items to find.
+            seen: Seen items of these users.
             truth: The exact best items of these users.
         """
         share = 1 / 64
@@ -175,11 +176,11 @@ class FaissIndex:
 
     @torch.inference_mode()
     def top_k(self, query_UV: Tensor, k: int, seen: Seen | None) -> Top:
-        """The `k` best items of each user but for those `seen`, as far as the index finds them.
+        """The `k` best items of each user, with `seen` excluded or biased, as the index finds them.
 
-        More than `k` are fetched, as some may have been seen. Users for whom too few are left are
-        asked about again, and searched exactly in the end. Seen items that are to be ranked by a
-        bias of theirs are left out of the search, and scored one by one.
+        More than `k` items are fetched, as some may have been seen. If too few remain for a user,
+        the search is repeated with more, and finally done exactly. Seen items with a bias are
+        excluded from the search and scored one by one.
         """
         if seen is not None and seen.bias_P is not None:
             others = self.top_k(query_UV, k, Seen(seen.row_P, seen.item_P))
@@ -200,14 +201,14 @@ class FaissIndex:
             rest = self.exact.top_k(query_UV[row_B], k, seen.of(row_B) if seen else None)
             width = item_UK.shape[1]
             item_UK[row_B], score_UK[row_B] = rest.item_UK[:, :width], rest.score_UK[:, :width]
-        # The index knows the targets in half precision: the scores told are exact.
+        # The index has the targets in half precision: compute the exact scores.
         exact_UK = torch.einsum("uv,ukv->uk", query_UV, self.target_NV[item_UK])
         exact_UK = exact_UK.masked_fill(score_UK.isinf(), float("-inf"))
         score_UK, order_UK = exact_UK.sort(dim=1, descending=True)
         return Top(item_UK.gather(1, order_UK), score_UK)
 
     def _scored(self, query_UV: Tensor, seen: Seen) -> Top:
-        """The seen items of each user with their scores, side by side; minus infinity elsewhere."""
+        """The seen items of each user with their scores, padded with minus infinity."""
         assert seen.bias_P is not None
         count_U = torch.bincount(seen.row_P, minlength=len(query_UV))
         first_U = count_U.cumsum(0) - count_U
@@ -225,10 +226,10 @@ class FaissIndex:
     def _search(
         self, query_UV: Tensor, row_B: Tensor, k: int, fetched: int, seen: Seen | None
     ) -> tuple[Tensor, Tensor]:
-        """Items and scores of the `k` best of the `fetched` nearest, of the users `row_B`."""
+        """Items and scores of the `k` best of the `fetched` nearest items, for users `row_B`."""
         score, item = self._index.search(query_UV[row_B].cpu().numpy(), fetched)
         score_BF, at_BF = (torch.from_numpy(found).to(query_UV.device) for found in (score, item))
-        gone_BF = at_BF < 0  # faiss found fewer than were asked for
+        gone_BF = at_BF < 0  # faiss found fewer items than requested
         item_BF = self._item_I[at_BF.clamp(min=0)]
         if seen is not None:
             items = len(self.target_NV)
@@ -239,12 +240,12 @@ class FaissIndex:
 
 
 def faiss_is_installed() -> bool:
-    """Whether the extra `faiss` is there."""
+    """Whether the extra `faiss` is installed."""
     return find_spec("faiss") is not None
 
 
 def require_faiss() -> None:
-    """Refuse to go on without faiss.
+    """Raise an error if faiss is not installed.
 
     Raises:
         UsageError: The extra `faiss` is not installed.
@@ -264,7 +265,7 @@ def recall(found: Top, truth: Top) -> float:
 
 
 def wants_faiss(name: str, items: int, users: int, device: torch.device) -> bool:
-    """Whether the index called `name` (auto, exact or faiss) means faiss here."""
+    """Whether to use faiss for the index `name` (auto, exact or faiss)."""
     if name != "auto":
         return name == "faiss"
     large = items >= FAISS_FROM_ITEMS and users >= FAISS_FROM_USERS

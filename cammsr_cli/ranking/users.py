@@ -1,4 +1,4 @@
-"""Users by their ids, and lists of ids in files."""
+"""Look-up of users by id, and files with lists of ids."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def user_indices(data: DataSet, ids: Sequence[str]) -> NDArray[np.int64]:
     """Index of each of many users.
 
     Raises:
-        CammsrError: One or more are not there; the message has those whose ids are close.
+        CammsrError: At least one user does not exist. The message lists similar ids.
     """
     wanted = set(ids)
     index = {user: at for at, user in enumerate(data.user_ids) if user in wanted}
@@ -32,7 +32,7 @@ def user_index(data: DataSet, user: str) -> int:
     """Index of one user.
 
     Raises:
-        CammsrError: There is no such user; the message has those whose ids are close.
+        CammsrError: There is no such user. The message lists similar ids.
     """
     try:
         return data.user_ids.index(user)
@@ -52,13 +52,13 @@ def _unknown_users(data: DataSet, users: list[str]) -> CammsrError:
 
 
 def read_ids(file: Path, of: str, may_be_empty: bool = False) -> list[str]:
-    """The ids in a text file, one a line, each once; `of` says whose, for messages.
+    """Read a text file with one id per line, deduplicated; `of` names their kind in messages.
 
     Raises:
-        UsageError: The file cannot be read, or holds none though it may not be empty.
+        UsageError: The file cannot be read, or holds no ids and `may_be_empty` is False.
     """
     try:
-        # Not `splitlines`: ids may hold what Unicode calls a line's end, such as U+2028.
+        # Not `splitlines`: ids may contain Unicode line separators, such as U+2028.
         lines = file.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"cannot read the {of} ids in {file}: {first_line(error)}") from error
@@ -69,7 +69,7 @@ def read_ids(file: Path, of: str, may_be_empty: bool = False) -> list[str]:
 
 
 def _unlike(wanted: str, other: str) -> tuple[int, int, str]:
-    """Sort key: ids that begin alike come first, then those of like length."""
+    """Sort key: ids with the longest common prefix first, then those of similar length."""
     alike = sum(
         1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(wanted, other, strict=False))
     )

@@ -1,1 +1,1 @@
-"""The run folder: what a training leaves, and building its model from it."""
+"""The run folder: the output of a training, and loading its model."""

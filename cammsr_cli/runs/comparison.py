@@ -1,4 +1,4 @@
-"""Run folders side by side: what `cammsr runs` shows."""
+"""Comparison of run folders: the command `cammsr runs`."""
 
 from __future__ import annotations
 
@@ -13,26 +13,27 @@ from cammsr_cli.errors import CammsrError, UsageError
 from cammsr_cli.runs.folder import RunFolder
 
 _OPEN = ("training.batch_size", "training.precision")
-"""Settings that are chosen for the data and the device though their default is no None."""
+"""Settings that are chosen for the data and the device although their default is not None."""
 
 
 @dataclass(frozen=True)
 class RunSummary:
-    """A run folder in short.
+    """Summary of a run folder.
 
     Attributes:
-        run: The folder.
-        fault: Why the rest cannot be told; None if it can.
-        preset: Where its settings started; "" if it cannot be told, as all below.
+        run: Path of the folder.
+        fault: Why the run cannot be read; None if it can. If it is set, all attributes below have
+            their default values.
+        preset: Preset of its settings.
         data: The data set it was trained on.
         data_content: That data set's content digest.
-        finished: Whether the training came to its end.
+        finished: Whether the training is finished.
         best_ndcg: Best validation NDCG@10; None before the first epoch.
-        best_epoch: The epoch it is of.
-        epochs: How many there were.
-        bytes: Size of the folder, checkpoints included.
-        changed: Settings that are not the preset's.
-        chosen: Settings that the preset leaves open, as they were chosen for the data or given.
+        best_epoch: Epoch of the best value.
+        epochs: Number of completed epochs.
+        bytes: Size of the folder, including checkpoints.
+        changed: Settings that differ from the preset.
+        chosen: Settings that the preset leaves open, with the values chosen for the data or given.
     """
 
     run: str
@@ -50,13 +51,13 @@ class RunSummary:
 
 
 def summarise_runs(folders: Sequence[Path]) -> list[RunSummary]:
-    """The runs in some folders, each a run or a folder that holds runs; best first.
+    """Summarise the runs in some folders, each a run or a folder that holds runs; best first.
 
-    A run that cannot be read stands last, with the reason.
+    Runs that cannot be read come last, with the reason.
 
     Raises:
-        UsageError: A folder is not there.
-        CammsrError: No run is in any of them.
+        UsageError: A folder does not exist.
+        CammsrError: None of the folders holds a run.
     """
     found: list[Path] = []
     for folder in folders:
@@ -77,7 +78,7 @@ def summarise_runs(folders: Sequence[Path]) -> list[RunSummary]:
 
 
 def different_settings(runs: Sequence[RunSummary]) -> list[str]:
-    """Names of the settings in which some of the runs differ, or that one of them has changed."""
+    """Names of the settings that differ between the runs, or that a run has changed."""
     settings = [{**(one.changed or {}), **(one.chosen or {})} for one in runs if one.fault is None]
     names = dict.fromkeys(name for one in settings for name in one)
     changed = {name for one in runs for name in one.changed or {}}
@@ -112,7 +113,7 @@ def _summary(path: Path) -> RunSummary:
 
 
 def _epochs(folder: RunFolder) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl; one that is being written does not count yet."""
+    """The lines of metrics.jsonl; a line that is still being written is ignored."""
     if not folder.metrics.is_file():
         return []
     *lines, _ = folder.metrics.read_text(encoding="utf-8").split("\n")
@@ -123,7 +124,7 @@ def _epochs(folder: RunFolder) -> list[dict[str, Any]]:
 
 
 def _against_preset(config: Config, preset: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Settings that differ from a preset's, and those that it leaves open."""
+    """Settings that differ from a preset, and settings that the preset leaves open."""
     start = resolve(preset, environment={}) if preset in PRESETS else Config()
     changed: dict[str, Any] = {}
     chosen: dict[str, Any] = {}

@@ -1,12 +1,12 @@
-"""The run folder: what `train` writes and what `evaluate` and `recommend` read.
+"""The run folder: written by `train`, read by `evaluate` and `recommend`.
 
 config.yaml        all settings, resolved
-config.json        what the model must be given to be built again
-item_ids.json      the items that have a row in the id table, in order
-metrics.jsonl      one line an epoch
+config.json        the model's spec, from which the model is built again
+item_ids.json      the items with a row in the id table, in order
+metrics.jsonl      one line per epoch
 checkpoints/       step-N/: weights, optimiser, random state
 README.md          model card
-SHA256SUMS         digests of what decides recommendations: config.json, config.yaml,
+SHA256SUMS         digests of the files that recommendations depend on: config.json, config.yaml,
 item_ids.json, model.safetensors
 model.safetensors  the best weights; written last, so a run that has it is finished
 """
@@ -51,7 +51,7 @@ _WRITTEN = (
     "README.md",
     "checkpoints",
     "tensorboard",
-    "item_ids.json",  # last: until then it is known for a run
+    "item_ids.json",  # removed last: it marks the folder as a run
 )
 
 
@@ -68,26 +68,26 @@ class RunFolder:
 
     @property
     def weights(self) -> Path:
-        """The best weights; there once training is finished."""
+        """File of the best weights; it exists once training is finished."""
         return self.path / _WEIGHTS
 
     @property
     def metrics(self) -> Path:
-        """One JSON line an epoch."""
+        """File with one JSON line per epoch."""
         return self.path / "metrics.jsonl"
 
     @property
     def exists(self) -> bool:
-        """Whether a run was begun here: other folders have a config.json, too."""
+        """Whether a run was started here. A config.json alone may belong to something else."""
         return (self.path / "item_ids.json").is_file()
 
     @property
     def finished(self) -> bool:
-        """Whether the run came to its end."""
+        """Whether the run is finished."""
         return self.weights.is_file()
 
     def clear(self) -> None:
-        """Remove what an earlier run wrote; whatever else lies in the folder stays."""
+        """Remove the files of an earlier run; other files in the folder are kept."""
         for name in _WRITTEN:
             path = self.path / name
             if path.is_dir() and not path.is_symlink():
@@ -96,7 +96,7 @@ class RunFolder:
                 path.unlink(missing_ok=True)
 
     def begin(self, config: Config, spec: ModelSpec, item_ids: list[str]) -> None:
-        """Write what is known before training."""
+        """Write the files that are known before training."""
         self.path.mkdir(parents=True, exist_ok=True)
         self.write_text("item_ids.json", json.dumps(item_ids, ensure_ascii=False))
         self.write_text("config.yaml", yaml.safe_dump(config.model_dump(), sort_keys=False))
@@ -105,20 +105,20 @@ class RunFolder:
             write_checksums(self.path, {name: self.path / name for name in _SETTINGS})
 
     def finish(self, weights: Mapping[str, Tensor]) -> None:
-        """Write the best weights and what tells of damage; from then on the run is finished."""
+        """Write the best weights and the checksums; the run is then finished."""
         with refusals_named(self.path, RESUMABLE), written_whole(self.weights) as partial:
             write_weights(weights, partial)
             files = {name: self.path / name for name in _SETTINGS}
             write_checksums(self.path, {**files, _WEIGHTS: partial})
 
     def check(self) -> list[str]:
-        """Compare the files that decide recommendations with their checksums.
+        """Compare the files that recommendations depend on with their checksums.
 
         Returns:
-            What a user should know: that an older cammsr wrote no checksums.
+            Notes for the user: one if an older cammsr wrote no checksums.
 
         Raises:
-            CammsrError: One is damaged.
+            CammsrError: A file is damaged.
         """
         if not (self.path / CHECKSUMS).is_file():
             return [
@@ -131,15 +131,15 @@ class RunFolder:
         return []
 
     def write_text(self, name: str, text: str) -> None:
-        """Write one of the folder's text files, whole."""
+        """Write one of the folder's text files atomically."""
         with refusals_named(self.path), written_whole(self.path / name) as partial:
             partial.write_text(text, encoding="utf-8")
 
     def spec(self) -> ModelSpec:
-        """What the model was built for.
+        """Read the model's spec.
 
         Raises:
-            CammsrError: Not a run folder, or one of another format.
+            CammsrError: The folder is not a run folder, has another format, or is damaged.
         """
         content = self._read("config.json")
         if not isinstance(content, dict):
@@ -159,10 +159,10 @@ class RunFolder:
             raise self.damaged("config.json", f"{where}: {fault['msg']}") from error
 
     def config(self) -> Config:
-        """The settings the run was started with.
+        """Read the settings with which the run was started.
 
         Raises:
-            CammsrError: They cannot be read.
+            CammsrError: The settings cannot be read.
         """
         try:
             sections = read_yaml(self.path / "config.yaml")
@@ -174,10 +174,10 @@ class RunFolder:
         return config
 
     def item_ids(self) -> list[str]:
-        """Ids of the items that have a row in the id table.
+        """Read the ids of the items that have a row in the id table.
 
         Raises:
-            CammsrError: They are not as many as the model has rows.
+            CammsrError: Their number is not the model's number of rows, or they are not strings.
         """
         ids = self._read("item_ids.json")
         rows = self.spec().num_ids
@@ -198,7 +198,7 @@ class RunFolder:
             raise self.damaged(name, first_line(error)) from error
 
     def damaged(self, name: str, how: str) -> CammsrError:
-        """The error that tells of a damaged file, and of the command that makes it again."""
+        """Make the error for a damaged file, with the command that creates it again."""
         return CammsrError(f"{self.path / name} is damaged: {how}", self._again())
 
     def _again(self) -> str:

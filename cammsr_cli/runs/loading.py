@@ -1,4 +1,4 @@
-"""A trained model together with the data set it is asked about."""
+"""Loading a trained model together with a data set."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from cammsr_cli.runs.weights import load_weights
 
 
 def read_catalogue(data: DataSet, modalities: Mapping[str, int], id_rows: list[str]) -> Catalogue:
-    """The items of `data` as tensors, each with its row among `id_rows` or -1."""
+    """Read the items of `data` as tensors, each with its row in `id_rows`, or -1."""
     row_of = {item_id: row for row, item_id in enumerate(id_rows)}
     rows = torch.tensor([row_of.get(item_id, -1) for item_id in data.item_ids], dtype=torch.int64)
     features, present = {}, {}
@@ -33,7 +33,7 @@ def read_catalogue(data: DataSet, modalities: Mapping[str, int], id_rows: list[s
 
 
 def read_events(data: DataSet, device: torch.device) -> Events:
-    """All events of `data` on `device`."""
+    """Read all events of `data` to `device`."""
     return Events(
         torch.from_numpy(data.event_item).to(device),
         torch.from_numpy(data.event_time).to(device),
@@ -44,18 +44,17 @@ def read_events(data: DataSet, device: torch.device) -> Events:
 
 @dataclass(frozen=True)
 class LoadedRun:
-    """A trained model with the data set it is asked about, on one device.
+    """A trained model with a data set, on one device.
 
     Attributes:
-        spec: What the model was built for.
-        model: In evaluation mode.
+        spec: The model's spec.
+        model: The model, in evaluation mode.
         data: The data set.
-        catalogue: Its items.
-        new_items: How many of its items the model has never seen in training, but knows something
-            of by their content.
-        unknown_items: How many it knows nothing of.
-        device: Where all of it lives.
-        unchecked: What is to be said of files without checksums, in words.
+        catalogue: The data set's items.
+        new_items: Number of items that were not in training but have content.
+        unknown_items: Number of items that were not in training and have no content.
+        device: Device of the model and the data.
+        unchecked: Notes about files without checksums, and about the data set.
     """
 
     spec: ModelSpec
@@ -69,12 +68,12 @@ class LoadedRun:
 
     @property
     def same_data(self) -> bool:
-        """Whether it is the very data set that the model was trained on."""
+        """Whether it is exactly the data set that the model was trained on."""
         return self.data.content == self.spec.data_content
 
     @property
     def remarks(self) -> list[str]:
-        """What cannot be known of the run and of its data set, in words."""
+        """Notes for the user about what could not be verified of the run and its data set."""
         return self.unchecked + [
             f"the {name} vectors of {self.data.path} come from another file than those of the "
             "training: cammsr cannot tell whether the same model made them"
@@ -84,18 +83,18 @@ class LoadedRun:
 
     @cached_property
     def events(self) -> Events:
-        """All events of the data set, read when first asked for."""
+        """All events of the data set, read on first access."""
         return read_events(self.data, self.device)
 
 
 def load_run(folder: RunFolder, data_path: Path | None, device: torch.device) -> LoadedRun:
-    """Load a finished run and the data set it was trained on, or a newer one like it.
+    """Load a finished run and the data set it was trained on, or a newer version of it.
 
-    A data set with more users, events or items is welcome: items new since training are known by
-    their content. One made by other encoders, or of another catalogue, is refused.
+    The data set may have more users, events or items: items that are new since training are known
+    by their content. A data set made by other encoders, or of another catalogue, raises an error.
 
     Raises:
-        CammsrError: The run is missing, unfinished or damaged, or the data set is another one.
+        CammsrError: The run is missing, unfinished or damaged, or the data set does not match.
     """
     spec = folder.spec()
     if not folder.finished:
@@ -132,7 +131,7 @@ def load_run(folder: RunFolder, data_path: Path | None, device: torch.device) ->
 
 
 def _require_possible(model: Cammsr, folder: RunFolder) -> None:
-    """Refuse weights that no training leaves: without checksums, nothing else tells of damage."""
+    """Raise an error for impossible weights: the only check for damage without checksums."""
     rows = model.items.id_table.num_embeddings if model.items.id_table is not None else 0
     for name, value in model.state_dict().items():
         are_rows = (value >= -1) & (value < rows)  # -1 for none
@@ -141,13 +140,17 @@ def _require_possible(model: Cammsr, folder: RunFolder) -> None:
 
 
 def require_matching(data: DataSet, spec: ModelSpec, id_rows: list[str], run: Path) -> None:
-    """Refuse a data set that the model was not trained for."""
+    """Raise an error if a data set does not match the one that the model was trained on.
+
+    Raises:
+        CammsrError: Its vectors were made by another encoder, or most items are missing from it.
+    """
     if data.content == spec.data_content:
         return
     use = f"Use the data set it was trained on: --data {typed(spec.data_path)}"
     for name, fingerprint in spec.fingerprints.items():
         found = data.modalities.get(name)
-        # A file of ready-made vectors with more items is another file: their owner vouches for it.
+        # A file of ready-made vectors changes when items are added: the user is responsible for it.
         if found is None or (
             found.fingerprint != fingerprint
             and not (_ready_made(fingerprint) and _ready_made(found.fingerprint))
@@ -174,7 +177,7 @@ def require_matching(data: DataSet, spec: ModelSpec, id_rows: list[str], run: Pa
 
 
 def _ready_made(fingerprint: str) -> bool:
-    """Whether vectors came from a file (`features.vectors`), not from an encoder."""
+    """Whether vectors were imported from a file (`features.vectors`), not made by an encoder."""
     try:
         content = json.loads(fingerprint)
     except ValueError:

@@ -1,4 +1,4 @@
-"""What a model is built for and of: enough to build it again, and to refuse what it is not for."""
+"""The spec of a model: enough to build it again, and to reject data that it was not made for."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ from cammsr_cli.model.cammsr import Cammsr
 FORMAT = 8
 
 REPEATS_FROM = 0.01
-"""Share of repeats among the training targets from which on seen items stay in a ranking."""
+"""Least share of repeats among the training targets for which seen items stay in a ranking."""
 
 
 class ModelSpec(BaseModel):
-    """What a model was built for, enough to build it again and to refuse what it is not for.
+    """Spec of a model: enough to build it again, and to reject data that it was not made for.
 
     Attributes:
-        format: Version of the run folder.
+        format: Version of the run folder's format.
         tool: Version of cammsr that wrote it.
-        preset: Name of the starting point of its settings.
-        data_path: The data set it was trained on, as an absolute path.
+        preset: Name of the preset of its settings.
+        data_path: Absolute path of the data set it was trained on.
         data_content: That data set's content digest.
         feature_dims: Modality to vector size, in the order of the model's streams.
-        fingerprints: Modality to the fingerprint of what made its vectors.
-        category_names: The categories it predicts.
-        num_ids: Rows of the id table.
-        repeat_share: Share of the training targets that their user had already taken.
+        fingerprints: Modality to the fingerprint of the encoder or file of its vectors.
+        category_names: The categories that it predicts.
+        num_ids: Number of rows of the id table.
+        repeat_share: Share of the training targets that are already in their user's history.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -55,22 +55,23 @@ class ModelSpec(BaseModel):
 
     @property
     def repeats(self) -> bool:
-        """Whether users take items again, so that those they have seen are worth recommending."""
+        """Whether users consume items repeatedly, so that seen items should be recommended."""
         return self.repeat_share >= REPEATS_FROM
 
 
 def training_items(data: DataSet) -> list[int]:
-    """Indices of the items with at least one training event: those that get an id row."""
+    """Indices of the items with at least one training event; these get a row in the id table."""
     trained = np.bincount(data.event_item[data.event_part == TRAIN], minlength=1)
     seen: list[int] = np.flatnonzero(trained).tolist()
     return seen
 
 
 def describe(data: DataSet, config: ModelConfig, preset: str) -> ModelSpec:
-    """The spec of a new model for `data`.
+    """Make the spec of a new model for `data`.
 
     Raises:
-        CammsrError: The settings name a modality that the data set does not have.
+        CammsrError: The settings name a modality that the data set does not have, or leave the
+            model without any stream.
     """
     chosen = list(data.modalities) if config.modalities is None else config.modalities
     unknown = [name for name in chosen if name not in data.modalities]
@@ -97,7 +98,7 @@ def describe(data: DataSet, config: ModelConfig, preset: str) -> ModelSpec:
 
 
 def build_model(spec: ModelSpec, config: ModelConfig) -> Cammsr:
-    """A new model with random weights."""
+    """Build a model with newly initialised weights."""
     sizes = config.model_dump(exclude={"modalities"})
     return Cammsr(
         spec.num_ids,

@@ -1,4 +1,4 @@
-"""Weights of a model in a file: written by `train`, read with nothing unpickled."""
+"""Files of model weights: written by `train`, and read without unpickling."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ def write_weights(weights: Mapping[str, Tensor], path: Path) -> None:
 
 
 def load_weights(model: Cammsr, path: Path) -> None:
-    """Read weights written by `write_weights`.
+    """Load weights written by `write_weights` into a model.
 
     Raises:
         CammsrError: The file is damaged or belongs to another model.
     """
     try:
-        path.open("rb").close()  # says why it cannot be read, which safetensors does not
+        path.open("rb").close()  # raises an error with the reason, which safetensors omits
     except OSError as error:
         raise CammsrError(f"{path} cannot be read: {error.strerror}") from error
     try:

@@ -1,1 +1,1 @@
-"""Batches, the loop, checkpoints."""
+"""Training: batches, the training loop, checkpoints."""

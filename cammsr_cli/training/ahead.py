@@ -1,4 +1,4 @@
-"""What is made a little before it is wanted, by a thread of its own."""
+"""Prefetching: a background thread computes results a little before they are needed."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ T = TypeVar("T")
 
 
 def made_ahead(calls: Iterable[Callable[[], T]], most: int) -> Generator[T, None, None]:
-    """The results of calls, in order, each made before it is wanted.
+    """Yield the results of `calls` in order, each computed before it is needed.
 
-    What a call raises is raised where its result is taken. Closed, or left by an exception, it
-    waits for the call under way, makes no further ones, and leaves no thread behind.
+    An exception in a call is raised where its result is consumed. When the generator is closed, or
+    left by an exception, it waits for the running call, starts no further calls and leaves no
+    thread behind.
 
     Args:
-        calls: What makes the results; iterated where they are taken.
-        most: Results made and not yet taken, at most; with 0 each is made when it is taken, without
-            a thread.
+        calls: Functions that compute the results. The consumer's thread iterates over them.
+        most: Largest number of results that are computed and not yet consumed. With 0, each result
+            is computed when it is consumed, without a thread.
     """
     if not most:
         for call in calls:

@@ -1,4 +1,4 @@
-"""Checkpoints: a training's whole state on disk, written whole, found again after a crash."""
+"""Checkpoints: the full training state on disk, written atomically, loaded again after a crash."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from cammsr_cli.training.sharding import (
 )
 
 AVERAGED = "averaged.safetensors"
-"""The moving average of the weights, in a checkpoint: what is validated and kept."""
+"""File of the moving average of the weights in a checkpoint. It is validated and kept."""
 
 _FILES = ("model.safetensors", AVERAGED, "state.pt")
 
@@ -41,22 +41,22 @@ _DAMAGE = (
     LookupError,
     EOFError,
     OSError,
-    UnpicklingError,  # torch's word for content that `weights_only` refuses
+    UnpicklingError,  # torch raises it for content that `weights_only` rejects
 )
 
 
 @dataclass
 class Progress:
-    """How far a training is.
+    """Progress of a training.
 
     Attributes:
-        epoch: Epochs done.
-        step: Steps done.
+        epoch: Number of completed epochs.
+        step: Number of completed steps.
         best: Best validation NDCG@10 so far.
-        best_epoch: The epoch it came from.
-        best_step: The step it came from: names its checkpoint.
-        batch: Steps done of the epoch that is under way.
-        sums: Sums of the parts of their losses.
+        best_epoch: Epoch of the best value.
+        best_step: Step of the best value. It names the checkpoint.
+        batch: Number of completed steps of the current epoch.
+        sums: Sums of the loss parts over these steps.
     """
 
     epoch: int = 0
@@ -70,13 +70,13 @@ class Progress:
 
 @dataclass
 class TrainingState:
-    """All that changes while a model trains, and so all that a checkpoint holds.
+    """Everything that changes during training. A checkpoint holds all of it.
 
     Attributes:
         model: The weights that are trained.
-        averaged: Their moving average: what is validated and kept.
-        optimizers: Of `model`.
-        progress: How far things are.
+        averaged: Their moving average. It is validated and kept.
+        optimizers: Optimisers of `model`.
+        progress: Progress of the training.
     """
 
     model: Cammsr
@@ -86,15 +86,15 @@ class TrainingState:
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:
-    """Where the checkpoint of a step lies."""
+    """Path of the checkpoint of a step."""
     return folder / f"step-{step}"
 
 
 def save_checkpoint(folder: Path, state: TrainingState, leads: bool = True) -> None:
-    """Write weights, their average, optimiser, random state and progress as `step-N`, whole.
+    """Write weights, their average, optimiser, random state and progress as `step-N`, atomically.
 
-    What is written does not depend on how many processes there are. All of them must call this,
-    since each may hold a part of a large table; the one that `leads` writes.
+    The content does not depend on the number of processes. All processes must call this function,
+    because each may hold a shard of a large table. Only the process that `leads` writes.
     """
     weights = {
         "model.safetensors": whole_weights(state.model),
@@ -113,13 +113,13 @@ def save_checkpoint(folder: Path, state: TrainingState, leads: bool = True) -> N
         partial.mkdir()
         for name, tensors in weights.items():
             write_weights(tensors, partial / name)
-        with (partial / "state.pt").open("wb") as stream:  # whose errors say what the system said
+        with (partial / "state.pt").open("wb") as stream:  # errors carry the system's message
             torch.save(rest, stream)
         write_checksums(partial, {name: partial / name for name in _FILES})
 
 
 def load_checkpoint(path: Path, state: TrainingState) -> None:
-    """Bring back everything `save_checkpoint` wrote; `weights_only`, so no code is run.
+    """Load everything that `save_checkpoint` wrote; with `weights_only`, so that no code is run.
 
     Raises:
         CammsrError: The checkpoint is damaged or belongs to another model.
@@ -141,16 +141,16 @@ def load_checkpoint(path: Path, state: TrainingState) -> None:
 
 
 def _cuda_random(model: Cammsr) -> list[Tensor]:
-    """The random state of the GPU that a model is on, alone in a list; none on other devices."""
+    """Random state of the model's GPU, as a list of one; an empty list on other devices."""
     device = model.device
     return [torch.cuda.get_rng_state(device)] if device.type == "cuda" else []
 
 
 def _set_cuda_random(model: Cammsr, saved: list[Tensor]) -> None:
-    """Give the GPU that a model is on its random state back, whichever it had been saved on.
+    """Restore the random state of the model's GPU, even if it was saved on another GPU.
 
-    Older checkpoints hold the states of all GPUs of the machine they were written on, which may
-    have been more than there are now.
+    Older checkpoints hold the states of all GPUs of the machine that wrote them. That machine may
+    have had more GPUs than this one.
     """
     device = model.device
     if saved and device.type == "cuda":
@@ -159,11 +159,11 @@ def _set_cuda_random(model: Cammsr, saved: list[Tensor]) -> None:
 
 
 def newest_whole_checkpoint(folder: Path, note: Callable[[str], None]) -> Path | None:
-    """The checkpoint with the highest step whose files are as they were written; None of none.
+    """Undamaged checkpoint with the highest step; None if there are no checkpoints.
 
     Args:
-        folder: Where the checkpoints lie.
-        note: Told of each damaged one that is passed over.
+        folder: Folder of the checkpoints.
+        note: Receives a note about each damaged checkpoint that is skipped.
 
     Raises:
         CammsrError: There are checkpoints, and all are damaged.
@@ -182,7 +182,7 @@ def newest_whole_checkpoint(folder: Path, note: Callable[[str], None]) -> Path |
 
 
 def set_aside_later(folder: Path, step: int) -> None:
-    """Rename the checkpoints of steps after `step` to `step-N.damaged`: they count no more."""
+    """Rename the checkpoints of steps after `step` to `step-N.damaged`: they are then ignored."""
     for path in _by_step(folder):
         if int(path.name[5:]) > step:
             aside = path.with_name(f"{path.name}.damaged")
@@ -191,10 +191,10 @@ def set_aside_later(folder: Path, step: int) -> None:
 
 
 def require_whole(path: Path) -> None:
-    """Refuse a checkpoint whose files are not as they were written.
+    """Raise an error if a checkpoint's files have changed since they were written.
 
     Raises:
-        CammsrError: It is damaged.
+        CammsrError: The checkpoint is damaged.
     """
     if (fault := changed_since(path, _FILES)) is not None:
         raise CammsrError(
@@ -204,20 +204,20 @@ def require_whole(path: Path) -> None:
 
 
 def drop_old_checkpoints(folder: Path, progress: Progress, keep: int) -> None:
-    """Delete all but the newest `keep` and the best one."""
+    """Delete all checkpoints except the newest `keep` and the best one."""
     for path in _by_step(folder)[:-keep]:
         if path != checkpoint_path(folder, progress.best_step):
-            # Under a name that is no checkpoint's: a kill must not leave half of one.
+            # Rename first: if the process is killed, no half-deleted checkpoint may remain.
             shutil.rmtree(path.rename(path.with_name(f".{path.name}.partial")))
 
 
 def clear_partial(folder: Path) -> None:
-    """Delete what a kill left half written or half deleted."""
+    """Delete checkpoints that a killed process left half written or half deleted."""
     for path in folder.glob(".step-*.partial"):
         shutil.rmtree(path)
 
 
 def _by_step(folder: Path) -> list[Path]:
-    """All whole checkpoints, oldest first."""
+    """All complete checkpoints, oldest first."""
     found = (path for path in folder.glob("step-*") if path.name[5:].isdigit())
     return sorted(found, key=lambda path: int(path.name[5:]))

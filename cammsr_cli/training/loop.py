@@ -49,21 +49,21 @@ from cammsr_cli.training.stopping import StopRequest, noticed_signals
 from cammsr_cli.training.validation import Validation
 
 STEPS_BETWEEN_TALKS = 10
-"""Steps after which many processes ask each other whether to stop or to save."""
+"""Number of steps between two agreements among several processes on stopping and saving."""
 
 
 class Trainer:
-    """Trains one model into one run folder, alone or as one of many processes.
+    """Trains one model into one run folder, in one process or as one of several.
 
     Args:
-        model: Already on the world's device.
+        model: The model, already on the world's device.
         data: The data set.
-        corpus: What is learnt from it.
+        corpus: The training data made from it.
         config: All settings.
-        folder: Where checkpoints and metrics go; process 0 alone writes there.
-        world: This process and those it works with.
-        note: Told, in words, what a user should know beside the reports.
-        repeats: Whether users take items again, so that validation keeps those they have seen.
+        folder: Run folder for checkpoints and metrics. Only process 0 writes there.
+        world: This process and the processes it works with.
+        note: Receives messages for the user, in addition to the reports.
+        repeats: Whether users consume items repeatedly. If so, validation keeps seen items.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class Trainer:
             model, averaged_copy(model), optimizers_of(model, config.training)
         )
         self.validation = Validation(data, corpus, config.training, world, repeats)
-        self.start_U, self.end_U = training_bounds(data)  # on the host, which cuts them to windows
+        self.start_U, self.end_U = training_bounds(data)  # on the host, where windows are cut
         if not bool((self.end_U - self.start_U > 1).any()):
             raise CammsrError(
                 f"{data.path} has nothing to learn from: no user has 2 training events (4 in all)",
@@ -99,12 +99,12 @@ class Trainer:
         )
 
     def resume(self) -> bool:
-        """Go back to the newest checkpoint that is whole, if there is one."""
+        """Load the newest undamaged checkpoint, if any. Return whether there is one."""
         newest = newest_whole_checkpoint(self.folder.checkpoints, self.note)
         if newest is not None:
             load_checkpoint(newest, self.state)
         progress = self.state.progress
-        if self.world.size > 1:  # the saved random state is the first process's
+        if self.world.size > 1:  # the saved random state is that of the first process
             torch.manual_seed(self.config.seed + progress.step * self.world.size + self.world.rank)
         self.world.wait()
         if self.world.leads:
@@ -119,16 +119,17 @@ class Trainer:
         on_step: Callable[[StepReport], None],
         card: Callable[[Outcome], str],
     ) -> Outcome:
-        """Train until the validation metric stops getting better; keep the best weights.
+        """Train until the validation metric stops improving; keep the best weights.
 
         Args:
-            report: Told of each epoch.
-            on_step: Told of each step; looking at the numbers makes a GPU wait.
-            card: Makes the run's README of how the training ended.
+            report: Receives the report of each epoch.
+            on_step: Receives the report of each step. Reading its numbers synchronises with the
+                GPU.
+            card: Makes the run's README from the outcome of the training.
 
         Raises:
-            CammsrError: The loss is no longer a number, or far worse than guessing.
-            KeyboardInterrupt: Ctrl-C or SIGTERM came; there is a checkpoint of the last step.
+            CammsrError: The loss is not finite, or far worse than that of random guessing.
+            KeyboardInterrupt: Ctrl-C or SIGTERM arrived. There is a checkpoint of the last step.
         """
         with noticed_signals() as stop:
             while not self._done():
@@ -148,7 +149,7 @@ class Trainer:
                     events_per_second=events_per_second,
                     seconds=time.perf_counter() - began,
                 )
-                # First the log: what it says of epochs without a checkpoint is dropped on resuming.
+                # The log comes first: resuming drops its lines about epochs without a checkpoint.
                 if self.world.leads:
                     self.log.add(epoch_report)
                 self._save()
@@ -167,9 +168,10 @@ class Trainer:
     def _train_epoch(
         self, stop: StopRequest, on_step: Callable[[StepReport], None]
     ) -> tuple[dict[str, float], float]:
-        """One pass over all training events, or what is left of it; mean losses, events a second.
+        """Train one epoch, or the rest of it; return the mean losses and the events per second.
 
-        Its batches are drawn from seed and epoch alone: a resumed run sees those it would have.
+        The batches depend on the seed and the epoch only. So a resumed run sees the same batches
+        as an uninterrupted one.
         """
         progress = self.state.progress
         self.state.model.train()
@@ -195,7 +197,7 @@ class Trainer:
                 late = time.perf_counter() - saved > self.config.checkpoint_minutes * 60
                 if progress.batch == len(batches):
                     break  # there will be a checkpoint after validation
-                # Asking the other processes makes a GPU wait: not at every step.
+                # Agreeing with the other processes synchronises with the GPU: not at every step.
                 if self.world.size > 1 and progress.step % STEPS_BETWEEN_TALKS:
                     continue
                 ending, due = self._agreed(stop.by is not None, late)
@@ -214,7 +216,7 @@ class Trainer:
     def planned(
         self, start_W: Tensor, end_W: Tensor, batches: Sequence[Tensor]
     ) -> Generator[PlannedStep, None, None]:
-        """The steps that batches of windows make from here on, planned ahead on a GPU."""
+        """Yield the planned steps of batches of windows; on a GPU they are planned ahead."""
         calls = (
             partial(self.step.planned, start_W[batch], end_W[batch], step)
             for step, batch in enumerate(batches, self.state.progress.step)
@@ -222,7 +224,7 @@ class Trainer:
         return made_ahead(calls, most_on(self.world.device, STEPS_AHEAD))
 
     def _validate(self) -> tuple[float, float]:
-        """NDCG@10 and Recall@10 of the averaged weights on validation; takes note of the best."""
+        """Validate the averaged weights and record the best; return NDCG@10 and Recall@10."""
         ndcg, recall = self.validation.measure(self.state.averaged)
         progress = self.state.progress
         progress.epoch += 1
@@ -235,9 +237,10 @@ class Trainer:
         return ndcg, recall
 
     def _weigh_branches(self) -> float:
-        """Validation NDCG@10 of the best weights, once its branches are weighed.
+        """Weigh the branches of the best model; return its validation NDCG@10 after that.
 
-        Branches that were trained on the loss of the summed score have their weights in them.
+        Branches that were trained on the loss of the summed score need no weights: training has
+        already scaled their scores.
         """
         model = self.state.averaged
         if model.branches == 1 or self.config.branch_share < 1:
@@ -250,9 +253,9 @@ class Trainer:
         return {name: round(w, 4) for name, w in zip(model.branch_names, weights, strict=True)}
 
     def _agreed(self, ending: bool, due: bool) -> tuple[bool, bool]:
-        """Whether any process was asked to end, and whether any finds a checkpoint due.
+        """Whether any process received a stop request, and whether a checkpoint is due in any.
 
-        All must do alike, and so all must ask.
+        All processes must act alike, so all must call this method.
         """
         if self.world.size == 1:
             return ending, due
@@ -264,17 +267,18 @@ class Trainer:
         """Leave the training, in every process.
 
         Raises:
-            KeyboardInterrupt: Always, of the kind that this or another process was asked for.
+            KeyboardInterrupt: Always. The kind depends on the signal that this process or another
+                one received.
         """
         self.world.wait()
         stop.obey()
-        raise Terminated  # another process was asked to end
+        raise Terminated  # another process received the signal
 
     def _save(self) -> None:
-        """A checkpoint of the present state; old ones go.
+        """Write a checkpoint of the current state and delete old ones.
 
         Raises:
-            CammsrError: The weights are of no use, and are not kept.
+            CammsrError: A gradient was not finite. The weights are unusable and are not saved.
         """
         self.step.require_finite()
         save_checkpoint(self.folder.checkpoints, self.state, self.world.leads)
@@ -284,10 +288,11 @@ class Trainer:
             )
 
     def _require_sense(self, loss: float) -> None:
-        """Stop a training whose loss is finite and yet far beyond that of blind guessing.
+        """Stop a training whose loss is finite but far above that of random guessing.
 
         Raises:
-            CammsrError: It is; the first epochs are given time to settle.
+            CammsrError: The loss is that high after two or more epochs. The first epochs are not
+                checked, because the loss needs time to settle.
         """
         guessing = math.log(len(self.corpus.catalogue.id_row_N))
         progress = self.state.progress

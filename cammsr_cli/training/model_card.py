@@ -1,4 +1,4 @@
-"""The run folder's README: what the model is, was trained on, and how to use it."""
+"""The run folder's README: the model, its training data, and how to use it."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ is favoured. Settings: `config.yaml`.
 
 
 def model_card(spec: ModelSpec, config: Config, outcome: Outcome) -> str:
-    """The card as Markdown."""
+    """Render the model card as Markdown."""
     environment = Environment(undefined=StrictUndefined, autoescape=False, trim_blocks=True)  # noqa: S701 - Markdown, not HTML
     weights = outcome.branch_weights
     branches = ", ".join(f"{name} {weight:.2f}" for name, weight in weights.items())

@@ -23,11 +23,11 @@ from cammsr_cli.model.repeats import LastSeen
 from cammsr_cli.training.plan import Corpus, Plan
 
 Sides = Sequence[tuple[Tensor, Tensor, Tensor]]
-"""Of each score: the positions' queries, their own items and the candidates."""
+"""For each score: the positions' queries, their target items and the candidate items."""
 
 
 class Objective(nn.Module):
-    """What is minimised. A module, so that it can be run on many devices as one."""
+    """The training objective. It is a module, so that DDP can run it on several devices."""
 
     def __init__(self, model: Cammsr, corpus: Corpus, config: TrainingConfig) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ class Objective(nn.Module):
         self.config = config
         self.catalogue = corpus.catalogue
         self.scores = _scores(model.branches, config.branch_share)
-        # As tensors where the model is: the host waits for what it copies there.
+        # Tensors on the model's device: a copy at each step would make the host wait.
         self.weight_K, self.scale_K = (
             torch.tensor(values, device=model.device)
             for values in zip(*((one.weight, one.scale) for one in self.scores), strict=True)
@@ -45,16 +45,16 @@ class Objective(nn.Module):
             torch.tensor(pair, device=model.device)
             for pair in _swapped_pairs(model.branch_names, config.swap_pairs)
         ]
-        if not corpus.large:  # once, not at each step; in the products' own type
+        if not corpus.large:  # once, not at each step; in the dtype of the matrix products
             bfloat16 = config.precision == "bfloat16"
             self.catalogue = model.items.standardised(
                 corpus.catalogue, torch.bfloat16 if bfloat16 else torch.float32
             )
 
     def forward(self, plan: Plan) -> dict[str, Tensor]:
-        """The weighted parts of the loss of what is planned; their sum is the loss.
+        """Compute the weighted parts of the loss of a plan; their sum is the loss.
 
-        Item tables are computed once for the step.
+        Item tables are computed once per plan.
         """
         model, config = self.model, self.config
         catalogue = self.catalogue if plan.item_U is None else self.catalogue.take(plan.item_U)
@@ -64,7 +64,7 @@ class Objective(nn.Module):
         query_BLV = model.queries_of(h_TBLD)
         parts = {"recommendation": self._recommendation(plan, query_BLV, tables.target_NV)}
         if config.category_weight and model.guide is not None:
-            assert catalogue.label_NC is not None  # there is a guide where there are categories
+            assert catalogue.label_NC is not None  # a guide exists only if there are categories
             parts["category"] = config.category_weight * category_loss(
                 tables.category_TNC, catalogue.label_NC, tables.present_NT, plan.counted_U
             )
@@ -73,7 +73,7 @@ class Objective(nn.Module):
         return parts
 
     def _recommendation(self, plan: Plan, query_BLV: Tensor, target_NV: Tensor) -> Tensor:
-        """Cross-entropy of the next item against the whole catalogue, or the candidates."""
+        """Cross-entropy of the next item against the whole catalogue or the candidate items."""
         query_MV = gathered(query_BLV.flatten(0, 1), plan.place_M, plan.number_X)
         own_MV = functional.embedding(plan.target_M, target_NV)
         candidate_CV = target_NV
@@ -90,7 +90,7 @@ class Objective(nn.Module):
     def _biased(
         self, plan: Plan, seen: LastSeen, sides: Sides, query_BLV: Tensor, target_NV: Tensor
     ) -> Tensor:
-        """Cross-entropies where items of the history have a bias, of each score: [K]."""
+        """Cross-entropy of each score when items of the history have a bias: [K]."""
         repeats = self.model.repeats
         assert repeats is not None
         with torch.set_grad_enabled(repeats.separate):
@@ -114,7 +114,7 @@ class Objective(nn.Module):
             loss_K = torch.stack([one.loss for one in each]) + repeats.loss(*of_bias, weight_X)
         if repeats.separate:
             return loss_K
-        # What has the gradients of the biased logits; its value is of no use.
+        # This has the gradients of the biased logits. Only its gradient is used, not its value.
         slopes = repeats.slopes(shares, *of_bias)
         factor_KM, own_KM = (
             x_KX.index_select(1, plan.place_M) * plan.weight_M
@@ -133,7 +133,7 @@ class Objective(nn.Module):
         return loss_K + (gradient_K - gradient_K.detach())
 
     def _logits_of_seen(self, plan: Plan, query_BLV: Tensor, target_NV: Tensor) -> list[Tensor]:
-        """Of each score, the logits of all events of a row at each of its positions: [B, L, J]."""
+        """For each score, logits of all events of a row at each position of it: [B, L, J]."""
         item_BJV = functional.embedding(plan.item_BL, target_NV)
         widths = self.model.score_widths
         pairs = zip(*(torch.split(x, widths, -1) for x in (query_BLV, item_BJV)), strict=True)
@@ -143,18 +143,18 @@ class Objective(nn.Module):
         return logits
 
     def _split(self, x: Tensor) -> list[Tensor]:
-        """Queries or targets as each score has them: all, or a branch's alone."""
+        """Split queries or targets by score: all columns, or those of one branch."""
         whole = [x] * self.scores[0].whole
         if len(whole) == len(self.scores):
             return whole
-        # Split, not sliced: the gradient of a slice is as wide as what it was cut from.
+        # Split, not sliced: the gradient of a slice is as wide as the tensor it was cut from.
         return [*whole, *torch.split(x, self.model.score_widths, dim=-1)]
 
     def _swap(self, plan: Plan, e_TBLD: Tensor, mask_BLL: Tensor | None) -> Tensor:
-        """Modality swap (equations 16 to 18), summed over the pairs of streams.
+        """Modality swap loss (equations 16 to 18), summed over the pairs of streams.
 
-        At each position, with the probability `swap_rate`, the two streams of a pair trade places;
-        each of the two sequences goes through the Transformer of its own stream.
+        At each position, the two streams of a pair are exchanged with probability `swap_rate`.
+        Each of the two sequences is encoded by the Transformer of its own stream.
         """
         losses = []
         for pair in self.swapped:
@@ -175,7 +175,7 @@ class Objective(nn.Module):
 
 
 def _cross_entropies(plan: Plan, sides: Sides, weight_KM: Sequence[Tensor]) -> list[CrossEntropy]:
-    """Of each score, summed with these weights of the positions."""
+    """Cross-entropy of each score, summed over the positions with the given weights."""
     return [
         sampled_cross_entropy(*side, plan.own_M, plan.correction_C, weight_M)
         for side, weight_M in zip(sides, weight_KM, strict=True)
@@ -183,12 +183,12 @@ def _cross_entropies(plan: Plan, sides: Sides, weight_KM: Sequence[Tensor]) -> l
 
 
 class _Score(NamedTuple):
-    """A score that targets are told by.
+    """A score with a cross-entropy of its own.
 
     Attributes:
-        whole: Whether it is the summed score of all branches; else it is that of one.
-        weight: Its part of the loss.
-        scale: Its part of the bias of items in the history: that is one of the summed score.
+        whole: Whether it is the summed score of all branches; otherwise it is that of one branch.
+        weight: Weight of its cross-entropy in the loss.
+        scale: Factor of the repeat bias in this score. It is 1 for the summed score.
     """
 
     whole: bool
@@ -197,7 +197,7 @@ class _Score(NamedTuple):
 
 
 def _scores(branches: int, branch_share: float) -> list[_Score]:
-    """The summed score, and those of the branches, as far as they have a part in the loss."""
+    """The summed score and those of the branches; scores without weight in the loss are omitted."""
     share = branch_share if branches > 1 else 0.0
     whole = [_Score(True, 1 - share, 1.0)] if share < 1 else []
     each = [_Score(False, share / branches, 1 / branches)] * branches if share else []
@@ -205,10 +205,10 @@ def _scores(branches: int, branch_share: float) -> list[_Score]:
 
 
 def _swapped_pairs(branches: Sequence[str], pairs: Sequence[str] | None) -> list[tuple[int, int]]:
-    """The branches that the swap loss compares, by index; `pairs` as in the settings.
+    """Index pairs of the branches that the swap loss compares; `pairs` is as in the settings.
 
     Raises:
-        UsageError: A pair that there is not.
+        UsageError: A pair does not exist.
     """
     every = list(combinations(range(len(branches)), 2))
     if pairs is None:

@@ -1,9 +1,9 @@
-"""What a step computes on, made on the host: which windows, laid how, told from which items.
+"""Planning of steps on the host: the windows, their packing into rows, and the candidate items.
 
-It hangs on the seed and the number of the step alone: a resumed run, another device and each of
-many processes see the same steps. It is laid into tensors of few shapes, with weights in the place
-of masks, and goes to the device as one copy; so a step asks nothing of its numbers, and the host
-need not wait for the device.
+A plan depends on the seed and the step's number only. So a resumed run, another device and each of
+several processes see the same steps. A plan consists of tensors of few shapes, with weights
+instead of masks. It is sent to the device as one copy. A step's control flow does not depend on
+the tensors' values, so the host does not wait for the device.
 
 Axes: W windows of a step, B rows that hold them, L positions of a row, M positions with a target
 (and some of no weight), U items that a step needs, C candidates.
@@ -31,26 +31,25 @@ from cammsr_cli.model.repeats import LastSeen, last_seen
 from cammsr_cli.model.windows import Events, Packed, Rows, Window, cut, pack, shuffle_ties
 
 EVEN_ROWS, EVEN_LENGTH = 4, 8
-"""Rows of a step, and their length where it is not the longest, are multiples of these, so that few
-shapes of tensors occur: a CPU makes code for each shape of a bfloat16 product, which takes longer
-than the product, and a GPU keeps memory for each."""
+"""The number of rows of a step is a multiple of the first; their length is a multiple of the second
+unless it is the longest. So few tensor shapes occur. A CPU compiles code for each shape of a
+bfloat16 product, which takes longer than the product; a GPU keeps memory for each shape."""
 
 EVEN_POSITIONS, EVEN_ITEMS, EVEN_CANDIDATES = 64, 256, 128
-"""Likewise the positions with a target, the items of a step, and what its targets are told from."""
+"""Likewise for the positions with a target, the items of a step, and its candidate items."""
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """What is learnt from; it stays the same from step to step.
+    """The training data; the same for all steps.
 
     Attributes:
-        catalogue: All items, on the device; their features may lie on the host if `large`.
+        catalogue: All items, on the device. Their features may be on the host if `large`.
         events: All events, on the host.
-        ties: Whether some events of one user share their time and are to be dealt anew.
+        ties: Whether some events of one user share their timestamp and are to be shuffled.
         share_N: float, each item's share of all training targets, on the host.
-        sampled: Whether each step tells its targets from a sample of the catalogue, and computes
-            no other items.
-        large: Whether features are read where they lie as steps need them, unstandardised.
+        sampled: Whether each step uses sampled softmax, and computes no items outside its sample.
+        large: Whether each step reads the features it needs from their device, unstandardised.
     """
 
     catalogue: Catalogue
@@ -63,27 +62,28 @@ class Corpus:
 
 @dataclass(frozen=True)
 class Plan(Rows):
-    """What one go of a step computes on: rows that hold several histories each.
+    """Input of one micro-batch of a step: rows that hold several histories each.
 
-    Items are named by their place among those it needs.
+    Items are given by their index among the items that the micro-batch needs.
 
     Attributes:
-        share: Its part of the weight of the step's targets: all of it, where a step is one go.
-        place_M: int64 places among all B L of the positions with a target, and of others that make
-            their number even.
-        target_M: int64 the items that follow them.
-        own_M: int64 place of each target among the candidates; of one that is none, that of a
-            candidate of no part.
-        weight_M: float, each position's part of the mean; 0 of the others.
-        number_X: int64, of each of the B L positions, its number among the M; of those without a
-            target the last one's, which has no weight.
-        last_W: int64 place among all B L of each history's last event.
-        seen: What the positions have in their histories; None where that adds nothing to scores.
-        item_U: The items it needs, and what the host knows of them; None for all of the catalogue,
-            in order.
-        counted_U: float, 0 for items that only make their number even; None where there are none.
-        candidate_C: int64 what the targets are told from; None for all items it needs.
-        correction_C: What is added to their logits; None for nothing.
+        share: The micro-batch's share of the weight of the step's targets; 1 if the step has only
+            one micro-batch.
+        place_M: int64 index among all B L positions of those with a target, and of padding
+            positions that round their number up to a multiple.
+        target_M: int64 item that follows each position.
+        own_M: int64 index of each target among the candidates. If the target is not a candidate,
+            the index of a padding candidate, which has no part in the softmax.
+        weight_M: float, each position's weight in the mean; 0 for padding positions.
+        number_X: int64, for each of the B L positions, its index among the M. A position without a
+            target has the index of the last of them, whose weight is 0.
+        last_W: int64 index among all B L positions of each history's last event.
+        seen: What each position has in its history; None if that does not change scores.
+        item_U: The items it needs, and what the host has computed about them; None for the whole
+            catalogue, in order.
+        counted_U: float, 0 for padding items; None if there are none.
+        candidate_C: int64 candidate items; None for all items that it needs.
+        correction_C: Correction added to the candidates' logits; None for no correction.
     """
 
     share: float
@@ -101,18 +101,18 @@ class Plan(Rows):
 
     @property
     def names_rows(self) -> bool:
-        """Whether it names the rows of the id table that it needs, each once."""
+        """Whether it holds the deduplicated rows of the id table that it needs."""
         return self.item_U is not None and self.item_U.met is not None
 
     def to(self, device: torch.device) -> Plan:
-        """The same on a device."""
+        """The same plan on a device."""
         return self if device.type == "cpu" else self.packed(device.type == "cuda").to(device)
 
     def packed(self, pinned: bool = True) -> PackedPlan:
-        """The same in one piece, in memory that a GPU can read by itself if `pinned`."""
+        """The same plan as one buffer; in page-locked memory if `pinned`."""
         tensors: list[Tensor] = []
         _each(tensors.append, vars(self))
-        # Long values first, as a view of what is copied must begin at a multiple of its size.
+        # Large dtypes first: a view of the buffer must begin at a multiple of its element size.
         order = sorted(range(len(tensors)), key=lambda at: -tensors[at].element_size())
         flat = [tensors[at].contiguous().view(-1).view(torch.uint8) for at in order]
         size = sum(len(one) for one in flat)
@@ -123,13 +123,13 @@ class Plan(Rows):
 
 @dataclass(frozen=True)
 class PackedPlan:
-    """A plan in one piece, to be sent to a GPU as one copy, which nobody waits for.
+    """A plan in one buffer, which is sent to a GPU as one asynchronous copy.
 
     Attributes:
-        plan: It.
-        order: The numbers of its tensors, in the order in which they lie in `content`, and
-        sizes: the bytes of each there.
-        content: uint8, all of them.
+        plan: The plan.
+        order: Indices of the plan's tensors, in the order in which `content` stores them.
+        sizes: Size in bytes of each tensor, in that order.
+        content: uint8, the bytes of all tensors.
     """
 
     plan: Plan
@@ -139,12 +139,12 @@ class PackedPlan:
 
     @property
     def share(self) -> float:
-        """Its part of the step's targets."""
+        """The plan's share of the weight of the step's targets."""
         return self.plan.share
 
     @property
     def names_rows(self) -> bool:
-        """As the plan's."""
+        """Whether the plan holds the deduplicated rows of the id table."""
         return self.plan.names_rows
 
     def to(self, device: torch.device) -> Plan:
@@ -158,10 +158,10 @@ class PackedPlan:
 
 
 def _each(function: Callable[[Tensor], Any], value: Any) -> Any:
-    """A value with `function` applied to each tensor in it, one after another."""
+    """Apply `function` to each tensor in a nested value, in order."""
     if isinstance(value, Tensor):
         return function(value)
-    if isinstance(value, tuple):  # with names
+    if isinstance(value, tuple):  # a named tuple
         return type(value)(*(_each(function, part) for part in value))
     if isinstance(value, dict):
         return {name: _each(function, part) for name, part in value.items()}
@@ -172,8 +172,8 @@ class Planner:
     """Plans the steps of a training.
 
     Args:
-        corpus: What is learnt from.
-        config: Seed and number of candidates.
+        corpus: The training data.
+        config: Seed and number of negatives.
         length: Longest history.
         repeats: Whether items of the history have a bias in the score.
     """
@@ -193,17 +193,18 @@ class Planner:
     def micro_batches(
         self, start_W: Tensor, end_W: Tensor, step: int, most: int, rank: int = 0, size: int = 1
     ) -> Iterator[Plan]:
-        """The micro-batches of a step on the windows `[start, end)`, those of one process of many.
+        """Yield one process's micro-batches of a step on the windows `[start, end)`.
 
-        Ties are shuffled and candidates drawn alike for any number of micro-batches and processes.
+        The shuffling of ties and the candidate items do not depend on the number of micro-batches
+        and processes.
 
         Args:
-            start_W: int64 first event of each window of the step, in all processes.
+            start_W: int64 first event of each window of the step, for all processes.
             end_W: int64 one past its last input; every position's target is the event after it.
-            step: Number of the step: what is drawn hangs on that and the seed.
-            most: Most windows of a go.
-            rank: Number of the process, and
-            size: how many there are.
+            step: Number of the step. All random draws depend on it and the seed.
+            most: Largest number of windows in a micro-batch.
+            rank: Rank of the process.
+            size: Number of processes.
         """
         generator = drawn_by(self.seed, step)
         both = cut(self.corpus.events, start_W, end_W + 1)
@@ -215,7 +216,7 @@ class Planner:
         for at in range(-(-len(start_W) // (size * most))):
             some_W = mine_W[at * most : (at + 1) * most]
             share = float(weight_W[some_W].sum() / weight_W.sum())
-            if not len(some_W):  # other processes have more: this one computes along, at no weight
+            if not len(some_W):  # other processes have more: this one joins in with weight 0
                 some_W = torch.zeros(1, dtype=torch.int64)
             yield self._go(_some(both, some_W), candidates, share)
 
@@ -227,7 +228,7 @@ class Planner:
         item_BL = window.item_BL
         needed_U = counted_U = candidate_C = correction_C = None
         own_M = target_M
-        # Whether targets are told from the histories' items, and what corrects those.
+        # Whether each history item is a candidate, and its logit's correction.
         candidates_of: tuple[Tensor | None, Tensor | None] = (None, None)
         if candidates is not None:
             candidate_C, correction_C, own_M = _even_candidates(candidates, target_M)
@@ -268,9 +269,10 @@ class Planner:
         )
 
     def _needed(self, item_U: Tensor) -> Needed:
-        """Items, with their features of modalities that a GPU has no room for.
+        """Items, with their features of the modalities that are not on the device.
 
-        And with their rows of the id table, where its gradients name the rows that they are of.
+        For a large catalogue, also with their rows of the id table, deduplicated for its sparse
+        gradients.
         """
         features = {name: values[item_U] for name, values in self.elsewhere.items()}
         if not self.corpus.large:
@@ -280,7 +282,7 @@ class Planner:
         return Needed(item_U, Met(row_K, place_U, new_B), features)
 
     def _candidates(self, both: Window, generator: torch.Generator) -> Candidates | None:
-        """What a step's targets are told from; None for all items."""
+        """The candidate items of a step; None for all items."""
         if self.corpus.sampled:
             target_M = both.item_BL[:, 1:][both.valid_BL[:, 1:]]
             return draw_candidates(
@@ -290,7 +292,7 @@ class Planner:
 
 
 def training_bounds(data: DataSet) -> tuple[Tensor, Tensor]:
-    """First and one past the last training event of each user; training events come first."""
+    """First training event of each user and one past its last; training events come first."""
     start_U = data.event_indptr[:-1]
     before = np.zeros(len(data.event_part) + 1, dtype=np.int64)
     np.cumsum(data.event_part == TRAIN, out=before[1:])
@@ -299,17 +301,17 @@ def training_bounds(data: DataSet) -> tuple[Tensor, Tensor]:
 
 
 def drawn_by(seed: int, step: int) -> torch.Generator:
-    """What draws for one step."""
+    """Random generator of one step."""
     state = np.random.SeedSequence((seed, step)).generate_state(1, np.uint64)
     return torch.Generator().manual_seed(int(state[0]))
 
 
 def negative_pool(catalogue: Catalogue) -> Tensor | None:
-    """The items that targets are told from, int64 and rising; None if they are all.
+    """The items that may be negatives, int64 in ascending order; None if all items may.
 
-    An item that training never met, but whose content is known, is not taught to be wrong: it is
-    new, not unwanted, and would be ranked behind all others for that. One without content can be
-    known by nothing else, and ranks behind them.
+    An item that is not in the training data but has content is never a negative. It is new, not
+    unwanted; as a negative it would be ranked below all other items. A new item without content
+    may be a negative: nothing is known about it, and it is ranked last.
     """
     if not catalogue.present or not bool((catalogue.id_row_N < 0).any()):
         return None
@@ -317,7 +319,7 @@ def negative_pool(catalogue: Catalogue) -> Tensor | None:
 
 
 def _some(window: Window, some_W: Tensor) -> Window:
-    """Some of the rows."""
+    """Select rows of a window."""
     return Window(
         window.item_BL[some_W],
         window.gap_BL[some_W],
@@ -329,14 +331,14 @@ def _some(window: Window, some_W: Tensor) -> Window:
 
 
 def _weights(both: Window) -> Tensor:
-    """What the targets of each window weigh together; where all weigh alike, how many they are."""
+    """Total weight of each window's targets; their number if all have the same weight."""
     if both.weight_BL is None:
         return (both.length_B - 1).double()
     return both.weight_BL[:, 1:].double().masked_fill(~both.valid_BL[:, 1:], 0).sum(1)
 
 
 def _mean_weights(packed: Packed) -> Tensor:
-    """Each target's part of the mean; all together are 1."""
+    """Each target's weight in the mean; the weights sum to 1."""
     if packed.weight_M is None:
         return torch.full((len(packed.place_M),), 1 / len(packed.place_M))
     return packed.weight_M / packed.weight_M.sum()
@@ -345,10 +347,10 @@ def _mean_weights(packed: Packed) -> Tensor:
 def _even_candidates(
     candidates: Candidates, target_M: Tensor
 ) -> tuple[Tensor, Tensor | None, Tensor]:
-    """Candidates, their corrections, and the place of each target among them.
+    """Candidates padded to a multiple, their corrections, and each target's index among them.
 
-    After a sample its first item comes again and again, with no part in any sum, so that the number
-    is even; and so each target has a place, be it one of those.
+    A sample is padded with copies of its first item, which have no part in any sum. A target that
+    is not in the sample gets the index of the first padding candidate.
     """
     item_C, correction_C = candidates.item_C, candidates.correction_C
     own_M = places(target_M, item_C)
@@ -365,7 +367,7 @@ def _even_candidates(
 
 
 def _among(candidates: Candidates, item_BL: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Which items are candidates, and what is added to the logits of those that are."""
+    """Whether each item is a candidate, and the correction added to its logit if it is."""
     place_BL = places(item_BL, candidates.item_C)
     if candidates.correction_C is None:
         return place_BL >= 0, None

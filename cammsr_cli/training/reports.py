@@ -1,4 +1,4 @@
-"""What a training tells of itself: to those who watch it, and in the log of its run."""
+"""Reports of a training: for listeners, and for the log of its run."""
 
 from __future__ import annotations
 
@@ -15,18 +15,19 @@ from cammsr_cli.runs.folder import RunFolder
 
 @dataclass(frozen=True)
 class EpochReport:
-    """What one epoch gave: a line of metrics.jsonl.
+    """Results of one epoch: a line of metrics.jsonl.
 
     Attributes:
         epoch: Counted from 1.
         step: Steps so far.
         losses: Mean of each weighted part of the loss.
-        ndcg: Validation NDCG@10, full ranking; seen items excluded unless users repeat them.
+        ndcg: Validation NDCG@10 with full ranking. Seen items are excluded unless users repeat
+            them.
         recall: Validation Recall@10.
         best_ndcg: Best validation NDCG@10 so far.
-        best_epoch: The epoch it came from.
-        events_per_second: Training targets a second, validation not counted.
-        seconds: Wall time of the epoch with its validation.
+        best_epoch: Epoch of the best value.
+        events_per_second: Training targets per second, without validation.
+        seconds: Wall time of the epoch, including validation.
     """
 
     epoch: int
@@ -42,14 +43,14 @@ class EpochReport:
 
 @dataclass(frozen=True)
 class StepReport:
-    """Where a training is within an epoch.
+    """Progress of a training within an epoch.
 
     Attributes:
         epoch: Counted from 1.
         step: Steps so far.
-        share: Of the epoch's steps, those done.
+        share: Share of the epoch's steps that are completed.
         losses: The weighted parts of the step's loss.
-        events_per_second: Training targets a second, in this epoch.
+        events_per_second: Training targets per second in this epoch.
     """
 
     epoch: int
@@ -61,14 +62,14 @@ class StepReport:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a training ended.
+    """Result of a training.
 
     Attributes:
-        best_ndcg: Validation NDCG@10 of what is kept.
-        best_epoch: The epoch it is of.
-        epochs: How many there were.
-        parameters: Number of trained values.
-        branch_weights: Name of each branch to what its score counts in the sum; 1 on average.
+        best_ndcg: Validation NDCG@10 of the model that is kept.
+        best_epoch: Epoch of that model.
+        epochs: Number of epochs.
+        parameters: Number of trainable parameters.
+        branch_weights: Branch name to the weight of its score in the sum; 1 on average.
     """
 
     best_ndcg: float
@@ -79,7 +80,7 @@ class Outcome:
 
 
 class MetricsLog:
-    """The log of a run, a line an epoch; and TensorBoard's, where the extra is installed."""
+    """The log of a run, one line per epoch; also TensorBoard's log if that extra is installed."""
 
     def __init__(self, folder: RunFolder) -> None:
         self.folder = folder
@@ -89,7 +90,7 @@ class MetricsLog:
         """Add an epoch.
 
         Raises:
-            CammsrError: The disk is full, or refuses.
+            CammsrError: The disk is full, or writing is not permitted.
         """
         with (
             refusals_named(self.folder.path, RESUMABLE),
@@ -103,14 +104,14 @@ class MetricsLog:
         if self._tensorboard is None:
             from torch.utils.tensorboard import SummaryWriter
 
-            writer: Any = SummaryWriter  # typed or not, depending on what is installed
+            writer: Any = SummaryWriter  # typed or untyped, depending on the installed version
             self._tensorboard = writer(str(self.folder.path / "tensorboard"))
         for name, value in {**report.losses, "validation NDCG@10": report.ndcg}.items():
             self._tensorboard.add_scalar(name, value, report.epoch)
         self._tensorboard.flush()
 
     def forget_after(self, epoch: int) -> None:
-        """Drop the epochs after the checkpoint that a training goes on from: they come again."""
+        """Drop the epochs after `epoch`: a resumed training logs them again."""
         if not self.folder.metrics.is_file():
             return
         lines = self.folder.metrics.read_text(encoding="utf-8").splitlines()

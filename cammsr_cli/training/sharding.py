@@ -1,10 +1,10 @@
-"""The id table of a large catalogue, shared out by rows over the processes of a training.
+"""The id table of a large catalogue, sharded by rows over the processes of a training.
 
-Weights and the optimiser's state are torch's own DTensors, split along their rows: no device
-ever holds all of them, in a step or in a checkpoint.
+Weights and optimiser state are torch's DTensors, split along their rows. No device ever holds all
+of them, neither in a step nor when a checkpoint is written.
 
-Axes: N rows of the table, R of them here, U rows asked for by this process, A by all processes
-(padded, end to end), O of those that are here, D width.
+Axes: N rows of the table, R of them in this process, U rows requested by this process, A by all
+processes (padded, concatenated), O of those that this process holds, D width.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from cammsr_cli.model.cammsr import Cammsr
 
 
 def shard_id_table(model: Cammsr, world: World) -> None:
-    """Put a sharded table with the same weights in the place of the model's id table, if any."""
+    """Replace the model's id table, if any, by a sharded table with the same weights."""
     table = model.items.id_table
     if table is not None:
         mesh = init_device_mesh(world.device.type, (world.size,))
@@ -32,7 +32,7 @@ def shard_id_table(model: Cammsr, world: World) -> None:
 
 
 def large_table(model: Cammsr) -> nn.Embedding | None:
-    """The id table, if it is one of a large catalogue: sharded, or with sparse gradients."""
+    """The id table if it is that of a large catalogue: sharded or with sparse gradients."""
     table = model.items.id_table
     large = table is not None and (table.sparse or isinstance(table, RowShardedTable))
     return table if large else None
@@ -41,15 +41,15 @@ def large_table(model: Cammsr) -> nn.Embedding | None:
 class RowShardedTable(nn.Embedding):
     """An embedding whose rows are split evenly over processes, in order.
 
-    All processes must call it, load it and write it out together. Its gradient is the mean over
-    the processes of what each of them asks for, as that of the other weights is under DDP.
+    All processes must call, load and save it together. Its gradient is the mean over the
+    processes' gradients, as DDP's is for the other weights.
 
-    DTensor's own embedding of such a table has the same results, but its backward pass makes the
-    gradient of all N rows on every device (torch 2.15): here each process looks up its own rows,
-    and DTensor brings the answers to where they were asked for.
+    DTensor's own embedding of such a table gives the same results. But its backward pass makes the
+    gradient of all N rows on every device (torch 2.15). Here each process looks up its own rows,
+    and DTensor sends the results to the processes that requested them.
 
     Args:
-        weight_ND: All rows, the same in every process; wherever they lie.
+        weight_ND: All rows, the same in every process, on any device.
         mesh: The processes, in one dimension.
     """
 
@@ -61,12 +61,12 @@ class RowShardedTable(nn.Embedding):
         self.register_load_state_dict_pre_hook(_keep_own_rows)  # type: ignore[no-untyped-call]
 
     def forward(self, row_U: Tensor) -> Tensor:
-        """The rows asked for, [U, D]; every process may ask for others, and for as many."""
+        """Look up rows: [U, D]. The rows and their number U may differ between processes."""
         longest = torch.tensor(len(row_U), device=row_U.device)
         dist.all_reduce(longest, dist.ReduceOp.MAX, self.mesh.get_group())
         most = int(longest)
         wanted_A = row_U.new_empty(self.mesh.size() * most)
-        padded = functional.pad(row_U, (0, most - len(row_U)), value=-1)  # -1 is nobody's row
+        padded = functional.pad(row_U, (0, most - len(row_U)), value=-1)  # no process holds row -1
         dist.all_gather_into_tensor(wanted_A, padded, self.mesh.get_group())
 
         weight_RD = local_part(self.weight)
@@ -86,7 +86,7 @@ class RowShardedTable(nn.Embedding):
 
 
 def local_part(tensor: Tensor) -> Tensor:
-    """What of a tensor is held here: all of a plain one; differentiable."""
+    """This process's part of a tensor; the whole tensor if it is not sharded. Differentiable."""
     if isinstance(tensor, DTensor):
         part: Tensor = tensor.to_local()
         return part
@@ -94,11 +94,11 @@ def local_part(tensor: Tensor) -> Tensor:
 
 
 def own_rows(whole: Tensor, mesh: DeviceMesh) -> DTensor:
-    """This process's rows of `whole`, copied to its device, as a part of the sharded tensor.
+    """This process's rows of `whole`, copied to its device, as a shard of the sharded tensor.
 
-    `distribute_tensor` would bring the whole to every device first.
+    `distribute_tensor` would first copy the whole tensor to every device.
     """
-    parts = whole.chunk(mesh.size())  # which is how `Shard` splits
+    parts = whole.chunk(mesh.size())  # `Shard` splits in the same way
     at = mesh.get_local_rank()
     own = parts[at] if at < len(parts) else whole[:0]
     return DTensor.from_local(
@@ -112,10 +112,10 @@ def own_rows(whole: Tensor, mesh: DeviceMesh) -> DTensor:
 
 
 def gathered(tensor: Tensor) -> Tensor:
-    """A sharded tensor, whole, in the main memory of process 0; empty in the others.
+    """Gather a sharded tensor in the main memory of process 0; return an empty one in the others.
 
-    All processes must call it. The parts come one after the other: `full_tensor` would need room
-    for all of them on every device. A plain tensor is given back as it is.
+    All processes must call it. The shards are sent one after another: `full_tensor` would need
+    memory for all of them on every device. A plain tensor is returned unchanged.
     """
     if not isinstance(tensor, DTensor):
         return tensor
@@ -133,12 +133,12 @@ def gathered(tensor: Tensor) -> Tensor:
 
 
 def whole_weights(model: nn.Module) -> dict[str, Tensor]:
-    """A model's state dict, whole in process 0; all processes must call it."""
+    """A model's state dict, complete in process 0; all processes must call it."""
     return {name: gathered(value) for name, value in model.state_dict().items()}
 
 
 def whole_optimizer_state(optimizer: Optimizer) -> dict[str, Any]:
-    """An optimiser's state dict, whole in process 0; all processes must call it."""
+    """An optimiser's state dict, complete in process 0; all processes must call it."""
     content = optimizer.state_dict()
     content["state"] = {
         at: {n: gathered(v) if isinstance(v, Tensor) else v for n, v in values.items()}
@@ -148,10 +148,11 @@ def whole_optimizer_state(optimizer: Optimizer) -> dict[str, Any]:
 
 
 def load_optimizer_state(optimizer: Optimizer, saved: dict[str, Any]) -> None:
-    """Load what `whole_optimizer_state` gave, made by as many processes as it may be.
+    """Load the result of `whole_optimizer_state`, from any number of processes.
 
-    Of a sharded table each process takes its own rows. One process alone moves a large table by
-    SparseAdam, many by AdamW: both keep the same two moments, and a step counted their own way.
+    Each process takes its own rows of a sharded table. A single process updates a large table with
+    SparseAdam, several processes use AdamW. Both keep the same two moments, but store the step
+    count in different types.
     """
     weights = [weight for group in optimizer.param_groups for weight in group["params"]]
     state: dict[int, dict[str, Any]] = {}
@@ -171,7 +172,7 @@ def load_optimizer_state(optimizer: Optimizer, saved: dict[str, Any]) -> None:
 
 
 def _keep_own_rows(table: nn.Module, weights: dict[str, Any], prefix: str, *_: object) -> None:
-    """Of the whole table in a state dict that is being loaded, take this process's rows."""
+    """Replace the whole table in a state dict that is being loaded by this process's rows."""
     assert isinstance(table, RowShardedTable)
     name = f"{prefix}weight"
     if name in weights:

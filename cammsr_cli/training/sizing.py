@@ -1,7 +1,7 @@
-"""Settings that are left to the data and the device: how large a model, and how it is trained.
+"""Settings chosen from the data and the device: the size of the model, and how it is trained.
 
-The rules were found on validation NDCG@10 of the data sets of docs/results.md; a setting that is
-named wins over them.
+The rules were found on validation NDCG@10 of the data sets of docs/results.md. An explicit setting
+takes precedence over them.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from cammsr_cli.data.dataset import DataSet
 from cammsr_cli.training.plan import training_bounds
 
 BATCH_SIZES = (512, 256, 128, 64, 32)
-"""Histories a step to choose from."""
+"""Batch sizes to choose from, in histories per step."""
 
 STEPS_AN_EPOCH = 40
-"""Fewest steps an epoch shall have, where the choice is ours."""
+"""Least number of steps per epoch, when the batch size is chosen here."""
 
 POSITIONS_A_STEP = 6400
-"""Most positions a step shall have, where the choice is ours."""
+"""Largest number of positions per step, when the batch size is chosen here."""
 
 LENGTHS = (50, 100, 200)
 """Longest histories to choose from."""
@@ -32,17 +32,17 @@ SMALL, LARGE = 64, 128
 """Widths to choose from."""
 
 EVENTS_OF_LARGE = 50_000
-"""Training events from which on the larger width pays."""
+"""Number of training events from which the larger width is better."""
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """What the rules look at.
+    """Input of the rules.
 
     Attributes:
         items: Size of the catalogue.
-        events: Training events.
-        targets_U: Targets of each user: its training events after the first.
+        events: Number of training events.
+        targets_U: Number of targets of each user: its training events after the first.
     """
 
     items: int
@@ -51,25 +51,25 @@ class Sizes:
 
     @staticmethod
     def of(data: DataSet) -> Sizes:
-        """Those of a data set."""
+        """Sizes of a data set."""
         start_U, end_U = training_bounds(data)
         events_U = (end_U - start_U).numpy()
         return Sizes(len(data.item_ids), int(events_U.sum()), (events_U - 1).clip(min=0))
 
     @property
     def mean_history(self) -> float:
-        """Mean number of training events of the users that have two or more."""
+        """Mean number of training events of users with two or more."""
         learnt_U = self.targets_U[self.targets_U > 0]
         return float(learnt_U.mean()) + 1 if len(learnt_U) else 0.0
 
     @property
     def events_an_item(self) -> float:
-        """Mean number of training events of an item."""
+        """Mean number of training events per item."""
         return self.events / max(1, self.items)
 
 
 def fitted(config: Config, data: DataSet, device: torch.device) -> tuple[Config, list[str]]:
-    """The settings with those that are left open chosen, and what was chosen, and why, in words."""
+    """Fill in the settings that are left open; return them and the choices with their reasons."""
     sizes = Sizes.of(data)
     model = config.model
     chosen: dict[str, object] = {}
@@ -102,22 +102,23 @@ def fitted(config: Config, data: DataSet, device: torch.device) -> tuple[Config,
 
 
 def _length(sizes: Sizes) -> int:
-    """The least length that is about that of a mean history."""
+    """The least length that is about that of a mean history: at least 0.9 of it."""
     enough = [length for length in LENGTHS if length >= 0.9 * sizes.mean_history]
     return min(enough, default=max(LENGTHS))
 
 
 def _dropout(sizes: Sizes) -> float:
-    """The fewer events an item has, the more dropout: .5 at 12, .2 at 290."""
+    """More dropout for fewer events per item: 0.5 at 12, 0.2 at 290."""
     doublings = math.log2(max(1.0, sizes.events_an_item) / 12)
     return min(max(round((0.5 - 0.065 * doublings) * 20) / 20, 0.1), 0.5)
 
 
 def _batch_size(sizes: Sizes, length: int) -> int:
-    """The most histories a step that leave enough steps an epoch.
+    """The largest batch size that leaves enough steps per epoch.
 
-    Short histories are taken more at a time and long ones fewer: with less than some thousand
-    positions most of a step's time goes into the tables of items, with more it learns too little.
+    Batches hold more histories when they are short, and fewer when they are long. With less than a
+    few thousand positions, a step spends most of its time on the item tables. With many more, it
+    learns too little.
     """
     windows = int(((sizes.targets_U + length - 1) // length).sum())
     positions = int(sizes.targets_U.sum()) / max(1, windows)
@@ -130,7 +131,7 @@ def _batch_size(sizes: Sizes, length: int) -> int:
 
 
 def multiplies_bfloat16_fast(device: torch.device) -> bool:
-    """Whether a device is made for matrix products of bfloat16."""
+    """Whether a device has hardware for bfloat16 matrix products."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type != "cpu" or not hasattr(torch.cpu, "get_capabilities"):

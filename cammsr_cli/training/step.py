@@ -26,22 +26,22 @@ from cammsr_cli.training.plan import PackedPlan, Plan, Planner
 from cammsr_cli.training.sharding import RowShardedTable, large_table, local_part
 
 STEPS_UNREAD = {"cpu": 1, "cuda": 20}
-"""Most steps whose gradients have not been looked at: to look, the host waits for a GPU."""
+"""Largest number of steps with unchecked gradients: a check makes the host wait for the GPU."""
 
 STEPS_AHEAD = {"cpu": 0, "cuda": 3}
-"""Steps that a thread plans before they are made: while a GPU computes, the host has time for that;
-a CPU has its cores for one thing or the other."""
+"""Number of steps that a thread plans ahead. The host can plan while a GPU computes; on a CPU,
+planning and computing would compete for the same cores."""
 
 
 @dataclass(frozen=True)
 class PlannedStep:
-    """A step that is ready to be made.
+    """A planned step.
 
     Attributes:
-        start_W: int64 first event of each of its windows, in all processes, on the host.
+        start_W: int64 first event of each of its windows, for all processes, on the host.
         end_W: int64 one past the last input of each.
-        most: Most windows of a micro-batch.
-        micro_batches: What the micro-batches of this process compute on.
+        most: Largest number of windows in a micro-batch.
+        micro_batches: Plans of this process's micro-batches.
     """
 
     start_W: Tensor
@@ -51,11 +51,12 @@ class PlannedStep:
 
 
 def optimizers_of(model: Cammsr, config: TrainingConfig) -> list[Optimizer]:
-    """Adam for all weights; for an id table with sparse gradients, Adam of the rows met alone.
+    """AdamW for all weights; SparseAdam for an id table with sparse gradients.
 
-    Adam in its plain form moves every row of the table at each step, met or not: at a million
-    items that costs more than the step itself. A table sharded over processes is moved so all the
-    same: each moves its own part alone, and a GPU does that in a millisecond or few.
+    Plain Adam updates every row of the table at each step, even without a gradient. With a million
+    items that costs more than the step itself. A table that is sharded over processes is still
+    updated by AdamW: each process updates its own shard only, which takes a GPU a few milliseconds
+    at most.
     """
     table = large_table(model)
     if table is None:
@@ -71,14 +72,14 @@ def _adam(weights: Iterable[Tensor], config: TrainingConfig) -> AdamW:
 
 
 def averaged_copy(model: Cammsr) -> Cammsr:
-    """A copy to keep the moving average in; a large id table is shared.
+    """A copy of the model for the moving average; a large id table is shared with the model.
 
-    That is one of which each step meets few rows. Averaging all of them at each step would cost
-    more than the step.
+    Each step uses only few rows of such a table. Averaging all rows at each step would cost more
+    than the step.
     """
     shared = large_table(model)
     if shared is not None:
-        model.items.id_table = None  # set aside: a copy of it may not fit
+        model.items.id_table = None  # removed during the copy: two tables may not fit in memory
     copied = copy.deepcopy(model).eval().requires_grad_(False)
     if shared is not None:
         model.items.id_table = copied.items.id_table = shared
@@ -86,7 +87,7 @@ def averaged_copy(model: Cammsr) -> Cammsr:
 
 
 def diverged(message: str, config: TrainingConfig) -> CammsrError:
-    """The error of a training that diverged, as `message` says, with the way out."""
+    """Make the error for a diverged training from `message` and advice for the user."""
     return CammsrError(
         message,
         f"Try a smaller step: --set training.learning_rate={config.learning_rate / 3:.1e}",
@@ -94,14 +95,14 @@ def diverged(message: str, config: TrainingConfig) -> CammsrError:
 
 
 class Stepper:
-    """Makes steps.
+    """Performs optimisation steps.
 
     Args:
-        state: What they change.
-        objective: What they make smaller; over `state.model`.
-        config: How.
+        state: The training state that the steps update.
+        objective: The objective to minimise, over `state.model`.
+        config: Settings of the training.
         world: The processes that share each batch.
-        note: Told, in words, when a batch must be cut smaller to fit the device.
+        note: Receives a message when micro-batches must shrink to fit the device's memory.
     """
 
     def __init__(
@@ -132,16 +133,16 @@ class Stepper:
             DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(  # type: ignore[no-untyped-call]
                 objective, sharded
             )
-            # Buffers are measured before training, alike in all processes, and stay as they are.
+            # Buffers are computed before training, equal in all processes, and never change.
             self.module = DistributedDataParallel(objective, broadcast_buffers=False)
 
     def planned(self, start_W: Tensor, end_W: Tensor, step: int) -> PlannedStep:
-        """Plan a step on the windows `[start, end)`; by any thread, at any time before it.
+        """Plan a step on the windows `[start, end)`; in any thread, at any time before the step.
 
         Args:
             start_W: int64 first event of each window, on the host, the same in every process.
             end_W: int64 one past its last input.
-            step: The number that it will have.
+            step: Number of the step.
         """
         most, world = self.micro_batch, self.world
         micro_batches = self.planner.micro_batches(
@@ -153,21 +154,22 @@ class Stepper:
         )
 
     def __call__(self, start_W: Tensor, end_W: Tensor) -> dict[str, Tensor]:
-        """Plan the next step on the windows `[start, end)`, and make it; see `make`."""
+        """Plan and perform the next step on the windows `[start, end)`; see `make`."""
         return self.make(self.planned(start_W, end_W, self.state.progress.step))
 
     def make(self, planned: PlannedStep) -> dict[str, Tensor]:
-        """Make the next step.
+        """Perform the next step.
 
         Args:
-            planned: It; where there was no memory for micro-batches as large, they are planned again.
+            planned: The planned step. It is planned again if the size of micro-batches has changed
+                because memory ran out.
 
         Returns:
             The weighted parts of the loss of the whole batch, detached.
 
         Raises:
-            CammsrError: The gradient is no longer a number, or the device's memory does not hold
-                a single window, or the optimiser's state.
+            CammsrError: The gradient is not finite, or the device's memory is too small for a
+                single window or for the optimiser's state.
         """
         while True:
             try:
@@ -180,19 +182,19 @@ class Stepper:
                 if not is_out_of_memory(error):
                     raise
                 largest = min(self.micro_batch, -(-len(planned.start_W) // self.world.size))
-            # Out of the handler, whose traceback would keep the tensors of the step alive.
+            # Outside the handler: its traceback would keep the tensors of the step alive.
             self._make_room(largest)
         self._update(losses)
         return losses
 
     def _gradient(self, micro_batches: Sequence[Plan | PackedPlan]) -> dict[str, Tensor]:
-        """Gradients of the batch's mean loss, in `grad`; and the loss in parts."""
+        """Compute the gradients of the batch's mean loss in `grad`; return the loss's parts."""
         for optimizer in self.state.optimizers:
             optimizer.zero_grad(set_to_none=True)
         world = self.world
         sums: dict[str, Tensor] = {}
         for at, go in enumerate(micro_batches):
-            # The mean over positions is one over the whole batch, wherever they are computed.
+            # The mean over positions covers the whole batch, over all micro-batches and processes.
             weights = {"recommendation": go.share * world.size}
             with nullcontext() if at == len(micro_batches) - 1 else self._unsynchronised():
                 with self._autocast():
@@ -212,10 +214,11 @@ class Stepper:
         return dict(zip(sums, whole, strict=True))
 
     def _require_no_count(self) -> None:
-        """Say of the id table's gradient that each row is there once, and they rise.
+        """Mark the id table's sparse gradient as coalesced: its rows are sorted and unique.
 
-        It was made so, but torch forgets it where it puts a gradient into place (torch 2.15), and
-        would sort and count the rows again: twice a step, and each time the host waits for a GPU.
+        It is created coalesced, but torch loses the flag when it stores the gradient (torch 2.15).
+        Torch would then sort and count the rows again, twice a step, and each time the host would
+        wait for the GPU.
         """
         table = large_table(self.state.model)
         if table is not None and table.weight.grad is not None and table.weight.grad.is_sparse:
@@ -230,14 +233,14 @@ class Stepper:
         self._average()
 
     def require_finite(self, under_way: int = 0) -> None:
-        """Look at the gradients of the steps since this was last asked.
+        """Check the gradient norms of all steps since the last check.
 
         Args:
-            under_way: Of these, steps that have not moved the weights yet.
+            under_way: Number of these steps that have not updated the weights yet.
 
         Raises:
-            CammsrError: One was no number, or has no end. What the weights are by then is of no
-                use: they must not be kept.
+            CammsrError: A norm is NaN or infinite. The weights are then unusable and must not be
+                saved.
         """
         unread, self._unread = self._unread, []
         if not unread:
@@ -254,11 +257,11 @@ class Stepper:
                 )
 
     def _move(self) -> None:
-        """Move the weights by their gradients; the first time, optimisers make their state.
+        """Update the weights; the first call creates the optimisers' state.
 
         Raises:
-            CammsrError: The device's memory does not hold it. Smaller micro-batches would not help: what
-                they need has been given back by now.
+            CammsrError: The device's memory does not hold that state. Smaller micro-batches would
+                not help: their memory is already free at this point.
         """
         try:
             for optimizer in self.state.optimizers:
@@ -275,10 +278,10 @@ class Stepper:
             ) from error
 
     def _clip(self) -> Tensor:
-        """Scale the gradient down to the norm `clip`; the norm it had."""
+        """Clip the gradient to the norm `clip_norm`; return its norm before clipping."""
         every = [_values(w) for w in self.state.model.parameters() if w.grad is not None]
         grads = [local_part(grad) for grad in every]
-        # Of a sharded gradient each process has a part; the others are the same in all.
+        # Each process has a part of a sharded gradient; the other gradients are equal in all.
         parts = [own for own, grad in zip(grads, every, strict=True) if own is not grad]
         alike = [own for own, grad in zip(grads, every, strict=True) if own is grad]
         norm = torch.nn.utils.get_total_norm(alike)
@@ -294,7 +297,7 @@ class Stepper:
 
     @torch.no_grad()
     def _average(self) -> None:
-        """Move the averaged weights towards the present ones; fast at first, then by `average`."""
+        """Update the moving average of the weights; its decay grows up to `ema_decay`."""
         step = self.state.progress.step
         decay = min(self.config.ema_decay, step / (step + 10))
         pairs = [
@@ -310,16 +313,17 @@ class Stepper:
         return torch.autocast(self.world.device.type, torch.bfloat16, enabled=self.bfloat16)
 
     def _unsynchronised(self) -> nullcontext[None]:
-        """Not the last micro-batch of a step: its gradients need not travel yet."""
+        """Context without gradient synchronisation, for all but the last micro-batch of a step."""
         if isinstance(self.module, DistributedDataParallel):
             return self.module.no_sync()  # type: ignore[return-value]
         return nullcontext()
 
     def _make_room(self, largest: int) -> None:
-        """After the device's memory gave out with `largest` windows at once: try with half.
+        """Halve the micro-batch after the device ran out of memory with `largest` windows at once.
 
         Raises:
-            CammsrError: There is no half of it, or other processes would not know of it.
+            CammsrError: `largest` is 1, or there are several processes: the others would not know
+                of the change.
         """
         if largest == 1:
             raise CammsrError(
@@ -341,15 +345,15 @@ class Stepper:
 
 
 def _values(weight: Tensor) -> Tensor:
-    """The gradient of a weight; of one that is sparse the values alone, each row's in one place."""
+    """The gradient of a weight; for a sparse one, the values of the coalesced gradient."""
     grad = weight.grad
     assert grad is not None
     if not grad.is_sparse:
         return grad
-    weight.grad = grad.coalesce()  # itself, unless it is of several micro-batches
+    weight.grad = grad.coalesce()  # no copy, unless it sums several micro-batches
     return weight.grad._values()
 
 
 def _times(value: Tensor, factor: float) -> Tensor:
-    """A product, which by 1 need not be made."""
+    """Multiply; return `value` itself if the factor is 1."""
     return value if factor == 1 else value * factor

@@ -1,4 +1,4 @@
-"""Signals that ask a training to end: noticed between steps, so that nothing is lost."""
+"""Stop signals of a training: handled between steps, so that nothing is lost."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from cammsr_cli.errors import Terminated
 
 @dataclass
 class StopRequest:
-    """Whether somebody asked for an end.
+    """Whether the training is requested to stop.
 
     Attributes:
-        by: SIGINT or SIGTERM, once it came.
+        by: SIGINT or SIGTERM, once it has arrived; None before.
     """
 
     by: int | None = None
 
     def obey(self) -> None:
-        """Raise what the signal stands for.
+        """Raise the exception of the received signal, if any.
 
         Raises:
-            KeyboardInterrupt: It was Ctrl-C.
-            Terminated: It was SIGTERM.
+            KeyboardInterrupt: The signal was Ctrl-C.
+            Terminated: The signal was SIGTERM.
         """
         if self.by == signal.SIGTERM:
             raise Terminated
@@ -38,9 +38,9 @@ class StopRequest:
 
 @contextmanager
 def noticed_signals() -> Iterator[StopRequest]:
-    """Take note of Ctrl-C and SIGTERM rather than end at once; a second one ends at once.
+    """Record Ctrl-C and SIGTERM instead of stopping at once; a second signal stops at once.
 
-    Signals reach the main thread alone: in another one, none is ever noticed.
+    Only the main thread receives signals. In another thread, no signal is ever recorded.
     """
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():

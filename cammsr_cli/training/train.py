@@ -1,4 +1,4 @@
-"""From a data set to a run folder: what `cammsr train` does."""
+"""Training from a data set to a run folder: the command `cammsr train`."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ from cammsr_cli.training.sizing import fitted
 
 @dataclass(frozen=True)
 class Started:
-    """What is known when training starts, for people to see.
+    """Information for the user at the start of training.
 
     Attributes:
-        spec: What the model is built for.
-        parameters: Number of trained values.
-        device: Where it trains.
-        epochs: Most epochs there can be.
-        resumed_epoch: Whole epochs already done; 0 for a fresh start.
-        resumed_step: Steps already done.
-        sampled: Whether the catalogue is so large that each step sees a sample of it.
+        spec: The spec of the model.
+        parameters: Number of trainable parameters.
+        device: The device that it trains on, and the number of processes.
+        epochs: Largest number of epochs.
+        resumed_epoch: Number of complete epochs already done; 0 for a new training.
+        resumed_step: Number of steps already done.
+        sampled: Whether sampled softmax is used, because the catalogue is large.
     """
 
     spec: ModelSpec
@@ -56,13 +56,13 @@ class Started:
 
 @dataclass(frozen=True)
 class Listener:
-    """Who is told what during a training.
+    """Callbacks of a training.
 
     Attributes:
-        start: Told once, before the first step.
-        epoch: Told after each epoch.
-        step: Told after each step; looking at its numbers makes a GPU wait.
-        note: Told, in words, what a user should know.
+        start: Called once, before the first step.
+        epoch: Called after each epoch.
+        step: Called after each step. Reading the report's numbers synchronises with the GPU.
+        note: Receives messages for the user.
     """
 
     start: Callable[[Started], None]
@@ -83,11 +83,11 @@ def train(
 ) -> Outcome:
     """Train a new model into the folder `out`.
 
-    `out` must be empty or not exist, unless `force` is given: then the run in it is replaced, once
-    the data set and the settings are known to be sound, and other files there are left alone.
+    `out` must be empty or not exist, unless `force` is given. With `force`, the run in it is
+    replaced once the data set and the settings have been checked; other files there are kept.
 
     Raises:
-        UsageError: `out` is in use, or is no run folder.
+        UsageError: `out` is not empty and `force` is not given, or it is not a run folder.
         CammsrError: The data set cannot be used.
     """
     folder = RunFolder(out)
@@ -113,7 +113,7 @@ def train(
         trainer = make_trainer(folder, data, config, spec, id_rows, world, listener.note)
         if reasons:
             listener.note(f"chosen for this data: {', '.join(reasons)}")
-        world.wait()  # until all have looked at what is there
+        world.wait()  # until all processes have checked the folder
         with _held(out, world):
             if world.leads:
                 folder.clear()
@@ -128,10 +128,10 @@ def resume(
     world: World,
     listener: Listener,
 ) -> Outcome:
-    """Go on with the run in `out` from its newest checkpoint, with the settings it began with.
+    """Resume the run in `out` from its newest checkpoint, with its original settings.
 
     Raises:
-        CammsrError: There is no run, it is finished, or it was begun on another data set.
+        CammsrError: There is no run, it is finished, or it was started on another data set.
     """
     folder = RunFolder(out)
     spec = folder.spec()
@@ -152,7 +152,8 @@ def resume(
             f"Resume with that one: cammsr train {typed(spec.data_path)} --out {typed(out)} "
             "--resume",
         )
-    config, _ = fitted(folder.config(), data, world.device)  # of an older version: not yet chosen
+    # A run of an older version may still have open settings.
+    config, _ = fitted(folder.config(), data, world.device)
     id_rows = folder.item_ids()
     with repeatable(world.device, config.training.deterministic):
         trainer = make_trainer(folder, data, config, spec, id_rows, world, listener.note)
@@ -162,7 +163,7 @@ def resume(
 
 
 def _held(out: Path, world: World) -> AbstractContextManager[None]:
-    """The run for this training alone, while it goes on; one process holds it for all."""
+    """Lock the run folder during the training; process 0 holds the lock for all processes."""
     return only_writer(out, folder=True) if world.leads else nullcontext()
 
 
@@ -175,22 +176,22 @@ def make_trainer(
     world: World,
     note: Callable[[str], None],
 ) -> Trainer:
-    """A trainer of a new model; nothing is written yet."""
+    """Make a trainer for a new model; write nothing yet."""
     seed = config.training.seed
     torch.manual_seed(seed)
     device = world.device
     sampled = len(data.item_ids) > config.training.sampled_softmax_above
     large = sampled and len(data.item_ids) > config.training.sparse_adam_above
     catalogue = read_catalogue(data, spec.feature_dims, id_rows)
-    if not large:  # those are read as needed, and what they hold shows then
+    if not large:  # features of a large catalogue are read as needed; faults show up only then
         _require_numbers(data, catalogue)
-    # A sample's features are gathered step by step: those that a GPU has no room for may stay where
-    # they are.
+    # With a large catalogue, each step gathers the features it needs. So features that do not fit
+    # the GPU's memory may stay on the host.
     features = not large or room_for(device, _bytes_of(catalogue))
-    # Weights are drawn on the CPU, and so alike for all devices.
+    # Weights are initialised on the CPU, so that they are the same for all devices.
     model = build_model(spec, config.model)
     sharded = large and world.size > 1
-    if not sharded:  # or else one device would hold the whole table
+    if not sharded:  # otherwise one device would hold the whole table
         model = model.to(device)
         catalogue = catalogue.to(device, features=features)
     model.items.measure(catalogue)
@@ -209,24 +210,24 @@ def make_trainer(
         large=large,
     )
     trainer = Trainer(model, data, corpus, config, folder, world, note, spec.repeats)
-    if world.size > 1:  # the weights begin alike; what is dropped is each process's own
+    if world.size > 1:  # equal initial weights; dropout differs between processes
         torch.manual_seed(seed + world.rank)
     return trainer
 
 
 def _bytes_of(catalogue: Catalogue) -> int:
-    """What the features of a catalogue take in memory."""
+    """Size in bytes of the features of a catalogue."""
     return sum(values.nbytes for values in catalogue.features.values())
 
 
 def _require_numbers(data: DataSet, catalogue: Catalogue) -> None:
-    """Refuse vectors that `prepare` would have left out: those of a file made by something else.
+    """Raise an error if a vector is not finite: `prepare` omits such vectors, other tools may not.
 
     Raises:
-        CammsrError: A vector holds what is not a finite number.
+        CammsrError: A vector holds a value that is not finite.
     """
     for name, values in catalogue.features.items():
-        pieces = torch.split(values, MEASURED_ROWS)  # a mask of all values may be large
+        pieces = torch.split(values, MEASURED_ROWS)  # a mask of all values could be too large
         odd_N = torch.cat([~piece.isfinite().all(1) for piece in pieces]) & catalogue.present[name]
         if bool(odd_N.any()):
             first = data.item_ids[int(odd_N.nonzero()[0])]
@@ -238,7 +239,7 @@ def _require_numbers(data: DataSet, catalogue: Catalogue) -> None:
 
 
 def _target_shares(data: DataSet) -> NDArray[np.float32]:
-    """Each item's share of the training targets: a user's first event is none."""
+    """Each item's share of the training targets; a user's first event is not a target."""
     is_target = data.event_part == TRAIN
     first_U = data.event_indptr[:-1][np.diff(data.event_indptr) > 0]
     is_target[first_U] = False
@@ -248,7 +249,7 @@ def _target_shares(data: DataSet) -> NDArray[np.float32]:
 
 
 def has_ties(data: DataSet) -> bool:
-    """Whether nothing tells the order of two training events of one user."""
+    """Whether some user has two training events of unknown order."""
     start_U, end_U = (bound_U.numpy() for bound_U in training_bounds(data))
     tied = np.flatnonzero(data.event_tied)
     user = np.searchsorted(data.event_indptr, tied, side="right") - 1

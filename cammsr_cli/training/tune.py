@@ -1,4 +1,4 @@
-"""A search for good settings: what `cammsr tune` does. Only the validation split is looked at."""
+"""Hyperparameter search: the command `cammsr tune`. It uses the validation split only."""
 
 from __future__ import annotations
 
@@ -33,23 +33,23 @@ DEFAULT_SEARCH = (
     "training.batch_size=32,64,128,256,512",
     "training.category_weight=0.01..1.0",
 )
-"""What is searched unless told otherwise."""
+"""The default search space."""
 
 JOURNAL = "trials.log"
 
 FAILED = "failed"
-"""Attribute of a trial whose training could not go on: what was said."""
+"""Attribute of a failed trial: the error message."""
 
 
 @dataclass(frozen=True)
 class Range:
-    """Values of one setting.
+    """Search space of one setting.
 
     Attributes:
         name: "section.key".
         low: Least value of a range; None for a choice.
-        high: Largest value.
-        choices: What to choose from; empty for a range.
+        high: Largest value of a range; None for a choice.
+        choices: Values to choose from; empty for a range.
     """
 
     name: str
@@ -62,7 +62,7 @@ class Range:
         """Read "section.key=low..high" or "section.key=a,b,c".
 
         Raises:
-            UsageError: It is neither, or there is no such setting.
+            UsageError: The text has neither form, or there is no such setting.
         """
         name, _, values = text.partition("=")
         known = [setting for setting, _, _ in described()]
@@ -75,27 +75,27 @@ class Range:
             if None in ends or not ends[0] < ends[1]:
                 raise UsageError(f"cannot search '{text}': write low..high, as 0.1..0.6")
             return Range(name, *ends)
-        try:  # lists may be searched, too: [text,image],[text]
+        try:  # choices may be lists: [text,image],[text]
             choices = yaml.safe_load(f"[{values}]")
         except yaml.YAMLError as error:
             raise UsageError(f"cannot search '{text}': {first_line(error)}") from error
         if len(choices) < 2:
             raise UsageError(f"cannot search '{text}': write low..high, or two values and more")
-        # Optuna's choices are numbers and words.
+        # Optuna's choices must be numbers or strings.
         plain = (one if isinstance(one, str | int | float) else _as_yaml(one) for one in choices)
         return Range(name, None, None, tuple(plain))
 
     @property
     def extremes(self) -> tuple[Any, ...]:
-        """The least and the largest, or all choices: where these are sound all values are."""
+        """The least and the largest value, or all choices: if these are valid, all values are."""
         return self.choices or (self.low, self.high)
 
     def assigned(self, value: Any) -> str:
-        """The assignment of a value, as `--set` takes it."""
+        """The assignment of a value in the syntax of `--set`."""
         return f"{self.name}={value if isinstance(value, str) else _as_yaml(value)}"
 
     def suggest(self, trial: optuna.Trial) -> Any:
-        """A value; over a range of a factor of ten or more, of its logarithm."""
+        """Suggest a value; on a log scale if the range spans a factor of ten or more."""
         if self.low is None or self.high is None:
             return trial.suggest_categorical(self.name, self.choices)
         log = self.low > 0 and self.high >= 10 * self.low
@@ -105,7 +105,7 @@ class Range:
 
 
 def _as_yaml(value: Any) -> str:
-    """A value as YAML, in one line.
+    """Write a value as YAML, in one line.
 
     >>> _as_yaml(["text", "image"]), _as_yaml(0.5), _as_yaml(None)
     ('[text, image]', '0.5', 'null')
@@ -118,7 +118,7 @@ def _number(text: str) -> Any:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
         return None
-    if isinstance(value, str):  # YAML takes 1e-3 for a word
+    if isinstance(value, str):  # YAML reads 1e-3 as a string
         try:
             return float(value)
         except ValueError:
@@ -131,9 +131,9 @@ class Trial:
     """One training of the search.
 
     Attributes:
-        number: From 0.
-        ndcg: Best validation NDCG@10; None if it was given up or failed.
-        state: "done", "given up" or "failed".
+        number: Counted from 0.
+        ndcg: Best validation NDCG@10; None if the trial was pruned or failed.
+        state: "done", "given up" (pruned) or "failed".
         settings: The values that were tried.
     """
 
@@ -145,11 +145,11 @@ class Trial:
 
 @dataclass(frozen=True)
 class Found:
-    """What a search has found so far.
+    """Results of a search so far.
 
     Attributes:
         best: The best trial.
-        trials: All, best first; those without a figure last.
+        trials: All trials, best first; those without a result last.
         settings: File with the best settings, for `cammsr train --config`.
         run: The best trial's run folder.
     """
@@ -172,28 +172,27 @@ def tune(
     world: World,
     note: Callable[[str], None],
 ) -> Found:
-    """Train with one set of values after another, each chosen by what the others gave.
+    """Train one trial after another; choose the values of each from the earlier results.
 
-    Values come from a tree-structured Parzen estimator (Bergstra et al., NeurIPS 2011); a training
-    that is worse than the median of the others at the same epoch is given up. `out` keeps the log
-    of all trials: a search that was stopped goes on with it, and does as many trials as are
-    lacking.
+    Values come from a tree-structured Parzen estimator (Bergstra et al., NeurIPS 2011). A trial
+    that is worse than the median of the others at the same epoch is pruned. `out` keeps the log of
+    all trials. A search that was stopped continues from this log and runs the remaining trials.
 
     Args:
         data: The data set.
         out: Folder of the search.
-        settings: Assignments "section.key=value" to all settings.
-        search: What to search.
-        preset: Name of the starting point, for the run folders.
-        trials: How many trials there are to be, earlier ones counted.
-        minutes: Begin no trial after so long; None for no limit.
-        world: Where to train; one process.
-        note: Told, in words, how it goes.
+        settings: Makes the full configuration from assignments "section.key=value".
+        search: The search space.
+        preset: Name of the preset, for the run folders.
+        trials: Total number of trials, including earlier ones.
+        minutes: Time limit after which no trial is started; None for no limit.
+        world: Device to train on; one process.
+        note: Receives progress messages.
 
     Raises:
-        CammsrError: The extra `tune` is not installed, no trial came to an end, or the folder
-            holds a search of something else or is being written to.
-        UsageError: `out` holds something else.
+        CammsrError: The extra `tune` is not installed, no trial was completed, the folder holds a
+            different search, or another process is writing to it.
+        UsageError: `out` holds something other than a search, or a searched value is invalid.
     """
     if find_spec("optuna") is None:
         raise CammsrError(
@@ -203,7 +202,7 @@ def tune(
     if world.size > 1:
         raise UsageError("'cammsr tune' trains in one process: start it without torchrun")
     least = [one.assigned(one.extremes[0]) for one in search]
-    for one in search:  # faults are told before anything is made
+    for one in search:  # report errors before anything is written
         for value in one.extremes:
             settings([*least, one.assigned(value)])
     chosen = {
@@ -235,7 +234,7 @@ def tune(
 
 
 def _study(out: Path, chosen: Mapping[str, Any], seed: int) -> optuna.Study:
-    """The search in the folder, begun or gone on with."""
+    """Create the study in the folder, or load it to continue the search."""
     import optuna
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend
@@ -260,15 +259,15 @@ def _study(out: Path, chosen: Mapping[str, Any], seed: int) -> optuna.Study:
                 "Go on as it was begun, or choose another folder: --out FOLDER",
             )
         study.set_user_attr(name, value)
-    # Each start has random numbers of its own: the same again would try the same values again.
+    # Each start needs its own random numbers: with the same ones, it would try the same values.
     study.sampler = optuna.samplers.TPESampler(seed=seed + len(study.get_trials(deepcopy=False)))
     for trial in study.get_trials(states=(optuna.trial.TrialState.RUNNING,)):
-        study.tell(trial.number, state=optuna.trial.TrialState.FAIL)  # it was killed
+        study.tell(trial.number, state=optuna.trial.TrialState.FAIL)  # its process was killed
     return study
 
 
 def _ended(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
-    """The trials that count: those that were killed do not."""
+    """The trials that have ended; killed trials do not count."""
     return [
         one
         for one in study.get_trials(deepcopy=False)
@@ -286,7 +285,7 @@ def _run(
     world: World,
     note: Callable[[str], None],
 ) -> None:
-    """Train one trial and tell the study; of all run folders only the best trial's is kept."""
+    """Train one trial and report it to the study; keep only the best trial's run folder."""
     import optuna
 
     folder = _folder(out, trial.number)
@@ -303,7 +302,7 @@ def _run(
     except optuna.TrialPruned:
         study.tell(trial, state=optuna.trial.TrialState.PRUNED)
         note(f"trial {trial.number}: given up, worse than most at this epoch")
-    except CammsrError as error:  # it diverged, or memory gave out; others may not
+    except CammsrError as error:  # it diverged or ran out of memory; other trials may not
         trial.set_user_attr(FAILED, error.message)
         study.tell(trial, state=optuna.trial.TrialState.FAIL)
         note(f"trial {trial.number}: failed: {error.message}")

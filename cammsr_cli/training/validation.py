@@ -1,4 +1,4 @@
-"""How good a model is on validation, found by all processes of a training together."""
+"""Validation metrics of a model, computed by all processes of a training together."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from cammsr_cli.training.plan import Corpus
 
 
 class Validation:
-    """Ranks the whole catalogue for the validation event of each user, or of some of them.
+    """Ranks the whole catalogue for the validation event of each user, or of a sample of users.
 
     Args:
         data: The data set.
         corpus: Its items and events.
-        config: How many users, drawn by which seed.
+        config: Number of sampled users, and the seed of the sample.
         world: The processes that share the users.
-        repeats: Whether users take items again, so that those they have seen are ranked, too.
+        repeats: Whether users consume items repeatedly. If so, seen items are ranked, too.
 
     Raises:
         CammsrError: The data set has no validation events.
@@ -54,14 +54,14 @@ class Validation:
         self._mine = self.users.take(slice(world.rank, None, world.size))
 
     def measure(self, model: Cammsr) -> tuple[float, float]:
-        """NDCG@10 and Recall@10."""
+        """Compute NDCG@10 and Recall@10."""
         rank = model_ranks(
             model, self.catalogue, self.events, self._mine, exclude_seen=not self.repeats
         )
         return self._mean(rank, "NDCG"), self._mean(rank, "Recall")
 
     def weigh_branches(self, model: Cammsr) -> float:
-        """NDCG@10 once the branches of a model are weighed as is best for it."""
+        """Set the model's best branch weights; return NDCG@10 with them."""
         return weigh_branches(
             model,
             self.catalogue,
@@ -72,7 +72,7 @@ class Validation:
         )
 
     def _mean(self, rank: NDArray[np.int64], metric: str) -> float:
-        """A metric at 10 over the users of all processes."""
+        """Mean of a metric at cut-off 10 over the users of all processes."""
         sums = [per_user(rank, metric, 10).sum(), len(rank)]
         total, users = self.world.sum(
             torch.tensor(sums, dtype=torch.float64, device=self.world.device)
