@@ -394,7 +394,7 @@ def _without_missing(table: Table, words: frozenset[str]) -> Table:
 def _read_columnar(path: Path, content: bytes, kind: _Columnar) -> Table:
     try:
         frame = kind.rows(io.BytesIO(content))
-    except (pl.exceptions.PolarsError, OSError) as error:  # an OSError is a format error here: the bytes are in memory
+    except (pl.exceptions.PolarsError, OSError) as error:  # the bytes are in memory
         raise CammsrError(
             f"{path} is not a file of {kind.title}: {first_line(error)}", "Write it again."
         ) from None
