@@ -38,7 +38,7 @@ def require_few(users: int) -> None:
 def write_report_page(
     file: Path, found: Ranked, evaluation: Evaluation, media_root: Path | None
 ) -> None:
-    """Write the detailed report of an evaluation; log what is missing in it."""
+    """Write the detailed report of an evaluation; print notes about what is missing in it."""
     from cammsr_cli.report import evaluation as report
     from cammsr_cli.report.gallery import of_sample
 

@@ -36,7 +36,7 @@ class Catalogue:
     Attributes:
         ids: [N].
         rows: [N] 0-based row in the items file.
-        fields: Per field [N] texts, None where there is none: `title`, `description`, `image`,
+        fields: Per field [N] texts, None if missing: `title`, `description`, `image`,
             `video` (media as written in the file), and every unrecognised column by its name.
         categories: [N] category paths of each item, unique, in the file's order.
         notes: Counts for people.
@@ -167,7 +167,7 @@ def _categories(
     return paths
 
 
-# --- what users wrote ---------------------------------------------------------------------------
+# --- texts of users -----------------------------------------------------------------------------
 
 
 def training_reviews(

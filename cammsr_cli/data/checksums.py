@@ -32,7 +32,7 @@ class DamagedDataError(CammsrError):
 
     Args:
         path: The file.
-        what: What is wrong with it, and where.
+        what: The damage or the invalid value, and its place.
     """
 
     def __init__(self, path: Path, what: str) -> None:

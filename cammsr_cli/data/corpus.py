@@ -106,8 +106,8 @@ class Corpus:
     Attributes:
         user_ids: [U] in order of first appearance in the interactions file.
         item_ids: [N] in order of the items file, then unlisted items in order of appearance.
-        fields: Per field [N] texts (`title`, `description`, `reviews`, `image`, …), None where
-            an item has none; media as written in the file.
+        fields: Per field [N] texts (`title`, `description`, `reviews`, `image`, …), None if an
+            item has none; media paths and URLs are as written in the file.
         item_rows: [N] 0-based row in the items file, None if not listed there.
         listed_rows: Rows of the items file, 0 if there is none.
         category_names: [C] in order of first appearance in the catalogue.

@@ -62,7 +62,7 @@ class ModalityVectors:
 
 @dataclass(frozen=True)
 class Part:
-    """What a part of a data set records in addition to its content.
+    """Data that a part of a data set records in addition to its content.
 
     Attributes:
         shard: The number of the part and of all parts, "2/8".

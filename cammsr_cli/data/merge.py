@@ -173,8 +173,8 @@ class _Joined:
 def _problems(parts: list[h5py.File]) -> list[ItemProblem]:
     """The problems of all parts, in the catalogue's order, deduplicated.
 
-    All parts report the missing files, perhaps with different reasons. One part also reports what
-    happened to the item next, so its list of reasons is the longest and is the one that is kept.
+    All parts report the missing files, perhaps with different reasons. One part also reports the
+    later problems of the item, so its list of reasons is the longest and is the one that is kept.
     """
     reasons_of: dict[tuple[str, str, str | None], list[str]] = {}
     for part in parts:

@@ -27,7 +27,7 @@ class ModalitySummary:
 
 @dataclass(frozen=True)
 class Summary:
-    """What `cammsr info --json` prints."""
+    """The data that `cammsr info --json` prints."""
 
     data: str
     counts: dict[str, int]

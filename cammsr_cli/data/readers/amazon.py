@@ -15,8 +15,8 @@ from cammsr_cli.errors import UsageError
 
 YEARS = ("2014", "2018", "2023")
 
-# Columns that are dropped: items bought or viewed together with this one, because they leak
-# held-out events; and pieces of the page's source.
+# Columns that are dropped: items bought or viewed together with this one, because they include
+# events that the split holds out; sales data; and pieces of the page's source.
 _LEFT_OUT = (
     *("related", "alsobuy", "alsoview", "boughttogether", "similaritem"),
     *("salesrank", "rank", "averagerating", "ratingnumber", "tech1", "tech2"),

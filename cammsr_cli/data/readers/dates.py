@@ -116,7 +116,10 @@ def _patterns_of(example: str, kind: str) -> tuple[str, dict[str, str]] | None:
 
 
 def _looks_like(name: str, text: str, fixed: bool) -> str:
-    """A regular expression for one part of a date: strptime alone reads the year "24" as 24."""
+    """A regular expression for one part of a date, with its number of digits.
+
+    Strptime alone would accept "24" as the year 24.
+    """
     if name == "sign":
         return "[+-][0-9]{2}:?[0-9]{2}"
     if name == "fraction":
@@ -131,7 +134,7 @@ def _looks_like(name: str, text: str, fixed: bool) -> str:
 def _possible_orders(four: str | None, dotted: bool) -> list[str]:
     """The possible orders of three numbers, given the position of a year of four digits.
 
-    In a date with dots the day comes before the month in every country.
+    A date with dots is never month-first: no country writes it in this order.
     """
     if four == "a":
         return ["year-first"]

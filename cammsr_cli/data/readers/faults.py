@@ -22,7 +22,7 @@ def fail_at(table: Table, row: int, column: str, what: str, hint: str) -> NoRetu
         table: The raw table.
         row: 0-based.
         column: Its column.
-        what: What is wrong with the value, such as "not a number".
+        what: The error, such as "not a number".
         hint: How to fix it.
 
     Raises:

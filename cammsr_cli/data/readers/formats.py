@@ -51,7 +51,7 @@ OTHER_TABLES = (".feather", ".orc", ".avro", ".numbers", ".mdb", ".accdb")
 _TEXTS = (".txt", ".dat", ".txt.gz", ".dat.gz", ".txt.zst", ".dat.zst")
 _COLUMNS_LISTED = 8
 
-# What a folder of a format holds, for messages.
+# The content of a folder of each format, for messages.
 HOLDS: dict[FormatName, str] = {
     "amazon-2014": "reviews with reviewerID, asin and overall",
     "amazon-2018": "reviews with reviewerID, asin, overall and verified",
@@ -213,7 +213,7 @@ def _tables_in(folder: Path, reading: Reading) -> dict[Path, list[str]]:
 
 
 def _paths_in(folder: Path) -> list[Path]:
-    """The files in a folder; a workbook or database with several tables gives each table."""
+    """The files in a folder; a workbook or database with several tables is replaced by these."""
     if is_holder(folder):
         return tables_of(folder)
     return [path for file in visible(folder) for path in (_several_in(file) or [file])]

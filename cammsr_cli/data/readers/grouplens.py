@@ -22,7 +22,7 @@ GENRES = (
     *("Romance", "Sci-Fi", "Thriller", "War", "Western"),
 )
 _RATING_COLUMNS = ("user", "item", "rating", "timestamp")
-_FIRST_FLAG = 5  # of `u.item`: id, title, two dates and an address come before
+_FIRST_FLAG = 5  # column of `u.item`, after id, title, two dates and a URL
 
 
 def find_grouplens(folder: Path, reading: Reading | None = None) -> SourceTables | None:
