@@ -135,7 +135,7 @@ class _Display:
 
     @contextmanager
     def interrupted(self) -> Iterator[None]:
-        """Print how to resume if training is interrupted with a checkpoint: after the first step."""
+        """Print how to resume if the training is interrupted after its first step."""
         try:
             yield
         except KeyboardInterrupt:

@@ -36,8 +36,9 @@ class Catalogue:
     Attributes:
         ids: [N].
         rows: [N] 0-based row in the items file.
-        fields: Per field [N] texts, None if missing: `title`, `description`, `image`,
-            `video` (media as written in the file), and every unrecognised column by its name.
+        fields: Per field [N] texts, None if missing: `title`, `description`, `image`, `video`
+            (media paths and URLs as written in the file), and every unrecognised column by its
+            name.
         categories: [N] category paths of each item, unique, in the file's order.
         notes: Counts for people.
         choices: The notes about how categories are read; `notes` holds them too.
@@ -60,7 +61,7 @@ def read_catalogue(
     """Read the items of a table.
 
     Rows without an id are dropped. If several rows have the same id, all but the first are dropped.
-    Rows whose id is a date are dropped if most ids are not dates.
+    Rows whose id is a date are dropped if only few ids are dates.
 
     Args:
         table: The raw items table.
@@ -98,7 +99,7 @@ def read_catalogue(
 
 
 def _without_dates(table: Table, ids: pl.Series, notes: list[str]) -> pl.Series:
-    """Replace ids that are dates by null if only few are: cells of those rows are shifted."""
+    """Replace ids that are dates by null if only few are: cells of these rows may be shifted."""
     dates = ids.str.contains(_DATE).fill_null(False)
     rows = dates.arg_true()
     if not 0 < len(rows) <= _FEW * (len(ids) - ids.null_count()):

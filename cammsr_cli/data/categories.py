@@ -49,9 +49,9 @@ class Labels:
 def joint_of(cells: pl.Series) -> str | None:
     """Detect the separator of category names in a column of texts: "," or ";"; None if none.
 
-    The mark may also be part of a name. Names of sets occur in several cells, next to different
-    names; the parts of "Clothing, Shoes & Jewelry" do not. So the mark is a separator only if more
-    than half of the joined names also occur in another cell.
+    The character may also be part of a name. Names in sets occur in several cells, next to
+    different names; the parts of "Clothing, Shoes & Jewelry" do not. So the character is a
+    separator only if more than half of the joined names also occur in another cell.
     """
     if cells.dtype != pl.String:
         return None

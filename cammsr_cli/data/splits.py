@@ -1,4 +1,7 @@
-"""Leave-one-out: a user's last event is for test, the one before for validation, the rest train."""
+"""Leave-one-out split: a user's last event is for test, the previous one for validation.
+
+All other events are for training.
+"""
 
 from __future__ import annotations
 
