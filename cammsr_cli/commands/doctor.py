@@ -1,4 +1,4 @@
-"""`cammsr doctor`: whether this machine has what is needed."""
+"""`cammsr doctor`: check whether this machine has everything that is needed."""
 
 from __future__ import annotations
 

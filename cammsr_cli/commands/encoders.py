@@ -1,4 +1,4 @@
-"""`cammsr encoders`: which encoders are installed, what they are, whether they are sound."""
+"""`cammsr encoders`: list, describe, check and create encoders."""
 
 from __future__ import annotations
 

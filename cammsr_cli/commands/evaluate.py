@@ -1,4 +1,4 @@
-"""`cammsr evaluate`: how good a run is, on held-out events."""
+"""`cammsr evaluate`: evaluate a run on held-out events."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ HELP_EPILOG = epilog(EXAMPLES)
 
 
 class SplitName(StrEnum):
-    """Which held-out event is to be found."""
+    """The split whose held-out events are the targets."""
 
     TEST = "test"
     VALIDATION = "validation"

@@ -1,4 +1,4 @@
-"""How a command's examples are shown at the end of its help."""
+"""Examples of a command, shown at the end of its help."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ from collections.abc import Sequence
 
 
 def epilog(examples: Sequence[str]) -> str:
-    r"""The examples as help text; `\b` keeps each on a line of its own."""
+    r"""Format the examples as help text; `\b` keeps each example on its own line."""
     return "\b\nExamples:\n" + "\n".join(f"  {example}" for example in examples)

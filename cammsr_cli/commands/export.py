@@ -1,4 +1,4 @@
-"""`cammsr export`: a run to files that a service reads without this package."""
+"""`cammsr export`: export a run to files that a service can read without this package."""
 
 from __future__ import annotations
 

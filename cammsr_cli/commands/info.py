@@ -1,4 +1,4 @@
-"""`cammsr info`: what is in a data set and where it came from."""
+"""`cammsr info`: show the content and the origin of a data set."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`cammsr merge`: the parts of a data set to the whole."""
+"""`cammsr merge`: join the parts of a data set."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def command(
 
 
 def show(report: MergeReport) -> None:
-    """Print what was joined."""
+    """Print the result of joining the parts."""
     if report.problems_file is not None:
         console.note(f"unreadable: {report.problems:,}; listed in {report.problems_file}")
     console.result_table(

@@ -1,4 +1,4 @@
-"""The pages that `evaluate` and `recommend` write to be looked at."""
+"""The HTML pages that `evaluate` and `recommend` write."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 
 def require_few(users: int) -> None:
-    """Refuse more users than a gallery shows.
+    """Raise if there are more users than a gallery shows.
 
     Raises:
-        UsageError: There are more.
+        UsageError: There are more users.
     """
     from cammsr_cli.report.gallery import USERS_AT_MOST
 
@@ -38,7 +38,7 @@ def require_few(users: int) -> None:
 def write_report_page(
     file: Path, found: Ranked, evaluation: Evaluation, media_root: Path | None
 ) -> None:
-    """Write the report of an evaluation, with details, and tell what it lacks."""
+    """Write the detailed report of an evaluation; print notes about what is missing in it."""
     from cammsr_cli.report import evaluation as report
     from cammsr_cli.report.gallery import of_sample
 
@@ -59,7 +59,7 @@ def write_gallery_page(
     source: MediaSource,
     remarks: list[str],
 ) -> None:
-    """Write the gallery of some users, with their explained lists; remarks say what it lacks."""
+    """Write the gallery of some users and their explained lists; add what is missing to remarks."""
     from cammsr_cli.report.gallery import of_lists
     from cammsr_cli.report.page import write_gallery
 
@@ -71,10 +71,10 @@ def write_gallery_page(
 
 
 def require_media_root(folder: Path | None) -> None:
-    """Refuse what is not a folder.
+    """Raise if a path is given that is not a folder.
 
     Raises:
-        UsageError: It is not.
+        UsageError: The path is not a folder.
     """
     if folder is not None and not folder.is_dir():
         raise UsageError(
@@ -84,7 +84,7 @@ def require_media_root(folder: Path | None) -> None:
 
 
 def media_source(media_root: Path | None) -> MediaSource:
-    """Where pictures and clips are looked for."""
+    """The source of pictures and clips."""
     from cammsr_cli.cache_folder import cache_folder
     from cammsr_cli.media.source import MediaSource
 
@@ -92,7 +92,7 @@ def media_source(media_root: Path | None) -> MediaSource:
 
 
 def pictures_of(gallery: Gallery, source: MediaSource, remarks: list[str]) -> Album:
-    """The pictures of a page; those that cannot be shown are told among the remarks."""
+    """The pictures of a page; pictures that cannot be shown are added to the remarks."""
     from cammsr_cli.report.thumbnails import Album
 
     with console.progress_bar("pictures") as progress:
@@ -104,5 +104,5 @@ def pictures_of(gallery: Gallery, source: MediaSource, remarks: list[str]) -> Al
 
 
 def this_command() -> str:
-    """What was typed."""
+    """The command line of this process."""
     return shlex.join(["cammsr", *sys.argv[1:]])

@@ -1,4 +1,4 @@
-"""`cammsr prepare`: raw files to one data set."""
+"""`cammsr prepare`: convert raw files to one data set."""
 
 from __future__ import annotations
 
@@ -353,8 +353,8 @@ def command(
             _prepare_together(options, as_json)
             return
         if os.environ.get("RANK", "0") != "0":
-            return  # one plan is enough
-    with contextlib.redirect_stdout(sys.stderr):  # what an encoder prints is no result
+            return  # one process shows the plan
+    with contextlib.redirect_stdout(sys.stderr):  # stdout is for results, not encoder output
         report = plan(options) if dry_run else prepare(options, console.progress_bar)
     show_notes(report, in_table=not as_json)
     if as_json:
@@ -374,7 +374,7 @@ def command(
 
 
 def _computing(devices: str, precision: PrecisionName, batch_size: int | None) -> tuple[str, int]:
-    """What encoders compute in on these devices, and samples a batch, where nobody said."""
+    """The precision and the batch size on these devices; requested values take precedence."""
     on_gpu = devices.startswith("cuda")
     if precision is PrecisionName.AUTO:
         precision = PrecisionName.BFLOAT16 if on_gpu else PrecisionName.FLOAT32
@@ -382,7 +382,7 @@ def _computing(devices: str, precision: PrecisionName, batch_size: int | None) -
 
 
 def _prepare_together(options: PrepareOptions, as_json: bool) -> None:
-    """Under `torchrun`: all processes prepare together, and the first tells."""
+    """Prepare with all processes under `torchrun`; only the first process reports."""
     from dataclasses import asdict
     from datetime import timedelta
 
@@ -395,7 +395,7 @@ def _prepare_together(options: PrepareOptions, as_json: bool) -> None:
     require_shareable(options)
     with (
         joined(torch.device("cpu"), timedelta(days=7)) as world,
-        contextlib.redirect_stdout(sys.stderr),  # what an encoder prints is no result
+        contextlib.redirect_stdout(sys.stderr),  # stdout is for results, not encoder output
     ):
         done = prepare_together(options, console.progress_bar, world)
     if done is None:

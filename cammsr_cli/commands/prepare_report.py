@@ -1,4 +1,4 @@
-"""What `cammsr prepare` tells at its end."""
+"""The report that `cammsr prepare` prints at its end."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def show_notes(report: PrepareReport, in_table: bool) -> None:
-    """What people should know, on stderr; what the table of decisions tells is not told twice."""
+    """Print notes to stderr, without those that the table of decisions shows."""
     shown = {how for _, how in report.decisions} if in_table else set()
     for line in report.notes:
         if line not in shown:
@@ -31,7 +31,7 @@ def show_notes(report: PrepareReport, in_table: bool) -> None:
 
 
 def note_what_training_needs() -> None:
-    """Why there is nothing to train on yet."""
+    """Print why the data set cannot be used for training yet."""
     from cammsr_cli.prepare.report import HISTORY_TO_TRAIN_ON
 
     console.note(
@@ -41,7 +41,7 @@ def note_what_training_needs() -> None:
 
 
 def show(report: PrepareReport, dry_run: bool) -> None:
-    """The modalities and the decisions, on stdout."""
+    """Print the modalities and the decisions to stdout."""
     console.result_table(
         [
             ("modality", False),

@@ -1,4 +1,4 @@
-"""What `cammsr prepare` is told of raw files and where it runs, from words to values."""
+"""Options of `cammsr prepare` about raw files and devices, converted from text to values."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 
 class OrderName(StrEnum):
-    """What puts a user's events in order."""
+    """The order of a user's events."""
 
     TIME = "time"
     FILE = "file"
 
 
 class DuplicatesName(StrEnum):
-    """Which events count as duplicates, and which of them stays."""
+    """Which events are duplicates, and which of them is kept."""
 
     EXACT = "exact"
     FIRST = "first"
@@ -39,7 +39,7 @@ class CatalogueName(StrEnum):
 
 
 class FormatChoice(StrEnum):
-    """What raw files are."""
+    """The format of raw files."""
 
     AMAZON_2014 = "amazon-2014"
     AMAZON_2018 = "amazon-2018"
@@ -52,21 +52,21 @@ class FormatChoice(StrEnum):
 
 
 class DtypeName(StrEnum):
-    """What vectors are stored as."""
+    """The dtype of stored vectors."""
 
     FLOAT16 = "float16"
     FLOAT32 = "float32"
 
 
 class EngineName(StrEnum):
-    """What runs the encoders."""
+    """The engine that runs the encoders."""
 
     LOCAL = "local"
     RAY = "ray"
 
 
 class PrecisionName(StrEnum):
-    """What encoders compute in."""
+    """The precision of encoders."""
 
     AUTO = "auto"
     FLOAT32 = "float32"
@@ -74,7 +74,7 @@ class PrecisionName(StrEnum):
 
 
 def negatives(texts: Sequence[str] | None) -> tuple[Condition, ...] | None:
-    """What `--negative` says; None if nothing, and then kinds are found by their words."""
+    """Parse `--negative`; None if it is not given, so that negative kinds are detected by name."""
     from cammsr_cli.data.conditions import Condition
 
     if texts is None:
@@ -83,10 +83,10 @@ def negatives(texts: Sequence[str] | None) -> tuple[Condition, ...] | None:
 
 
 def pairs(option: str, texts: Sequence[str], form: str) -> dict[str, str]:
-    """What `NAME=VALUE` says, of each of some texts.
+    """Parse texts of the form `NAME=VALUE`.
 
     Raises:
-        UsageError: One has another form, or a name is given twice.
+        UsageError: A text has another form, or a name is given twice.
     """
     found: dict[str, str] = {}
     for text in texts:
@@ -107,7 +107,7 @@ def reading_of(
     tables: Sequence[str],
     query: str | None,
 ) -> Reading:
-    """How files are read, from what is said of one file and of all."""
+    """Combine the options about single files and about all files."""
     from cammsr_cli.data.readers.contents import MISSING, Reading, checked_encoding
     from cammsr_cli.data.readers.databases import DATABASES
 
@@ -144,10 +144,10 @@ def _column_names(text: str) -> tuple[str, ...]:
 
 
 def level_of(text: str | None) -> Level | None:
-    """What `--category-level` says.
+    """Parse `--category-level`.
 
     Raises:
-        UsageError: It is no level.
+        UsageError: The text is not a level.
     """
     if text is None:
         return None
@@ -159,7 +159,7 @@ def level_of(text: str | None) -> Level | None:
 
 
 def beside(source: Path, items: Path | None) -> Path:
-    """Media lie beside the file that names them, unless the user says otherwise."""
+    """The default folder of media: the folder of the file that names them."""
     from cammsr_cli.data.readers.holders import holder_of
 
     named_in = items or source
@@ -168,14 +168,17 @@ def beside(source: Path, items: Path | None) -> Path:
 
 
 def spare_cores() -> int:
-    """One process a core but for the one that feeds the model; one at least, eight at most."""
+    """The default number of worker processes: one per core, without the core that feeds the model.
+
+    At least one and at most eight.
+    """
     from cammsr_cli.encoding.engine import processors
 
     return max(1, min(8, processors() - 1))
 
 
 def devices_of(names: str, engine: EngineName) -> str:
-    """The devices that are there, separated by commas; those of a Ray cluster are its own."""
+    """The available devices, separated by commas; for Ray, the kind of device of all nodes."""
     from cammsr_cli.devices import resolve_device
 
     if engine is EngineName.RAY:

@@ -1,4 +1,4 @@
-"""`cammsr recommend`: the next items for a user, and why."""
+"""`cammsr recommend`: recommend the next items for a user, with explanations."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ HELP_EPILOG = epilog(EXAMPLES)
 
 
 class IndexChoice(StrEnum):
-    """How the best items are found."""
+    """The method of searching for the best items."""
 
     AUTO = "auto"
     EXACT = "exact"

@@ -1,4 +1,4 @@
-"""`cammsr runs`: run folders side by side."""
+"""`cammsr runs`: compare run folders."""
 
 from __future__ import annotations
 

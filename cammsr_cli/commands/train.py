@@ -1,4 +1,4 @@
-"""`cammsr train`: a data set to a run folder with a trained model."""
+"""`cammsr train`: train a model on a data set and write a run folder."""
 
 from __future__ import annotations
 
@@ -115,15 +115,15 @@ def command(
 
 
 class _Display:
-    """What people see of a training, on stderr: a line an epoch, and where it is within one.
+    """The progress of a training on stderr: one line per epoch, and the progress within an epoch.
 
     Args:
-        resume: The command that goes on with this training.
-        talks: Whether this process is the one that talks.
+        resume: The command that resumes this training.
+        talks: Whether this process prints.
     """
 
     SECONDS_BETWEEN_STEPS = 10.0
-    """Long epochs say this often where they are."""
+    """The interval between lines about the progress within a long epoch."""
 
     def __init__(self, resume: str, talks: bool) -> None:
         self.epochs = 0
@@ -135,7 +135,7 @@ class _Display:
 
     @contextmanager
     def interrupted(self) -> Iterator[None]:
-        """Say how to go on, if the training is asked to end after its first checkpoint."""
+        """Print how to resume if the training is interrupted after its first step."""
         try:
             yield
         except KeyboardInterrupt:

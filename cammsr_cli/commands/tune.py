@@ -1,4 +1,4 @@
-"""`cammsr tune`: a search for settings that suit a data set."""
+"""`cammsr tune`: search for settings that suit a data set."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def command(
 
     from cammsr_cli.config import resolve
 
-    resolve(preset, config, assignments or [])  # faults are told before anything heavy is loaded
+    resolve(preset, config, assignments or [])  # report errors before loading large packages
 
     from cammsr_cli.devices import resolve_device
     from cammsr_cli.distributed import joined

@@ -1,4 +1,4 @@
-"""The catalogue: what the items file says of each item, and what training reviews add to it."""
+"""The catalogue: the content of each item from the items file and from training reviews."""
 
 from __future__ import annotations
 
@@ -36,11 +36,12 @@ class Catalogue:
     Attributes:
         ids: [N].
         rows: [N] 0-based row in the items file.
-        fields: Per field [N] texts, None where there is none: `title`, `description`, `image`,
-            `video` (media as written in the file), and every unrecognised column by its name.
+        fields: Per field [N] texts, None if missing: `title`, `description`, `image`, `video`
+            (media paths and URLs as written in the file), and every unrecognised column by its
+            name.
         categories: [N] category paths of each item, unique, in the file's order.
         notes: Counts for people.
-        choices: Those of the notes that tell how categories are read.
+        choices: The notes about how categories are read; `notes` holds them too.
     """
 
     ids: list[str] = field(default_factory=list)
@@ -59,14 +60,14 @@ def read_catalogue(
 ) -> Catalogue:
     """Read the items of a table.
 
-    Rows without an id are dropped, and so are later rows of an id that was there before, and rows
-    whose id is a date though others are not.
+    Rows without an id are dropped. If several rows have the same id, all but the first are dropped.
+    Rows whose id is a date are dropped if only few ids are dates.
 
     Args:
         table: The raw items table.
         columns: Field to column; `item` must be there.
-        spares: Field to further columns, which are read where the field's own is empty.
-        lists_are_paths: Whether a list of categories is a place in a hierarchy, not a set.
+        spares: Field to further columns, which are read where the field's own column is empty.
+        lists_are_paths: Whether a list of categories is a path in a hierarchy, not a set.
 
     Raises:
         CammsrError: No row has an item id.
@@ -98,7 +99,7 @@ def read_catalogue(
 
 
 def _without_dates(table: Table, ids: pl.Series, notes: list[str]) -> pl.Series:
-    """Ids with null in place of a date, where few are dates: there a row's cells are shifted."""
+    """Replace ids that are dates by null if only few are: cells of these rows may be shifted."""
     dates = ids.str.contains(_DATE).fill_null(False)
     rows = dates.arg_true()
     if not 0 < len(rows) <= _FEW * (len(ids) - ids.null_count()):
@@ -146,7 +147,7 @@ def _categories(
     lists_are_paths: bool,
     choices: list[str],
 ) -> list[list[CategoryPath]]:
-    """Category paths of each row, from the first of these columns that has any."""
+    """Category paths of each row, from the first of the columns that has any for this row."""
     paths: list[list[CategoryPath]] = [[] for _ in rows]
     for column in columns:
         if all(paths):
@@ -167,7 +168,7 @@ def _categories(
     return paths
 
 
-# --- what users wrote ---------------------------------------------------------------------------
+# --- texts of users -----------------------------------------------------------------------------
 
 
 def training_reviews(
@@ -177,17 +178,17 @@ def training_reviews(
     rank: NDArray[np.int64],
     item_count: int,
 ) -> list[str | None]:
-    """Per item the oldest reviews of its training events; nothing of validation and test.
+    """The oldest reviews of each item's training events; none of validation and test events.
 
     Args:
-        review: [E] the text of each event's review, null where there is none.
+        review: [E] the text of each event's review; null if it has none.
         item: [E] item of each event.
         part: uint8 [E] part of each event.
         rank: int64 [E] place of each event among all events, oldest first.
         item_count: N.
 
     Returns:
-        [N] up to three reviews, each at most 500 characters and on a line of its own.
+        [N] up to three reviews, one per line, each of at most 500 characters.
     """
     events = pl.DataFrame({"item": item, "rank": rank, "part": part, "text": review})
     oldest = (
@@ -208,15 +209,16 @@ def training_tags(
     item_index: Mapping[str, int],
     held_out: Collection[tuple[str, str]],
 ) -> list[str | None]:
-    """Per item the words users gave to it, unless that user's event with it is held out.
+    """The tags that users gave to each item, except users whose event with it is held out.
 
     Args:
         tags: User id, item id and tag, in file order.
         item_index: Item id to position, for N items.
-        held_out: (user id, item id) of all validation and test events; best a set.
+        held_out: (user id, item id) of all validation and test events; a set is fastest.
 
     Returns:
-        [N] up to twenty tags joined by ", ", unique but for case, order kept.
+        [N] up to twenty tags joined by ", ", without duplicates that differ only in case, in file
+        order.
     """
     words: list[dict[str, str]] = [{} for _ in range(len(item_index))]
     for user, item, tag in tags:

@@ -1,4 +1,4 @@
-"""Categories: sets of names, or paths in a hierarchy of which one level guides the model."""
+"""Categories: sets of names, or paths in a hierarchy. One level of it guides the model."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cammsr_cli.data.readers.cells import cleaned, decoded, text_parts
 from cammsr_cli.errors import UsageError
 
 CategoryPath = tuple[str, ...]
-"""Where an item stands in a hierarchy, coarsest first; a name that is in none is a path of one."""
+"""A path in a hierarchy, coarsest level first; a name without a hierarchy is a path of one."""
 
 Level = int | Literal["all"]
 """A level of the hierarchy, 1 the coarsest, or all of them."""
@@ -35,9 +35,9 @@ class Labels:
 
     Attributes:
         names: [N] category names of each item, unique.
-        level: The level of the hierarchy they are from, or "all".
+        level: The level of the hierarchy that they are from, or "all".
         counts: Number of categories on each level, coarsest first; one entry if all are sets.
-        beside: Items whose paths all end before the level, so that they have no category.
+        beside: Number of items without a category because all their paths end before the level.
     """
 
     names: list[list[str]]
@@ -47,10 +47,11 @@ class Labels:
 
 
 def joint_of(cells: pl.Series) -> str | None:
-    """What joins the names of sets in a column of texts, "," or ";"; None where names hold it.
+    """Detect the separator of category names in a column of texts: "," or ";"; None if none.
 
-    The names of sets stand in several cells, each time beside others; those of "Clothing, Shoes &
-    Jewelry" never do. So more than half of the joined names must be in another cell, too.
+    The character may also be part of a name. Names in sets occur in several cells, next to
+    different names; the parts of "Clothing, Shoes & Jewelry" do not. So the character is a
+    separator only if more than half of the joined names also occur in another cell.
     """
     if cells.dtype != pl.String:
         return None
@@ -75,16 +76,17 @@ def joint_of(cells: pl.Series) -> str | None:
 def category_paths(
     value: object, lists_are_paths: bool = False, joint: str | None = None
 ) -> list[CategoryPath]:
-    """The category paths of a cell, unique, order kept.
+    """The category paths of a cell, without duplicates, in order.
 
-    A string is one category; "|" separates several, and " > " the levels of a path. A list is a
-    set of names, a list of lists a set of paths. "(no genres listed)" is none.
+    A string is one category; "|" separates several categories, and " > " separates the levels of a
+    path. A list is a set of names, and a list of lists is a set of paths. "(no genres listed)" is
+    no category.
 
     Args:
         value: The cell.
         lists_are_paths: Whether several names, in a list or between "|", are the levels of one
             path.
-        joint: What separates several in a string, beside "|"; see `joint_of`.
+        joint: A further separator of categories in a string, in addition to "|"; see `joint_of`.
     """
     value = decoded(value)
     entries = value if isinstance(value, list) else [value]
@@ -109,25 +111,25 @@ def _steps(name: str) -> CategoryPath:
 
 
 def _named(path: CategoryPath) -> CategoryPath:
-    """A path without levels that have no name."""
+    """Remove the levels of a path that have no name."""
     names = (name.strip() for name in path)
     return tuple(name for name in names if name not in NO_CATEGORY)
 
 
 def labels_of(paths: Sequence[Sequence[CategoryPath]], wanted: Level | None) -> Labels:
-    """Each item's categories on one level, or on all of them.
+    """Each item's categories on one level, or on all levels.
 
-    Unless a level is wanted it is the coarsest with at least three categories of which none holds
-    more than 80 % of the items, among the levels that at least half of the items reach; if there
-    is none, that level of these whose largest category holds least. Where there is no hierarchy,
-    there is only one level.
+    If no level is requested, the choice is among the levels that at least half of the items reach.
+    It is the coarsest one that has at least three categories, none of which holds more than 80 % of
+    the items. If there is no such level, it is the one whose largest category holds the smallest
+    share of the items. Without a hierarchy, there is only one level.
 
     Args:
         paths: [N] category paths of each item.
-        wanted: A level from 1, or "all"; None chooses.
+        wanted: The requested level, from 1, or "all"; None chooses one.
 
     Raises:
-        UsageError: No path is as deep as the level wanted.
+        UsageError: No path is as deep as the requested level.
     """
     depth = max((len(path) for own in paths for path in own), default=0)
     if isinstance(wanted, int) and wanted > depth:
@@ -154,7 +156,7 @@ def labels_of(paths: Sequence[Sequence[CategoryPath]], wanted: Level | None) -> 
 
 
 def _at_level(paths: Sequence[Sequence[CategoryPath]], level: int) -> list[list[str]]:
-    """Names at a level, as "Men > Shoes" where several places of that level share the name."""
+    """Category names on a level; "Men > Shoes" if several paths on the level end in one name."""
     places = {path[:level] for own in paths for path in own if len(path) >= level}
     shared = Counter(place[-1] for place in places)
 

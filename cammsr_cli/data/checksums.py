@@ -1,14 +1,14 @@
-"""Checksums of a data set's file, and reading that believes no byte before its checksum holds.
+"""Checksums of a data set's file, and a reader that checks every byte before it returns it.
 
-After the HDF5 content, which ends where its own header says, follow the SHA-256 of each of its
-pieces of 1 MiB, then what tells that they are there:
+The header of the HDF5 content gives its end. After it follow the SHA-256 digests of its pieces of
+1 MiB each, and then a trailer that marks the checksums:
 
     length   uint64, little-endian: bytes of the HDF5 content
     root     SHA-256 of that number and all digests
     MARK     16 bytes
 
-HDF5 reads through `CheckedFile`, which hashes the pieces that are asked for. A few users' events
-cost a few pieces, and a damaged byte is told before HDF5 can act on it.
+HDF5 reads through `CheckedFile`, which hashes only the requested pieces. To read a few users'
+events it hashes a few pieces. A damaged byte is reported before HDF5 processes it.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ _TAIL = 8 + _DIGEST + len(MARK)
 
 
 class DamagedDataError(CammsrError):
-    """A data set, or a part of one, holds what cannot be so.
+    """A data set, or a part of one, is damaged or holds invalid values.
 
     Args:
         path: The file.
-        what: What is wrong with it, and where.
+        what: The damage or the invalid value, and its place.
     """
 
     def __init__(self, path: Path, what: str) -> None:
@@ -44,7 +44,7 @@ class DamagedDataError(CammsrError):
 
 
 def add_checksums(path: Path) -> None:
-    """Write the checksums of an HDF5 file after its content."""
+    """Append the checksums of an HDF5 file to its content."""
     with path.open("rb+") as stream:
         digests = b"".join(hashlib.sha256(piece).digest() for piece in _pieces(stream))
         length = stream.tell().to_bytes(8, "little")
@@ -52,24 +52,25 @@ def add_checksums(path: Path) -> None:
 
 
 def has_mark(path: Path) -> bool:
-    """Whether a file ends as one with checksums does."""
+    """Whether a file ends with the mark of checksums."""
     with path.open("rb") as stream:
         return _tail(stream).endswith(MARK)
 
 
 class CheckedFile(io.RawIOBase):
-    """A file that is read by HDF5, each piece checked before any of it is handed out.
+    """A file for HDF5 to read; each piece is checked before any of its bytes is returned.
 
     Attributes:
-        checked: Whether the file has checksums; one of an older cammsr has none.
+        checked: Whether the file has checksums; a file from an older cammsr has none.
 
     Raises:
-        DamagedDataError: The checksums themselves are damaged; later, while reading, a piece is.
+        DamagedDataError: The checksums themselves are damaged. Reading raises it if a piece is
+            damaged.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.name = str(path)  # numpy asks for it
+        self.name = str(path)  # numpy reads this attribute
         self._damage = ""
         self._stream = path.open("rb", buffering=0)
         try:
@@ -82,7 +83,7 @@ class CheckedFile(io.RawIOBase):
         self._place = 0
 
     def _checksums(self) -> tuple[int, bytes | None]:
-        """Bytes that are content, and the digests of their pieces."""
+        """Length of the content in bytes, and the digests of its pieces; None without checksums."""
         size = self._stream.seek(0, os.SEEK_END)
         tail = _tail(self._stream)
         if not tail.endswith(MARK):
@@ -100,10 +101,10 @@ class CheckedFile(io.RawIOBase):
 
     @property
     def damage(self) -> DamagedDataError | None:
-        """What was found to be wrong as it was read, if anything: HDF5 may not pass errors on.
+        """The damage found while reading, if any: HDF5 may not pass errors on.
 
-        A new error each time: one that is kept holds HDF5's objects by its traceback, and they are
-        not to outlive HDF5, which would end the process with a segmentation fault.
+        Each call makes a new error. A stored error would keep HDF5's objects alive through its
+        traceback. If these outlive HDF5, the process ends with a segmentation fault.
         """
         return DamagedDataError(self.path, self._damage) if self._damage else None
 
@@ -116,21 +117,21 @@ class CheckedFile(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Go to a byte of the content; HDF5 sees nothing after it."""
+        """Move to a byte of the content; `SEEK_END` is the end of the content, not of the file."""
         start = {os.SEEK_SET: 0, os.SEEK_CUR: self._place, os.SEEK_END: self._length}[whence]
         self._place = start + offset
         return self._place
 
     def tell(self) -> int:
-        """Where the next byte is read."""
+        """The position of the next byte to read."""
         return self._place
 
     def fileno(self) -> int:
-        """The file's, to map it into memory."""
+        """The file descriptor, for memory mapping."""
         return self._stream.fileno()
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self._stream.close()
         super().close()
 
@@ -143,7 +144,7 @@ class CheckedFile(io.RawIOBase):
             number, start = divmod(self._place, PIECE)
             some = self._piece(number)[start : start + stop - self._place]
             if not some:
-                break  # the file is shorter than it was
+                break  # the file was shortened while it was open
             view[done : done + len(some)] = some
             done += len(some)
             self._place += len(some)
@@ -153,14 +154,14 @@ class CheckedFile(io.RawIOBase):
         """Compare the pieces from byte `start` to byte `stop`, or to the end, with their digests.
 
         Raises:
-            DamagedDataError: One is not as it was written.
+            DamagedDataError: A piece differs from its digest.
         """
         stop = self._length if stop is None else stop
         for number in range(start // PIECE, -(-stop // PIECE)):
             self._piece(number)
 
     def _piece(self, number: int) -> bytes:
-        """One piece, as it was written; the last one is held, as HDF5 reads a little at a time."""
+        """Read and check one piece; the last one is kept, as HDF5 reads a few bytes at a time."""
         if self._held[0] == number:
             return self._held[1]
         first = number * PIECE
@@ -192,7 +193,7 @@ def _pieces(stream: io.BufferedRandom) -> Iterator[bytes]:
 
 
 def _read(stream: io.RawIOBase | io.BufferedReader, count: int) -> bytes:
-    """So many bytes, or all there are: one call of the system may give fewer."""
+    """Read `count` bytes, or all that are left: one system call may return fewer."""
     read = bytearray()
     while some := stream.read(count - len(read)):
         read += some

@@ -1,4 +1,4 @@
-"""Which events count: conditions on columns of the interactions, as `--where` takes them."""
+"""Conditions on columns of the interactions, as `--where` takes them: which events are used."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ _FORM = re.compile(
 
 @dataclass(frozen=True)
 class Condition:
-    """What a column of an event must be.
+    """A condition on the value of one column of an event.
 
     Attributes:
         column: A column of the interactions, or a field such as `rating` that one is read for.
-        relation: How it compares.
-        values: With what; several for "in".
+        relation: The comparison operator.
+        values: The values to compare with; several for "in".
     """
 
     column: str
@@ -60,15 +60,15 @@ class Condition:
         return f"{self.column}{between}{','.join(self.values)}"
 
     def holds(self, table: Table, columns: Mapping[str, str], option: str = "--where") -> pl.Series:
-        """Whether it is so, for each row of a table.
+        """Whether each row of a table fulfils the condition.
 
-        Values are compared as they are written, without spaces around them; with >= and <= as
-        numbers, and where the value is a date, as times. An empty cell equals the empty value.
+        Values are compared as text, without spaces around them. With >= and <= they are compared
+        as numbers, or as times if the value is a date. An empty cell equals the empty value.
 
         Args:
             table: The interactions.
             columns: Field to column.
-            option: Which option it was given with, for messages.
+            option: The option that the condition was given with, for messages.
 
         Raises:
             UsageError: There is no such column, no row has such a value, or it cannot be compared.
@@ -110,10 +110,10 @@ class Condition:
 
 
 def column_of(option: str, name: str, table: Table, columns: Mapping[str, str]) -> str:
-    """A column of a table by its name, or by that of the field it is read for.
+    """Find a column of a table by its name, or by the name of the field it is read for.
 
     Raises:
-        UsageError: There is none; it begins with what was asked.
+        UsageError: There is no such column; the message begins with `option`.
     """
     there = table.frame.columns
     column = name if name in there else columns.get(name, name)
@@ -130,10 +130,10 @@ def column_of(option: str, name: str, table: Table, columns: Mapping[str, str]) 
 def rows_with(
     option: str, value: str, table: Table, column: str, must_be: bool = True
 ) -> pl.Series:
-    """Whether each row has a value, as it is written or as the same number.
+    """Whether each row has a value, as the same text or as the same number.
 
     Raises:
-        UsageError: No row has it, where it must be; the hint names those that there are.
+        UsageError: No row has it and `must_be` is true; the hint lists the column's values.
     """
     texts = clean_ids(table, column).fill_null("")
     same = texts == value
@@ -157,7 +157,7 @@ def _number(text: str) -> float | None:
 
 
 def _instants(values: pl.Series) -> pl.Series | None:
-    """Seconds since 1970; None where a column is no column of times."""
+    """Seconds since 1970; None if the values are not timestamps."""
     reading = read_values(values)
     if reading.readings or reading.times["second"].null_count() == len(values):
         return None
@@ -165,7 +165,7 @@ def _instants(values: pl.Series) -> pl.Series | None:
 
 
 def kinds_of(texts: pl.Series, most: int) -> list[tuple[str, int]]:
-    """The commonest values and how often they are, most first."""
+    """The most frequent values and their counts, in descending order."""
     counts = (
         texts.alias("kind")
         .value_counts(sort=True)
@@ -177,7 +177,7 @@ def kinds_of(texts: pl.Series, most: int) -> list[tuple[str, int]]:
 def chosen_rows(
     table: Table, columns: Mapping[str, str], conditions: tuple[Condition, ...], notes: list[str]
 ) -> pl.Series:
-    """Whether a row fulfils all conditions; rows that each leaves out are counted.
+    """Whether a row fulfils all conditions; notes count the rows that each condition drops.
 
     Raises:
         UsageError: See `Condition.holds`.

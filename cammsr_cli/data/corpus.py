@@ -65,18 +65,19 @@ class SourceOptions:
             "last" keep one event of a user and an item; "keep" keeps all.
         review_text: Add reviews and tags of training events as item fields.
         catalogue: "all" keeps items of the items file that nobody rated, "rated" drops them.
-        format: What the files are; None recognises it.
+        format: The format of the files; None detects it.
         reading: How files are read.
-        read_otherwise: Files that others read, such as vectors; a folder's other tables that are
-            not read are told.
-        category_level: The level of the category hierarchy that guides the model, 1 the coarsest,
-            or "all"; None chooses. A level makes lists of categories paths of a hierarchy.
-        where: What rows of the interactions fulfil; others are left out.
-        negative: What rows fulfil, any of it, that are negative events; None finds kinds such as
-            "dislike".
-        weights: What kinds of events weigh in the loss; None for all alike.
-        time_format: How times are written: a strptime pattern or a name, see
-            `timestamps.checked_time_format`; None finds out.
+        read_otherwise: Files that other code reads, such as vectors. The notes list a folder's
+            other tables that are not read, but not these files.
+        category_level: The level of the category hierarchy that guides the model: 1 is the
+            coarsest, "all" is every level, None chooses one. With a level number, a list of
+            categories is read as a path in a hierarchy.
+        where: Conditions that rows of the interactions must all fulfil; other rows are dropped.
+        negative: Conditions for negative events: a row that fulfils any of them is negative. None
+            detects kinds such as "dislike".
+        weights: Weight of each kind of event in the loss; None weighs all events alike.
+        time_format: Format of the timestamps: a strptime pattern or a name, see
+            `timestamps.checked_time_format`; None detects it.
     """
 
     interactions: Path
@@ -105,8 +106,8 @@ class Corpus:
     Attributes:
         user_ids: [U] in order of first appearance in the interactions file.
         item_ids: [N] in order of the items file, then unlisted items in order of appearance.
-        fields: Per field [N] texts (`title`, `description`, `reviews`, `image`, …), None where
-            an item has none; media as written in the file.
+        fields: Per field [N] texts (`title`, `description`, `reviews`, `image`, …), None if an
+            item has none; media paths and URLs are as written in the file.
         item_rows: [N] 0-based row in the items file, None if not listed there.
         listed_rows: Rows of the items file, 0 if there is none.
         category_names: [C] in order of first appearance in the catalogue.
@@ -119,13 +120,14 @@ class Corpus:
         sources: File name (no folders) to SHA-256.
         notes: Counts for people, e.g. "12 events below rating 4 dropped".
         columns: By file, "interactions" and "items", each field's column.
-        event_tied: bool [E], whether nothing tells the event's order and that of the user's one
-            before; None where times alone tell.
-        event_weight: float32 [E], what each event weighs in the loss; None where all weigh alike.
-        rejected: Users, items and places, int64 each, rising by user: what a user rated too low,
-            or has otherwise rejected, and is not to be shown, and how many of the user's events
-            came before that; None for nothing.
-        decisions: What was decided as the files were read, and how: a short table for people.
+        event_tied: bool [E], whether the order of the event and the same user's previous event is
+            unknown; None if the times alone show it.
+        event_weight: float32 [E], weight of each event in the loss; None if all weigh alike.
+        rejected: Users, items and places, int64 each, sorted by user. A pair of user and item is
+            here if the user rated the item too low or rejected it otherwise, so that it must not
+            be recommended. The place is the number of the user's events before the rejection.
+            None if there are no rejections.
+        decisions: What was decided while the files were read, and how: a short table for people.
     """
 
     user_ids: list[str]
@@ -152,12 +154,12 @@ class Corpus:
 def read_corpus(options: SourceOptions) -> Corpus:
     """Read raw files: recognise columns, filter and order events, split them, build the catalogue.
 
-    Nothing of the interactions file becomes part of an item but the review text of training
-    events; a title that stands in a reviews file is the review's, not the item's.
+    From the interactions file, only the review text of training events becomes part of an item. A
+    title in a reviews file is the title of the review, not of the item.
 
     Raises:
         UsageError: The options do not fit the files: folder, files or columns are not found.
-        CammsrError: A file is broken or a value in it cannot be read, or nothing is left.
+        CammsrError: A file is broken, a value in it cannot be read, or no events are left.
     """
     read = _read(options)
     tables, columns, log, listed = read.tables, read.columns, read.log, read.listed
@@ -209,7 +211,7 @@ def read_corpus(options: SourceOptions) -> Corpus:
 
 @dataclass(frozen=True)
 class _Read:
-    """What was read of raw files, and what is told of the choices there were."""
+    """The content of the raw files, and notes about the choices that were made."""
 
     tables: SourceTables
     columns: MatchedColumns
@@ -244,7 +246,7 @@ def _read(options: SourceOptions) -> _Read:
 
 
 def _decisions(read: _Read, level: Sequence[str]) -> list[tuple[str, str]]:
-    """Which columns were read of which files, and what was told of the choices there were."""
+    """The columns that were read from each file, and the notes about the choices made."""
     tables, columns = read.tables, read.columns
     rows = [("interactions", _fields_of(tables.interactions, columns.interactions))]
     if tables.items is not None:
@@ -289,7 +291,7 @@ def _match(tables: SourceTables, options: SourceOptions) -> MatchedColumns:
 
 
 def _guess(table: Table, options: SourceOptions, unmatched: UnmatchedError) -> str:
-    """The command that may be meant, by what the columns of the interactions hold; or nothing."""
+    """Suggest a command from the values of the interactions' columns; "" if there is none."""
     names = table.frame.columns
     headerless = looks_like_data(names)
     taken = () if headerless else tuple(unmatched.found.values())
@@ -313,7 +315,10 @@ def _guess(table: Table, options: SourceOptions, unmatched: UnmatchedError) -> s
 def _with_finest_times(
     table: Table, columns: MatchedColumns, options: SourceOptions
 ) -> tuple[MatchedColumns, list[str]]:
-    """The columns, with times of the finest column that tells them; one that was chosen stays."""
+    """The columns, with the timestamp column of the finest resolution.
+
+    A timestamp column that the user chose stays; the note then names the finer one.
+    """
     chosen = columns.interactions.get("timestamp")
     if chosen is None or options.time_format is not None:
         return columns, []
@@ -339,7 +344,7 @@ def _with_finest_times(
 def _marks(
     table: Table, columns: dict[str, str], options: SourceOptions, notes: list[str]
 ) -> tuple[RowMarks, list[str]]:
-    """What the options say of the rows of the interactions, and which kinds of events there are."""
+    """The marks that the options give to the rows, and notes about the kinds of events."""
     chosen = None
     if options.where:
         chosen = chosen_rows(table, columns, options.where, notes)
@@ -350,7 +355,7 @@ def _marks(
 
 
 def _choices(tables: SourceTables, columns: MatchedColumns, options: SourceOptions) -> list[str]:
-    """Which column was read for a field that several are recognised for, and how to choose."""
+    """Notes about fields with several recognised columns: the one read, and how to choose."""
     if tables.known:
         return []
     unread = {"rating"} if options.min_rating is None else set()
@@ -383,7 +388,7 @@ def _header(table: Table) -> Header:
 
 
 def _sources(tables: SourceTables) -> dict[str, str]:
-    """File name to SHA-256; of a folder of parts, the folder's name before theirs."""
+    """Map file names to SHA-256; the name of a part in a folder begins with the folder's name."""
     sources: dict[str, str] = {}
     known: set[Path] = set()
     given = (tables.interactions, tables.items, tables.tags)

@@ -9,29 +9,31 @@ Layout (schema 1), U users, N items, E events, C categories:
     /items/fields/<name>    [N] str, empty where missing: title, description, image, video, ...
     /items/categories       names [C] str, indptr [N+1] int64, index int32 (CSR, multi-label)
     /events                 indptr [U+1] int64 (CSR by user), item [E] int32, time [E] int64
-                            (seconds), in time order, ties broken by file order, or, where the
-                            attribute `order` is "file", in that of the raw file; tied [E] bool,
-                            whether nothing tells an event's order and that of the user's one
-                            before, where seconds do not say so; weight [E] float32, what an
-                            event weighs in the loss, where they do not weigh alike;
-                            rejected_indptr [U+1] int64, rejected_item and rejected_place int32
-                            (CSR by user), the items that users rejected or rated too low, if
-                            there are any, and how many of the user's events came before that
+                            (seconds). Events are in time order, and ties are in file order; if
+                            the attribute `order` is "file", all are in the raw file's order.
+                            tied [E] bool, whether the order of an event and the same user's
+                            previous event is unknown; missing if equal seconds show it.
+                            weight [E] float32, weight of an event in the loss; missing if all
+                            weigh alike. rejected_indptr [U+1] int64, rejected_item and
+                            rejected_place int32 (CSR by user): the items that users rejected
+                            or rated too low, and how many of the user's events came before
+                            that; missing if there are none
     /splits/leave_one_out   [E] uint8: 0 train, 1 validation, 2 test
     /features/<modality>    values [N, dim] float16 or float32, present [N] bool;
-                            inputs [N, 32] uint8, SHA-256 of what was encoded, if it is known;
+                            inputs [N, 32] uint8, SHA-256 of the encoded input, if it is known;
                             attributes encoder, fingerprint, fields
 
-A part, which `prepare --shard` writes and `merge` joins, differs in this: attributes shard ("2/8")
-and corpus (SHA-256 of all but features); /problems [P] str, JSON; in /features/<modality> values
-[n, dim] only of the items in rows [n] int64.
+A part is a shard of a data set: `prepare --shard` writes it and `merge` joins the parts. It has
+these differences: attributes shard ("2/8") and corpus (SHA-256 of everything except features);
+/problems [P] str, JSON; in /features/<modality>, values [n, dim] hold only the items in rows [n]
+int64.
 
-Everything lies in one piece and without filters. Checksums follow the HDF5 content
-(`checksums.py`); the attribute `checksums` says so. A file of a cammsr that wrote none is read, and
-`DataSet.remarks` tells of it.
+All arrays are contiguous and without filters. Checksums follow the HDF5 content (`checksums.py`),
+as the attribute `checksums` states. A file from an older cammsr without checksums is also read, and
+`DataSet.remarks` reports it.
 
-Reading opens the file, takes what is asked for and closes it: no handle outlives a call, so a
-`DataSet` may be sent to other processes. Each opening looks whether it is still the same file.
+Each read opens the file, reads the requested values and closes the file. No handle outlives a call,
+so a `DataSet` may be sent to other processes. Each read checks that the file was not replaced.
 """
 
 from __future__ import annotations
@@ -64,12 +66,12 @@ from cammsr_cli.errors import CammsrError, typed
 
 @dataclass(frozen=True)
 class ModalityInfo:
-    """Where a modality's vectors come from.
+    """The origin of a modality's vectors.
 
     Attributes:
         dim: Length of a vector.
         encoder: Name of the plugin or file that made them.
-        fingerprint: Everything that decides the vectors' values.
+        fingerprint: Everything that determines the vectors' values.
         fields: The item fields that were read.
     """
 
@@ -80,7 +82,7 @@ class ModalityInfo:
 
     @classmethod
     def of(cls, group: h5py.Group) -> ModalityInfo:
-        """What a modality's group in a data set, or in a part of one, tells."""
+        """Read it from a modality's group in a data set or in a part of one."""
         return cls(
             dim=int(group["values"].shape[1]),
             encoder=str(group.attrs["encoder"]),
@@ -91,13 +93,13 @@ class ModalityInfo:
 
 @dataclass(frozen=True)
 class Histories:
-    """The events of some users, end to end, each user's in time order.
+    """The events of some users, concatenated; the events of each user are in sequence order.
 
     Attributes:
         indptr: int64 [U + 1]; the u-th of these users has events `indptr[u]` to `indptr[u + 1]`.
         item: int32 item index of each event.
         time: int64 time of each event in seconds.
-        tied: bool, whether nothing tells an event's order and that of the user's one before.
+        tied: bool, whether the order of an event and the same user's previous event is unknown.
     """
 
     indptr: NDArray[np.int64]
@@ -107,14 +109,16 @@ class Histories:
 
 
 class DataSet:
-    """A prepared data set, read as asked; what is read is checked, and all of it by `verify`.
+    """A prepared data set, read on request.
+
+    Each read checks the values that it returns. `verify` checks the whole file.
 
     Args:
         path: The HDF5 file.
 
     Raises:
-        CammsrError: The file is missing, damaged, not a data set, or of another schema. So does
-            each reading, and also if the file has been replaced since.
+        CammsrError: The file is missing, damaged, not a data set, or of another schema. Each later
+            read raises it for the same reasons, and also if the file has been replaced.
     """
 
     def __init__(self, path: Path) -> None:
@@ -130,7 +134,7 @@ class DataSet:
             self.content = str(file.attrs["content"])
             self.tool = str(file.attrs["tool"])
             self.sources: dict[str, str] = json.loads(str(file.attrs["sources"]))
-            # Files of a cammsr that did not write them are read all the same.
+            # Older versions of cammsr wrote no decisions; their files are read too.
             self.decisions: list[list[str]] = json.loads(str(file.attrs.get("decisions", "[]")))
             self.category_names = read_strings(file["items/categories/names"])
             self.modalities = {
@@ -145,7 +149,7 @@ class DataSet:
 
     @property
     def remarks(self) -> list[str]:
-        """What a user should know of the file, in words."""
+        """Warnings about the file, for the user."""
         if self.checked:
             return []
         return [
@@ -154,10 +158,10 @@ class DataSet:
         ]
 
     def verify(self) -> None:
-        """Read every byte, and look at every value that can be wrong.
+        """Read every byte, and check every value that can be wrong.
 
         Raises:
-            DamagedDataError: Something is not as it was written, or cannot be so.
+            DamagedDataError: The content differs from its checksum, or a value is invalid.
         """
         with self._open() as (file, source):
             source.check()
@@ -203,7 +207,7 @@ class DataSet:
 
     @cached_property
     def event_tied(self) -> NDArray[np.bool_]:
-        """Whether nothing tells an event's order and that of the user's one before, [E]."""
+        """Whether the order of an event and the same user's previous event is unknown, [E]."""
         with self._open() as (file, _):
             if "events/tied" in file:
                 tied: NDArray[np.bool_] = file["events/tied"][()]
@@ -212,7 +216,7 @@ class DataSet:
 
     @cached_property
     def event_weight(self) -> NDArray[np.float32] | None:
-        """What each event weighs in the loss, [E]; None where all weigh alike."""
+        """Weight of each event in the loss, [E]; None if all weigh alike."""
         with self._open() as (file, _):
             if "events/weight" not in file:
                 return None
@@ -237,13 +241,16 @@ class DataSet:
         return indptr, index
 
     def field(self, name: str) -> list[str]:
-        """One text field of all items, "" where missing."""
+        """One text field of all items; "" where it is missing."""
         if name not in self.field_names:
             return [""] * len(self.item_ids)
         return self._strings_at(f"items/fields/{escaped(name)}")
 
     def fields_of(self, names: Sequence[str], items: Sequence[int]) -> dict[str, list[str]]:
-        """Some text fields of some items, in their order, "" where missing; reads no others."""
+        """Some text fields of some items, in the order of `items`; "" where a text is missing.
+
+        Reads no other items or fields.
+        """
         found = {name: [""] * len(items) for name in names}
         rising, place = np.unique(np.array(items, dtype=np.int64), return_inverse=True)
         with self._open() as (file, _):
@@ -253,10 +260,10 @@ class DataSet:
         return found
 
     def histories(self, users: NDArray[np.int64]) -> Histories:
-        """All events of some users, in their order; reads no others.
+        """All events of some users, in the order of `users`; reads no other events.
 
         Args:
-            users: At least one user index. Users in a row are read in one piece.
+            users: At least one user index. Consecutive users are read in one piece.
         """
         pieces = _runs(self.event_indptr, users)
         indptr = np.append(0, np.cumsum(self.event_indptr[users + 1] - self.event_indptr[users]))
@@ -272,18 +279,19 @@ class DataSet:
         return Histories(indptr, item, time, tied)
 
     def _check_times(self, time: NDArray[np.int64], indptr: NDArray[np.int64]) -> None:
-        """Refuse falling times, but where the events are in the order of the raw file."""
+        """Raise if a time decreases within a user, unless events are in the raw file's order."""
         if self._by_time:
             check_times(time, indptr, "events/time", self.path)
 
     def rejected(
         self, users: NDArray[np.int64]
     ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-        """What some users rejected, as pairs of a user and an item.
+        """The items that some users rejected, as pairs of a user and an item.
 
         Returns:
-            Place of the user among `users`, rising; item index; and how many of the user's events
-            came before: all of them, where a file of an older cammsr does not say.
+            Position of the user in `users`, ascending; item index; and how many of the user's
+            events came before the rejection. A file from an older cammsr does not record this
+            number; then it is the number of all events of the user.
         """
         indptr = self._rejected_indptr
         if indptr is None:
@@ -314,14 +322,15 @@ class DataSet:
             return indptr
 
     def vectors(self, modality: str) -> tuple[NDArray[np.floating], NDArray[np.bool_]]:
-        """Values [N, dim] and present [N] of one modality; values are read from the file as used.
+        """Values [N, dim] and present [N] of one modality.
 
-        They are mapped into memory, not held in it, and so may be larger than it.
+        The values are memory-mapped: they are read from the file when they are used, and may be
+        larger than the memory.
         """
         with self._open() as (file, source):
             present: NDArray[np.bool_] = file[f"features/{modality}/present"][()]
             stored = file[f"features/{modality}/values"]
-            if not stored.size:  # there is no place for it
+            if not stored.size:  # an empty array has no offset in the file
                 return stored[()], present
             start = stored.id.get_offset()
             source.check(start, start + stored.nbytes)
@@ -333,7 +342,7 @@ class DataSet:
         return present
 
     def inputs(self, modality: str) -> NDArray[np.uint8] | None:
-        """SHA-256 of what was encoded of each item, [N, 32], zeros for nothing; None if unknown."""
+        """SHA-256 of each item's encoded input, [N, 32], zeros if it has none; None if unknown."""
         name = f"features/{modality}/inputs"
         with self._open() as (file, _):
             return file[name][()] if name in file else None
@@ -370,7 +379,10 @@ class DataSet:
 
 
 def same_times(indptr: NDArray[np.int64], time: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Whether an event's time is that of the user's event before, [E]; `indptr` is CSR by user."""
+    """Whether an event and the user's previous event have the same time, [E].
+
+    `indptr` is CSR by user.
+    """
     same = np.zeros(len(time), dtype=np.bool_)
     same[1:] = time[1:] == time[:-1]
     same[indptr[:-1][np.diff(indptr) > 0]] = False
@@ -378,7 +390,10 @@ def same_times(indptr: NDArray[np.int64], time: NDArray[np.int64]) -> NDArray[np
 
 
 def _runs(indptr: NDArray[np.int64], users: NDArray[np.int64]) -> list[tuple[int, int]]:
-    """Where the users' entries begin and end, [U + 1] by user; users in a row are one piece."""
+    """Start and end of the entries of some users; consecutive users are joined into one range.
+
+    `indptr` is CSR by user, [U + 1].
+    """
     start_U, end_U = indptr[users], indptr[users + 1]
     jumps = np.flatnonzero(start_U[1:] != end_U[:-1])
     first, past = start_U[np.append(0, jumps + 1)], end_U[np.append(jumps, -1)]

@@ -1,7 +1,7 @@
-"""What must be so in a data set's file, whoever made it.
+"""Checks of a data set's file, whoever made it.
 
-`check_layout` looks at names, types and shapes alone, and so is quick however large the file is.
-What the arrays hold is checked as each is read, by the other functions.
+`check_layout` checks names, types and shapes only, so it is quick even if the file is large. The
+other functions check the values of an array when it is read.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from cammsr_cli.data.checksums import DamagedDataError
 from cammsr_cli.data.splits import TEST
 
 _TEXT, _VECTORS = "texts", "float16 or float32"
-_PLACE_OF_A_TEXT = 16  # bytes in HDF5 that say how long it is and where it lies
+_PLACE_OF_A_TEXT = 16  # bytes in HDF5 for the length and the address of a text
 _DEEPEST = 3  # features/<modality>/values
 _ATTRIBUTES = ("encoder", "fingerprint", "fields")
 
-# Name to type and shape; a letter is a size that is the same wherever it stands.
+# Name to type and shape. A letter stands for a size, and is the same size in all shapes.
 _ARRAYS = {
     "users/id": (_TEXT, "U"),
     "items/id": (_TEXT, "N"),
@@ -56,11 +56,11 @@ _INPUTS = ("uint8", "N,32")
 
 
 def check_layout(file: h5py.File, path: Path) -> None:
-    """Refuse a file that is not laid out as `prepare` and `merge` lay it out.
+    """Raise if the layout of a file is not the one that `prepare` and `merge` write.
 
     Raises:
-        DamagedDataError: A name is missing, or leads out of the file; an array has another type,
-            shape or way to be stored; an attribute is none.
+        DamagedDataError: A name is missing or is a link to another place; an array has another
+            type, shape or storage layout; an attribute is missing or invalid.
     """
     for name, node in _nodes(file, path):
         if isinstance(node, h5py.Dataset):
@@ -96,7 +96,7 @@ def check_layout(file: h5py.File, path: Path) -> None:
 
 
 def check_indptr(indptr: NDArray[np.int64], end: int, name: str, path: Path) -> None:
-    """Refuse bounds that do not rise from 0 to the end of what they divide.
+    """Raise if CSR offsets do not rise from 0 to `end`.
 
     Raises:
         DamagedDataError: They do not.
@@ -106,7 +106,7 @@ def check_indptr(indptr: NDArray[np.int64], end: int, name: str, path: Path) -> 
 
 
 def check_index(index: NDArray[np.integer], count: int, name: str, path: Path) -> None:
-    """Refuse indices of something that there are only `count` of.
+    """Raise if an index is not from 0 to `count` - 1.
 
     Raises:
         DamagedDataError: One is negative or too large.
@@ -119,7 +119,7 @@ def check_index(index: NDArray[np.integer], count: int, name: str, path: Path) -
 
 
 def falls(time: NDArray[np.int64], indptr: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Whether an event is earlier than the one before, [E - 1]; never a user's first."""
+    """Whether an event is earlier than the previous one, [E - 1]; False for a user's first."""
     back: NDArray[np.bool_] = time[1:] < time[:-1]
     starts = indptr[1:-1]
     back[starts[(starts > 0) & (starts < len(time))] - 1] = False
@@ -127,7 +127,7 @@ def falls(time: NDArray[np.int64], indptr: NDArray[np.int64]) -> NDArray[np.bool
 
 
 def check_times(time: NDArray[np.int64], indptr: NDArray[np.int64], name: str, path: Path) -> None:
-    """Refuse events that are not in the order of their time, user by user.
+    """Raise if a user's events are not in time order.
 
     Raises:
         DamagedDataError: They are not.
@@ -138,7 +138,7 @@ def check_times(time: NDArray[np.int64], indptr: NDArray[np.int64], name: str, p
 
 
 def check_weights(weight: NDArray[np.float32], name: str, path: Path) -> None:
-    """Refuse weights that are not above 0, or no numbers.
+    """Raise if a weight is not a finite number above 0.
 
     Raises:
         DamagedDataError: One is not.
@@ -150,19 +150,19 @@ def check_weights(weight: NDArray[np.float32], name: str, path: Path) -> None:
 
 
 def check_parts(part: NDArray[np.uint8], name: str, path: Path) -> None:
-    """Refuse what is neither training, validation nor test.
+    """Raise if a part is none of training, validation and test.
 
     Raises:
-        DamagedDataError: Something is.
+        DamagedDataError: One is none of them.
     """
     check_index(part, TEST + 1, name, path)
 
 
 def text_attribute(node: h5py.Group, name: str, path: Path) -> str:
-    """An attribute that is a text.
+    """Read an attribute that must be a text.
 
     Raises:
-        DamagedDataError: It is missing or something else.
+        DamagedDataError: It is missing or not a text.
     """
     value = node.attrs.get(name)
     if not isinstance(value, str):
@@ -174,7 +174,7 @@ def names_of_fields(group: h5py.Group, path: Path) -> tuple[str, ...]:
     """The item fields that a modality was made from.
 
     Raises:
-        DamagedDataError: The attribute is no list of names.
+        DamagedDataError: The attribute is not a list of names.
     """
     fields = _json(text_attribute(group, "fields", path), f"fields of {group.name}", path)
     if not isinstance(fields, list) or not all(isinstance(one, str) for one in fields):
@@ -185,7 +185,7 @@ def names_of_fields(group: h5py.Group, path: Path) -> tuple[str, ...]:
 def _nodes(
     group: h5py.Group, path: Path, path_so_far: str = "", depth: int = 1
 ) -> Iterator[tuple[str, h5py.Group | h5py.Dataset]]:
-    """All that is in a group, with its name; nothing that is elsewhere."""
+    """All nodes in a group with their names; a link to another place raises an error."""
     for child in group:
         name = f"{path_so_far}{child}"
         if not isinstance(group.get(child, getlink=True), h5py.HardLink):
@@ -203,7 +203,10 @@ def _nodes(
 
 
 def _check_storage(node: h5py.Dataset, name: str, path: Path) -> None:
-    """In this file, in one piece, as it is, and all there: what is not so needs trust to read."""
+    """Raise unless an array is complete, contiguous, without a filter, and in this file.
+
+    Other storage is not safe to read from a file of unknown origin.
+    """
     made = node.id.get_create_plist()
     if made.get_layout() not in (h5py.h5d.CONTIGUOUS, h5py.h5d.COMPACT) or made.get_nfilters():
         raise DamagedDataError(
@@ -221,7 +224,7 @@ def _check_storage(node: h5py.Dataset, name: str, path: Path) -> None:
 def _check_array(
     file: h5py.Group, name: str, kind: str, shape: str, sizes: dict[str, int], path: Path
 ) -> None:
-    """One array's type, and its shape against those that came before."""
+    """Check an array's type, and its shape against the sizes in `sizes`, which it extends."""
     node = file.get(name)
     if not isinstance(node, h5py.Dataset):
         raise DamagedDataError(path, f"the array {name} is missing")

@@ -1,4 +1,4 @@
-"""The HDF5 file of a data set: opened as such, hashed, and how its texts are named and stored."""
+"""The HDF5 file of a data set: how it is opened and hashed, and how its texts are stored."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from cammsr_cli.errors import CammsrError, first_line
 SCHEMA = 1
 
 TEXT = h5py.string_dtype("utf-8")
-# Written, read and hashed a piece at a time: bytes of numbers, and texts.
+# Size of the pieces that are written, read and hashed: bytes of numbers, and number of texts.
 PIECE_BYTES, PIECE_TEXTS = 2**24, 2**16
 OF_H5PY = (OSError, RuntimeError, LookupError, ValueError, TypeError, MemoryError)
 
 
 @contextmanager
 def opened(path: Path) -> Iterator[h5py.File]:
-    """A data set or a part of one, open for reading, and laid out as it should be.
+    """Open a data set, or a part of one, for reading, and check its layout.
 
     Raises:
         CammsrError: The file is missing, damaged, not a data set, or of another schema.
@@ -38,9 +38,9 @@ def opened(path: Path) -> Iterator[h5py.File]:
 
 @contextmanager
 def reading(path: Path) -> Iterator[tuple[h5py.File, CheckedFile]]:
-    """An HDF5 file that says it is a data set, and what it is read through.
+    """Open an HDF5 file that is marked as a data set, and yield it with its `CheckedFile`.
 
-    Whatever h5py raises in the block is told as damage to the file.
+    An error of h5py in the block is reported as damage to the file.
     """
     if path.is_dir():
         raise CammsrError(
@@ -68,7 +68,7 @@ def reading(path: Path) -> Iterator[tuple[h5py.File, CheckedFile]]:
 
 
 def _require_ours(file: h5py.File, source: CheckedFile) -> None:
-    """Refuse what does not say that it is a data set of our schema, or has lost its checksums."""
+    """Raise if a file is not marked as a data set of our schema, or has lost its checksums."""
     path, found = source.path, file.attrs.get("schema")
     if "content" not in file.attrs or not isinstance(found, int | np.integer):
         raise CammsrError(
@@ -89,7 +89,7 @@ def _require_ours(file: h5py.File, source: CheckedFile) -> None:
 
 
 def _by_h5py(error: BaseException) -> bool:
-    """Whether h5py raised it, not what we do with what was read."""
+    """Whether h5py raised the error, not our own code in the block."""
     frames = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__)]
     return "h5py" in Path(frames[-1]).parts
 
@@ -99,13 +99,13 @@ def _short(error: Exception) -> str:
 
 
 def pieces(length: int, row_bytes: int) -> Iterator[slice]:
-    """An array's rows in slices of about 16 MB."""
+    """Split an array's rows into slices of about 16 MB."""
     step = max(1, PIECE_BYTES // max(1, row_bytes))
     return (slice(start, min(start + step, length)) for start in range(0, length, step))
 
 
 def escaped(name: str) -> str:
-    """A column's name as a name in HDF5, where "/", "." and NUL have a meaning."""
+    """Escape a column's name for HDF5, where "/", "." and NUL have a meaning."""
     for character, escape in (("%", "%25"), ("/", "%2F"), (".", "%2E"), ("\0", "%00")):
         name = name.replace(character, escape)
     return name
@@ -118,7 +118,7 @@ def read_strings(dataset: h5py.Dataset) -> list[str]:
 
 
 def digest(file: h5py.File) -> str:
-    """SHA-256 over the names and values of all that is in the file so far."""
+    """SHA-256 over the names and values of everything that the file holds so far."""
     found = hashlib.sha256()
 
     def add(name: str, node: h5py.Group | h5py.Dataset) -> None:

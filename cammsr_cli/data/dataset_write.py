@@ -1,4 +1,4 @@
-"""Writing a data set, or a part of one: whole or not at all."""
+"""Writing a data set, or a part of one: the file is complete, or it is not there."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ from cammsr_cli.data.dataset_file import OF_H5PY, PIECE_TEXTS, SCHEMA, TEXT, dig
 from cammsr_cli.errors import UsageError, typed
 from cammsr_cli.files import IN_CACHE, refusals_named, written_whole
 
-if TYPE_CHECKING:  # it imports polars, which writing does not need
+if TYPE_CHECKING:  # this module imports polars, which writing does not need
     from cammsr_cli.data.corpus import Corpus
 
 _ATTRIBUTE_BYTES = 60_000
 
 
 class Rows(Protocol):
-    """An array [n, dim], in memory or not, that is read some rows at a time."""
+    """An array [n, dim], in memory or not, that is read in slices of rows."""
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Rows and what a row is long."""
+        """Number of rows, and the length of a row."""
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Of its values."""
+        """The dtype of its values."""
 
     def __getitem__(self, rows: slice, /) -> NDArray[Any]:
         """Some consecutive rows."""
@@ -47,10 +47,11 @@ class ModalityVectors:
     """One modality of all items, to be written.
 
     Attributes:
-        values: [N, dim] float16 or float32; rows without the modality are zero.
-        present: [N] bool.
-        info: Where they come from.
-        inputs: [N, 32] uint8, SHA-256 of what was encoded, zeros for nothing; None if not known.
+        values: [N, dim] float16 or float32; rows of items without the modality are zero.
+        present: [N] bool, whether an item has the modality.
+        info: The origin of the vectors.
+        inputs: [N, 32] uint8, SHA-256 of the encoded input, zeros if an item has none; None if
+            unknown.
     """
 
     values: Rows
@@ -61,11 +62,11 @@ class ModalityVectors:
 
 @dataclass(frozen=True)
 class Part:
-    """What makes a file a part of a data set.
+    """Data that a part of a data set records in addition to its content.
 
     Attributes:
-        shard: Which part, "2/8".
-        problems: The items it could not encode: item, modality, path, reason.
+        shard: The number of the part and of all parts, "2/8".
+        problems: The items that could not be encoded: item, modality, path, reason.
     """
 
     shard: str
@@ -73,10 +74,10 @@ class Part:
 
 
 def require_replaceable(out: Path, force: bool) -> None:
-    """Refuse to write a data set where something else is, or where one is and may not go.
+    """Raise if a data set must not be written to `out`.
 
     Raises:
-        UsageError: Saying what is there.
+        UsageError: `out` is a folder, or a data set and `force` is false, or another file.
     """
     if out.is_dir():
         raise UsageError(f"--out {out} is a folder; name a file, such as shop.h5")
@@ -93,7 +94,7 @@ def require_replaceable(out: Path, force: bool) -> None:
 
 
 def _is_data_set(path: Path) -> bool:
-    """Whether a file is a data set, or HDF5 so damaged that it is of no use to anybody."""
+    """Whether a file is a data set, or an HDF5 file that is too damaged to be opened."""
     if has_mark(path):
         return True
     if not h5py.is_hdf5(path):
@@ -111,10 +112,12 @@ def write_dataset(
     modalities: Mapping[str, ModalityVectors],
     part: Part | None = None,
 ) -> None:
-    """Write a data set, or a part of one, whole or not at all; same input, same content.
+    """Write a data set, or a part of one: the file is complete, or it is not there.
+
+    The same input gives the same content.
 
     Raises:
-        CammsrError: If the system does not let it be written, as when the disk is full.
+        CammsrError: The system refuses to write the file, for example because the disk is full.
     """
     with refusals_named(path, IN_CACHE), new_file(path) as file:
         _write_texts(file, "users/id", corpus.user_ids)
@@ -154,7 +157,7 @@ def write_dataset(
 
 @contextmanager
 def new_file(path: Path) -> Iterator[h5py.File]:
-    """An HDF5 file to write a data set to, or a part of one; it gets its checksums at the end."""
+    """Open a new HDF5 file for a data set or a part of one; checksums are added at the end."""
     with written_whole(path) as partial:
         with h5py.File(partial, "w") as file:
             yield file
@@ -164,7 +167,7 @@ def new_file(path: Path) -> Iterator[h5py.File]:
 def write_modality(
     file: h5py.File, name: str, modality: ModalityVectors, rows_alone: bool = False
 ) -> None:
-    """Write one modality into an open file; with `rows_alone`, only rows that are present."""
+    """Write one modality to an open file; with `rows_alone`, only the rows that are present."""
     group = file.create_group(f"features/{name}")
     present, source = modality.present, modality.values
     count = int(present.sum()) if rows_alone else len(present)
@@ -186,13 +189,13 @@ def write_modality(
 
 
 def _as_json(decisions: Sequence[tuple[str, str]]) -> str:
-    """The decisions as an attribute, which holds 64 KiB: texts too long for it are cut."""
-    longest = _ATTRIBUTE_BYTES // (8 * max(1, len(decisions)))  # a letter may be 6 bytes of JSON
+    """The decisions as an attribute; long texts are cut, as an attribute holds only 64 KiB."""
+    longest = _ATTRIBUTE_BYTES // (8 * max(1, len(decisions)))  # a character is up to 6 bytes
     return json.dumps([(what[:longest], how[:longest]) for what, how in decisions])
 
 
 def seal(file: h5py.File, sources: str, decisions: str) -> None:
-    """Write what says that a file is a data set, after all else."""
+    """Write the attributes that mark a file as a data set, after everything else."""
     file.require_group("features")
     file.attrs["content"] = digest(file)
     file.attrs["schema"] = SCHEMA

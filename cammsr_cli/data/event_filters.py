@@ -1,4 +1,4 @@
-"""Which events of a log count: chosen rows, likes, duplicates, the k-core."""
+"""Filters of events: chosen rows, negative events, duplicates, the k-core."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ Duplicates = Literal["exact", "keep", "first", "last"]
 
 @dataclass(frozen=True)
 class Filters:
-    """Which events are kept and in which order they follow one another.
+    """Which events are kept, and in which order.
 
     Attributes:
         min_rating: Events rated lower are dropped; None keeps all.
-        duplicates: What to do with several events of one user and item: "exact" keeps the first
-            of those that share their timestamp too, "keep" keeps all, "first" and "last" keep
-            one in sequence order.
-        k_core: Users and items with fewer events are dropped, repeated until none is left to drop.
-        order: "time", or "file" for rows that already stand in the order they happened.
-        time_format: How times are written, as `timestamps.checked_time_format` gives it; None
-            finds out.
+        duplicates: How several events of the same user and item are handled: "exact" keeps the
+            first of those that also have the same timestamp, "keep" keeps all, "first" and "last"
+            keep the first or the last one in sequence order.
+        k_core: Users and items with fewer events are dropped, repeated until stable.
+        order: "time", or "file" if the rows are already in the order in which they happened.
+        time_format: Format of the timestamps, as `timestamps.checked_time_format` returns it; None
+            detects it.
     """
 
     min_rating: float | None = None
@@ -42,12 +42,12 @@ class Filters:
 
 @dataclass(frozen=True)
 class RowMarks:
-    """What is known of a table's rows beside their cells; each has a value a row.
+    """Marks of a table's rows, in addition to their cells; one value per row.
 
     Attributes:
-        chosen: Bool, whether the row counts at all; None where all do.
-        negative: Bool, whether the event is negative, such as a dislike; None where none is.
-        weight: Float32, what the event weighs in the loss; None where all weigh alike.
+        chosen: Bool, whether the row is used at all; None if all are.
+        negative: Bool, whether the event is negative, such as a dislike; None if none is.
+        weight: Float32, weight of the event in the loss; None if all weigh alike.
     """
 
     chosen: pl.Series | None = None
@@ -63,7 +63,11 @@ def marked(
     marks: RowMarks,
     notes: list[str],
 ) -> pl.DataFrame:
-    """The events that count, with `negative` where any is, and `weight` where they differ."""
+    """The chosen events, with a column `negative` if any is negative, and `weight` if given.
+
+    Raises:
+        CammsrError: No event is chosen, all are negative, or a rating cannot be read.
+    """
     if marks.chosen is not None:
         events = events.filter(marks.chosen.gather(events["row"]))
         if events.is_empty():
@@ -93,7 +97,7 @@ def marked(
 def _low(
     events: pl.DataFrame, table: Table, column: str, least: float, notes: list[str]
 ) -> pl.Series:
-    """Whether each event is rated below the least rating."""
+    """Whether each event is rated below the minimum rating."""
     ratings = table.frame[column].gather(events["row"])
     values = as_numbers(ratings)
     bad = (~values.is_finite().fill_null(False)).arg_true()
@@ -115,9 +119,10 @@ def _low(
 def without_duplicates(
     events: pl.DataFrame, duplicates: Duplicates, timed: bool, notes: list[str]
 ) -> pl.DataFrame:
-    """Events in sequence order, of each that is there several times one.
+    """Drop duplicate events; the events and the result are in sequence order.
 
-    Rows without a timestamp are never exact duplicates. Of those that are, the most weight counts.
+    In a log without timestamps no events are exact duplicates. The event that is kept of exact
+    duplicates gets the largest of their weights.
     """
     if duplicates == "keep" or (duplicates == "exact" and not timed):
         return events
@@ -134,10 +139,10 @@ def without_duplicates(
 
 
 def core(events: pl.DataFrame, k: int, notes: list[str]) -> pl.DataFrame:
-    """The k-core of events, with what is outside counted.
+    """The k-core of events; a note counts what is dropped.
 
     Raises:
-        CammsrError: There is none.
+        CammsrError: The k-core is empty.
     """
     index = k_core(events["user"].to_numpy(), events["item"].to_numpy(), k)
     if not len(index):
@@ -158,12 +163,12 @@ def core(events: pl.DataFrame, k: int, notes: list[str]) -> pl.DataFrame:
 
 
 def k_core(user: NDArray[np.int64], item: NDArray[np.int64], k: int) -> NDArray[np.int64]:
-    """The largest set of events in which every user and every item has at least `k`.
+    """The largest set of events in which every user and every item has at least `k` events.
 
     Args:
         user: int64 [E], user of each event, from 0.
         item: int64 [E], item of each event, from 0.
-        k: The least number of events.
+        k: The minimum number of events.
 
     Returns:
         int64 [E'], positions of the events kept, ascending.

@@ -1,4 +1,4 @@
-"""Interactions: rows of a raw table to each user's sequence of events, filtered and ordered."""
+"""Interactions: turn the rows of a raw table into each user's filtered, ordered events."""
 
 from __future__ import annotations
 
@@ -42,16 +42,17 @@ class Interactions:
         time: int64 [E], seconds since 1970 UTC; the position in the sequence if the file has no
             timestamps.
         row: int64 [E], 0-based row of the table.
-        tied: bool [E], whether nothing tells the event's order and that of the user's one before:
-            their times are the same, fractions of a second too, and the file is in no order.
+        tied: bool [E], whether the order of the event and the same user's previous event is
+            unknown: both have the same time, including the fraction of the second, and
+            `Filters.order` is "time".
         rank: int64 [E], place of the event among all events of all users, oldest first.
-        dropped_items: Items which the k-core dropped.
-        weight: float32 [E], what each event weighs in the loss; None where all weigh alike.
-        rejected: Column `user`, index into `user_ids`, `item`, an id, and `place`, how many of the
-            user's events came before: where a user's last event of an item is negative. Sorted by
-            user, no pair is there twice.
-        times: What times were understood as, in words; "" if there are none.
-        notes: Counts for people; what is told of times is among them.
+        dropped_items: Items that the k-core dropped.
+        weight: float32 [E], weight of each event in the loss; None if all weigh alike.
+        rejected: Pairs of a user and an item where the user's last event with the item is negative.
+            Columns: `user`, index into `user_ids`; `item`, an id; `place`, how many of the user's
+            events came before. Sorted by user; each pair is unique.
+        times: How the timestamps were interpreted, in words; "" if there are none.
+        notes: Counts for people, including the text of `times`.
     """
 
     user_ids: list[str]
@@ -74,19 +75,19 @@ def read_interactions(
 ) -> Interactions:
     """Clean, filter and order the rows of an interactions table.
 
-    In this order: rows without a user or an item id are dropped, then negative events and those
-    below the least rating, then duplicates, then what is outside the k-core. Ties in time keep the
-    file's order.
+    The steps, in this order: drop rows without a user or an item id; drop negative events and
+    events below the minimum rating; drop duplicates; drop events outside the k-core. Ties in time
+    keep the file's order.
 
     Args:
         table: The raw table.
         columns: Field to column: `user`, `item`, and `timestamp` unless `filters.order` is
-            "file", and `rating` if there is a least one.
-        filters: What to keep.
-        marks: What else is known of the rows.
+            "file", and `rating` if there is a minimum rating.
+        filters: Which events to keep, and their order.
+        marks: What else is known about the rows.
 
     Raises:
-        CammsrError: A timestamp or a rating cannot be read, or nothing is left.
+        CammsrError: A timestamp or a rating cannot be read, or no events are left.
     """
     notes = list(table.notes)
     every, user_ids, item_ids = _identified(table, columns, notes)
@@ -156,7 +157,7 @@ def _identified(
 
 
 def _note_lists(items: pl.Series, table: Table, column: str, notes: list[str]) -> None:
-    """Tell of ids that may be lists of ids: many hold a mark, and what is between comes again."""
+    """Note ids that may be lists of ids: many hold a separator, and the parts between repeat."""
     sample = items.head(_SAMPLE)
     for mark in ("|", ";", ","):
         lists = sample.filter(sample.str.contains(mark, literal=True))
@@ -180,7 +181,7 @@ def _encode(ids: pl.Series) -> tuple[pl.Series, list[str]]:
 
 
 def _note_far_off(events: pl.DataFrame, table: Table, column: str, notes: list[str]) -> None:
-    """Times that stand for none, such as 0 or the year 1, and those of a wrong unit."""
+    """Note timestamps that may mean "no time", such as 0 or the year 1, or have a wrong unit."""
     median = float(events["second"].median() or 0)  # type: ignore[arg-type]
     if _YEAR_1990 <= median < YEAR_2100:
         early = events.filter(pl.col("second") < YEAR_1980)["row"]
@@ -205,7 +206,7 @@ def _note_odd(
 def _with_times_note(
     log: Interactions, table: Table, column: str, reading_note: str, order: Order
 ) -> str:
-    """What the times were understood as, from when to when they reach, and how many are tied."""
+    """Describe how the timestamps were interpreted, their range, and the share of tied events."""
     seconds = log.time
     days = not (seconds % DAY).any()
     first, last = (
@@ -215,7 +216,7 @@ def _with_times_note(
     note = f"times are those of column {column!r} of {table.path.name}: {reading_note}"
     note += f", days without a clock, {first} to {last}" if days else f", {first} to {last}"
     if order == "time":
-        # A user's next event may be tied to this one; the next user's first never is.
+        # An event also counts if the next event is tied to it. A user's first event is never tied.
         tied = float((log.tied | np.append(log.tied[1:], False)).mean())
         share = f"{tied:.0%}" if not 0 < tied < 0.01 else "under 1%"
         note += f"; {share} of events share theirs with another of the same user"
@@ -238,17 +239,20 @@ def _note_backward_steps(events: pl.DataFrame, notes: list[str]) -> None:
 
 
 def _rejected(every: pl.DataFrame, events: pl.DataFrame, item_ids: list[str]) -> pl.DataFrame:
-    """Where a user's last event of an item is negative, and how many of their events came before.
+    """Pairs of a user and an item where the user's last event with the item is negative.
+
+    `place` is the number of the user's remaining events that came before.
 
     Args:
-        every: All events in their order, negative ones too.
-        events: Those that are left, in their order.
-        item_ids: By number of item.
+        every: All events in sequence order, including negative ones.
+        events: The events that are left, in sequence order.
+        item_ids: Ids by item number.
     """
     users = np.unique(events["user"].to_numpy())
     last = every.with_row_index("at").filter(pl.col("user").is_in(users.tolist()))
     last = last.unique(["user", "item"], keep="last").filter("negative").sort("user", "item")
-    # Each event left and each no as one number, which rises with the user and then with the order.
+    # Encode each remaining event and each rejection as one number, sorted by user and then by
+    # order.
     place = every.with_row_index("at").select("row", "at").join(events, on="row", how="semi")["at"]
     user = np.searchsorted(users, events["user"].to_numpy())
     event = np.sort(user * every.height + place.to_numpy())
@@ -272,7 +276,7 @@ def _sequences(
     order: Order,
     notes: list[str],
 ) -> Interactions:
-    """Group by user what is in order already; number anew the users and items that are left."""
+    """Group ordered events by user, and renumber the users and items that are left."""
     users, user = np.unique(events["user"].to_numpy(), return_inverse=True)
     items, item = np.unique(events["item"].to_numpy(), return_inverse=True)
     by_user = np.argsort(user, kind="stable")

@@ -1,4 +1,4 @@
-"""Joining items and events: which items stay, what was written about them, their categories."""
+"""Joining items and events: the items that are kept, the texts about them, their categories."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from cammsr_cli.errors import CammsrError
 def kept_positions(
     listed: Catalogue, log: Interactions, which: Literal["all", "rated"], notes: list[str]
 ) -> list[int]:
-    """Positions in `listed` of the items that stay: never those which the k-core dropped."""
+    """Positions in `listed` of the items that are kept: never those that the k-core dropped."""
     rated = set(log.item_ids)
     if which == "rated":
         positions = [p for p, item in enumerate(listed.ids) if item in rated]
@@ -57,7 +57,7 @@ def unlisted_items(
 def rejected(
     log: Interactions, index: Mapping[str, int]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]] | None:
-    """What users rejected and is in the catalogue: user, item and place."""
+    """The rejections of items that are in the catalogue: user, item and place; None if none."""
     user, place = log.rejected["user"].to_numpy(), log.rejected["place"].to_numpy()
     item = np.array([index.get(one, -1) for one in log.rejected["item"]], dtype=np.int64)
     known = item >= 0
@@ -65,7 +65,7 @@ def rejected(
 
 
 def level_note(labels: Labels) -> list[str]:
-    """Where categories are a hierarchy, which level was taken and what the others hold."""
+    """A note on the level of the category hierarchy that is used; empty without a hierarchy."""
     if len(labels.counts) < 2:
         return []
     each = ", ".join(f"{level}: {count:,}" for level, count in enumerate(labels.counts, 1))
@@ -82,7 +82,7 @@ def level_note(labels: Labels) -> list[str]:
 def category_table(
     labels: Sequence[Sequence[str]],
 ) -> tuple[list[str], NDArray[np.int64], NDArray[np.int32]]:
-    """Names by first appearance, and each item's categories as CSR."""
+    """Category names in order of first appearance, and each item's categories as CSR."""
     number: dict[str, int] = {}
     index = [number.setdefault(name, len(number)) for names in labels for name in names]
     indptr = np.zeros(len(labels) + 1, dtype=np.int64)
@@ -98,7 +98,10 @@ def written_texts(
     part: NDArray[np.uint8],
     index: Mapping[str, int],
 ) -> dict[str, Texts]:
-    """What users wrote about items, of training events only: `reviews`, and GroupLens `tags`."""
+    """Texts that users wrote about items: `reviews` and GroupLens `tags`.
+
+    Texts of validation and test events are left out.
+    """
     fields: dict[str, list[str | None]] = {}
     if "review" in columns.interactions:
         review = _review_text(tables.interactions, columns.interactions["review"])
@@ -139,7 +142,7 @@ def _held_out_pairs(log: Interactions, part: NDArray[np.uint8]) -> set[tuple[str
 def note_replaced(
     fields: Mapping[str, object], written: Mapping[str, object], notes: list[str]
 ) -> None:
-    """Tell which columns of the items file give way to what users wrote in training."""
+    """Note which columns of the items file are replaced by texts of training events."""
     for name in written:
         if name in fields:
             notes.append(f"column {name!r} of the items file replaced by training {name}")

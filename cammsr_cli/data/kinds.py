@@ -1,4 +1,4 @@
-"""Kinds of events: which of them are negative, and what each weighs in the loss."""
+"""Kinds of events: which of them are negative, and the weight of each in the loss."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _NEGATIVE = (
     *("dislike", "disliked", "dislikes", "downvote", "downvoted", "thumbsdown", "notinterested"),
     *("hate", "hated", "hates", "👎"),
 )
-"""Kinds that are negative whatever the log is of, in lower case without spaces, "_" and "-"."""
+"""Kinds that are negative in any log, in lower case without spaces, "_" and "-"."""
 
 
 @dataclass(frozen=True)
 class Weights:
-    """What kinds of events weigh in the loss; a kind that is not named weighs 1.
+    """Weights of kinds of events in the loss; a kind that is not named has weight 1.
 
     Attributes:
         column: A column of the interactions, or a field such as `event` that one is read for.
@@ -63,7 +63,8 @@ class Weights:
         """Float32 weight of each row.
 
         Raises:
-            UsageError: There is no such column, or no row is of a kind; it names the kinds.
+            UsageError: There is no such column, or no row has one of the kinds; the hint names
+                the kinds in the column.
         """
         option = f"--weight {self}"
         column = column_of(option, self.column, table, columns)
@@ -76,15 +77,15 @@ class Weights:
 def negative_rows(
     table: Table, columns: Mapping[str, str], conditions: Sequence[Condition] | None
 ) -> pl.Series | None:
-    """Whether each row is a negative event: fulfils any condition, or else is of such a kind.
+    """Whether each row is a negative event: it fulfils any condition, or has a negative kind.
 
     Args:
         table: The interactions.
         columns: Field to column.
-        conditions: As `--negative` takes them; None finds out by the words for kinds.
+        conditions: The conditions of `--negative`; None detects negative kinds by their names.
 
     Returns:
-        A bool a row; None where no row does.
+        One bool per row; None if there are no conditions, or no row has a negative kind.
 
     Raises:
         UsageError: See `Condition.holds`.
@@ -112,14 +113,16 @@ def kinds_note(
     negative: pl.Series | None,
     weights: Weights | None,
 ) -> list[str]:
-    """Which kinds of events there are, where they are several but few, and what becomes of each.
+    """Note the kinds of events, their counts, and how each is used.
+
+    Without `weights`, the list is empty if there is only one kind, or more than `_MOST_KINDS`.
 
     Args:
         table: The interactions.
         columns: Field to column.
-        chosen: Whether a row counts at all; None where all do.
-        negative: Whether it is negative; None where none is.
-        weights: What kinds weigh; None where all weigh alike.
+        chosen: Whether a row is used at all; None if all are.
+        negative: Whether a row is negative; None if none is.
+        weights: Weights of kinds; None if all weigh alike.
     """
     name = weights.column if weights else "event"
     if not weights and "event" not in columns:
@@ -150,7 +153,7 @@ def _kind_note(frame: pl.DataFrame, kind: str, count: int, weights: Weights | No
 
 
 def _advice(column: str, kind: str, weighted: bool, negative: bool) -> str:
-    """What may be said otherwise."""
+    """The options that change how kinds are used."""
     rest = "" if weighted else "; all count alike" + (" but for the negative" if negative else "")
     ways = [f"one kind alone: --where {shlex.quote(f'{column}={kind}')}"]
     if not weighted:

@@ -1,4 +1,4 @@
-"""Joins the parts that `prepare --shard` wrote: the same data set as one process makes.
+"""Joining the parts that `prepare --shard` wrote, into the data set that one process would make.
 
 Legend: N items, D a modality's dim.
 """
@@ -28,7 +28,7 @@ ItemProblem = tuple[str, str, str | None, str]
 
 @dataclass(frozen=True)
 class Merged:
-    """What became of the parts.
+    """The result of joining parts.
 
     Attributes:
         items: N.
@@ -42,15 +42,15 @@ class Merged:
 
 
 def merge(paths: Sequence[Path], out: Path) -> Merged:
-    """Write one data set from all parts of it, whole or not at all.
+    """Write one data set from all its parts: the file is complete, or it is not there.
 
     Args:
         paths: The parts, in any order.
         out: The data set to write.
 
     Raises:
-        UsageError: A part is missing or there twice, or a file is no part.
-        CammsrError: The parts are not of one data set, or one cannot be read.
+        UsageError: A part is missing or given twice, or a file is not a part.
+        CammsrError: The parts are not from the same data set, or one cannot be read.
     """
     twice = next((path for path in paths if paths.count(path) > 1), None)
     if twice is not None:
@@ -73,7 +73,7 @@ def merge(paths: Sequence[Path], out: Path) -> Merged:
 
 
 def _require_complete(parts: dict[Path, h5py.File]) -> None:
-    """All of 1/n to n/n, each once."""
+    """Raise unless the parts are 1/n to n/n, each once."""
     known: dict[str, Path] = {}
     for path, file in parts.items():
         if "shard" not in file.attrs:
@@ -101,7 +101,7 @@ def _require_complete(parts: dict[Path, h5py.File]) -> None:
 
 
 def _require_alike(parts: dict[Path, h5py.File]) -> None:
-    """Of the same raw files, with the same options, by the same encoders."""
+    """Raise unless all parts have the same raw files, the same options and the same encoders."""
     (first_path, first), *others = parts.items()
     for path, file in others:
         for what, of_first, of_this in (
@@ -153,7 +153,7 @@ def _inputs(group: h5py.Group) -> NDArray[np.uint8] | None:
 
 
 class _Joined:
-    """The values [N, D] of all parts of a modality, read a piece at a time."""
+    """The values [N, D] of all parts of a modality, read in slices of rows."""
 
     def __init__(self, groups: list[h5py.Group], items: int) -> None:
         self.parts = [(group["rows"][()], group["values"]) for group in groups]
@@ -171,10 +171,10 @@ class _Joined:
 
 
 def _problems(parts: list[h5py.File]) -> list[ItemProblem]:
-    """Those of all parts, in the catalogue's order; what several saw is told once.
+    """The problems of all parts, in the catalogue's order, deduplicated.
 
-    All parts see the files that are missing, though perhaps for other reasons, and one of them what
-    became of the item then: what it says is the longest.
+    All parts report the missing files, perhaps with different reasons. One part also reports the
+    later problems of the item, so its list of reasons is the longest and is the one that is kept.
     """
     reasons_of: dict[tuple[str, str, str | None], list[str]] = {}
     for part in parts:

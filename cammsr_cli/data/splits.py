@@ -1,4 +1,7 @@
-"""Leave-one-out: a user's last event tests, the one before validates, the rest trains."""
+"""Leave-one-out split: a user's last event is for test, the previous one for validation.
+
+All other events are for training.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +14,10 @@ TRAIN, VALIDATION, TEST = 0, 1, 2
 
 
 def leave_one_out(event_indptr: NDArray[np.int64]) -> NDArray[np.uint8]:
-    """The part of every event.
+    """The part of every event: training, validation or test.
 
-    Users with three events or more give one to validation and one to test, users with two give
-    one to test, users with one train only.
+    Users with at least three events have one validation event and one test event. Users with two
+    events have one test event. Users with one event have only a training event.
 
     Args:
         event_indptr: int64 [U+1], CSR offsets of each user's events, in sequence order.
@@ -33,7 +36,9 @@ def leave_one_out(event_indptr: NDArray[np.int64]) -> NDArray[np.uint8]:
 def repeat_share(
     event_indptr: NDArray[np.int64], event_item: NDArray[np.integer[Any]], part: NDArray[np.uint8]
 ) -> float:
-    """Share of the training events, users' first ones apart, whose item the user had before.
+    """Share of repeat events: training events whose item is in an earlier event of the user.
+
+    The first event of each user is not counted.
 
     Args:
         event_indptr: int64 [U+1], CSR offsets of each user's events, in sequence order.

@@ -1,4 +1,4 @@
-"""A data set in numbers: what `cammsr info` shows."""
+"""Statistics of a data set, as `cammsr info` shows them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class ModalitySummary:
 
 @dataclass(frozen=True)
 class Summary:
-    """What `cammsr info --json` prints."""
+    """The data that `cammsr info --json` prints."""
 
     data: str
     counts: dict[str, int]
@@ -45,10 +45,10 @@ def summarise(path: Path, verify: bool = False) -> Summary:
 
     Args:
         path: The data set.
-        verify: Whether to read every byte of it first.
+        verify: Whether to read and check every byte of it first.
 
     Raises:
-        CammsrError: It cannot be read, or is damaged.
+        CammsrError: The file cannot be read, or is damaged.
     """
     data = DataSet(path)
     if verify:
@@ -91,7 +91,7 @@ def summarise(path: Path, verify: bool = False) -> Summary:
 
 
 def _weights(fingerprint: str) -> str | None:
-    """The revision of the weights, where a fingerprint tells it as those of ours do."""
+    """The revision of the weights, if the fingerprint records it as our encoders' do."""
     try:
         facts = json.loads(fingerprint)
     except ValueError:

@@ -1,4 +1,4 @@
-"""One text field of all items, held compactly: as Python objects a million texts are large."""
+"""One text field of all items, stored compactly: a million Python strings need much memory."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _PIECE = 65_536
 
 
 class Texts(Sequence["str | None"]):
-    """Texts and Nones, not to be changed; equal to any sequence of the same.
+    """An immutable sequence of texts and Nones; equal to any sequence with the same entries.
 
     Args:
-        values: The texts; taken a piece at a time.
+        values: The texts; consumed in chunks.
     """
 
     __slots__ = ("_column",)
@@ -50,7 +50,7 @@ class Texts(Sequence["str | None"]):
             return NotImplemented
         return len(self) == len(other) and all(a == b for a, b in zip(self, other, strict=True))
 
-    __hash__ = None  # type: ignore[assignment]  # as a list
+    __hash__ = None  # type: ignore[assignment]  # unhashable, like a list
 
     def __repr__(self) -> str:
         return f"Texts({self[:10]!r}{', ...' if len(self) > 10 else ''})"

@@ -1,4 +1,4 @@
-"""Amazon Reviews of 2014, 2018 and 2023: reviews, and metadata that lead to other items."""
+"""Amazon Reviews of 2014, 2018 and 2023: reviews, and metadata without links to other items."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from cammsr_cli.errors import UsageError
 
 YEARS = ("2014", "2018", "2023")
 
-# Items that were bought or seen with this one, by users and at times that the split holds out;
-# and pieces of the page's source.
+# Columns that are dropped: items bought or viewed together with this one, because they include
+# events that the split holds out; sales data; and pieces of the page's source.
 _LEFT_OUT = (
     *("related", "alsobuy", "alsoview", "boughttogether", "similaritem"),
     *("salesrank", "rank", "averagerating", "ratingnumber", "tech1", "tech2"),
 )
-_PAGE_SOURCE = r"getTime\(\)"  # titles of 2018 that are a script
-_MARKS = {  # what only the metadata of a release hold
+_PAGE_SOURCE = r"getTime\(\)"  # some titles of 2018 are JavaScript
+_MARKS = {  # columns that only the metadata of this release have
     "2023": {"maincategory", "boughttogether", "averagerating", "ratingnumber"},
     "2018": {"imageurl", "imageurlhighres", "alsobuy", "alsoview", "maincat", "similaritem"},
     "2014": {"imurl", "salesrank", "related"},
@@ -30,7 +30,7 @@ _MARKS = {  # what only the metadata of a release hold
 
 
 def year_of_reviews(columns: Iterable[str]) -> str | None:
-    """The release whose reviews have these columns, or None."""
+    """The release whose reviews have these columns; None if there is none."""
     names = {normalised(column) for column in columns}
     if {"userid", "parentasin", "rating"} <= names:
         return "2023"
@@ -40,7 +40,7 @@ def year_of_reviews(columns: Iterable[str]) -> str | None:
 
 
 def year_of_metadata(columns: Iterable[str]) -> str | None:
-    """The release whose metadata have these columns, or None."""
+    """The release whose metadata have these columns; None if there is none."""
     names = {normalised(column) for column in columns}
     if not _is_metadata(names):
         return None
@@ -60,7 +60,7 @@ def find_amazon(
         folder: The folder, for messages.
         columns: The columns of every table in it.
         reading: How to read the tables.
-        year: The release; None takes any.
+        year: The release; None accepts any.
 
     Returns:
         The tables, or None if no table holds reviews of that release.
@@ -85,10 +85,10 @@ def find_amazon(
 
 
 def as_amazon(tables: SourceTables, year: str | None) -> SourceTables | None:
-    """Tables of Amazon's columns with what only these files need, or None if they are others.
+    """Clean tables that have Amazon's columns; None if the tables are others.
 
-    A list of categories is a path. Columns that lead to other items or tell how an item sold are
-    left out, and so are titles that are a piece of the page's source.
+    A list of categories is read as a path. Columns with links to other items or with sales data are
+    dropped. Titles that are a piece of the page's source are dropped too.
     """
     found = year_of_reviews(tables.interactions.frame.columns)
     if found is None and tables.items is not None:

@@ -1,4 +1,4 @@
-"""Cells of raw tables as people write them: texts with HTML, lists in strings, media in objects."""
+"""Cells of raw tables: texts with HTML, lists written as strings, media in objects."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import polars as pl
 
-# What an object in a list of pictures, clips or categories calls its content, best first.
+# Keys for the content of an object in a list of pictures, clips or categories, best first.
 _MEDIA_KEYS = ("path", "file", "hi_res", "large", "large_image_url", "url", "src", "thumb")
 _NAME_KEYS = ("name", "title", "label", "value")
 
-# Only what is an element of HTML is a tag: "a < b", "<3" and "<unknown>" are text.
+# Only names of HTML elements are tags: "a < b", "<3" and "<unknown>" are text.
 _BLOCKS = (
     *("address", "article", "aside", "blockquote", "body", "br", "button", "center", "dd", "div"),
     *("dl", "dt", "fieldset", "figcaption", "figure", "footer", "form", "h[1-6]", "head"),
@@ -34,18 +34,22 @@ _ENDS = {
     "script": re.compile(r"</script[^<>]*>", re.IGNORECASE),
     "style": re.compile(r"</style[^<>]*>", re.IGNORECASE),
 }
-_DEEPEST = 50  # lists within lists; a cell that goes deeper is a text
+_DEEPEST = 50  # levels of nested lists; a cell with more levels is read as text
 _SPACES = re.compile(r"[ \t]{2,}")
 
 
 def text_of(value: object, joint: str = ", ") -> str | None:
-    """A cell as text: lists joined, objects as "key: value", HTML resolved; "" is None."""
+    """A cell as text: lists are joined, objects become "key: value", HTML is removed.
+
+    Returns:
+        The text; None if it is empty.
+    """
     text = joint.join(text_parts(decoded(value)))
     return text or None
 
 
 def first_media(value: object) -> str | None:
-    """A path or address as written; of a list its first entry, of an object its largest version."""
+    """A path or URL as written: a list's first entry, or the largest version in an object."""
     value = decoded(value)
     if isinstance(value, Mapping):
         entries = (first_media(value.get(key)) for key in _MEDIA_KEYS)
@@ -56,7 +60,7 @@ def first_media(value: object) -> str | None:
 
 
 def text_parts(value: object) -> Iterator[str]:
-    """The texts in a cell, nested lists flattened, empty ones left out."""
+    """Yield the texts in a cell; nested lists are flattened, empty texts are dropped."""
     if isinstance(value, Mapping):
         yield from _object_parts(value)
     elif isinstance(value, list):
@@ -67,7 +71,7 @@ def text_parts(value: object) -> Iterator[str]:
 
 
 def decoded(value: object) -> object:
-    """Polars lists as lists; lists and objects written into a string (JSON or Python) as such."""
+    """Decode a cell: a polars list, or a list or object written as a string (JSON or Python)."""
     if isinstance(value, pl.Series):
         return value.to_list()
     if isinstance(value, str):
@@ -78,7 +82,7 @@ def decoded(value: object) -> object:
 
 
 def cleaned(text: str) -> str:
-    """Text without HTML: tags, comments and scripts gone, entities resolved."""
+    """Remove HTML from a text: tags, comments and scripts; entities are decoded."""
     if "&" in text or "<" in text:
         text = html.unescape(_without_tags(text))
         if "<" in text or "&" in text:  # as in "&lt;p&gt;Tom &amp;amp; Jerry&lt;/p&gt;"
@@ -87,7 +91,7 @@ def cleaned(text: str) -> str:
 
 
 def _plain(text: str) -> str:
-    """Text without what HDF5 (NUL) or UTF-8 (lone surrogates) cannot hold, spaces at ends cut."""
+    """Strip a text, without the characters that HDF5 (NUL) or UTF-8 (surrogates) cannot hold."""
     return text.replace("\x00", "").encode("utf-8", "replace").decode("utf-8").strip()
 
 
@@ -99,7 +103,7 @@ def _without_tags(text: str) -> str:
 
 
 def _without_unseen(text: str) -> str:
-    """Cut comments, scripts and style sheets; one that is never closed stays as it is."""
+    """Remove comments, scripts and style sheets; one without an end is kept."""
     parts: list[str] = []
     begin = 0
     while opening := _UNSEEN.search(text, begin):
@@ -137,7 +141,7 @@ def _too_deep(value: list[object] | dict[object, object]) -> bool:
 
 
 def _object_parts(value: Mapping[object, object]) -> Iterator[str]:
-    """An object's name if it has one, else each of its entries as "key: value"."""
+    """Yield an object's name if it has one, otherwise each of its entries as "key: value"."""
     name = next((value[key] for key in _NAME_KEYS if value.get(key)), None)
     if name is not None:
         yield from text_parts(decoded(name))

@@ -1,4 +1,4 @@
-"""Column names of raw files, recognised or mapped to the names this project uses."""
+"""Column names of raw files, recognised or mapped to the field names of this project."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from cammsr_cli.errors import UsageError, closest
 FileKind = Literal["interactions", "items"]
 KINDS: tuple[FileKind, FileKind] = ("interactions", "items")
 
-# Best first: where a file holds several of the names of one field, the first named here wins.
-# Compared in lower case without "_", "-" and spaces.
+# Names of each field, best first: if a file has several of them, the first in this list is used.
+# They are compared in lower case without "_", "-" and spaces.
 CANDIDATES: dict[FileKind, dict[str, tuple[str, ...]]] = {
     "interactions": {
         "user": (
@@ -63,7 +63,7 @@ CANDIDATES: dict[FileKind, dict[str, tuple[str, ...]]] = {
         "video": ("video", "videopath", "clip", "trailer", "videos", "videofile", "videourl"),
     },
 }
-# A number that is no ordinal of a vector's component, or a date.
+# A date, or a number that is not the ordinal of a vector's component.
 _VALUE = re.compile(r"[-+]?\d{4,}|\d+[.,]\d+|\d{4}-\d\d-\d\d.*")
 
 
@@ -71,9 +71,9 @@ class UnmatchedError(UsageError):
     """Columns of the interactions are not recognised.
 
     Attributes:
-        hint: How to mend it.
-        missing: The fields that no column was found for; none if something else is wrong.
-        found: Field to column for the others.
+        hint: How to fix it.
+        missing: The fields that no column was found for; empty if something else is wrong.
+        found: Field to column for the other fields.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class UnmatchedError(UsageError):
 
 @dataclass(frozen=True)
 class Header:
-    """The column names of one file, and how the file is called in messages."""
+    """The column names of one file, and the name of the file in messages."""
 
     file: str
     columns: Sequence[str]
@@ -95,13 +95,13 @@ class Header:
 
 @dataclass(frozen=True)
 class MatchedColumns:
-    """Field to column name, for each of the two files; a field without a column is not there.
+    """Field to column name, for each of the two files; a field without a column has no entry.
 
     Attributes:
-        interactions: Of the interactions file.
-        items: Of the items file.
-        others: The other recognised columns of a field, best first, by file; there are none for
-            fields that were mapped.
+        interactions: The columns of the interactions file.
+        items: The columns of the items file.
+        others: By file, the other recognised columns of each field, best first. Fields that the
+            user mapped have none.
     """
 
     interactions: dict[str, str]
@@ -110,7 +110,7 @@ class MatchedColumns:
 
     @property
     def spares(self) -> dict[str, list[str]]:
-        """Of the items file: where a cell of a field's column is empty, theirs is taken."""
+        """Further columns of the items file, read where a cell of the field's column is empty."""
         return {name: own for name, own in self.others.get("items", {}).items() if name != "item"}
 
 
@@ -120,22 +120,22 @@ def normalised(name: str) -> str:
 
 
 def item_column(columns: Sequence[str], kind: FileKind) -> str:
-    """The column that is recognised as the item's id.
+    """Find the column that is recognised as the item's id.
 
     Raises:
-        StopIteration: There is none.
+        StopIteration: There is no such column.
     """
     by_name = {normalised(column): column for column in reversed(columns)}
     return next(by_name[name] for name in CANDIDATES[kind]["item"] if name in by_name)
 
 
 def is_index(name: str) -> bool:
-    """Whether a column is the row numbers that pandas writes where nobody tells it not to."""
+    """Whether a column holds the row numbers that pandas writes by default."""
     return not name.strip() or name in ("Unnamed: 0", "__index_level_0__")
 
 
 def distinct_names(header: Sequence[str]) -> list[str]:
-    """Column names made unique as polars does it: a second `x` is `x_duplicated_0`."""
+    """Make column names unique as polars does: a second `x` becomes `x_duplicated_0`."""
     seen: dict[str, int] = {}
     names: list[str] = []
     for name in header:
@@ -145,12 +145,12 @@ def distinct_names(header: Sequence[str]) -> list[str]:
 
 
 def looks_like_data(columns: Sequence[str]) -> bool:
-    """Whether a header is a row of values instead: numbers, dates, or nothing that is a name."""
+    """Whether a header looks like a row of values: a name is a number or a date."""
     return any(_VALUE.fullmatch(name.strip()) for name in columns if not is_index(name))
 
 
 def listed(columns: Iterable[str]) -> str:
-    """Column names for a message, which is one line whatever they hold."""
+    """List column names for a message, on one line."""
     return ", ".join(name if name.isprintable() else repr(name) for name in columns)
 
 
@@ -165,13 +165,13 @@ def match_columns(
     Args:
         interactions: The interactions file's header.
         items: The items file's header, if there is such a file; its `item` column is required.
-        overrides: Field to column, as given by `--map field=column`. A field holds for whichever
-            of the two files has that column; `interactions.item` and `items.item` name the file.
-        required: The fields without which the interactions file is of no use.
+        overrides: Field to column, as given by `--map field=column`. A field applies to the file
+            that has the column; `interactions.item` and `items.item` name the file.
+        required: The fields that the interactions file must have.
 
     Raises:
-        UsageError: An override names an unknown field or column, or a required column is
-            missing; all faults are told at once, and the hint says how to map the missing ones.
+        UsageError: An override names an unknown field or column, or a required column is missing.
+            The message reports all errors at once; the hint says how to map missing columns.
     """
     headers: dict[FileKind, Header] = {"interactions": interactions}
     if items is not None:
@@ -211,7 +211,7 @@ def match_columns(
 
 
 def _recognised(kind: FileKind, header: Header, mapped: Mapping[str, str]) -> dict[str, list[str]]:
-    """The columns that are known by name for each field, best first, but for those mapped."""
+    """The columns that are recognised by name for each field, best first, without mapped ones."""
     by_name: dict[str, list[str]] = {}
     for column in header.columns:
         if column not in mapped.values():
@@ -241,7 +241,7 @@ def _apply_overrides(
 ) -> tuple[dict[FileKind, dict[str, str]], list[str]]:
     mapped: dict[FileKind, dict[str, str]] = {"interactions": {}, "items": {}}
     faults: list[str] = []
-    # A field with its file named beats the same field without.
+    # A field with the name of its file takes precedence over the same field without it.
     for key, column in sorted(overrides.items(), key=lambda pair: "." in pair[0]):
         kinds, name = _target(key)
         if not kinds:
@@ -259,7 +259,7 @@ def _apply_overrides(
 
 
 def _target(key: str) -> tuple[list[FileKind], str]:
-    """The files an override's key may speak of, none if it is unknown, and the field."""
+    """The files that an override's key may refer to (none if it is unknown), and the field."""
     prefix, dot, name = key.strip().lower().rpartition(".")
     return [k for k in KINDS if name in CANDIDATES[k] and (not dot or prefix == k)], name
 

@@ -1,4 +1,4 @@
-"""What raw files hold: bytes decompressed, and text in UTF-8 whatever it was written in."""
+"""The content of raw files: bytes are decompressed, and text is converted to UTF-8."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ UTF16_BOMS = (b"\xff\xfe", b"\xfe\xff")
 MISSING = frozenset(
     ("NULL", "Null", "null", r"\N", "nan", "NaN", "NAN", "None", "NA", "N/A", "n/a", "<NA>", "#N/A")
 )
-"""Words that programs write where there is no value."""
+"""Words that programs write for a missing value."""
 
-_LONGEST_LINE = 2**26  # bytes that are read to learn a table's columns
+_LONGEST_LINE = 2**26  # bytes that are read to find a table's columns
 _LINES_TO_LEARN_FROM = 20
 _PIECE = 2**24  # bytes
-_NO_FILES = ("idna", "punycode", "unicode-escape", "raw-unicode-escape")  # codecs of other things
+_NO_FILES = ("idna", "punycode", "unicode-escape", "raw-unicode-escape")  # not for files
 _WESTERN, _LATIN_1 = "cp1252", "iso8859-1"
-# Marks that stand among letters of western Europe; of both at most three in a row, as text in other
-# alphabets has long runs of such bytes.
+# Characters that occur in western European text besides letters. At most three such characters or
+# letters occur in a row: text in other alphabets has long runs of these bytes.
 _WESTERN_MARKS = "€‚„…†‡‰‹‘’“”•–—™›¡¢£§©ª«®°²³´·¹º»¼½¾¿×÷\xa0"
 _NOT_WESTERN = re.compile(rf"[^\x00-\x7fÀ-ÏÑ-Üßà-ïñ-üÿŒœŠšŽžŸ{_WESTERN_MARKS}]|[^\x00-\x7f]{{4}}")
 _WORD = re.compile(r"[^\s,;|\"]*[^\x00-\x7f][^\s,;|\"]*")
@@ -42,12 +42,12 @@ class Reading:
     r"""How raw files are read.
 
     Attributes:
-        encoding: What text is written in; None finds it out: UTF-8, UTF-16 by its byte order mark,
-            or a western European one.
-        encodings: By a file's name what it is written in, instead.
-        columns: By a file's name its columns, where it has no header.
-        tables: By the name of a workbook or a database which of its tables is meant.
-        queries: By a database's name an SQL query that is read in place of a table.
+        encoding: The encoding of text; None detects it: UTF-8, UTF-16 by its byte order mark, or a
+            western European encoding.
+        encodings: File name to the encoding of that file; it overrides `encoding`.
+        columns: File name to the columns of a file without a header.
+        tables: Name of a workbook or a database to the table to read.
+        queries: Name of a database to an SQL query whose result is read instead of a table.
         missing: Words that stand for a missing value, such as "NULL" and "\N".
     """
 
@@ -59,19 +59,19 @@ class Reading:
     missing: frozenset[str] = MISSING
 
     def encoding_of(self, path: Path) -> str | None:
-        """What a file is said to be written in; None if nothing is said."""
+        """The encoding that was given for a file; None if none was given."""
         return self.encodings.get(path.name, self.encoding)
 
 
 def checked_encoding(name: str) -> str:
-    """The codec that an encoding's name stands for.
+    """Look up the codec of an encoding's name.
 
     Raises:
-        UsageError: There is no such encoding of text.
+        UsageError: There is no such text encoding.
     """
     try:
         codec = codecs.lookup(name)
-        "".encode(name)  # refused by codecs that are not for text, such as "base64"
+        "".encode(name)  # raises for codecs that are not for text, such as "base64"
         if codec.name in _NO_FILES:
             raise LookupError
     except (LookupError, ValueError):
@@ -83,7 +83,7 @@ def checked_encoding(name: str) -> str:
 
 
 def read_content(path: Path) -> bytes:
-    """A file's content, decompressed if its name ends in `.gz` or `.zst`.
+    """Read a file's content, decompressed if its name ends in `.gz` or `.zst`.
 
     Raises:
         CammsrError: The file is missing, cannot be read, or its compressed stream is broken.
@@ -109,10 +109,10 @@ def read_content(path: Path) -> bytes:
 
 
 def first_lines(path: Path, encoding: str | None) -> list[str]:
-    """The first lines that hold anything, read without the rest of the file.
+    """Read the first lines of a file that are not blank, without reading the rest of the file.
 
     Raises:
-        OSError: The file cannot be read; other errors of its compression mean the same.
+        OSError: The file cannot be read; errors of the decompression mean the same.
     """
     suffix = path.suffix.lower()
     with path.open("rb") as raw:
@@ -133,13 +133,14 @@ def first_lines(path: Path, encoding: str | None) -> list[str]:
 
 
 def decode(path: Path, content: bytes, encoding: str = UTF8) -> str:
-    """Decode text, or say which byte on which line of which file cannot be decoded.
+    """Decode text.
 
-    What is called latin-1 is read as cp1252, as browsers do: they differ only in control characters
-    that no text holds, where cp1252 has quotes, dashes and the euro.
+    As in browsers, latin-1 is read as cp1252. They differ only in control characters that do not
+    occur in text, where cp1252 has quotes, dashes and the euro sign.
 
     Raises:
-        CammsrError: A byte sequence is not valid in `encoding`.
+        CammsrError: A byte sequence is not valid in `encoding`; the message gives the file, the
+            line and the byte.
     """
     if codecs.lookup(encoding).name == _LATIN_1:
         with suppress(UnicodeDecodeError):
@@ -161,7 +162,7 @@ def decode(path: Path, content: bytes, encoding: str = UTF8) -> str:
 
 
 def read_text(path: Path, encoding: str | None = None) -> str:
-    """A text file whole, without a byte order mark.
+    """Read a whole text file, without its byte order mark.
 
     Raises:
         CammsrError: The file cannot be read, or a byte is not valid in `encoding`.
@@ -171,16 +172,17 @@ def read_text(path: Path, encoding: str | None = None) -> str:
 
 
 def as_utf8(path: Path, content: bytes, encoding: str | None) -> tuple[bytes, str, tuple[str, ...]]:
-    """Text in UTF-8 without a byte order mark, what it was written in, and what to tell of that.
+    """Convert text to UTF-8 without a byte order mark; also return its encoding and notes.
 
     Args:
         path: The file, for messages.
         content: Its bytes.
-        encoding: What they are written in; None finds it out. A file that begins with UTF-8's byte
-            order mark is UTF-8, whatever is said here.
+        encoding: Their encoding; None detects it. A file that begins with the byte order mark of
+            UTF-8 is always read as UTF-8.
 
     Raises:
-        CammsrError: A byte sequence is not valid in the encoding, or it cannot be found out.
+        CammsrError: A byte sequence is not valid in the encoding, or the encoding cannot be
+            detected.
     """
     if content.startswith(UTF8_BOM):
         content, encoding = content.removeprefix(UTF8_BOM), UTF8
@@ -191,7 +193,7 @@ def as_utf8(path: Path, content: bytes, encoding: str | None) -> tuple[bytes, st
             return content, UTF8, ()
         text = None if encoding else _western(content)
         if text is None:
-            return decode(path, content).encode(), UTF8, ()  # which tells the byte that is not
+            return decode(path, content).encode(), UTF8, ()  # raises, and names the bad byte
         line, word = _first_word(text)
         note = (
             f"{path.name} is not UTF-8: read as {_WESTERN}, as in {word!r} on line {line} "
@@ -203,7 +205,7 @@ def as_utf8(path: Path, content: bytes, encoding: str | None) -> tuple[bytes, st
 
 
 def _is_utf8(content: bytes) -> bool:
-    """Whether all of it is, looked at a piece at a time, as the text itself is not needed."""
+    """Whether all bytes are valid UTF-8; they are decoded in chunks, as the text is not needed."""
     if content.isascii():
         return True
     decoder = codecs.getincrementaldecoder(UTF8)()
@@ -217,9 +219,9 @@ def _is_utf8(content: bytes) -> bool:
 
 
 def _western(content: bytes) -> str | None:
-    """Text in the usual encoding of western Europe, or None if it may be in another.
+    """Decode text as cp1252, the usual western European encoding; None if it may be another one.
 
-    Damaged UTF-8 is not taken for it: most of its letters are sound.
+    Damaged UTF-8 is not read as cp1252: most of its letters are valid UTF-8.
     """
     try:
         text = content.decode(_WESTERN)
@@ -236,15 +238,19 @@ def _beyond_ascii(text: str) -> int:
 
 
 def _first_word(text: str) -> tuple[int, str]:
-    """The line and the word of the first letter that is not ASCII."""
+    """The line of the first letter that is not ASCII, and the word that contains it."""
     found = _WORD.search(text)
-    if found is None:  # it stands between separators
+    if found is None:  # the character is not in a word
         return 1, ""
     return text.count("\n", 0, found.start()) + 1, found[0]
 
 
 def _decompress_zstd(raw: bytes) -> bytes:
-    """All frames of a zstd file; `zstandard` itself does not complain about a cut one."""
+    """Decompress all frames of a zstd file; `zstandard` does not report a truncated frame.
+
+    Raises:
+        EOFError: The last frame is truncated.
+    """
     parts: list[bytes] = []
     while raw:
         frame = zstandard.ZstdDecompressor().decompressobj()

@@ -1,4 +1,4 @@
-"""Tables of SQLite and DuckDB files, which are opened to read alone."""
+"""Tables of SQLite and DuckDB files, which are opened read-only."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ _TABLES = {
 
 
 def database_tables(path: Path) -> dict[str, str]:
-    """The tables and views of a database: what each is called, and how SQL names it.
+    """Map the names of a database's tables and views to their identifiers in SQL.
 
-    A table of DuckDB that is in another schema than `main` is called "schema.table".
+    The name of a DuckDB table in another schema than `main` is "schema.table".
 
     Raises:
-        CammsrError: It cannot be read, or the package that reads it is not installed.
+        CammsrError: The database cannot be read, or the package that reads it is not installed.
     """
     kind = _kind(path)
     with _refusals_named(path, ""):
@@ -56,9 +56,9 @@ def database_tables(path: Path) -> dict[str, str]:
 
 
 def read_query(path: Path, sql: str) -> pl.DataFrame:
-    """The rows that a query of a database gives, in its order; bytes as bytes.
+    """Run a query on a database and return its rows in their order; bytes stay bytes.
 
-    It cannot change the file, and reaches no other.
+    The query cannot change the file, and cannot access other files.
 
     Raises:
         CammsrError: The query fails; the database cannot be read; the package that reads it is not
@@ -77,7 +77,7 @@ def read_query(path: Path, sql: str) -> pl.DataFrame:
 
 
 def _kind(path: Path) -> str:
-    """What wrote a file, by its first bytes."""
+    """The database system that wrote a file, by its first bytes."""
     with path.open("rb") as file:
         head = file.read(len(_SQLITE))
     if head == _SQLITE:
@@ -123,7 +123,7 @@ def _sqlite(path: Path) -> sqlite3.Connection:
 
 
 def _rows_of_sqlite(connection: sqlite3.Connection, sql: str) -> pl.DataFrame:
-    """The rows, a piece at a time; a column whose cells are of several types is text."""
+    """Read the rows in chunks; a column with cells of several types becomes text."""
     sql = sql.strip().removesuffix(";")
     cursor = connection.execute(sql)
     if cursor.description is None:

@@ -1,4 +1,4 @@
-"""Dates in the usual forms, whatever the order of day, month and year."""
+"""Dates in the usual formats, with any order of day, month and year."""
 
 from __future__ import annotations
 
@@ -40,17 +40,20 @@ _TOKENS = {
     **{"weekday": "%A", "day": "%d", "month": "%B", "year": "%Y", "hour": "%H", "minute": "%M"},
     **{"second": "%S", "fraction": "%.f", "half": "%p", "sign": "%z"},
 }
-# The places of day, month and year among the three numbers of a date.
+# The positions of day, month and year among the three numbers a, b and c of a date.
 ORDERS = {"day-first": "abc", "month-first": "bac", "year-first": "cba"}
 
 
 def from_dates(texts: pl.Series, kind: str, order: str | None) -> Reading:
-    """Dates of one shape; without a zone they are UTC."""
+    """Read dates of one shape; dates without a time zone are UTC."""
     return _alike(texts, kind, order) or _by_parts(texts, kind, order)
 
 
 def _alike(texts: pl.Series, kind: str, order: str | None) -> Reading | None:
-    """Dates that are all written just like the first, which polars reads fastest; else None."""
+    """Read dates that all have exactly the format of the first one; None if they do not.
+
+    This is the fast case: polars reads the whole column with one strptime pattern.
+    """
     example = str(texts.drop_nulls()[0])
     made = _patterns_of(example, kind)
     if made is None or not texts.str.contains(made[0]).fill_null(False).all():
@@ -67,9 +70,9 @@ def _alike(texts: pl.Series, kind: str, order: str | None) -> Reading | None:
 
 
 def _patterns_of(example: str, kind: str) -> tuple[str, dict[str, str]] | None:
-    """What a date looks like as a regular expression, and by its possible orders for strptime.
+    """A regular expression for the format of a date, and its strptime pattern for each order.
 
-    None where strptime would not read it, or not exactly.
+    None if strptime cannot read the format, or not exactly.
     """
     match = re.match(SHAPES[kind].replace("(?<", "(?P<"), example)
     if match is None:
@@ -113,7 +116,10 @@ def _patterns_of(example: str, kind: str) -> tuple[str, dict[str, str]] | None:
 
 
 def _looks_like(name: str, text: str, fixed: bool) -> str:
-    """A part of a date as a regular expression: strptime alone takes the year 24 for 24."""
+    """A regular expression for one part of a date, with its number of digits.
+
+    Strptime alone would accept "24" as the year 24.
+    """
     if name == "sign":
         return "[+-][0-9]{2}:?[0-9]{2}"
     if name == "fraction":
@@ -126,9 +132,9 @@ def _looks_like(name: str, text: str, fixed: bool) -> str:
 
 
 def _possible_orders(four: str | None, dotted: bool) -> list[str]:
-    """The orders of three numbers, by the place of a year of four digits.
+    """The possible orders of three numbers, given the position of a year of four digits.
 
-    With dots the day comes first: no country writes otherwise.
+    A date with dots is never month-first: no country writes it in this order.
     """
     if four == "a":
         return ["year-first"]
@@ -137,7 +143,7 @@ def _possible_orders(four: str | None, dotted: bool) -> list[str]:
 
 
 def _by_parts(texts: pl.Series, kind: str, order: str | None) -> Reading:
-    """Dates of one shape, however else they differ from one another."""
+    """Read dates of one shape by their parts; they may differ in all other respects."""
     parts = texts.str.extract_groups(SHAPES[kind]).struct.unnest()
     example = f"dates such as {texts.drop_nulls()[0]!r}"
     if kind == _NUMBERED:
@@ -157,7 +163,7 @@ def _by_parts(texts: pl.Series, kind: str, order: str | None) -> Reading:
 
 
 def _orders(parts: pl.DataFrame) -> tuple[list[str], str | None]:
-    """The orders that most rows of three numbers allow, and where the year of four digits is."""
+    """The orders that most rows of three numbers allow, and the position of a four-digit year."""
     wide = {at: int((parts[at].str.len_bytes() == 4).sum()) for at in "ac"}
     four = max(wide, key=lambda at: wide[at]) if any(wide.values()) else None
     dotted = int((parts["mark"] == ".").sum()) * 2 > parts.height
@@ -172,14 +178,17 @@ def _orders(parts: pl.DataFrame) -> tuple[list[str], str | None]:
         misfits[name] = seconds[name].null_count()
     fewest = min(misfits.values())
     fitting = [name for name in possible if misfits[name] == fewest]
-    # Readings that come to the same times leave nothing to ask.
+    # Orders that give the same times are not ambiguous.
     first = seconds[fitting[0]]
     distinct = [name for name in fitting[1:] if not first.eq_missing(seconds[name]).all()]
     return [fitting[0], *distinct], four
 
 
 def _ordered(parts: pl.DataFrame, order: str, four: str | None) -> pl.DataFrame:
-    """The three numbers of dates as day, month and year; null where marks or the year differ."""
+    """Name the three numbers of dates as day, month and year.
+
+    The day is null if the two separators differ or the year has the wrong number of digits.
+    """
     day, month, year = tuple(ORDERS["year-first" if four == "a" else order])
     digits = 2 if four is None else 4
     fits = (pl.col("mark") == pl.col("other")) & (pl.col(year).str.len_bytes() == digits)
@@ -189,7 +198,7 @@ def _ordered(parts: pl.DataFrame, order: str, four: str | None) -> pl.DataFrame:
 
 
 def _assembled(parts: pl.DataFrame) -> pl.DataFrame:
-    """Day, month, year and what there is of clock and zone, as `second` and `fraction`."""
+    """Combine day, month, year and, if present, time and zone into `second` and `fraction`."""
     absent_parts = [
         name
         for name in ("hour", "minute", "second", "fraction", "half", "sign", "zone_hour")

@@ -1,8 +1,8 @@
-"""Rows of CSV, TSV and other files whose lines hold fields between separators.
+"""Rows of CSV, TSV and other delimited files.
 
-Polars reads them, as it is fast; but it takes what Python's strict reader refuses, so that records
-merge. So it is asked only where the quotes and the number of separators show that there is one
-reading. Everything else goes record by record.
+Polars reads them because it is fast. But it accepts files that Python's strict reader rejects, and
+then merges records. So polars is used only if the quotes and the number of delimiters show that the
+file is not ambiguous. All other files are read record by record.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from cammsr_cli.data.readers.dialects import (
 )
 from cammsr_cli.errors import CammsrError
 
-_WITH_QUOTES = (",", ";")  # files with other separators are written without quotes more often
+_WITH_QUOTES = (",", ";")  # files with other delimiters are more often written without quoting
 _LARGEST_FIELD = 2**31 - 1  # bytes; the csv module's own limit is 128 KiB
 _RECORDS_A_PIECE = 65_536
 _ENCLOSED = re.compile(r'"((?:[^"]|"")*)"')
@@ -41,13 +41,13 @@ _ENCLOSED = re.compile(r'"((?:[^"]|"")*)"')
 
 @dataclass(frozen=True)
 class Delimited:
-    """What a delimited file holds.
+    """The content of a delimited file.
 
     Attributes:
-        frame: Its rows, every column a string; an empty field is null; blank lines left out.
-        dialect: How they were told apart.
-        blank: How many rows without any value were left out.
-        notes: What people should know of how the file was read.
+        frame: Its rows; every column is a string, an empty field is null, blank lines are dropped.
+        dialect: The delimiter and the quoting.
+        blank: The number of dropped rows without any value.
+        notes: Notes for people about how the file was read.
     """
 
     frame: pl.DataFrame
@@ -57,11 +57,11 @@ class Delimited:
 
 
 class _UnsureError(Exception):
-    """Polars may read this otherwise than it was meant."""
+    """The file is ambiguous: polars may read it wrongly."""
 
 
 class _BrokenError(Exception):
-    """A record on a line is not one: its quotes do not add up."""
+    """A record is broken: its quotes do not match."""
 
     def __init__(self, line: int, reason: str) -> None:
         super().__init__(reason)
@@ -71,18 +71,18 @@ class _BrokenError(Exception):
 def read_delimited(
     path: Path, content: bytes, usual: str, columns: Sequence[str] = ()
 ) -> Delimited:
-    """The rows of a delimited file.
+    """Read the rows of a delimited file.
 
     Args:
         path: The file, for messages.
-        content: What it holds, in UTF-8.
-        usual: The separator of its kind; another one is taken where the first lines show it.
-        columns: The columns' names where the file has no header.
+        content: Its content, in UTF-8.
+        usual: The usual delimiter of its format; another one is used if the first lines show it.
+        columns: The column names of a file without a header.
 
     Raises:
         CammsrError: A quoted field is broken, or a row has more or fewer fields than the header;
-            it says on which line.
-        UnicodeDecodeError: It is not UTF-8.
+            the message gives the line.
+        UnicodeDecodeError: The content is not UTF-8.
     """
     content, dialect = after_separator_line(content, usual)
     dialect = replace(dialect, columns=tuple(columns))
@@ -111,7 +111,7 @@ def read_delimited(
 
 
 def header_of(lines: Sequence[str], usual: str) -> list[str]:
-    """The columns that a file's first lines name; [] if they cannot be told."""
+    """The column names in a file's first lines; [] if they are unknown."""
     content, dialect = after_separator_line("".join(lines).encode("utf-8", "replace"), usual)
     text = one_separator(content, dialect).decode()
     records = _records(text, dialect)
@@ -122,7 +122,7 @@ def header_of(lines: Sequence[str], usual: str) -> list[str]:
 
 
 def line_of(text: str, dialect: Dialect, row: int) -> int | None:
-    """The line on which a 0-based row of a file begins; None where it cannot be told."""
+    """The line on which a 0-based row of a file begins; None if it is unknown."""
     content = one_separator(text.encode(), dialect)
     if dialect.quotes == "escaped":
         content = _with_doubled_quotes(content)
@@ -147,11 +147,11 @@ def line_of(text: str, dialect: Dialect, row: int) -> int | None:
 def _read_fast(
     path: Path, content: bytes, dialect: Dialect, quotes: NDArray[np.int64]
 ) -> Delimited:
-    """With polars, where there is one reading only.
+    """Read a file with polars, if it is not ambiguous.
 
     Raises:
-        _UnsureError: There may be several, or a row has fewer fields than the header.
-        PolarsError: Polars refuses the file.
+        _UnsureError: The file may be ambiguous, or a row has fewer fields than the header.
+        PolarsError: Polars cannot read the file.
         UnicodeDecodeError: A column's name is not UTF-8.
     """
     quoted = dialect.quotes != "none" and len(quotes) > 0
@@ -159,7 +159,7 @@ def _read_fast(
     if quoted and not quotes_enclose(content, quotes, mark):
         raise _UnsureError
     if content.endswith(mark.encode()):
-        content += b"\n"  # without it polars takes one field too many in the last line
+        content += b"\n"  # without it polars reads one field too many in the last line
     frame = pl.read_csv(
         content,
         separator=mark,
@@ -168,7 +168,7 @@ def _read_fast(
         quote_char='"' if quoted else None,
     )
     if any("\ufffd" in name for name in frame.columns):
-        content.decode()  # polars replaces what it cannot decode in a header
+        content.decode()  # polars does not raise for invalid bytes in a header
     if dialect.columns:
         if len(dialect.columns) != frame.width:
             raise _UnsureError
@@ -176,7 +176,7 @@ def _read_fast(
     kept = _without_blank_rows(frame)
     blank = frame.height - kept.height
     if frame.width > 1 and kept[:, -1].null_count():
-        # Polars fills short rows with nulls; here they are told by the separators they lack.
+        # Polars fills short rows with nulls; they are detected by their missing delimiters.
         empty = empty_lines(content, quotes if quoted else quotes[:0]) if blank else 0
         records = frame.height + (not dialect.columns) - empty
         separators = count_of(content, mark)
@@ -191,7 +191,7 @@ def _read_fast(
 
 
 def _read_escaped(path: Path, content: bytes, dialect: Dialect) -> Delimited:
-    r"""A file that writes `\"` for a quote within quotes."""
+    r"""Read a file that writes `\"` for a quote within quotes."""
     escaped = replace(dialect, quotes="escaped")
     bare = re.sub(rb'\\[\\"]', b"..", content)
     if not quotes_enclose(bare, positions_of(bare, b'"'), mark_of(dialect), doubled=False):
@@ -203,7 +203,7 @@ def _read_escaped(path: Path, content: bytes, dialect: Dialect) -> Delimited:
 
 
 def _with_doubled_quotes(content: bytes) -> bytes:
-    r"""Content where `\"` is `""` and `\\` is `\`."""
+    r"""Replace `\"` by `""` and `\\` by `\`."""
     return re.sub(rb'\\([\\"])', lambda found: b'""' if found[1] == b'"' else b"\\", content)
 
 
@@ -213,7 +213,7 @@ def _without_blank_rows(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def _unquoted(frame: pl.DataFrame) -> pl.DataFrame:
-    """Fields and names without the quotes that enclose the whole of them."""
+    """Remove quotes that enclose a whole field or a whole column name."""
     enclosed = pl.all().str.contains(f"(?s)^{_ENCLOSED.pattern}$")
     inner = pl.all().str.slice(1).str.head(-1).str.replace_all('""', '"', literal=True)
     frame = frame.select(pl.when(enclosed).then(inner).otherwise(pl.all()))
@@ -222,20 +222,20 @@ def _unquoted(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def _bare(field: str) -> str:
-    """A field without the quotes that enclose the whole of it."""
+    """Remove quotes that enclose a whole field."""
     enclosed = _ENCLOSED.fullmatch(field)
     return field if enclosed is None else enclosed[1].replace('""', '"')
 
 
 def _read_records(path: Path, text: str, dialect: Dialect) -> tuple[pl.DataFrame, int]:
-    """Record by record: finds the bad line, or reads what polars does not.
+    """Read a file record by record: read what polars cannot read, or find the bad line.
 
     Returns:
-        The rows, and how many without any value were left out.
+        The rows, and the number of dropped rows without any value.
 
     Raises:
         CammsrError: A record has more or fewer fields than the header.
-        _BrokenError: Quotes do not add up.
+        _BrokenError: Quotes do not match.
     """
     blank, wrong = 0, 0
     header = list(dialect.columns)
@@ -274,12 +274,12 @@ def _read_records(path: Path, text: str, dialect: Dialect) -> tuple[pl.DataFrame
 
 
 def _records(text: str, dialect: Dialect) -> Iterator[tuple[int, list[str]]]:
-    """Each record, blank ones too, with the line it begins on, header first.
+    """Yield each record with the line on which it begins, including the header and blank records.
 
     Raises:
-        _BrokenError: Quotes do not add up.
+        _BrokenError: Quotes do not match.
     """
-    # A lone carriage return ends a line only where nothing else does; `csv` refuses the others.
+    # A lone carriage return ends a line only in a file without line feeds; `csv` rejects others.
     text = re.sub(r"\r(?!\n)", " " if "\n" in text else "\n", text)
     mark = mark_of(dialect)
     line = dialect.first_line

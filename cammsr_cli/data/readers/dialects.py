@@ -1,4 +1,4 @@
-"""How a file's bytes are lines and fields: its separator and its quotes, by what they show."""
+"""The dialect of a delimited file: its delimiter and its quoting, detected from its content."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from numpy.typing import NDArray
 Quotes = Literal["doubled", "escaped", "none"]
 
 _SEPARATORS = (",", ";", "\t", "|", "::", " ")
-_INSIDE = "\x1f"  # what stands for a separator of two characters while a file is read
-_HEAD = 65_536  # bytes that tell the separator
+_INSIDE = "\x1f"  # replaces a delimiter of two characters while a file is read
+_HEAD = 65_536  # bytes that are read to detect the delimiter
 _LINES_TO_LEARN_FROM = 20
-_PIECE = 2**20  # bytes, as many as a processor's cache holds
+_PIECE = 2**20  # bytes that fit into a processor's cache
 _SEPARATOR_LINE = re.compile(rb'"?sep=(.)"?\r?\n')  # as Excel writes it
 
 
 @dataclass(frozen=True)
 class Dialect:
-    r"""How a file's bytes are lines and fields.
+    r"""How the content of a file is split into lines and fields.
 
     Attributes:
-        separator: What stands between two fields.
-        quotes: What a double quote is: "doubled" where fields may stand in quotes, and a quote
-            within is written twice; "escaped" where it is written `\"` instead; "none" where no
-            field goes beyond its line, and quotes around a whole field are taken off.
+        separator: The delimiter of fields.
+        quotes: The quoting. "doubled": fields may be quoted, and a quote within a quoted field is
+            written twice. "escaped": such a quote is written `\"`. "none": no field has a line
+            break, and quotes around a whole field are removed.
         first_line: The number of the first line that is read, from 1.
-        columns: The columns' names where the file has no header.
+        columns: The column names of a file without a header.
     """
 
     separator: str
@@ -40,14 +40,17 @@ class Dialect:
 
 
 def separator_of(content: bytes, usual: str) -> str:
-    """The usual one, or what the first lines show instead: many programs write "CSV" with ";"."""
+    """Detect the delimiter in the first lines: many programs write "CSV" with ";".
+
+    The usual delimiter is returned if the first lines show no other.
+    """
     whole = content[:_HEAD].decode("utf-8", "replace")
     if usual == "\t" and _even(whole.split("\n")[:_LINES_TO_LEARN_FROM], usual):
-        return usual  # quotes of a TSV may pair by chance
+        return usual  # quotes in a TSV may match by chance
     head = re.sub(r'"[^"\n]*"', "", whole)
     lines = [line for line in head.split("\n")[:_LINES_TO_LEARN_FROM] if line.strip()]
     if len(content) > _HEAD and len(lines) > 1:
-        lines.pop()  # the last may be cut
+        lines.pop()  # the last line may be truncated
     marks = (usual, *(mark for mark in _SEPARATORS if mark != usual))
     counts = {mark: [line.count(mark) for line in lines] or [0] for mark in marks}
     for mark in marks:
@@ -58,13 +61,13 @@ def separator_of(content: bytes, usual: str) -> str:
 
 
 def _even(lines: Sequence[str], mark: str) -> bool:
-    """Whether all lines that hold anything have as many marks, one at least."""
+    """Whether all lines that are not blank have the same number of marks, at least one."""
     counts = {line.count(mark) for line in lines if line.strip()}
     return len(counts) == 1 and counts != {0}
 
 
 def after_separator_line(content: bytes, usual: str) -> tuple[bytes, Dialect]:
-    """The content from its header on, and how its fields are separated."""
+    """Remove Excel's "sep=" line, if there is one, and detect the dialect of the rest."""
     if b"\n" not in content:
         content = content.replace(b"\r", b"\n")
     if declared := _SEPARATOR_LINE.match(content):
@@ -73,19 +76,19 @@ def after_separator_line(content: bytes, usual: str) -> tuple[bytes, Dialect]:
 
 
 def one_separator(content: bytes, dialect: Dialect) -> bytes:
-    """The content with separators of one byte, as its readers want them."""
+    """Replace a delimiter of several characters by one byte, as the readers need it."""
     if len(dialect.separator) == 1:
         return content
     return content.replace(dialect.separator.encode(), _INSIDE.encode())
 
 
 def mark_of(dialect: Dialect) -> str:
-    """The separator as it is once it is of one byte."""
+    """The delimiter in the output of `one_separator`."""
     return dialect.separator if len(dialect.separator) == 1 else _INSIDE
 
 
 def positions_of(content: bytes, mark: bytes) -> NDArray[np.int64]:
-    """Where a byte stands, ascending."""
+    """The positions of a byte, ascending."""
     if mark not in content:
         return np.zeros(0, np.int64)
     data = np.frombuffer(content, np.uint8)
@@ -94,14 +97,14 @@ def positions_of(content: bytes, mark: bytes) -> NDArray[np.int64]:
 
 
 def count_of(content: bytes, mark: str) -> int:
-    """How often a byte stands there; numpy is faster than `bytes.count` where it is frequent."""
+    """Count a byte; for a frequent byte, numpy is faster than `bytes.count`."""
     data = np.frombuffer(content, np.uint8)
     pieces = range(0, len(data), _PIECE)
     return sum(int(np.count_nonzero(data[at : at + _PIECE] == ord(mark))) for at in pieces)
 
 
 def lines_alike(content: bytes, dialect: Dialect) -> bool:
-    """Whether every line that holds anything has as many separators as the first, quotes or not."""
+    """Whether all lines with any value have the same number of delimiters; quotes are ignored."""
     if not content.endswith(b"\n"):
         content += b"\n"
     ends = positions_of(content, b"\n")
@@ -110,16 +113,16 @@ def lines_alike(content: bytes, dialect: Dialect) -> bool:
     )
     data = np.frombuffer(content, np.uint8)
     returns = data[np.maximum(ends - 1, 0)] == ord("\r")
-    filled = counts[np.diff(ends, prepend=-1) - 1 - returns > counts]  # more than separators
+    filled = counts[np.diff(ends, prepend=-1) - 1 - returns > counts]  # lines with values
     return len(filled) > 0 and filled[0] > 0 and bool((filled == filled[0]).all())
 
 
 def quotes_enclose(
     content: bytes, quotes: NDArray[np.int64], mark: str, doubled: bool = True
 ) -> bool:
-    """Whether all quotes stand around whole fields, or, if `doubled`, twice within such.
+    """Whether all quotes enclose whole fields, or, if `doubled`, are doubled within such fields.
 
-    Then any reader understands them alike.
+    Then every reader reads the file in the same way.
     """
     if not len(quotes):
         return True
@@ -146,7 +149,7 @@ def quotes_enclose(
 
 
 def empty_lines(content: bytes, quotes: NDArray[np.int64]) -> int:
-    """How many lines outside quotes hold nothing."""
+    """The number of empty lines outside quotes."""
     ends = positions_of(content, b"\n")
     ends = ends[np.searchsorted(quotes, ends) % 2 == 0]
     lengths = np.diff(ends, prepend=-1) - 1

@@ -1,4 +1,4 @@
-"""A bad value of a raw table, told with its place."""
+"""Errors about a bad value of a raw table, with its place."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ _LONGEST_SHOWN = 80  # characters of a bad value in a message
 
 
 def shortened(said: str) -> str:
-    """A bad value as it is shown in a message."""
+    """Shorten a bad value for a message."""
     return said if len(said) <= _LONGEST_SHOWN else f"{said[:_LONGEST_SHOWN]}…"
 
 
 def fail_at(table: Table, row: int, column: str, what: str, hint: str) -> NoReturn:
-    """Refuse the value of a column in a row.
+    """Raise an error about the value of a column in a row.
 
     Args:
         table: The raw table.
         row: 0-based.
         column: Its column.
-        what: What the value is not.
-        hint: How to mend it.
+        what: The error, such as "not a number".
+        hint: How to fix it.
 
     Raises:
         CammsrError: Always.

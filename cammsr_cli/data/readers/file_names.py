@@ -1,4 +1,4 @@
-"""What files are, by their names: formats of tables, parts of one, what systems leave behind."""
+"""File names: formats of tables, parts of a table, and files that systems leave behind."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ FORMATS: dict[str, Format] = {
     ".csv": "csv",
     ".tsv": "tsv",
     ".tab": "tsv",
-    ".txt": "tsv",  # whatever separates the fields: it is seen in the first lines
+    ".txt": "tsv",  # any delimiter: it is detected in the first lines
     ".dat": "tsv",
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
-    ".json": "jsonl",  # as Amazon's reviews of 2014 and 2018 are called
+    ".json": "jsonl",  # the extension of Amazon's reviews of 2014 and 2018
     ".parquet": "parquet",
     ".inter": "tsv",  # RecBole's atomic files
     ".item": "tsv",
@@ -31,9 +31,9 @@ _NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
 
 
 def table_format(path: Path) -> Format | None:
-    """The format a file name stands for, or None: `reviews.jsonl.gz` is "jsonl".
+    """The format of a table by its file name, or None: `reviews.jsonl.gz` is "jsonl".
 
-    A folder's is that of its parts.
+    The format of a folder is the format of its parts.
     """
     if path.is_dir():
         parts = part_files(path)
@@ -49,9 +49,9 @@ def _named_format(name: str) -> Format | None:
 
 
 def visible(folder: Path) -> list[Path]:
-    """What lies in a folder, by name, without what systems and programs put there for themselves.
+    """The entries of a folder, sorted by name, without files of systems and programs.
 
-    That is what begins with "." or "_" (`._x.csv`, `.DS_Store`, `_SUCCESS`, `__MACOSX`),
+    Ignored are names that begin with "." or "_" (`._x.csv`, `.DS_Store`, `_SUCCESS`, `__MACOSX`),
     `Thumbs.db` and `desktop.ini`.
     """
     return sorted(
@@ -65,14 +65,15 @@ def visible(folder: Path) -> list[Path]:
 
 
 def part_files(folder: Path) -> list[Path]:
-    """The files of a table that is a folder of parts, as Spark and Hive write it; else none.
+    """The files of a folder of parts, as Spark and Hive write it; [] if it is another folder.
 
-    All must be of one format. Parts are called `part…`, or alike but for digits, or the folder is
-    called as a table is (`ratings.parquet`); folders within are called `column=value`.
+    All files must have the same format. The names of parts begin with `part`, or differ only in
+    digits, or the name of the folder is that of a table (`ratings.parquet`). The names of
+    subfolders are `column=value`.
     """
     files: list[Path] = []
     for path in _leaves(folder):
-        # Names first: a folder of a million pictures is none of parts.
+        # Check names first: it is fast for a folder of a million pictures, which are no parts.
         kind = _named_format(path.name)
         if kind is None or path.is_dir() or (files and kind != _named_format(files[0].name)):
             return []
@@ -84,7 +85,7 @@ def part_files(folder: Path) -> list[Path]:
 
 
 def _leaves(folder: Path) -> Iterator[Path]:
-    """The files of a folder and of its partitions, and the folders that are no partitions."""
+    """Yield the entries of a folder and of its partitions, without the partition folders."""
     for path in visible(folder):
         if _PARTITION.fullmatch(path.name) and path.is_dir():
             yield from _leaves(path)
@@ -93,7 +94,7 @@ def _leaves(folder: Path) -> Iterator[Path]:
 
 
 def partition(folder: Path, file: Path) -> dict[str, str | None]:
-    """The columns that the names of a part's folders tell, and their values."""
+    """The columns and values that are encoded in the names of a part's folders."""
     names = file.relative_to(folder).parent.parts
     matches = (match for name in names if (match := _PARTITION.fullmatch(name)))
     return {one[1]: None if one[2] == _NO_VALUE else unquote(one[2]) for one in matches}

@@ -1,4 +1,4 @@
-"""The formats of raw files that are known, recognised by what is in them."""
+"""The known formats of raw files, detected by their content."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ FormatName = Literal[
 ]
 FORMAT_NAMES: tuple[FormatName, ...] = get_args(FormatName)
 
-_WHOLE_FOLDERS = ("movielens", "microlens", "mind")  # told by several files together
+_WHOLE_FOLDERS = ("movielens", "microlens", "mind")  # detected by several files together
 OTHER_TABLES = (".feather", ".orc", ".avro", ".numbers", ".mdb", ".accdb")
 _TEXTS = (".txt", ".dat", ".txt.gz", ".dat.gz", ".txt.zst", ".dat.zst")
 _COLUMNS_LISTED = 8
 
-# What a folder of a format holds, for messages.
+# The content of a folder of each format, for messages.
 HOLDS: dict[FormatName, str] = {
     "amazon-2014": "reviews with reviewerID, asin and overall",
     "amazon-2018": "reviews with reviewerID, asin, overall and verified",
@@ -75,14 +75,14 @@ def open_sources(
     """Open the raw tables of a file, a pair of files or a folder.
 
     Args:
-        interactions: A file with a row an interaction, or a folder of a known format.
-        items: A file with a row an item; it takes the place of the folder's.
-        format_name: The format; None recognises it.
-        reading: How to read the files; None finds out.
-        read_otherwise: Files that are not told as not read.
+        interactions: A file with one row per interaction, or a folder of a known format.
+        items: A file with one row per item; it replaces the items file of the folder.
+        format_name: The format; None detects it.
+        reading: How to read the files; None detects everything.
+        read_otherwise: Files that other code reads; no note lists them as not read.
 
     Raises:
-        UsageError: The files are not what was said, or of no known format.
+        UsageError: The files do not have the requested format, or have no known format.
         CammsrError: A file is missing or broken.
     """
     reading = reading or Reading()
@@ -113,7 +113,7 @@ def open_sources(
 
 
 def _of_format(tables: SourceTables, wanted: FormatName | None) -> SourceTables:
-    """Tables as their format's readers want them, which some formats tell by the columns."""
+    """Convert tables of RecBole, Amazon or Diginetica, which are detected by their columns."""
     if wanted in (None, "recbole") and (made := as_recbole(tables)):
         return made
     year = wanted.removeprefix("amazon-") if wanted else None
@@ -157,7 +157,7 @@ def _open_folder(
 
 
 def _open_holder(holder: Path, reading: Reading) -> SourceTables:
-    """The tables of a workbook or a database, found as those of a folder are, or as was said."""
+    """Open the tables of a workbook or a database: the requested ones, or found as in a folder."""
     columns = {path: columns_of(path, reading) for path in tables_of(holder)}
     if holder.name in reading.queries or len(columns) == 1:
         return SourceTables(open_table(holder, reading))
@@ -173,7 +173,7 @@ def _open_holder(holder: Path, reading: Reading) -> SourceTables:
 
 
 def _item_tables(items: Path, reading: Reading) -> list[Path]:
-    """The file of items, or, of a workbook or a database, the tables that tell of items."""
+    """The items file; for a workbook or a database, the tables that describe items."""
     if not is_holder(items):
         return [items]
     if wanted := reading.tables.get(items.name):
@@ -189,7 +189,7 @@ def _item_tables(items: Path, reading: Reading) -> list[Path]:
 
 
 def _each(columns: Mapping[Path, Sequence[str]]) -> str:
-    """The tables of a workbook or a database with what their columns are called."""
+    """List the tables of a workbook or a database with their column names, for a message."""
     not_read = "; ".join(
         f"{p.name} ({listed(names[:_COLUMNS_LISTED])})" for p, names in columns.items()
     )
@@ -197,7 +197,7 @@ def _each(columns: Mapping[Path, Sequence[str]]) -> str:
 
 
 def _may_be_meant(path: Path, columns: Sequence[str], reading: Reading) -> bool:
-    """Whether a file of a folder is a table: of those called .txt many are texts for people."""
+    """Whether a file of a folder is a table: many .txt files are texts for people."""
     known = _known(columns, "user") or _has_item(columns) or path.name in reading.columns
     return known or looks_like_data(columns) or not path.name.lower().endswith(_TEXTS)
 
@@ -213,7 +213,7 @@ def _tables_in(folder: Path, reading: Reading) -> dict[Path, list[str]]:
 
 
 def _paths_in(folder: Path) -> list[Path]:
-    """What lies in a folder, with each table of a workbook or a database that has several."""
+    """The files in a folder; a workbook or database with several tables is replaced by these."""
     if is_holder(folder):
         return tables_of(folder)
     return [path for file in visible(folder) for path in (_several_in(file) or [file])]
@@ -222,7 +222,7 @@ def _paths_in(folder: Path) -> list[Path]:
 def _several_in(file: Path) -> list[Path]:
     try:
         held = tables_of(file) if is_holder(file) else []
-    except CammsrError:  # `_not_read` tells it
+    except CammsrError:  # `_not_read` reports it
         return []
     return held if len(held) > 1 else []
 
@@ -230,7 +230,7 @@ def _several_in(file: Path) -> list[Path]:
 def _not_read(
     folder: Path, reading: Reading, tables: SourceTables, read_otherwise: Sequence[Path]
 ) -> list[str]:
-    """A note for each table of the folder that is not part of what was read, with the reason."""
+    """A note for each table of the folder that was not read, with the reason."""
     if part_files(folder) if folder.is_dir() else folder.name in reading.queries:
         return []
     read = [table for table in (tables.interactions, tables.items, tables.tags) if table]
@@ -249,7 +249,7 @@ def _not_read(
 
 
 def _why_not(path: Path, columns: Sequence[str]) -> str:
-    """Why a table is taken neither for the interactions nor for the items."""
+    """The reason why a table is used neither as interactions nor as items."""
     if is_holder(path):
         try:
             tables_of(path)
@@ -295,7 +295,11 @@ def _find_plain(
     reading: Reading,
     interactions: Path | None = None,
 ) -> SourceTables | None:
-    """Tables of well-known names, else the only one of users and items; all that tell of items."""
+    """Find the interactions and items by well-known names, otherwise by their columns.
+
+    Without such a name, the interactions are the only table of users and items. All tables that
+    describe items are joined.
+    """
     logs = [p for p, names in columns.items() if _known(names, "user") and _known(names, "item")]
     interactions = interactions or named_table(folder, columns, INTERACTION_NAMES)
     if interactions is None and len(logs) > 1:
@@ -320,14 +324,14 @@ def _find_plain(
 
 
 def _as_items(tables: Sequence[Table]) -> Table:
-    """One table with a row an item, of tables of items and of their properties."""
+    """Join tables of items and tables of their properties into one table with a row per item."""
     wide = [table for table in tables if not is_properties(table.frame.columns)]
     long = [table for table in tables if is_properties(table.frame.columns)]
     return joined_items([*wide, items_of_properties(long)] if long else wide)
 
 
 def _has_item(columns: Sequence[str]) -> bool:
-    """Whether there is an item's id, be it called as in a table of items."""
+    """Whether there is a column of item ids with a name that is known for tables of items."""
     return not set(CANDIDATES["items"]["item"]).isdisjoint(map(normalised, columns))
 
 
@@ -336,7 +340,7 @@ def _known(columns: Sequence[str], field: str) -> bool:
 
 
 def _describes_items(columns: Sequence[str]) -> bool:
-    """Whether there is content, and no user: a table of vectors, say, has neither."""
+    """Whether there are item ids and content, but no users; a table of vectors has no content."""
     names = set(map(normalised, columns))
     content = [names & set(CANDIDATES["items"][f]) for f in CANDIDATES["items"] if f != "item"]
     described = any(content) or is_properties(columns)

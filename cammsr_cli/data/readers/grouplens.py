@@ -1,4 +1,4 @@
-"""MovieLens folders as GroupLens ships them: the three layouts of its releases."""
+"""MovieLens folders as GroupLens publishes them, in the three layouts of the releases."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ from cammsr_cli.errors import CammsrError
 
 LAYOUTS = ("ratings.csv + movies.csv", "ratings.dat + movies.dat", "u.data + u.item")
 
-# ml-100k's genres in the order of its flags, should `u.genre` be missing.
+# Genres of ml-100k in the order of its flags, used if `u.genre` is missing.
 GENRES = (
     *("unknown", "Action", "Adventure", "Animation", "Children's", "Comedy", "Crime"),
     *("Documentary", "Drama", "Fantasy", "Film-Noir", "Horror", "Musical", "Mystery"),
     *("Romance", "Sci-Fi", "Thriller", "War", "Western"),
 )
 _RATING_COLUMNS = ("user", "item", "rating", "timestamp")
-_FIRST_FLAG = 5  # of `u.item`: id, title, two dates and an address come before
+_FIRST_FLAG = 5  # column of `u.item`, after id, title, two dates and a URL
 
 
 def find_grouplens(folder: Path, reading: Reading | None = None) -> SourceTables | None:
-    """Read a MovieLens folder, or None if it is not one.
+    """Read a MovieLens folder; None if it is another folder.
 
-    Known are `ratings.csv` + `movies.csv` (ml-latest, ml-20m and later), `ratings.dat` +
-    `movies.dat` (ml-1m, ml-10m), each with their `tags` if there are any, and `u.data` +
-    `u.item` (ml-100k).
+    The known layouts are `ratings.csv` + `movies.csv` (ml-latest, ml-20m and later), `ratings.dat`
+    + `movies.dat` (ml-1m, ml-10m), both with `tags` if there are any, and `u.data` + `u.item`
+    (ml-100k).
 
     Args:
         folder: The folder.
-        reading: How to read its files. Where it names no encoding, items and tags of ml-100k and
-            ml-1m that are not UTF-8 are ISO-8859-1.
+        reading: How to read its files. If it names no encoding, items and tags of ml-100k and
+            ml-1m that are not UTF-8 are read as ISO-8859-1.
 
     Raises:
-        CammsrError: A file is broken; it says where.
+        CammsrError: A file is broken; the message gives the place.
     """
     readers: tuple[tuple[str, str, Callable[[Path, Reading], SourceTables]], ...] = (
         ("ratings.csv", "movies.csv", _open_csv),
@@ -124,14 +124,14 @@ def _open_100k(folder: Path, reading: Reading) -> SourceTables:
 
 
 def _genres(path: Path, reading: Reading) -> Sequence[str]:
-    """Genre names of `u.genre` ("Action|1"), or the known list."""
+    """Genre names from `u.genre` ("Action|1"); the known list if the file is missing."""
     if not path.is_file():
         return GENRES
     return [line.partition("|")[0] for line in _lines(path, reading) if line.strip()]
 
 
 def _ratings(path: Path, reading: Reading, separator: bytes) -> Table:
-    """user, item, rating and timestamp, without a header; the separator is one byte or two."""
+    """Read user, item, rating and timestamp without a header; the delimiter is 1 or 2 bytes."""
     content = read_text(path, reading.encoding_of(path)).encode().replace(separator, b"\t").rstrip()
     if not content:
         raise CammsrError(f"{path} is empty", "Download the file again.")
@@ -152,7 +152,7 @@ def _ratings(path: Path, reading: Reading, separator: bytes) -> Table:
 
 
 def _check_lines(path: Path, content: bytes, separator: bytes) -> None:
-    """Find the line that is not of the form; there may be none if a field is merely empty."""
+    """Raise an error about the first malformed line; there is none if a field is only empty."""
     form = separator.decode().join(_RATING_COLUMNS)
     for number, line in enumerate(decode(path, content).split("\n"), 1):
         if line.count("\t") != len(_RATING_COLUMNS) - 1:
@@ -164,7 +164,7 @@ def _check_lines(path: Path, content: bytes, separator: bytes) -> None:
 def _split_lines(
     path: Path, reading: Reading, width: int, split: Callable[[str], Sequence[str]], form: str
 ) -> list[Sequence[str]]:
-    """The fields of every line; all of them must have `width`."""
+    """Split every line into fields; each line must have `width` fields."""
     rows: list[Sequence[str]] = []
     for number, line in enumerate(_lines(path, reading), 1):
         fields = split(line)
@@ -177,7 +177,7 @@ def _split_lines(
 
 
 def _lines(path: Path, reading: Reading) -> list[str]:
-    """The lines of a small file: UTF-8 in ml-10m, ISO-8859-1 in ml-100k and ml-1m."""
+    """Read the lines of a small file: UTF-8 in ml-10m, ISO-8859-1 in ml-100k and ml-1m."""
     if (encoding := reading.encoding_of(path)) is not None:
         text = read_text(path, encoding)
     else:

@@ -1,4 +1,4 @@
-"""Which columns of a log may be its users, items and times, by what they hold: for hints alone."""
+"""Guesses which columns of a log are users, items and times, by their values; only for hints."""
 
 from __future__ import annotations
 
@@ -11,22 +11,23 @@ from cammsr_cli.data.readers.timestamps import read_values
 
 _ROWS = 100_000
 _MOST = 0.9
-_MANY = 0.5  # of the values of the column that has the next to most
+_MANY = 0.5  # share of the distinct values of the column with the second most of them
 _FRACTION = r"^[-+]?\d+[.,]\d+$"
 
 
 def guessed_columns(
     frame: pl.DataFrame, missing: Sequence[str], taken: Collection[str]
 ) -> dict[str, str]:
-    """For missing fields the columns that may be meant; a field that none may be is not there.
+    """Guess the columns of missing fields; a field without a possible column has no entry.
 
-    Times are what can be read as such. Of the columns whose values come again, the user is the
-    first with many values, as it stands first in most logs, and the item that with the most.
+    Timestamps are columns that can be read as such. Users and items are among the columns with
+    repeated values. The user is the first of them with many distinct values, because it is the
+    first in most logs. The item is the one of the others with the most distinct values.
 
     Args:
         frame: The log.
-        missing: Of "user", "item" and "timestamp" those that are looked for.
-        taken: Columns that are something else.
+        missing: The fields to find, of "user", "item" and "timestamp".
+        taken: Columns that are used for other fields.
     """
     frame = frame.head(_ROWS)
     free = [name for name in frame.columns if name not in taken]
@@ -54,7 +55,7 @@ def _is_time(values: pl.Series) -> bool:
 
 
 def _may_be_id(values: pl.Series) -> bool:
-    """Whether values come again, are several, and no amounts."""
+    """Whether values repeat, have at least two distinct values, and are not amounts."""
     if not (values.dtype == pl.String or values.dtype.is_integer()):
         return False
     if values.dtype == pl.String and values.str.contains(_FRACTION).any():

@@ -1,4 +1,4 @@
-"""Public files without a header, known by their names or by what their first line holds."""
+"""Public files without a header, detected by their names or by their first line."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 _LAST_FM = ("user_id", "timestamp", "artist_id", "artist_name", "track_id", "track_name")
-# Files without a header: what they are called, and their columns.
+# Files without a header: a pattern of their names, and their columns.
 _CALLED = (
     (r"yoochoose-(clicks|test).*", ("session_id", "timestamp", "item_id", "category_id")),
     (r"yoochoose-buys.*", ("session_id", "timestamp", "item_id", "price", "quantity")),
@@ -14,7 +14,8 @@ _CALLED = (
     (r"userid-timestamp-artid-artname-traid-traname.*", _LAST_FM),
     (r"usersha1-artmbid-artname-plays.*", ("user_id", "artist_id", "artist_name", "plays")),
 )
-# Amazon's ratings of 2014 and 2018 differ in their order, and have a category's name alone.
+# Amazon's ratings of 2014 and 2018 have a different column order. Their file names are only the
+# names of categories, so they are detected by their first line.
 _ITEM, _USER, _RATING, _TIME = r"[0-9B][0-9A-Z]{9}", r"A[0-9A-Z]{8,}", r"[1-5](\.0)?", r"\d{9,10}"
 _HOLDING = (
     ((r"user_\d{6}", r"\d{4}-\d\d-\d\dT[\d:]+Z", ".*", ".*", ".*", ".*"), _LAST_FM),
@@ -24,7 +25,7 @@ _HOLDING = (
 
 
 def known_columns(name: str, first_record: Sequence[str]) -> tuple[str, ...]:
-    """The columns of a file without a header that is known, else none.
+    """The columns of a known file without a header; empty for other files.
 
     Args:
         name: The file's name.

@@ -1,6 +1,6 @@
 """Files that hold several tables: workbooks and databases.
 
-A table within one is named by a path, as if the file were a folder: `shop.xlsx/Orders`.
+The path of a table is written as if the file were a folder: `shop.xlsx/Orders`.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ _ROWS_TO_LEARN_FROM = 20
 
 
 def is_holder(path: Path) -> bool:
-    """Whether a path is a workbook or a database, by its name."""
+    """Whether a path is a workbook or a database, by its extension."""
     return path.suffix.lower() in HOLDERS and path.is_file()
 
 
 def holder_of(path: Path) -> Path | None:
-    """The workbook or database that a path is, or that it names a table of; else None."""
+    """The workbook or database of a path, which may be its own or a table's path; else None."""
     if is_holder(path):
         return path
     return path.parent if is_holder(path.parent) else None
 
 
 def tables_of(holder: Path) -> list[Path]:
-    """The tables of a workbook or a database, each as a path.
+    """The paths of the tables of a workbook or a database.
 
     Raises:
-        CammsrError: It cannot be read, or what reads it is not installed.
+        CammsrError: The file cannot be read, or the package that reads it is not installed.
     """
     return [holder / name for name in _names(holder)]
 
@@ -49,7 +49,7 @@ def held_columns(path: Path) -> list[str]:
 
 
 def read_held(path: Path) -> tuple[pl.DataFrame, tuple[str, ...]]:
-    """The rows of a table in a workbook or a database, and what to tell of them.
+    """Read the rows of a table in a workbook or a database; also return notes.
 
     Raises:
         CammsrError: There is no such table, or the file cannot be read.

@@ -1,4 +1,4 @@
-"""Ids of users and items: the same string for the same one, whatever a file holds them as."""
+"""Ids of users and items as strings: the same id is the same string in all files and types."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cammsr_cli.errors import CammsrError
 _WHOLE = r"^-?\d+(?:\.0+)?$"
 _NO_FRACTION = r"\.0+$"
 
-# Why ids of two files differ, and what makes them alike.
+# Possible causes why the ids of two files differ, and functions that make them equal.
 _CAUSES: tuple[tuple[str, Callable[[str], str]], ...] = (
     ("without leading zeros", lambda one: one.lstrip("0")),
     ("without regard to capital letters", str.casefold),
@@ -25,18 +25,20 @@ _CAUSES: tuple[tuple[str, Callable[[str], str]], ...] = (
 
 
 def clean_ids(table: Table, column: str, notes: list[str] | None = None) -> pl.Series:
-    """A column of ids as strings, outer spaces cut, null where there is none.
+    """A column of ids as strings, without surrounding spaces; null if an id is missing.
 
-    Whole numbers lose their ".0", which programs write where a column has gaps: floats and
-    decimals, and texts if all of the column are whole numbers.
+    The ".0" at the end of whole numbers is removed, because programs write it if a column has
+    missing values. This applies to floats and decimals, and to texts if all ids of the column are
+    whole numbers.
 
     Args:
         table: The raw table.
         column: The column.
-        notes: Where it is told if ids are not as they were written.
+        notes: Receives a note if ids are changed.
 
     Raises:
-        CammsrError: The column holds lists or objects, or numbers too large to be told apart.
+        CammsrError: The column holds lists or objects, or floats so large that different ids are
+            equal.
     """
     ids = table.frame[column]
     if ids.dtype.is_nested():
@@ -61,14 +63,14 @@ def clean_ids(table: Table, column: str, notes: list[str] | None = None) -> pl.S
         ) from None
     if ids.dtype == pl.String and table.layout in ("json lines", "rows"):
         _require_no_json(table, column, texts)
-    # NUL is no character of a name, and HDF5 cannot hold it.
+    # Remove NUL: names do not contain it, and HDF5 cannot store it.
     texts = texts.str.replace_all("\0", "", literal=True).str.strip_chars()
     texts = texts.to_frame("id").select(pl.when(pl.col("id") != "").then(pl.col("id"))).to_series()
     return _whole_numbers(table, column, texts, notes)
 
 
 def cause_of(unlisted: Iterable[str], listed: Iterable[str]) -> str | None:
-    """Why ids are not among others, if they are once both are written alike; else None."""
+    """Find out why ids are not in `listed`: a difference in notation; None if there is none."""
     missing = list(unlisted)
     there = list(listed)
     for cause, alike in _CAUSES:
@@ -83,7 +85,7 @@ def cause_of(unlisted: Iterable[str], listed: Iterable[str]) -> str | None:
 def _whole_numbers(
     table: Table, column: str, texts: pl.Series, notes: list[str] | None
 ) -> pl.Series:
-    """Texts without ".0" at their end if all are whole numbers."""
+    """Remove ".0" at the end of texts if all are whole numbers."""
     if not texts.str.contains(".", literal=True).any() or not texts.str.contains(_WHOLE).all():
         return texts
     if notes is not None:
@@ -94,7 +96,7 @@ def _whole_numbers(
 
 
 def _require_no_json(table: Table, column: str, texts: pl.Series) -> None:
-    """Refuse texts that were lists or objects before they were read."""
+    """Raise if a text is a JSON list or object."""
     bracketed = (texts.str.starts_with("{") | texts.str.starts_with("[")).fill_null(False)
     for row in bracketed.arg_true():
         try:

@@ -1,4 +1,4 @@
-"""Several files of items as one table: rows of one id are joined."""
+"""Several items files as one table: rows with the same id are joined."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from cammsr_cli.errors import CammsrError, first_line
 
 
 def joined_items(tables: Sequence[Table]) -> Table:
-    """One table of the items of all, by id; where several say something of one, the first holds.
+    """Join tables of items by id; if several have a value for the same cell, the first is used.
 
     Args:
-        tables: One at least; each has a column that is known as the item's id.
+        tables: At least one table; each has a column that is recognised as the item's id.
 
     Raises:
-        CammsrError: Ids cannot be read, or columns of one name hold values of different types.
+        CammsrError: Ids cannot be read, or columns with the same name have different types.
     """
     if len(tables) == 1:
         return tables[0]

@@ -1,4 +1,4 @@
-"""Rows of JSON files: an object a line, lists of objects, and objects over several lines."""
+"""Rows of JSON files: one object per line, lists of objects, or objects over several lines."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ import polars as pl
 from cammsr_cli.data.readers.columns import CANDIDATES, normalised
 from cammsr_cli.errors import CammsrError
 
-_HEAD = 2**26  # bytes that tell which keys hold objects
+_HEAD = 2**26  # bytes that are read to find the keys whose values are objects
 _LINES_TO_LEARN_FROM = 20
 EXACT_FLOAT = 2**53
-"""From here on a float no longer holds every whole number."""
+"""From this number on, a float cannot represent every whole number."""
 
 _IDS = frozenset(CANDIDATES["interactions"]["user"] + CANDIDATES["items"]["item"])
 _LONE_SURROGATE = re.compile(
@@ -27,19 +27,19 @@ _BETWEEN = re.compile(r"[\s,]*")
 
 
 def read_json(path: Path, content: bytes) -> tuple[pl.DataFrame, bool]:
-    """The rows of a JSON file, and whether each stands on a line of its own.
+    """Read the rows of a JSON file; also return whether each row is on a line of its own.
 
-    A row is an object: on a line, where a comma may follow it; in a list, which may be all that an
-    object holds; or over several lines. A line may also be a Python literal, as in Amazon's
-    metadata of 2014. Objects within rows stay JSON text, as a column for each key that any of them
-    has would not fit in memory.
+    A row is an object. It may be on one line, with or without a comma after it; it may be in a
+    list, which may itself be in an object; or it may extend over several lines. A line may also be
+    a Python literal, as in Amazon's metadata of 2014. Objects within rows stay JSON text: one
+    column for each of their keys would not fit in memory.
 
     Args:
         path: The file, for messages.
-        content: What it holds, in UTF-8.
+        content: Its content, in UTF-8.
 
     Raises:
-        CammsrError: It is not JSON, or holds something else; it says on which line.
+        CammsrError: The content is not JSON, or not rows; the message gives the line.
     """
     start = _end(_SPACE.match(content))
     end = content.find(b"\n", start)
@@ -51,7 +51,7 @@ def read_json(path: Path, content: bytes) -> tuple[pl.DataFrame, bool]:
 
 
 def json_keys(path: Path, lines: Sequence[str]) -> list[str]:
-    """The keys of the rows that these first lines of a file hold; [] if they cannot be told."""
+    """The keys of the rows in the first lines of a file; [] if they are unknown."""
     keys: dict[str, None] = {}
     first = lines[0].lstrip() if lines else ""
     if first.startswith("[") or _is_unfinished(first.encode("utf-8", "replace")):
@@ -84,7 +84,7 @@ def _read_lines(path: Path, content: bytes) -> pl.DataFrame:
     head = content[:_HEAD].split(b"\n", _LINES_TO_LEARN_FROM)[:_LINES_TO_LEARN_FROM]
     objects = _object_columns([line for line in head if line.strip()])
     if b"\\u" in content and _LONE_SURROGATE.search(content):
-        return _parse_lines(path, content)  # polars reads NUL there
+        return _parse_lines(path, content)  # polars reads lone surrogates as NUL
     try:
         return pl.read_ndjson(
             content, infer_schema_length=None, schema_overrides=dict.fromkeys(objects, pl.String)
@@ -94,7 +94,7 @@ def _read_lines(path: Path, content: bytes) -> pl.DataFrame:
 
 
 def _object_columns(lines: Sequence[bytes]) -> list[str]:
-    """The keys under which any of these lines holds an object."""
+    """The keys whose value is an object in any of the lines."""
     found: dict[str, None] = {}
     for line in lines:
         try:
@@ -107,9 +107,9 @@ def _object_columns(lines: Sequence[bytes]) -> list[str]:
 
 
 def _parse_lines(path: Path, content: bytes) -> pl.DataFrame:
-    """Line by line, for what polars refuses: finds the bad line, or returns strings throughout.
+    """Read line by line what polars cannot read: find the bad line, or return only strings.
 
-    A value that is no string is kept as its JSON text, so lists can still be told from strings.
+    A value that is not a string is kept as JSON text, so that lists remain different from strings.
     """
     rows: list[dict[str, object]] = []
     for number, line in enumerate(content.decode().split("\n"), 1):
@@ -123,7 +123,7 @@ def _parse_lines(path: Path, content: bytes) -> pl.DataFrame:
 
 
 def _object_on(path: Path, number: int, line: str) -> dict[str, object]:
-    """The object on a line, whether it is written as JSON or as a Python literal."""
+    """Parse the object on a line, written as JSON or as a Python literal."""
     hint = "Each line must be one JSON object such as {...}: mend or delete that line."
     text = line.strip().removesuffix(",")
     try:
@@ -139,9 +139,9 @@ def _object_on(path: Path, number: int, line: str) -> dict[str, object]:
 
 
 def _python_object(text: str) -> dict[str, object] | None:
-    """A dict written as Python does, of values that JSON has too; None if it is not one.
+    """Parse a Python dict literal with values that JSON has too; None if it is not one.
 
-    It is parsed, never run.
+    The literal is parsed, never executed.
     """
     if not text.startswith("{"):
         return None
@@ -157,12 +157,12 @@ def _json_text(value: object) -> str | None:
     if value is None or (isinstance(value, float) and value != value):
         return None
     if isinstance(value, float) and value.is_integer() and abs(value) < EXACT_FLOAT:
-        value = int(value)  # an id among gaps, as 7.0, is the 7 of other files
+        value = int(value)  # 7.0 in a column with missing ids is 7 in other files
     return _storable(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
 
 
 def _storable(text: str) -> str:
-    """Text with a question mark for what UTF-8 cannot hold, which are lone surrogates."""
+    """Replace lone surrogates, which UTF-8 cannot encode, by question marks."""
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
@@ -170,7 +170,7 @@ def _storable(text: str) -> str:
 
 
 def _is_unfinished(line: bytes) -> bool:
-    """Whether a line begins an object that later lines may end."""
+    """Whether a line begins an object that may end on a later line."""
     text = line.strip()
     if not text.startswith(b"{") or not text.endswith((b"{", b"[", b",")):
         return False
@@ -178,7 +178,7 @@ def _is_unfinished(line: bytes) -> bool:
 
 
 def _holds_rows(line: bytes) -> bool:
-    """Whether a line is an object that is no row but holds a list of them."""
+    """Whether a line is an object that is not a row but holds a list of rows."""
     value = _json_or_none(line)
     return isinstance(value, dict) and _nested_rows(value) is not None
 
@@ -191,7 +191,7 @@ def _json_or_none(text: bytes) -> object:
 
 
 def _nested_rows(value: dict[str, object]) -> list[dict[str, object]] | None:
-    """The only list of objects that an object without an id holds."""
+    """The list of objects in an object without an id; None unless there is exactly one list."""
     if not _IDS.isdisjoint(map(normalised, value)):
         return None
     lists = [
@@ -203,7 +203,7 @@ def _nested_rows(value: dict[str, object]) -> list[dict[str, object]] | None:
 
 
 def _read_document(path: Path, text: str) -> pl.DataFrame:
-    """The rows of a list, of an object that holds one, or of objects one after another."""
+    """Read the rows of a list, of an object that holds a list, or of consecutive objects."""
     values = list(_values(path, text))
     if len(values) == 1 and isinstance(values[0], dict):
         values = [_nested_rows(values[0]) or values[0]]
@@ -220,7 +220,7 @@ def _read_document(path: Path, text: str) -> pl.DataFrame:
 
 
 def _values(path: Path, text: str) -> Iterator[object]:
-    """The JSON values of a text, one after another, with commas between them or not."""
+    """Yield the consecutive JSON values of a text, with or without commas between them."""
     decoder = json.JSONDecoder()
     at = _end(_BETWEEN.match(text))
     while at < len(text):

@@ -1,4 +1,4 @@
-"""Folders as MicroLens ships them: pairs, titles, and pictures and clips named by item id."""
+"""Folders as MicroLens publishes them: pairs, titles, and pictures and clips named by item id."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ EXTENSIONS = {
 def find_microlens(
     folder: Path, columns: Mapping[Path, list[str]], reading: Reading
 ) -> SourceTables | None:
-    """Read a folder with pairs, titles, and media that are called by their item's id.
+    """Read a folder with pairs, titles, and media files that are named by their item's id.
 
-    Pairs are a table of users, items and timestamps; titles one of items and titles, with or
-    without a header; media lie in folders whose names end in `covers` (`images`, `posters`) and
-    `videos` (`clips`, `trailers`).
+    The pairs are a table of users, items and timestamps. The titles are a table of items and
+    titles, with or without a header. The media are in folders whose names end in `covers`
+    (`images`, `posters`) and `videos` (`clips`, `trailers`).
 
     Returns:
-        The tables, or None if there are no such pairs or no such media, or if the titles' table
-        itself names media.
+        The tables, or None if there are no such pairs or no such media, or if the table of titles
+        has a column of media.
 
     Raises:
         UsageError: Several tables hold titles.
@@ -68,7 +68,7 @@ def find_microlens(
 
 
 def _media_folder(folder: Path, endings: Sequence[str]) -> Path | None:
-    """The folder whose name ends in the first of these words that one ends in."""
+    """The subfolder whose name has one of the endings; the order of the endings decides."""
     inside = [path for path in visible(folder) if path.is_dir()]
     for ending in endings:
         for path in inside:
@@ -78,7 +78,7 @@ def _media_folder(folder: Path, endings: Sequence[str]) -> Path | None:
 
 
 def _pairs(folder: Path, columns: Mapping[Path, list[str]]) -> Path | None:
-    """The only table of users and items, or the one that is called interactions or pairs."""
+    """The only table of users and items, or the one named as interactions or pairs."""
     tables = {path: names for path, names in columns.items() if _has(names, "user", "item")}
     if len(tables) > 1:
         named = [path for path in tables if "pairs" in path.name.lower()]
@@ -122,10 +122,10 @@ def _is_titles(path: Path, columns: Sequence[str]) -> bool:
 
 
 def _titles(path: Path, columns: Sequence[str], reading: Reading, known: Collection[str]) -> Table:
-    """Columns `item` and `title`; a file without a header is cut at its first commas.
+    """Read columns `item` and `title`; lines without a header are split at the first delimiter.
 
-    A title in quotes may go over several lines, unless one of them begins with the id of an item
-    in `known`: then the quotes are two stray ones.
+    A quoted title may extend over several lines, unless one of them begins with the id of an item
+    in `known`. In that case the two quotes do not belong together.
     """
     names = {normalised(column) for column in columns}
     if names & set(CANDIDATES["items"]["item"]):
@@ -151,7 +151,7 @@ def _titles(path: Path, columns: Sequence[str], reading: Reading, known: Collect
 def _end_of_quotes(
     lines: Sequence[str], at: int, title: str, separator: str, known: Collection[str]
 ) -> int:
-    """The line after that on which a title ends that begins on line `at`."""
+    """The number of the line after the last line of a title that begins on line `at`."""
     if not title.startswith('"') or _closes(title[1:]):
         return at + 1
     for end in range(at + 1, len(lines)):
@@ -163,13 +163,13 @@ def _end_of_quotes(
 
 
 def _closes(text: str) -> bool:
-    """Whether text within quotes ends in the quote that closes them, which is no doubled one."""
+    """Whether text within quotes ends with the closing quote, not with a doubled quote."""
     text = text.rstrip()
     return (len(text) - len(text.rstrip('"'))) % 2 == 1
 
 
 def _unquoted(title: str) -> str:
-    """A field as it was before it was quoted, if it was."""
+    """Remove the quoting of a field, if it is quoted."""
     title = title.strip()
     if len(title) > 1 and title[0] == title[-1] == '"':
         return next(csv.reader(io.StringIO(title, newline="")), [""])[0]
@@ -182,7 +182,7 @@ def _with_media(
     listed: Table | None,
     media: Mapping[str, Path | None],
 ) -> tuple[Table, list[str]]:
-    """The titles, with those items of the pairs that have no title but a picture or a clip."""
+    """Add media to the titles, and items of the pairs that have a picture or clip but no title."""
     frame = listed.frame if listed is not None else pl.DataFrame({"item": []}, {"item": pl.String})
     column = item_column(frame.columns, "items")
     pair_column = item_column(interactions.frame.columns, "interactions")
@@ -209,7 +209,7 @@ def _with_media(
 
 
 def _by_id(folder: Path, extensions: Sequence[str]) -> dict[str, Path]:
-    """Item id to its file; of several the one whose extension stands first."""
+    """Map item ids to files; of several files, the one whose extension comes first is used."""
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir(), key=lambda path: path.name):
         suffix = path.suffix.lower()

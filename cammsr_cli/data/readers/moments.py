@@ -1,4 +1,4 @@
-"""Moments as seconds since 1970 and the nanoseconds beside them."""
+"""Timestamps as seconds since 1970 and additional nanoseconds."""
 
 from __future__ import annotations
 
@@ -12,22 +12,23 @@ TICKS = {
     "microseconds": 1_000_000,
     "nanoseconds": 1_000_000_000,
 }
-# Seconds since 1970 of the times that logs are of. Those of one unit are never those of another.
+# The usual range of times in logs, in seconds since 1970. In this range, numbers of one unit are
+# never numbers of another unit.
 YEAR_1980, YEAR_2100, YEAR_2200 = 315_532_800, 4_102_444_800, 7_258_118_400
-LARGEST_SECOND = 9e15  # beyond it a float64 no longer tells two seconds apart
+LARGEST_SECOND = 9e15  # beyond it float64 cannot represent every second
 DAY = 86_400
 
 
 @dataclass(frozen=True)
 class Reading:
-    """A column's times, as far as they can be read.
+    """The timestamps of a column, as far as they can be read.
 
     Attributes:
-        times: `second`, int64 since 1970 UTC, and `fraction`, int64 nanoseconds; null where a value
+        times: `second`, int64 since 1970 UTC, and `fraction`, int64 nanoseconds; null if a value
             cannot be read.
-        told: How the values were understood, in words.
-        readings: The named formats that all values allow, where they are several: then `times`
-            are of the first.
+        description: How the values were interpreted, in words.
+        readings: The named formats that the values allow, if there are several; `times` then uses
+            the first.
     """
 
     times: pl.DataFrame
@@ -36,7 +37,7 @@ class Reading:
 
 
 def split_seconds(values: pl.Series, ticks: int) -> pl.DataFrame:
-    """Whole seconds, rounded down, and the nanoseconds left over; null where out of range."""
+    """Whole seconds, rounded down, and the remaining nanoseconds; null if out of range."""
     value = pl.col("value")
     whole = (value / ticks).floor() if values.dtype.is_float() else value // ticks
     fraction = (value - whole * ticks) * (TICKS["nanoseconds"] // ticks)
@@ -49,6 +50,6 @@ def split_seconds(values: pl.Series, ticks: int) -> pl.DataFrame:
 
 
 def from_pattern(texts: pl.Series, pattern: str) -> pl.DataFrame:
-    """What fits a strptime pattern; else null."""
+    """Read texts with a strptime pattern; null if a text does not fit."""
     times = texts.str.to_datetime(pattern, time_unit="us", strict=False)
     return split_seconds(times.to_physical(), TICKS["microseconds"])

@@ -1,4 +1,4 @@
-"""Numbers as people write them."""
+"""Numbers in raw files, with a decimal point or a decimal comma."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ _COMMA = r"^[-+]?\d+,\d+$"
 
 
 def as_numbers(values: pl.Series) -> pl.Series:
-    """A column as Float64, null where a value is no number.
+    """A column as Float64; null if a value is not a number.
 
-    Texts with a comma before their decimals, as in "3,99", are numbers where no value of the column
-    has a point.
+    Texts with a decimal comma, such as "3,99", are numbers if no value of the column has a point.
     """
     if values.dtype.is_nested() or values.dtype == pl.Boolean:
         return pl.Series([None] * len(values), dtype=pl.Float64)

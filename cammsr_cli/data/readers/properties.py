@@ -1,4 +1,4 @@
-"""Tables of properties, as RetailRocket's: a row is an item, one of its properties, its value."""
+"""Tables of properties, such as RetailRocket's: a row has an item, a property and a value."""
 
 from __future__ import annotations
 
@@ -21,22 +21,23 @@ _KNOWN = {
 
 
 def is_properties(columns: Iterable[str]) -> bool:
-    """Whether a table's rows are properties: there are an item, a property and a value."""
+    """Whether a table's rows are properties: it has columns for item, property and value."""
     names = {normalised(column) for column in columns}
     has_item = not names.isdisjoint(CANDIDATES["items"]["item"])
     return has_item and bool(names & {*_PROPERTY}) and bool(names & {*_VALUE})
 
 
 def items_of_properties(tables: Sequence[Table]) -> Table:
-    """A row an item, with a column for each property that is a known field of items.
+    """Make a table with one row per item, and a column for each property that is a known field.
 
-    Where rows have a time, the latest value of each property holds; else all of them, as a list.
+    If rows have timestamps, the latest value of each property is used. Otherwise all its values
+    are used, as a list.
 
     Args:
-        tables: One at least, of each of which `is_properties` is true.
+        tables: At least one table; `is_properties` is true for each.
 
     Raises:
-        CammsrError: Ids cannot be read, or the tables' values are of different types.
+        CammsrError: Ids cannot be read, or the values of the tables have different types.
     """
     notes = [note for table in tables for note in table.notes]
     try:
@@ -53,7 +54,7 @@ def items_of_properties(tables: Sequence[Table]) -> Table:
     timed = bool(rows["time"].is_not_null().any())
     value = pl.col("value").last() if timed else pl.col("value").unique(maintain_order=True)
     frame = rows.select("item").unique(maintain_order=True)
-    # Nulls first: a value whose time is not known is older than any.
+    # Nulls come first: a value without a time counts as the oldest.
     known = rows.filter(pl.col("value").is_not_null()).sort("time", maintain_order=True)
     for name in read:
         own = known.filter(pl.col("property") == name).group_by("item").agg(value.alias(name))
@@ -71,7 +72,7 @@ def items_of_properties(tables: Sequence[Table]) -> Table:
 
 
 def _rows(table: Table, notes: list[str]) -> pl.DataFrame:
-    """Columns `item`, `property`, `value` and `time`, null where there is none."""
+    """Columns `item`, `property`, `value` and `time`; the time is null if it is missing."""
     names = {normalised(column): column for column in reversed(table.frame.columns)}
     ids = clean_ids(table, item_column(table.frame.columns, "items"), notes)
     kinds = clean_ids(table, next(names[name] for name in _PROPERTY if name in names))

@@ -1,4 +1,4 @@
-"""Public data sets that need more than the names of their columns: MIND and Diginetica."""
+"""Public data sets that need more than recognised column names: MIND and Diginetica."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _NEWS = (
 
 
 def as_diginetica(tables: SourceTables) -> SourceTables | None:
-    """Diginetica's views or purchases by session, or None if they are others.
+    """Read Diginetica's views or purchases by session; None if the tables are others.
 
-    Few sessions have a user. The date tells the day, and the time frame the milliseconds since the
-    session began.
+    Sessions are used as users, because few sessions have a user. The time is the day in the date
+    column plus the time frame, which is in milliseconds since the start of the session.
     """
     frame = tables.interactions.frame
     names = {normalised(column): column for column in frame.columns}
@@ -49,14 +49,15 @@ def find_mind(
 ) -> SourceTables | None:
     """Read a folder of MIND (Microsoft News): `behaviors.tsv` and `news.tsv`, without a header.
 
-    Interactions are the clicks: those of a user's history, which have no times and stand before the
-    user's first impression in their order, a second apart; and those among the impressions.
+    The interactions are the clicks among the impressions and the clicks of a user's history. Clicks
+    of the history have no times. They are put before the user's first impression, in their order,
+    one second apart.
 
     Returns:
         The tables, or None if there are no such files.
 
     Raises:
-        CammsrError: A file is broken; it says where.
+        CammsrError: A file is broken; the message gives the place.
     """
     files = {path.name.lower().partition(".")[0]: path for path in columns}
     if not {"behaviors", "news"} <= files.keys():

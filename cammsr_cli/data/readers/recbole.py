@@ -1,4 +1,4 @@
-"""RecBole's atomic files: tab-separated, with a type after each column's name."""
+"""RecBole's atomic files: tab-separated, with a type after the name of each column."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cammsr_cli.errors import UsageError
 _TYPED = re.compile(r"(?P<name>.+):(?P<type>token|token_seq|float|float_seq)")
 _BETWEEN_QUOTED = re.compile(r"(?<=['\"]),\s*(?=['\"])")
 
-# What RecBole's own data sets call a title and a category.
+# Column names of titles and categories in RecBole's own data sets.
 _NAMES = {"movie_title": "title", "item_name": "title", "class": "category"}
 _TEXTS = ("title", "name", "description", "text", "review", "abstract", "summary")
 
@@ -32,7 +32,7 @@ def find_recbole(
     """Read a folder with one `.inter` file, and perhaps the `.item` file of the same name.
 
     Raises:
-        UsageError: It holds several `.inter` files.
+        UsageError: The folder holds several `.inter` files.
         CammsrError: A file is broken.
     """
     atomic = [path for path, names in columns.items() if is_atomic(names)]
@@ -52,13 +52,13 @@ def find_recbole(
 
 
 def _suffix(path: Path) -> str:
-    """The suffix that tells the kind: that of `a.inter`, and of `a.inter.gz`."""
+    """The suffix `.inter` or `.item` of a file name: `.inter` for `a.inter` and `a.inter.gz`."""
     suffixes = [one.lower() for one in path.suffixes if one.lower() in (".inter", ".item")]
     return suffixes[-1] if suffixes else ""
 
 
 def as_recbole(tables: SourceTables) -> SourceTables | None:
-    """Tables with RecBole's types taken off their columns' names, or None if they have none."""
+    """Remove RecBole's types from column names; None if the columns have no types."""
     items = tables.items
     atomic = is_atomic(tables.interactions.frame.columns)
     atomic_items = items is not None and is_atomic(items.frame.columns)
@@ -84,7 +84,7 @@ def _interactions(table: Table) -> Table:
 
 
 def _items(table: Table) -> Table:
-    """Names become those that are recognised; sequences of tokens that are no text, lists."""
+    """Rename columns to recognised names, and convert token sequences to lists unless text."""
     names: dict[str, str] = {}
     lists: list[str] = []
     for column in table.frame.columns:
@@ -105,13 +105,13 @@ def _parts(column: str) -> tuple[str, str]:
 
 
 def _distinct(names: Mapping[str, str]) -> dict[str, str]:
-    """New names, but for columns whose new name another one has: those keep their own."""
+    """The new names; columns with the same new name keep their old names."""
     taken = list(names.values())
     return {column: name if taken.count(name) == 1 else column for column, name in names.items()}
 
 
 def _tokens(text: str | None) -> list[str]:
-    """The tokens of a sequence: between spaces, or between commas as in RecBole's Amazon sets."""
+    """Split a sequence into tokens at spaces, or at commas as in RecBole's Amazon sets."""
     if not text:
         return []
     if len(text) > 1 and text[0] in "'\"" and text[-1] in "'\"":

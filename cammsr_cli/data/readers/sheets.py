@@ -18,10 +18,10 @@ T = TypeVar("T")
 
 
 def sheet_names(path: Path) -> list[str]:
-    """The sheets of a workbook, in their order.
+    """The names of a workbook's sheets, in order.
 
     Raises:
-        CammsrError: It cannot be read, or the package that reads it is not installed.
+        CammsrError: The file cannot be read, or the package that reads it is not installed.
     """
 
     def names() -> list[str]:
@@ -33,17 +33,18 @@ def sheet_names(path: Path) -> list[str]:
 
 
 def read_sheet(path: Path, name: str, rows: int | None = None) -> tuple[pl.DataFrame, str]:
-    """A sheet's rows, every column a string, as those of a CSV file; and what stands above them.
+    """Read a sheet's rows and the text above its header; as in a CSV file, columns are strings.
 
-    The header is the first row with two cells or more, where any has: one cell alone is a title.
+    The header is the first row with at least two cells, because a row with one cell is a title. If
+    no row has two cells, the header is the first row with one.
 
     Args:
         path: The workbook.
         name: Its sheet.
-        rows: So many of the first rows; None for all.
+        rows: The number of first rows to read; None reads all.
 
     Raises:
-        CammsrError: It cannot be read, or the package that reads it is not installed.
+        CammsrError: The file cannot be read, or the package that reads it is not installed.
     """
     options = {"dtypes": "string"} | ({} if rows is None else {"n_rows": rows})
     cells = _read(
@@ -71,7 +72,7 @@ def read_sheet(path: Path, name: str, rows: int | None = None) -> tuple[pl.DataF
 
 
 def _header_row(filled: pl.Series) -> int:
-    """The first row with two cells or more, else the first with any, by how many each row has."""
+    """The first row with at least two cells, else with one; `filled` counts the cells by row."""
     for least in (2, 1):
         found = (filled >= least).arg_true()
         if len(found):
@@ -87,7 +88,7 @@ def _read(path: Path, read: Callable[[], T]) -> T:
         )
     try:
         return read()
-    except Exception as error:  # fastexcel's and calamine's errors have no common ground
+    except Exception as error:  # fastexcel and calamine have no common error class
         raise CammsrError(
             f"{path} cannot be read as a workbook: {first_line(error)}",
             "Open it in a spreadsheet program and save it again, or as CSV.",

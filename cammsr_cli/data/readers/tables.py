@@ -1,4 +1,4 @@
-"""Raw tables: CSV, TSV, JSON and Parquet, plain or compressed, a file or a folder of parts."""
+"""Raw tables: CSV, TSV, JSON and Parquet, plain or compressed, as a file or a folder of parts."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ ITEM_NAMES = ("items", "meta", "products", "catalogue", "movies")
 
 
 class _Columnar(NamedTuple):
-    """A format whose files hold typed columns: how polars reads one, and its columns alone."""
+    """A format with typed columns: how polars reads the rows, and how it reads the names only."""
 
     title: str
     rows: Callable[[io.BytesIO], pl.DataFrame]
@@ -62,21 +62,21 @@ _COLUMNAR: dict[Format, _Columnar] = {
 }
 _USUAL_SEPARATORS: dict[Format, str] = {"csv": ",", "tsv": "\t"}
 _HEAD = 65_536  # bytes in which the first line ends
-_ROWS_A_PIECE = 65_536  # as Python's values a whole column of texts is large
+_ROWS_A_PIECE = 65_536  # a whole column of texts as Python objects needs much memory
 _WORDS_LISTED = 3
 
 
 @dataclass(frozen=True)
 class Table:
-    """A raw table and where it came from, so that a bad value can be shown by file and line.
+    """A raw table and its origin, so that messages can give the file and line of a bad value.
 
     Attributes:
         path: The file it was read from, or the folder of its parts.
-        frame: Its rows, in file order, blank lines left out.
-        layout: How a row number turns into a place in the file.
-        dialect: Delimited files only: how fields are told apart.
-        encoding: What its text is written in.
-        notes: What people should know of how it was read.
+        frame: Its rows, in file order, without blank lines.
+        layout: How a row number is converted to a place in the file.
+        dialect: The delimiter and the quoting; delimited files only.
+        encoding: The encoding of its text.
+        notes: Notes for people about how it was read.
         parts: The tables of a folder's files, in order of their names; none for a single file.
         joined: The tables whose rows were joined by id.
     """
@@ -97,9 +97,9 @@ class Table:
         return own or (holder_of(self.path) or self.path,)
 
     def place(self, row: int) -> str:
-        """Where a 0-based row of `frame` stands: "FILE, line 7", or "FILE, row 7" in Parquet.
+        """The place of a 0-based row of `frame`: "FILE, line 7", or "FILE, row 7" in Parquet.
 
-        Lines count from 1, the header and blank lines among them.
+        Lines are counted from 1, including the header and blank lines.
         """
         for part in self.parts:
             if row < part.frame.height:
@@ -109,7 +109,7 @@ class Table:
         return f"{self.path}, row {row + 1}" if line is None else f"{self.path}, line {line}"
 
     def _line(self, row: int) -> int | None:
-        """The line of a row, found by reading the file again; None where it cannot be told."""
+        """The line of a row, found by reading the file again; None if it is unknown."""
         if self.layout == "headerless":
             return row + 1
         if self.dialect is not None:
@@ -126,13 +126,13 @@ class SourceTables:
     """The raw tables a corpus is made of.
 
     Attributes:
-        interactions: Who took what, when.
-        items: What the items are; None if there is no such file.
-        tags: Words users gave to items (GroupLens); columns `user`, `item`, `tag`.
-        lists_are_paths: Whether a list of categories leads from the coarsest to the finest, so
-            that it is a place in a hierarchy, and not a set.
-        known: Whether it is known which of several columns is meant.
-        notes: What people should know of how the files were read.
+        interactions: The events: users, items and times.
+        items: The items and their content; None if there is no such file.
+        tags: Tags that users gave to items (GroupLens); columns `user`, `item`, `tag`.
+        lists_are_paths: Whether a list of categories goes from the coarsest to the finest, so that
+            it is a path in a hierarchy and not a set.
+        known: Whether the format defines which of several possible columns is used.
+        notes: Notes for people about how the files were read.
     """
 
     interactions: Table
@@ -144,7 +144,11 @@ class SourceTables:
 
 
 def named_table(folder: Path, tables: Mapping[Path, object], names: Sequence[str]) -> Path | None:
-    """The table in a folder whose name comes first in `names`; two of one name are a fault."""
+    """The table in a folder whose name comes first in `names`; None if no name matches.
+
+    Raises:
+        UsageError: Several tables have the same name.
+    """
     for name in names:
         found = [path for path in tables if path.name.lower().partition(".")[0] == name]
         if len(found) > 1:
@@ -158,21 +162,23 @@ def named_table(folder: Path, tables: Mapping[Path, object], names: Sequence[str
 
 
 def open_table(path: Path, reading: Reading | None = None) -> Table:
-    """Read a table: CSV, TSV, JSON or Parquet, plain, `.gz` or `.zst`, told by extension.
+    """Read a table: CSV, TSV, JSON or Parquet, plain, `.gz` or `.zst`, by its extension.
 
-    Also of a workbook or a database, by its own path if it holds one alone, if `reading` says which
-    or has a query, or by a path such as `shop.xlsx/Orders`.
+    A table of a workbook or a database is read too. Its path is such as `shop.xlsx/Orders`. The
+    path of the workbook or database is enough if it holds only one table, or if `reading` names
+    the table or has a query.
 
-    Rows are in file order. Every column of a delimited file or a sheet is a string (ids such as
-    "007" stay what they are); JSON, Parquet and databases keep their types. Words that stand for a
-    missing value are null, and counted.
+    Rows are in file order. Every column of a delimited file or a sheet is a string, so that ids
+    such as "007" do not change. JSON, Parquet and databases keep their types. Words that stand for
+    a missing value become null, and a note counts them.
 
     Args:
-        path: The file, or a folder of parts, which are taken in order of their names.
-        reading: How to read it; None finds out.
+        path: The file, or a folder of parts, which are read in order of their names.
+        reading: How to read it; None detects everything.
 
     Raises:
-        CammsrError: The file is missing, empty, broken or of an unknown kind; it says where.
+        CammsrError: The file is missing, empty, broken or of an unknown kind; the message gives
+            the place.
     """
     reading = reading or Reading()
     table: Table | None
@@ -192,7 +198,7 @@ def open_table(path: Path, reading: Reading | None = None) -> Table:
 
 
 def _open_held(path: Path, holder: Path, reading: Reading) -> Table:
-    """A table of a workbook or a database, or what a query of it gives."""
+    """Read a table of a workbook or a database, or the result of a query."""
     if path == holder and holder.name in reading.queries:
         rows = read_query(holder, reading.queries[holder.name])
         return _of_texts(Table(path, rows, "rows"))
@@ -213,7 +219,7 @@ def _open_held(path: Path, holder: Path, reading: Reading) -> Table:
 
 
 def _open_file(path: Path, reading: Reading) -> Table | None:
-    """The table in a file; None if there is nothing in it."""
+    """Read the table in a file; None if the file is empty."""
     kind = table_format(path)
     if kind is None:
         raise CammsrError(f"{path}: unknown kind of table", _known_extensions())
@@ -246,7 +252,7 @@ def _open_file(path: Path, reading: Reading) -> Table | None:
 
 
 def _open_parts(folder: Path, reading: Reading) -> Table | None:
-    """The rows of all parts, one after another; None if there are none."""
+    """Read the rows of all parts, concatenated; None if there are none."""
     files = part_files(folder)
     if not files:
         raise CammsrError(
@@ -280,7 +286,7 @@ def _open_parts(folder: Path, reading: Reading) -> Table | None:
 
 
 def _with_partition(folder: Path, part: Table) -> Table:
-    """A part with the columns that the names of its folders tell."""
+    """Add the columns that are encoded in the names of a part's folders."""
     columns = [
         pl.lit(value, pl.String).alias(key)
         for key, value in partition(folder, part.path).items()
@@ -290,10 +296,10 @@ def _with_partition(folder: Path, part: Table) -> Table:
 
 
 def columns_of(path: Path, reading: Reading | None = None) -> list[str]:
-    """The columns that a table begins with, from its first lines; [] if they cannot be told.
+    """Read the column names of a table from its first lines; [] if they are unknown.
 
-    Of JSON those of the first twenty lines. Whether the rest of the file is sound is not looked
-    at: `open_table` does.
+    For JSON, they are the keys of the first twenty lines. The rest of the file is not checked:
+    `open_table` checks it.
     """
     reading = reading or Reading()
     if holder := holder_of(path):
@@ -312,7 +318,7 @@ def columns_of(path: Path, reading: Reading | None = None) -> list[str]:
         return list(reading.columns[path.name])
     try:
         if columnar is not None:
-            plain = path.suffix.lower() in FORMATS  # else it is compressed as a whole
+            plain = path.suffix.lower() in FORMATS  # otherwise the whole file is compressed
             return list(columnar.columns(path if plain else io.BytesIO(read_content(path))))
         lines = first_lines(path, reading.encoding_of(path))
     except (OSError, EOFError, zlib.error, zstandard.ZstdError, pl.exceptions.PolarsError):
@@ -333,10 +339,10 @@ def counted(number: int, noun: str) -> str:
 
 
 def values_of(table: Table, column: str, rows: Sequence[int]) -> Iterator[Any]:
-    """The cells of a column in some rows, as Python's values, a piece of them at a time.
+    """Yield the cells of a column in some rows as Python objects, converted in chunks.
 
     Raises:
-        CammsrError: It holds dates within lists or objects that Python has no value for.
+        CammsrError: Lists or objects in it hold dates that Python cannot represent.
     """
     series = table.frame[column]
     for start in range(0, len(rows), _ROWS_A_PIECE):
@@ -353,7 +359,7 @@ def values_of(table: Table, column: str, rows: Sequence[int]) -> Iterator[Any]:
 
 
 def blank_note(path: Path, rows: int) -> tuple[str, ...]:
-    """A note on rows of a file that were left out because no field of theirs has a value."""
+    """A note about rows of a file that were dropped because all their fields are empty."""
     return (f"{counted(rows, 'row')} of {path.name} without any value left out",) if rows else ()
 
 
@@ -365,7 +371,7 @@ def _known_extensions() -> str:
 
 
 def _without_missing(table: Table, words: frozenset[str]) -> Table:
-    """The table with null where a cell is one of the words that stand for a missing value."""
+    """Replace cells by null if they are one of the words that stand for a missing value."""
     padded = [form for word in words for form in (word, f" {word}", f"{word} ", f" {word} ")]
     texts = table.frame.select(pl.col(pl.String))
     found = texts.select(pl.all().is_in(padded).any())
@@ -388,7 +394,7 @@ def _without_missing(table: Table, words: frozenset[str]) -> Table:
 def _read_columnar(path: Path, content: bytes, kind: _Columnar) -> Table:
     try:
         frame = kind.rows(io.BytesIO(content))
-    except (pl.exceptions.PolarsError, OSError) as error:  # its bytes are in memory
+    except (pl.exceptions.PolarsError, OSError) as error:  # the bytes are in memory
         raise CammsrError(
             f"{path} is not a file of {kind.title}: {first_line(error)}", "Write it again."
         ) from None
@@ -396,7 +402,7 @@ def _read_columnar(path: Path, content: bytes, kind: _Columnar) -> Table:
 
 
 def _of_texts(table: Table) -> Table:
-    """The table with columns of bytes as texts, as some programs write them; others left out."""
+    """Convert columns of bytes to text, as some programs write text as bytes; drop the others."""
     frame, notes = table.frame, list(table.notes)
     for column in frame.select(pl.selectors.binary()):
         try:

@@ -1,7 +1,7 @@
-"""Times as raw files write them: numbers of any unit, and dates in the usual forms.
+"""Timestamps of raw files: numbers of any unit, and dates in the usual formats.
 
-A column is read one way throughout, the one that its values allow. Where they allow two, the user
-is asked. Everything is told in words, so that a wrong guess is seen.
+All values of a column are read in the same format, the one that they allow. If they allow two, an
+error asks the user to choose. The format is reported in words, so that a wrong guess is noticed.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ NAMED_FORMATS = (
     *("seconds", "milliseconds", "microseconds", "nanoseconds", "excel"),
     *("day-first", "month-first", "year-first"),
 )
-"""What `--time-format` takes beside a strptime pattern."""
+"""The names that `--time-format` takes; it also takes a strptime pattern."""
 
 _UNITS = {"ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
-# Median magnitude below which numbers are of a unit: seconds reach the year 5138.
+# Upper limit of the median magnitude for each unit: the limit of seconds is the year 5138.
 _MEDIANS = {"seconds": 1e11, "milliseconds": 1e14, "microseconds": 1e17, "nanoseconds": np.inf}
 _EXCEL_EPOCH = -25_569 * DAY  # 1899-12-30
 _EXCEL_DAYS = (29_221, 73_051)  # 1980 to 2099
-# So many of a column's numbers are of a form where it is read as that form; others are faults.
+# A column is read in a format if at least this share of its numbers fits; the others are errors.
 _MOST = 0.9
 _SAMPLE = 10_000
 _SAMPLE_OF_OTHERS = 1_000
 _FURTHEST_ZONE, _ZONE_STEP = 14 * 3_600, 900  # seconds
-# Numbers that are dates by their digits: how many, their strptime pattern, how people write it.
+# Numbers whose digits are a date: number of digits to strptime pattern and usual notation.
 _DIGITS = {
     6: ("%Y%m", "YYYYMM"),
     8: ("%Y%m%d", "YYYYMMDD"),
@@ -55,7 +55,10 @@ _DIGITS = {
 
 
 def checked_time_format(text: str) -> str:
-    """A `--time-format`: one of `NAMED_FORMATS`, or a strptime pattern with a fraction as "%.f".
+    """Check a `--time-format`: one of `NAMED_FORMATS`, or a strptime pattern.
+
+    Returns:
+        The format; in a pattern, a fraction of a second is written "%.f".
 
     Raises:
         UsageError: It is neither.
@@ -85,21 +88,21 @@ def read_times(
     time_format: str | None,
     may_lack: pl.Series | None = None,
 ) -> tuple[pl.DataFrame, str]:
-    """The times of some rows, and how they were understood.
+    """Read the timestamps of some rows.
 
     Args:
         table: The raw table.
-        column: Its column of times.
+        column: Its column of timestamps.
         rows: Row numbers.
-        time_format: How times are written, as `checked_time_format` gives it; None finds out.
-        may_lack: Whether a row need not have one, for each; null stands for it then.
+        time_format: Format of the timestamps, as `checked_time_format` returns it; None detects it.
+        may_lack: For each row, whether its timestamp may be missing; then it is null.
 
     Returns:
         Columns `second`, int64 since 1970 UTC, and `fraction`, int64 nanoseconds, of each row; and
-        the words.
+        a description of how the values were interpreted.
 
     Raises:
-        CammsrError: A value is no time, or all of them may be read in two ways.
+        CammsrError: A value is not a timestamp, or all values can be read in two formats.
     """
     values = table.frame[column].gather(rows)
     reading = read_values(values, time_format)
@@ -123,7 +126,7 @@ def read_times(
 def _ask(
     table: Table, column: str, rows: pl.Series, values: pl.Series, readings: Sequence[str]
 ) -> None:
-    """Refuse what may be read in several ways, showing a value that these ways tell apart."""
+    """Raise because the values allow several formats; show a value whose date depends on them."""
     each = [read_values(values, name).times["second"] for name in readings]
     differ = int((each[0] != each[1]).arg_true()[0])
     [value] = values_of(table, column, [int(rows[differ])])
@@ -137,14 +140,15 @@ def _ask(
 
 
 def finer_column(table: Table, column: str, others: Sequence[str]) -> str | None:
-    """Another column that tells the same times more finely; None if there is none.
+    """Find another column with the same times at a finer resolution; None if there is none.
 
-    It is looked for where times are whole days, hours, minutes or seconds, in a sample of the rows:
-    the finer times lie within those days or hours, whatever zone either is in.
+    It is searched for only if the times are whole days, hours, minutes or seconds, in a sample of
+    the rows. The finer times must lie within those days, hours, minutes or seconds. The time zones
+    of the two columns may differ.
 
     Args:
         table: The raw table.
-        column: The column of times.
+        column: The column of timestamps.
         others: Columns that may be finer.
     """
     frame = table.frame.gather_every(max(1, table.frame.height // _SAMPLE_OF_OTHERS))
@@ -171,7 +175,10 @@ def finer_column(table: Table, column: str, others: Sequence[str]) -> str | None
 
 
 def _moments(values: pl.Series) -> NDArray[np.float64] | None:
-    """Seconds since 1970 with their fractions; None unless all can be read, most of our days."""
+    """Seconds since 1970 with their fractions.
+
+    None unless all values can be read and most of them lie between 1980 and 2100.
+    """
     reading = read_values(values)
     second = reading.times["second"]
     if not len(second) or second.null_count() or reading.readings:
@@ -182,11 +189,11 @@ def _moments(values: pl.Series) -> NDArray[np.float64] | None:
 
 
 def read_values(values: pl.Series, time_format: str | None = None) -> Reading:
-    """Read a column one way throughout; what does not fit is null.
+    """Read all values of a column in the same format; a value that does not fit is null.
 
     Args:
-        values: Of any type.
-        time_format: As `checked_time_format` gives it; None finds out.
+        values: The column, of any type.
+        time_format: As `checked_time_format` returns it; None detects it.
     """
     if time_format is not None and time_format not in ORDERS:
         return _by_format(values, time_format)
@@ -206,7 +213,7 @@ def read_values(values: pl.Series, time_format: str | None = None) -> Reading:
 
 
 def _by_format(values: pl.Series, time_format: str) -> Reading:
-    """Numbers of a named unit, or what fits a strptime pattern."""
+    """Read numbers of a named unit, or texts with a strptime pattern."""
     if values.dtype.is_temporal() or values.dtype.is_nested():
         return Reading(
             split_seconds(pl.Series([None] * len(values), dtype=pl.Int64), 1), time_format
@@ -224,7 +231,10 @@ def _by_format(values: pl.Series, time_format: str) -> Reading:
 
 
 def _from_strings(texts: pl.Series, order: str | None) -> Reading:
-    """All numbers, or all dates of one shape; a value of a rarer kind is a fault."""
+    """Read texts as numbers, or as dates of one shape, whichever is most frequent.
+
+    A value of another kind is null.
+    """
     whole = texts.cast(pl.Int64, strict=False)
     if order is None and len(whole) and not whole.null_count():
         return _from_numbers(whole)
@@ -245,7 +255,7 @@ def _from_strings(texts: pl.Series, order: str | None) -> Reading:
 
 
 def _numbers(values: pl.Series) -> pl.Series:
-    """Int64, or Float64 where some are no whole numbers; null where there is none."""
+    """Int64, or Float64 if some values are not whole numbers; null if a value is not a number."""
     whole = values.cast(pl.Int64, strict=False)
     if values.dtype.is_integer():
         return whole
@@ -270,7 +280,7 @@ def _from_numbers(numbers: pl.Series) -> Reading:
 
 
 def _digits_of(known: pl.Series) -> int | None:
-    """How many digits dates have that are written as numbers; None where they are no dates."""
+    """The number of digits of dates that are written as numbers; None if they are not dates."""
     if not len(known):
         return None
     for digits, (pattern, _) in _DIGITS.items():
@@ -286,12 +296,15 @@ def _digits_of(known: pl.Series) -> int | None:
 
 
 def _minutes(digits: int) -> str:
-    """What is put after a date of so many digits: strptime takes no hours without minutes."""
+    """Minutes to append to a date of this many digits: strptime needs minutes after hours."""
     return "00" if digits == 10 else ""
 
 
 def _from_excel(days: pl.Series) -> pl.DataFrame:
-    """Days and parts of a day, to the millisecond: more of it is rounding of the spreadsheet."""
+    """Read days and fractions of a day, rounded to milliseconds.
+
+    Finer digits are rounding errors of the spreadsheet.
+    """
     milliseconds = (days.cast(pl.Float64) * (DAY * 1_000)).round()
     fits = milliseconds.abs() < LARGEST_SECOND
     times = split_seconds(milliseconds.set(~fits, None).cast(pl.Int64), 1_000)
@@ -299,7 +312,7 @@ def _from_excel(days: pl.Series) -> pl.DataFrame:
 
 
 def _of_units(numbers: pl.Series, known: pl.Series) -> Reading:
-    """Numbers of a unit told by their size; where units are mixed, each in its own."""
+    """Read numbers in a unit that depends on their magnitude; units may be mixed in a column."""
     size = known.abs()
     median = float(size.median() or 0.0)  # type: ignore[arg-type]
     unit = next(name for name, most in _MEDIANS.items() if median < most)
