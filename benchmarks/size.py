@@ -100,7 +100,7 @@ def measure(path: Path, items: int, events: int, steps: int) -> Cost:
     from cammsr_cli.config import resolve
     from cammsr_cli.data.dataset import DataSet
     from cammsr_cli.distributed import World
-    from cammsr_cli.model.windows import shuffled_batches, training_windows
+    from cammsr_cli.model.history_windows import shuffled_batches, training_windows
     from cammsr_cli.runs.folder import RunFolder
     from cammsr_cli.runs.spec import describe, training_items
     from cammsr_cli.training.sizing import fitted

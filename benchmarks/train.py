@@ -28,8 +28,8 @@ from cammsr_cli.data.dataset import DataSet
 from cammsr_cli.devices import resolve_device
 from cammsr_cli.distributed import World
 from cammsr_cli.model.cammsr import Cammsr
+from cammsr_cli.model.history_windows import shuffled_batches, training_windows
 from cammsr_cli.model.items import ItemEncoder
-from cammsr_cli.model.windows import shuffled_batches, training_windows
 from cammsr_cli.runs.folder import RunFolder
 from cammsr_cli.runs.spec import describe, training_items
 from cammsr_cli.training import objective, plan, step

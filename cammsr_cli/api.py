@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
     from cammsr_cli.encoding.features import Progress
     from cammsr_cli.prepare.report import PrepareReport
+    from cammsr_cli.ranking.api_model import Event, Model
     from cammsr_cli.ranking.evaluate import Evaluation
-    from cammsr_cli.ranking.model import Event, Model
     from cammsr_cli.training.reports import EpochReport, Outcome
     from cammsr_cli.training.train import Listener
 
@@ -278,8 +278,8 @@ def load(
         CammsrError: The run or its data cannot be used, or nothing is left to recommend.
     """
     from cammsr_cli.devices import resolve_device
-    from cammsr_cli.ranking.choice import Choice
-    from cammsr_cli.ranking.model import Model
+    from cammsr_cli.ranking.api_model import Model
+    from cammsr_cli.ranking.item_filter import Choice
     from cammsr_cli.ranking.recommend import Recommender
     from cammsr_cli.runs.folder import RunFolder
     from cammsr_cli.runs.loading import load_run

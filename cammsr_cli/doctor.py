@@ -121,7 +121,7 @@ def _threads() -> Finding:
 
 def _encoders() -> Iterator[Finding]:
     """Yield each installed encoder, and whether its default weights are on this machine."""
-    from cammsr_cli.plugins.facts import encoder_facts
+    from cammsr_cli.plugins.encoder_info import encoder_facts
     from cammsr_cli.plugins.registry import EncoderSpec, find_encoders
 
     for entry in find_encoders():

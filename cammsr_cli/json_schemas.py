@@ -19,9 +19,9 @@ from cammsr_cli.data.summary import Summary
 from cammsr_cli.doctor import Finding
 from cammsr_cli.export.run import Exported
 from cammsr_cli.files import written_whole
-from cammsr_cli.plugins.facts import EncoderFacts
+from cammsr_cli.plugins.encoder_info import EncoderFacts
 from cammsr_cli.plugins.registry import EncoderEntry
-from cammsr_cli.prepare.parts import MergeReport
+from cammsr_cli.prepare.dataset_parts import MergeReport
 from cammsr_cli.prepare.report import PrepareReport
 from cammsr_cli.ranking.evaluate import Evaluation
 from cammsr_cli.ranking.recommendation_file import Written

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from cammsr_cli.model.catalogue import Catalogue
+from cammsr_cli.model.catalogue_tensors import Catalogue
 
 N, DIMS, C = 12, {"text": 5, "image": 7, "video": 4}, 3
 

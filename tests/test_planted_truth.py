@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from cammsr_cli.data.splits import TEST
-from cammsr_cli.model.catalogue import Catalogue
+from cammsr_cli.model.catalogue_tensors import Catalogue
 from cammsr_cli.ranking.full_ranking import evaluation_cases, model_ranks
 from cammsr_cli.ranking.metrics import per_user
 from cammsr_cli.ranking.recommend import Recommender

@@ -92,7 +92,7 @@ def info(spec: Spec, as_json: AsJson = False) -> None:
     """
     from dataclasses import asdict
 
-    from cammsr_cli.plugins.facts import encoder_facts
+    from cammsr_cli.plugins.encoder_info import encoder_facts
     from cammsr_cli.plugins.registry import EncoderSpec
 
     facts = encoder_facts(EncoderSpec.parse(spec))
@@ -143,7 +143,7 @@ def check(
 
     from cammsr_encoders.contract import REFERENCE
 
-    from cammsr_cli.plugins.check import check_encoder
+    from cammsr_cli.plugins.encoder_check import check_encoder
     from cammsr_cli.plugins.registry import EncoderSpec
 
     found = []

@@ -14,8 +14,8 @@ from cammsr_cli.commands.options import KeepSeen, MediaRoot, NewShare
 from cammsr_cli.commands.pages import require_media_root, write_report_page
 
 if TYPE_CHECKING:
-    from cammsr_cli.ranking.details import Details
     from cammsr_cli.ranking.evaluate import Evaluation
+    from cammsr_cli.ranking.evaluation_details import Details
     from cammsr_cli.ranking.metrics import Estimate
 
 EXAMPLES = [

@@ -11,7 +11,7 @@ from cammsr_cli import console
 from cammsr_cli.commands.examples import epilog
 
 if TYPE_CHECKING:
-    from cammsr_cli.prepare.parts import MergeReport
+    from cammsr_cli.prepare.dataset_parts import MergeReport
 
 EXAMPLES = ["cammsr merge shop.1-of-2.h5 shop.2-of-2.h5 --out shop.h5"]
 HELP_EPILOG = epilog(EXAMPLES)
@@ -31,7 +31,7 @@ def command(
     """
     from dataclasses import asdict
 
-    from cammsr_cli.prepare.parts import merge_parts
+    from cammsr_cli.prepare.dataset_parts import merge_parts
 
     report = merge_parts(parts, out, force)
     if as_json:

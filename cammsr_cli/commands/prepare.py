@@ -281,14 +281,14 @@ def command(
     from dataclasses import asdict, replace
 
     from cammsr_cli.cache_folder import cache_folder
-    from cammsr_cli.data.conditions import Condition
     from cammsr_cli.data.corpus import SourceOptions
-    from cammsr_cli.data.kinds import Weights
+    from cammsr_cli.data.event_conditions import Condition
+    from cammsr_cli.data.event_kinds import Weights
     from cammsr_cli.encoding.features import FeatureOptions, Shard
     from cammsr_cli.media.download import DownloadOptions, any_address
     from cammsr_cli.plugins.registry import EncoderSpec
+    from cammsr_cli.prepare.dataset_parts import part_path
     from cammsr_cli.prepare.options import PrepareOptions
-    from cammsr_cli.prepare.parts import part_path
     from cammsr_cli.prepare.run import plan, prepare
 
     part = Shard() if shard is None else Shard.parse(shard)
@@ -390,7 +390,7 @@ def _prepare_together(options: PrepareOptions, as_json: bool) -> None:
 
     from cammsr_cli.commands import merge
     from cammsr_cli.distributed import joined
-    from cammsr_cli.prepare.parts import prepare_together, require_shareable
+    from cammsr_cli.prepare.dataset_parts import prepare_together, require_shareable
 
     require_shareable(options)
     with (

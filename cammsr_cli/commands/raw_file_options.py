@@ -11,8 +11,8 @@ from cammsr_cli.errors import UsageError
 
 if TYPE_CHECKING:
     from cammsr_cli.data.categories import Level
-    from cammsr_cli.data.conditions import Condition
-    from cammsr_cli.data.readers.contents import Reading
+    from cammsr_cli.data.event_conditions import Condition
+    from cammsr_cli.data.readers.file_contents import Reading
 
 
 class OrderName(StrEnum):
@@ -75,7 +75,7 @@ class PrecisionName(StrEnum):
 
 def negatives(texts: Sequence[str] | None) -> tuple[Condition, ...] | None:
     """Parse `--negative`; None if it is not given, so that negative kinds are detected by name."""
-    from cammsr_cli.data.conditions import Condition
+    from cammsr_cli.data.event_conditions import Condition
 
     if texts is None:
         return None
@@ -108,8 +108,8 @@ def reading_of(
     query: str | None,
 ) -> Reading:
     """Combine the options about single files and about all files."""
-    from cammsr_cli.data.readers.contents import MISSING, Reading, checked_encoding
     from cammsr_cli.data.readers.databases import DATABASES
+    from cammsr_cli.data.readers.file_contents import MISSING, Reading, checked_encoding
 
     of_all = [text for text in encodings if "=" not in text]
     if len(of_all) > 1:
@@ -160,7 +160,7 @@ def level_of(text: str | None) -> Level | None:
 
 def beside(source: Path, items: Path | None) -> Path:
     """The default folder of media: the folder of the file that names them."""
-    from cammsr_cli.data.readers.holders import holder_of
+    from cammsr_cli.data.readers.containers import holder_of
 
     named_in = items or source
     named_in = holder_of(named_in) or named_in

@@ -145,7 +145,7 @@ def command(
     """
     from cammsr_cli.devices import resolve_device
     from cammsr_cli.ranking import sessions as of_whom
-    from cammsr_cli.ranking.choice import Choice
+    from cammsr_cli.ranking.item_filter import Choice
     from cammsr_cli.ranking.recommend import Recommender
     from cammsr_cli.ranking.top_k import require_faiss
     from cammsr_cli.ranking.users import read_ids, user_indices

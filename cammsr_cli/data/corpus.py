@@ -17,8 +17,9 @@ from cammsr_cli.data.catalogue import (
     read_catalogue,
 )
 from cammsr_cli.data.categories import Level, labels_of
-from cammsr_cli.data.conditions import Condition, chosen_rows
+from cammsr_cli.data.event_conditions import Condition, chosen_rows
 from cammsr_cli.data.event_filters import Duplicates, Filters, Order, RowMarks
+from cammsr_cli.data.event_kinds import Weights, kinds_note, negative_rows
 from cammsr_cli.data.interactions import Interactions, read_interactions
 from cammsr_cli.data.joining import (
     category_table,
@@ -29,7 +30,6 @@ from cammsr_cli.data.joining import (
     unlisted_items,
     written_texts,
 )
-from cammsr_cli.data.kinds import Weights, kinds_note, negative_rows
 from cammsr_cli.data.readers.columns import (
     Header,
     MatchedColumns,
@@ -37,7 +37,7 @@ from cammsr_cli.data.readers.columns import (
     looks_like_data,
     match_columns,
 )
-from cammsr_cli.data.readers.contents import Reading
+from cammsr_cli.data.readers.file_contents import Reading
 from cammsr_cli.data.readers.formats import FormatName, open_sources
 from cammsr_cli.data.readers.guesses import guessed_columns
 from cammsr_cli.data.readers.tables import SourceTables, Table

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import wait
 from typing import Any, Protocol
 
-from cammsr_cli.encoding.ring import Ring, Spilt
+from cammsr_cli.encoding.shared_ring_buffer import Ring, Spilt
 from cammsr_cli.errors import CammsrError, first_line
 
 # If so many processes die in a row, with nothing decoded in between, no single file is the cause.

@@ -13,9 +13,9 @@ import polars as pl
 from numpy.typing import NDArray
 
 from cammsr_cli.data.readers.columns import CANDIDATES, is_index, item_column, listed, normalised
-from cammsr_cli.data.readers.contents import Reading
+from cammsr_cli.data.readers.containers import holder_of
+from cammsr_cli.data.readers.file_contents import Reading
 from cammsr_cli.data.readers.file_names import table_format
-from cammsr_cli.data.readers.holders import holder_of
 from cammsr_cli.data.readers.ids import clean_ids
 from cammsr_cli.data.readers.tables import Table, open_table
 from cammsr_cli.encoding.features import Features, Problem, StoredType, fitting

@@ -13,7 +13,7 @@ import torch
 
 from cammsr_cli import __version__
 from cammsr_cli.errors import UsageError
-from cammsr_cli.export.encoder import UserEncoderProgram, write_encoder
+from cammsr_cli.export.user_encoder import UserEncoderProgram, write_encoder
 from cammsr_cli.export.vectors import write_items, write_users
 from cammsr_cli.files import refusals_named, sha256_of, write_checksums, written_whole
 from cammsr_cli.locks import only_writer

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cammsr_cli.model.by_device import segment_mask
-from cammsr_cli.model.catalogue import Catalogue
+from cammsr_cli.model.catalogue_tensors import Catalogue
+from cammsr_cli.model.device_kernels import segment_mask
 from cammsr_cli.model.experts import (
     Camoe,
     CategoryGuide,
@@ -30,11 +30,11 @@ from cammsr_cli.model.experts import (
     RouterKind,
     equal_weights,
 )
+from cammsr_cli.model.history_windows import TIME_BUCKETS, Rows, Window
 from cammsr_cli.model.items import ItemEncoder
 from cammsr_cli.model.layers import Dropout, StreamNorm
-from cammsr_cli.model.repeats import RepeatBias
+from cammsr_cli.model.repeat_bias import RepeatBias
 from cammsr_cli.model.user_encoder import UserEncoder, causal_mask
-from cammsr_cli.model.windows import TIME_BUCKETS, Rows, Window
 
 Norm = Literal["dyt", "layernorm"]
 InputNorm = Literal["dyt", "layernorm", "none"]

@@ -15,9 +15,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cammsr_cli.model.by_device import COSINES_AT_ONCE, most_on
-from cammsr_cli.model.catalogue import Catalogue, Met, are_new, has_content, known_items
-from cammsr_cli.model.features import MEASURED_ROWS, ContentInitialisation, FeatureProjection
+from cammsr_cli.model.catalogue_tensors import Catalogue, Met, are_new, has_content, known_items
+from cammsr_cli.model.device_kernels import COSINES_AT_ONCE, most_on
+from cammsr_cli.model.feature_projection import (
+    MEASURED_ROWS,
+    ContentInitialisation,
+    FeatureProjection,
+)
 from cammsr_cli.model.layers import rows_of_table
 
 ID = "id"

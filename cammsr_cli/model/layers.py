@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from cammsr_cli.model.by_device import attention, dropout
+from cammsr_cli.model.device_kernels import attention, dropout
 
 
 class _Gathered(torch.autograd.Function):

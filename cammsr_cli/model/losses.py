@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from cammsr_cli.model.by_device import filled, rows_at_once
+from cammsr_cli.model.device_kernels import filled, rows_at_once
 
 NOWHERE = -1e30
 """Logit of masked items; finite, so that a softmax over masked items only is not NaN."""

@@ -9,7 +9,7 @@ from typing import Literal
 
 from cammsr_cli.data.corpus import SourceOptions
 from cammsr_cli.data.dataset_write import require_replaceable
-from cammsr_cli.data.readers.holders import holder_of
+from cammsr_cli.data.readers.containers import holder_of
 from cammsr_cli.encoding.features import FeatureOptions
 from cammsr_cli.errors import UsageError
 from cammsr_cli.media.download import DownloadOptions

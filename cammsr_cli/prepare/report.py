@@ -12,8 +12,8 @@ from cammsr_cli.data.corpus import Corpus
 from cammsr_cli.encoding.encode import Plan
 from cammsr_cli.encoding.features import Features
 from cammsr_cli.prepare.changes import Changes
-from cammsr_cli.prepare.look import Look, look_at
 from cammsr_cli.prepare.options import PrepareOptions
+from cammsr_cli.prepare.vector_quality import Look, look_at
 from cammsr_cli.prepare.web_media import DownloadReport
 
 HISTORY_TO_TRAIN_ON = 4

@@ -9,8 +9,8 @@ import torch
 from numpy.typing import NDArray
 
 from cammsr_cli.model.cammsr import Cammsr
-from cammsr_cli.model.catalogue import Catalogue
-from cammsr_cli.model.windows import Events
+from cammsr_cli.model.catalogue_tensors import Catalogue
+from cammsr_cli.model.history_windows import Events
 from cammsr_cli.ranking.full_ranking import EvaluationCases, Ranking
 
 WEIGHTS = (0.25, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0)

@@ -13,11 +13,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cammsr_cli.model.windows import cut
+from cammsr_cli.model.history_windows import cut
 from cammsr_cli.ranking.explain import modality_weights
 from cammsr_cli.ranking.full_ranking import Ranking
+from cammsr_cli.ranking.memory_budget import in_parts
 from cammsr_cli.ranking.new_items import evenly
-from cammsr_cli.ranking.room import in_parts
 from cammsr_cli.runs.loading import LoadedRun
 
 USERS = 2_000

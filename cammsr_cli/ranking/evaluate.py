@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from cammsr_cli.data.splits import TEST, VALIDATION
 from cammsr_cli.errors import CammsrError, UsageError
-from cammsr_cli.model.catalogue import are_new
-from cammsr_cli.ranking.details import Details, details
+from cammsr_cli.model.catalogue_tensors import are_new
+from cammsr_cli.ranking.evaluation_details import Details, details
 from cammsr_cli.ranking.full_ranking import (
     EvaluationCases,
     Ranking,

@@ -14,12 +14,12 @@ from torch import Tensor
 
 from cammsr_cli.data.dataset import DataSet
 from cammsr_cli.data.splits import TRAIN
-from cammsr_cli.model.by_device import most_on
 from cammsr_cli.model.cammsr import Cammsr, ItemTables
-from cammsr_cli.model.catalogue import Catalogue, are_new, unknown_items
-from cammsr_cli.model.windows import Events, cut
+from cammsr_cli.model.catalogue_tensors import Catalogue, are_new, unknown_items
+from cammsr_cli.model.device_kernels import most_on
+from cammsr_cli.model.history_windows import Events, cut
+from cammsr_cli.ranking.memory_budget import SCORES_AT_ONCE, in_parts
 from cammsr_cli.ranking.new_items import extended_queries, with_places
-from cammsr_cli.ranking.room import SCORES_AT_ONCE, in_parts
 from cammsr_cli.ranking.seen import Histories, Rejections, Seen, mark, put_last, rejections
 from cammsr_cli.ranking.top_k import ExactIndex
 

@@ -16,7 +16,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from cammsr_cli.ranking.room import in_parts
+from cammsr_cli.ranking.memory_budget import in_parts
 from cammsr_cli.ranking.seen import Seen, hide_items, mark
 
 USERS = 256

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from cammsr_cli.files import refusals_named, require_table_output, written_whole
 from cammsr_cli.locks import only_writer
-from cammsr_cli.ranking.details import CUTOFF
+from cammsr_cli.ranking.evaluation_details import CUTOFF
 from cammsr_cli.ranking.full_ranking import Ranking
 from cammsr_cli.runs.loading import LoadedRun
 

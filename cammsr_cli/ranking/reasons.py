@@ -24,7 +24,7 @@ from cammsr_cli.encoding.decode import Decoder, Failure
 from cammsr_cli.encoding.engine import encoder_faults, full_fingerprint
 from cammsr_cli.errors import CammsrError
 from cammsr_cli.model.cammsr import Cammsr, ItemTables
-from cammsr_cli.model.windows import Events
+from cammsr_cli.model.history_windows import Events
 from cammsr_cli.plugins.registry import EncoderSpec, make_encoder
 from cammsr_cli.ranking.full_ranking import user_queries
 

@@ -18,14 +18,14 @@ from torch import Tensor
 
 from cammsr_cli.data.splits import TRAIN
 from cammsr_cli.errors import CammsrError
-from cammsr_cli.model.catalogue import are_new, unknown_items
-from cammsr_cli.model.windows import Events
-from cammsr_cli.ranking.choice import Choice
+from cammsr_cli.model.catalogue_tensors import are_new, unknown_items
+from cammsr_cli.model.history_windows import Events
+from cammsr_cli.ranking.content_pieces import FindMedia, Pieces, PutForward, media_unknown
 from cammsr_cli.ranking.diversity import spread
 from cammsr_cli.ranking.explain import modality_weights, put_forward
 from cammsr_cli.ranking.full_ranking import Ranking, item_tables, user_queries
+from cammsr_cli.ranking.item_filter import Choice
 from cammsr_cli.ranking.new_items import evenly, extended_queries, share_of_new, with_places
-from cammsr_cli.ranking.pieces import FindMedia, Pieces, PutForward, media_unknown
 from cammsr_cli.ranking.recommendations import (
     BECAUSE,
     Answers,

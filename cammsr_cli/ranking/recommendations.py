@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from cammsr_cli.ranking.pieces import PutForward
+from cammsr_cli.ranking.content_pieces import PutForward
 
 BECAUSE = 3
 """Number of past items reported for a recommendation."""

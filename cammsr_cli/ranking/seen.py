@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from cammsr_cli.data.dataset import DataSet
-from cammsr_cli.model.repeats import RepeatBias
-from cammsr_cli.model.windows import Events
+from cammsr_cli.model.history_windows import Events
+from cammsr_cli.model.repeat_bias import RepeatBias
 
 
 @dataclass(frozen=True)

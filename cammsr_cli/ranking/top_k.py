@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from cammsr_cli.errors import UsageError
-from cammsr_cli.model.by_device import most_on
-from cammsr_cli.ranking.room import SCORES_AT_ONCE, in_parts
+from cammsr_cli.model.device_kernels import most_on
+from cammsr_cli.ranking.memory_budget import SCORES_AT_ONCE, in_parts
 from cammsr_cli.ranking.seen import Seen, hide_items, mark
 
 FAISS_FROM_ITEMS = 100_000

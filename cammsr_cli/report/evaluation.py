@@ -9,8 +9,8 @@ from typing import Any
 
 from cammsr_cli.errors import CammsrError, first_line
 from cammsr_cli.ranking.by_category import ExpertUse
-from cammsr_cli.ranking.details import Details
 from cammsr_cli.ranking.evaluate import Evaluation, Ranked
+from cammsr_cli.ranking.evaluation_details import Details
 from cammsr_cli.ranking.metrics import Estimate
 from cammsr_cli.report.gallery import Gallery
 from cammsr_cli.report.page import write_report

@@ -12,9 +12,9 @@ from cammsr_encoders.protocol import MEDIA_FIELDS
 from numpy.typing import NDArray
 
 from cammsr_cli.data.dataset import DataSet
+from cammsr_cli.ranking.content_pieces import FindMedia, media_unknown
 from cammsr_cli.ranking.evaluate import Ranked
 from cammsr_cli.ranking.new_items import evenly
-from cammsr_cli.ranking.pieces import FindMedia, media_unknown
 from cammsr_cli.ranking.recommend import Recommender
 from cammsr_cli.ranking.recommendations import BECAUSE, Recommendation, RecommendedList
 from cammsr_cli.ranking.sessions import Sessions

@@ -13,8 +13,8 @@ import torch
 from cammsr_cli.data.dataset import DataSet
 from cammsr_cli.errors import CammsrError, typed
 from cammsr_cli.model.cammsr import Cammsr
-from cammsr_cli.model.catalogue import Catalogue, are_new, unknown_items
-from cammsr_cli.model.windows import Events
+from cammsr_cli.model.catalogue_tensors import Catalogue, are_new, unknown_items
+from cammsr_cli.model.history_windows import Events
 from cammsr_cli.runs.folder import RunFolder
 from cammsr_cli.runs.spec import ModelSpec, build_model
 from cammsr_cli.runs.weights import load_weights

@@ -15,12 +15,11 @@ from cammsr_cli.config import Config
 from cammsr_cli.data.dataset import DataSet
 from cammsr_cli.distributed import World
 from cammsr_cli.errors import CammsrError, Terminated
-from cammsr_cli.model.by_device import most_on
 from cammsr_cli.model.cammsr import Cammsr
-from cammsr_cli.model.windows import shuffled_batches, training_windows
+from cammsr_cli.model.device_kernels import most_on
+from cammsr_cli.model.history_windows import shuffled_batches, training_windows
 from cammsr_cli.runs.folder import RunFolder
 from cammsr_cli.runs.weights import load_weights
-from cammsr_cli.training.ahead import made_ahead
 from cammsr_cli.training.checkpoints import (
     AVERAGED,
     TrainingState,
@@ -35,6 +34,7 @@ from cammsr_cli.training.checkpoints import (
 )
 from cammsr_cli.training.objective import Objective
 from cammsr_cli.training.plan import Corpus, training_bounds
+from cammsr_cli.training.prefetch import made_ahead
 from cammsr_cli.training.reports import EpochReport, MetricsLog, Outcome, StepReport
 from cammsr_cli.training.sharding import whole_weights
 from cammsr_cli.training.step import (

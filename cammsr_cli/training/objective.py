@@ -19,7 +19,7 @@ from cammsr_cli.errors import UsageError
 from cammsr_cli.model.cammsr import Cammsr
 from cammsr_cli.model.layers import gathered
 from cammsr_cli.model.losses import CrossEntropy, category_loss, sampled_cross_entropy, swap_loss
-from cammsr_cli.model.repeats import LastSeen
+from cammsr_cli.model.repeat_bias import LastSeen
 from cammsr_cli.training.plan import Corpus, Plan
 
 Sides = Sequence[tuple[Tensor, Tensor, Tensor]]

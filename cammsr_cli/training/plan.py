@@ -24,11 +24,11 @@ from torch.nn import functional
 from cammsr_cli.config import TrainingConfig
 from cammsr_cli.data.dataset import DataSet
 from cammsr_cli.data.splits import TRAIN
-from cammsr_cli.model.catalogue import Catalogue, Met, Needed, are_new
+from cammsr_cli.model.catalogue_tensors import Catalogue, Met, Needed, are_new
+from cammsr_cli.model.history_windows import Events, Packed, Rows, Window, cut, pack, shuffle_ties
 from cammsr_cli.model.losses import NOWHERE
 from cammsr_cli.model.negatives import Candidates, draw_candidates, places
-from cammsr_cli.model.repeats import LastSeen, last_seen
-from cammsr_cli.model.windows import Events, Packed, Rows, Window, cut, pack, shuffle_ties
+from cammsr_cli.model.repeat_bias import LastSeen, last_seen
 
 EVEN_ROWS, EVEN_LENGTH = 4, 8
 """The number of rows of a step is a multiple of the first; their length is a multiple of the second

@@ -18,8 +18,8 @@ from cammsr_cli.config import TrainingConfig
 from cammsr_cli.devices import is_out_of_memory
 from cammsr_cli.distributed import World
 from cammsr_cli.errors import CammsrError
-from cammsr_cli.model.by_device import most_on
 from cammsr_cli.model.cammsr import Cammsr
+from cammsr_cli.model.device_kernels import most_on
 from cammsr_cli.training.checkpoints import TrainingState
 from cammsr_cli.training.objective import Objective
 from cammsr_cli.training.plan import PackedPlan, Plan, Planner

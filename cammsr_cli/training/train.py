@@ -18,8 +18,8 @@ from cammsr_cli.devices import repeatable, room_for
 from cammsr_cli.distributed import World
 from cammsr_cli.errors import CammsrError, UsageError, typed
 from cammsr_cli.locks import in_use, only_writer
-from cammsr_cli.model.catalogue import Catalogue
-from cammsr_cli.model.features import MEASURED_ROWS
+from cammsr_cli.model.catalogue_tensors import Catalogue
+from cammsr_cli.model.feature_projection import MEASURED_ROWS
 from cammsr_cli.runs.folder import RunFolder
 from cammsr_cli.runs.loading import read_catalogue, read_events
 from cammsr_cli.runs.spec import ModelSpec, build_model, describe, training_items

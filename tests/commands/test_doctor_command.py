@@ -77,7 +77,7 @@ def test_weights_that_are_not_at_hand_and_broken_encoders_are_to_be_mended(
     ]
     monkeypatch.setattr("cammsr_cli.plugins.registry.find_encoders", lambda: entries)
     facts = SimpleNamespace(missing="its weights are not here", weights=None)
-    monkeypatch.setattr("cammsr_cli.plugins.facts.encoder_facts", lambda _: facts)
+    monkeypatch.setattr("cammsr_cli.plugins.encoder_info.encoder_facts", lambda _: facts)
     smell, text = doctor._encoders()
     assert (smell.says, smell.mend) == (
         "nose 1: ImportError: nose",

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from cammsr_cli.model.by_device import segment_mask
+from cammsr_cli.model.device_kernels import segment_mask
 from cammsr_cli.model.experts import Camoe, CategoryGuide, Router, difference, equal_weights
 from cammsr_cli.model.user_encoder import causal_mask
 

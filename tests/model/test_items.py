@@ -9,11 +9,11 @@ import pytest
 import torch
 from small_catalogue import DIMS, N, small_catalogue, with_values
 
-from cammsr_cli.model import by_device
-from cammsr_cli.model import features as features_module
+from cammsr_cli.model import device_kernels
+from cammsr_cli.model import feature_projection as features_module
 from cammsr_cli.model import items as items_module
-from cammsr_cli.model.catalogue import Catalogue, are_new, has_content, unknown_items
-from cammsr_cli.model.features import FeatureProjection
+from cammsr_cli.model.catalogue_tensors import Catalogue, are_new, has_content, unknown_items
+from cammsr_cli.model.feature_projection import FeatureProjection
 from cammsr_cli.model.items import ItemEncoder, ItemParts, Part
 
 ALL = torch.ones(N, dtype=torch.bool)
@@ -380,7 +380,7 @@ def _neighbours(catalogue: Catalogue, number: int, ids: int, **settings: Any) ->
 def test_neighbours_are_the_items_whose_content_has_the_largest_cosine(
     monkeypatch, at_once
 ) -> None:
-    monkeypatch.setitem(by_device.COSINES_AT_ONCE, "cpu", at_once)
+    monkeypatch.setitem(device_kernels.COSINES_AT_ONCE, "cpu", at_once)
     catalogue = _on_a_line(0.0, 0.1, 0.3, 2.0, 2.1, float("nan"))
     encoder = _neighbours(catalogue, 2, ids=6)
     assert encoder.near_RJ is not None

@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from cammsr_cli.model import by_device, losses
+from cammsr_cli.model import device_kernels, losses
 
 
 def _value_and_gradients(loss_of, *given) -> list[torch.Tensor]:
@@ -44,7 +44,7 @@ def test_cross_entropy_in_chunks_is_the_plain_one_in_value_and_gradient(
     if corrected:  # the last item has no part: those whose own it is have none among the others
         correction[9] = losses.NOWHERE
         assert (own_row == 9).any()
-    monkeypatch.setitem(by_device.LOGITS_AT_ONCE, "cpu", at_once)
+    monkeypatch.setitem(device_kernels.LOGITS_AT_ONCE, "cpu", at_once)
     ours = _value_and_gradients(
         lambda q, o, t: losses.sampled_cross_entropy(q, o, t, own_row, correction, weight).loss,
         query, own, target,
@@ -173,7 +173,7 @@ class _Largest(TorchDispatchMode):
 def test_no_more_logits_than_allowed_exist_at_once(monkeypatch, at_once, allowed) -> None:
     query, target = torch.randn(500, 1, requires_grad=True), torch.randn(40, 1, requires_grad=True)
     own, correction = torch.zeros(500).long(), torch.rand(40)
-    monkeypatch.setitem(by_device.LOGITS_AT_ONCE, "cpu", at_once)
+    monkeypatch.setitem(device_kernels.LOGITS_AT_ONCE, "cpu", at_once)
     with _Largest() as seen:
         losses.sampled_cross_entropy(query, target[own], target, own, correction).loss.backward()
     # Width 1, so that nothing but the logits and the 500 queries is large.

@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 
 from cammsr_cli.config import PRESETS, ModelConfig
 from cammsr_cli.model.cammsr import Cammsr, ItemTables
-from cammsr_cli.model.catalogue import Catalogue
+from cammsr_cli.model.catalogue_tensors import Catalogue
 from cammsr_cli.model.experts import Camoe, CategoryGuide, Router, equal_weights
+from cammsr_cli.model.history_windows import Events, Window, cut
 from cammsr_cli.model.layers import StreamNorm
 from cammsr_cli.model.losses import catalogue_cross_entropy, swap_loss
 from cammsr_cli.model.user_encoder import UserEncoder, causal_mask
-from cammsr_cli.model.windows import Events, Window, cut
 
 Array = NDArray[np.float64]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from cammsr_cli.model.by_device import segment_mask
+from cammsr_cli.model.device_kernels import segment_mask
+from cammsr_cli.model.history_windows import Events, cut, pack
 from cammsr_cli.model.user_encoder import UserEncoder, causal_mask
-from cammsr_cli.model.windows import Events, cut, pack
 
 S, WIDTH, LENGTH = 2, 16, 8
 

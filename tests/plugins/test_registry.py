@@ -10,7 +10,7 @@ from conftest import PROJECT
 
 from cammsr_cli.encoding.encode import encode_items
 from cammsr_cli.errors import CammsrError, UsageError
-from cammsr_cli.plugins.check import check_encoder
+from cammsr_cli.plugins.encoder_check import check_encoder
 from cammsr_cli.plugins.registry import EncoderSpec, find_encoders, make_encoder
 
 GOOD = """

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from cammsr_cli.model.cammsr import Cammsr
-from cammsr_cli.model.catalogue import Catalogue
-from cammsr_cli.model.windows import Events
+from cammsr_cli.model.catalogue_tensors import Catalogue
+from cammsr_cli.model.history_windows import Events
 from cammsr_cli.ranking.branch_weights import WEIGHTS, weigh_branches
 from cammsr_cli.ranking.full_ranking import (
     EvaluationCases,

@@ -10,7 +10,7 @@ import torch
 from toy_recommender import SMALL, make_recommender
 
 from cammsr_cli.data.splits import TEST
-from cammsr_cli.model.windows import cut
+from cammsr_cli.model.history_windows import cut
 from cammsr_cli.ranking.by_category import experts_by_category, weights_by_category
 from cammsr_cli.ranking.evaluate import ranking_of
 from cammsr_cli.ranking.full_ranking import evaluation_cases

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cammsr_cli.model.cammsr import Cammsr, ItemTables
-from cammsr_cli.model.catalogue import Catalogue
+from cammsr_cli.model.catalogue_tensors import Catalogue
 from cammsr_cli.ranking.explain import modality_weights, put_forward
 from cammsr_cli.ranking.full_ranking import item_tables
 

@@ -10,9 +10,9 @@ import torch
 
 from cammsr_cli.data.splits import TEST, VALIDATION
 from cammsr_cli.model.cammsr import Cammsr
-from cammsr_cli.model.catalogue import Catalogue
-from cammsr_cli.model.repeats import RepeatBias
-from cammsr_cli.model.windows import Events
+from cammsr_cli.model.catalogue_tensors import Catalogue
+from cammsr_cli.model.history_windows import Events
+from cammsr_cli.model.repeat_bias import RepeatBias
 from cammsr_cli.ranking import full_ranking
 from cammsr_cli.ranking.full_ranking import (
     EvaluationCases,

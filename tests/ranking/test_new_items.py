@@ -8,7 +8,7 @@ import torch
 from toy_recommender import ITEMS, make_recommender
 
 from cammsr_cli.data.splits import TEST
-from cammsr_cli.model.catalogue import Catalogue, are_new
+from cammsr_cli.model.catalogue_tensors import Catalogue, are_new
 from cammsr_cli.ranking import new_items
 from cammsr_cli.ranking.full_ranking import EvaluationCases, evaluation_cases, model_ranks
 from cammsr_cli.ranking.new_items import (

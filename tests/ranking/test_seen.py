@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cammsr_cli.model.repeats import RepeatBias
-from cammsr_cli.model.windows import Events
+from cammsr_cli.model.history_windows import Events
+from cammsr_cli.model.repeat_bias import RepeatBias
 from cammsr_cli.ranking.seen import (
     Histories,
     Seen,

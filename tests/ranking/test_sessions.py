@@ -12,7 +12,7 @@ from toy_recommender import ITEMS, make_recommender
 from cammsr_cli.data.splits import TRAIN
 from cammsr_cli.errors import CammsrError, UsageError
 from cammsr_cli.ranking import sessions
-from cammsr_cli.ranking.choice import Choice
+from cammsr_cli.ranking.item_filter import Choice
 from cammsr_cli.ranking.recommend import Recommender
 
 

@@ -29,7 +29,7 @@ from cammsr_cli.distributed import World
 from cammsr_cli.errors import CammsrError, Terminated
 from cammsr_cli.files import CHECKSUMS
 from cammsr_cli.model.cammsr import Cammsr, ItemTables
-from cammsr_cli.model.windows import Window
+from cammsr_cli.model.history_windows import Window
 from cammsr_cli.ranking.full_ranking import evaluation_cases, model_ranks
 from cammsr_cli.ranking.metrics import per_user
 from cammsr_cli.runs.folder import RunFolder

@@ -17,9 +17,9 @@ from cammsr_cli.config import TrainingConfig
 from cammsr_cli.errors import UsageError
 from cammsr_cli.model import negatives as sampling
 from cammsr_cli.model.cammsr import Cammsr
-from cammsr_cli.model.catalogue import Catalogue
+from cammsr_cli.model.catalogue_tensors import Catalogue
+from cammsr_cli.model.history_windows import Events, cut
 from cammsr_cli.model.losses import swap_loss
-from cammsr_cli.model.windows import Events, cut
 from cammsr_cli.training.objective import Objective
 from cammsr_cli.training.plan import Corpus, Plan, Planner
 

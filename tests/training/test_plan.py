@@ -11,9 +11,9 @@ import torch
 from pretended_cuda import OnCuda, pretended_cuda
 
 from cammsr_cli.config import TrainingConfig
-from cammsr_cli.model.catalogue import Catalogue
+from cammsr_cli.model.catalogue_tensors import Catalogue
+from cammsr_cli.model.history_windows import Events
 from cammsr_cli.model.losses import NOWHERE
-from cammsr_cli.model.windows import Events
 from cammsr_cli.training.plan import EVEN_CANDIDATES, EVEN_POSITIONS, Corpus, Plan, Planner
 
 ITEMS, LENGTH = 30, 9

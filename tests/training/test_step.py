@@ -15,8 +15,8 @@ from cammsr_cli.distributed import World
 from cammsr_cli.errors import CammsrError
 from cammsr_cli.model import negatives as sampling
 from cammsr_cli.model.cammsr import Cammsr
-from cammsr_cli.model.catalogue import Catalogue, Needed
-from cammsr_cli.model.windows import Events
+from cammsr_cli.model.catalogue_tensors import Catalogue, Needed
+from cammsr_cli.model.history_windows import Events
 from cammsr_cli.training.checkpoints import TrainingState
 from cammsr_cli.training.objective import Objective
 from cammsr_cli.training.plan import Corpus, Plan, Planner

@@ -9,7 +9,7 @@ from pathlib import Path
 import polars as pl
 
 from cammsr_cli.data.readers.columns import listed, normalised
-from cammsr_cli.data.readers.contents import Reading
+from cammsr_cli.data.readers.file_contents import Reading
 from cammsr_cli.data.readers.tables import SourceTables, Table, counted, open_table
 from cammsr_cli.errors import UsageError
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import unquote
 
-from cammsr_cli.data.readers.contents import COMPRESSIONS
+from cammsr_cli.data.readers.file_contents import COMPRESSIONS
 
 Format = Literal["csv", "tsv", "jsonl", "parquet"]
 

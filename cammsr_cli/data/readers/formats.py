@@ -9,7 +9,8 @@ from typing import Literal, get_args
 
 from cammsr_cli.data.readers.amazon import as_amazon, find_amazon
 from cammsr_cli.data.readers.columns import CANDIDATES, listed, looks_like_data, normalised
-from cammsr_cli.data.readers.contents import Reading
+from cammsr_cli.data.readers.containers import holder_of, is_holder, tables_of
+from cammsr_cli.data.readers.file_contents import Reading
 from cammsr_cli.data.readers.file_names import (
     FORMATS,
     part_files,
@@ -17,10 +18,9 @@ from cammsr_cli.data.readers.file_names import (
     visible,
 )
 from cammsr_cli.data.readers.grouplens import LAYOUTS, find_grouplens
-from cammsr_cli.data.readers.holders import holder_of, is_holder, tables_of
-from cammsr_cli.data.readers.joined import joined_items
+from cammsr_cli.data.readers.item_files import joined_items
+from cammsr_cli.data.readers.item_properties import is_properties, items_of_properties
 from cammsr_cli.data.readers.microlens import find_microlens
-from cammsr_cli.data.readers.properties import is_properties, items_of_properties
 from cammsr_cli.data.readers.public_sets import as_diginetica, find_mind
 from cammsr_cli.data.readers.recbole import as_recbole, find_recbole
 from cammsr_cli.data.readers.tables import (

@@ -9,7 +9,7 @@ from pathlib import Path
 import polars as pl
 
 from cammsr_cli.data.readers.columns import listed
-from cammsr_cli.data.readers.contents import Reading, decode, read_content, read_text
+from cammsr_cli.data.readers.file_contents import Reading, decode, read_content, read_text
 from cammsr_cli.data.readers.tables import SourceTables, Table, open_table
 from cammsr_cli.errors import CammsrError
 

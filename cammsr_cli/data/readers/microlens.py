@@ -11,7 +11,7 @@ from pathlib import Path
 import polars as pl
 
 from cammsr_cli.data.readers.columns import CANDIDATES, item_column, normalised
-from cammsr_cli.data.readers.contents import Reading, read_text
+from cammsr_cli.data.readers.file_contents import Reading, read_text
 from cammsr_cli.data.readers.file_names import table_format, visible
 from cammsr_cli.data.readers.ids import clean_ids
 from cammsr_cli.data.readers.tables import (

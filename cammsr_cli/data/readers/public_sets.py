@@ -9,8 +9,8 @@ from pathlib import Path
 import polars as pl
 
 from cammsr_cli.data.readers.columns import normalised
-from cammsr_cli.data.readers.contents import Reading
 from cammsr_cli.data.readers.faults import fail_at
+from cammsr_cli.data.readers.file_contents import Reading
 from cammsr_cli.data.readers.tables import SourceTables, Table, counted, open_table
 from cammsr_cli.data.readers.timestamps import read_values
 

@@ -14,7 +14,17 @@ import polars as pl
 import zstandard
 
 from cammsr_cli.data.readers.columns import listed
-from cammsr_cli.data.readers.contents import (
+from cammsr_cli.data.readers.containers import (
+    HOLDERS,
+    held_columns,
+    holder_of,
+    read_held,
+    tables_of,
+)
+from cammsr_cli.data.readers.databases import read_query
+from cammsr_cli.data.readers.delimited import header_of, line_of, read_delimited
+from cammsr_cli.data.readers.dialects import Dialect
+from cammsr_cli.data.readers.file_contents import (
     COMPRESSIONS,
     UTF8,
     UTF8_BOM,
@@ -24,9 +34,6 @@ from cammsr_cli.data.readers.contents import (
     read_content,
     read_text,
 )
-from cammsr_cli.data.readers.databases import read_query
-from cammsr_cli.data.readers.delimited import header_of, line_of, read_delimited
-from cammsr_cli.data.readers.dialects import Dialect
 from cammsr_cli.data.readers.file_names import (
     FORMATS,
     Format,
@@ -35,13 +42,6 @@ from cammsr_cli.data.readers.file_names import (
     table_format,
 )
 from cammsr_cli.data.readers.headerless import known_columns
-from cammsr_cli.data.readers.holders import (
-    HOLDERS,
-    held_columns,
-    holder_of,
-    read_held,
-    tables_of,
-)
 from cammsr_cli.data.readers.json_rows import json_keys, read_json
 from cammsr_cli.errors import CammsrError, UsageError, first_line
 

@@ -19,8 +19,8 @@ from zoneinfo import ZoneInfo
 import polars as pl
 import pytest
 
-from cammsr_cli.data.conditions import Condition
 from cammsr_cli.data.corpus import Corpus, SourceOptions, read_corpus
+from cammsr_cli.data.event_conditions import Condition
 from cammsr_cli.errors import CammsrError
 
 Content = str | bytes | pl.DataFrame

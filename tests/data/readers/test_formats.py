@@ -11,7 +11,7 @@ from conftest import PROJECT
 from read_back import categories_of, sequences
 
 from cammsr_cli.data.corpus import SourceOptions, read_corpus
-from cammsr_cli.data.readers.contents import Reading
+from cammsr_cli.data.readers.file_contents import Reading
 from cammsr_cli.data.readers.formats import FORMAT_NAMES, open_sources
 from cammsr_cli.errors import UsageError
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from cammsr_cli.data.corpus import Corpus, SourceOptions, read_corpus
-from cammsr_cli.data.readers.contents import Reading
+from cammsr_cli.data.readers.file_contents import Reading
 from cammsr_cli.data.readers.grouplens import GENRES, find_grouplens
 from cammsr_cli.errors import CammsrError, UsageError
 

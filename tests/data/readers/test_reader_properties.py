@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from cammsr_cli.data.corpus import Corpus, SourceOptions, read_corpus
-from cammsr_cli.data.readers.contents import Reading, checked_encoding
+from cammsr_cli.data.readers.file_contents import Reading, checked_encoding
 from cammsr_cli.data.readers.tables import open_table
 from cammsr_cli.errors import CammsrError
 

@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 from cammsr_cli.data.corpus import Corpus, SourceOptions, read_corpus
-from cammsr_cli.data.readers.contents import Reading
+from cammsr_cli.data.readers.file_contents import Reading
 from cammsr_cli.encoding.vectors import read_vectors
 from cammsr_cli.errors import CammsrError, UsageError
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from cammsr_cli.data.readers.contents import Reading
 from cammsr_cli.data.readers.delimited import Delimited, read_delimited
+from cammsr_cli.data.readers.file_contents import Reading
 from cammsr_cli.data.readers.tables import columns_of, open_table
 from cammsr_cli.errors import CammsrError
 

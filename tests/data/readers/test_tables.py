@@ -12,7 +12,7 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cammsr_cli.data.readers.contents import MISSING, Reading, checked_encoding
+from cammsr_cli.data.readers.file_contents import MISSING, Reading, checked_encoding
 from cammsr_cli.data.readers.tables import columns_of, open_table
 from cammsr_cli.errors import CammsrError, UsageError
 

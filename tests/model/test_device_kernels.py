@@ -6,7 +6,7 @@ import pytest
 import torch
 from pretended_cuda import OnCuda, pretended_cuda
 
-from cammsr_cli.model.by_device import attention, dropout, filled, rows_at_once, segment_mask
+from cammsr_cli.model.device_kernels import attention, dropout, filled, rows_at_once, segment_mask
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 

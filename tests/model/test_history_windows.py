@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cammsr_cli.model.windows import (
+from cammsr_cli.model.history_windows import (
     ROW_AT_LEAST,
     TIME_BUCKETS,
     Events,

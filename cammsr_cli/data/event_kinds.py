@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from cammsr_cli.data.conditions import Condition, column_of, kinds_of, rows_with
+from cammsr_cli.data.event_conditions import Condition, column_of, kinds_of, rows_with
 from cammsr_cli.data.readers.ids import clean_ids
 from cammsr_cli.data.readers.tables import Table
 from cammsr_cli.errors import UsageError

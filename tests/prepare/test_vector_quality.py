@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from cammsr_cli.prepare.look import Look, look_at
+from cammsr_cli.prepare.vector_quality import Look, look_at
 
 
 def labelled(items: int, categories: int) -> tuple[NDArray[np.int64], NDArray[np.int32]]:

@@ -7,9 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cammsr_cli.model.history_windows import Events, Window, cut, pack
 from cammsr_cli.model.losses import NOWHERE
-from cammsr_cli.model.repeats import RepeatBias, last_seen
-from cammsr_cli.model.windows import Events, Window, cut, pack
+from cammsr_cli.model.repeat_bias import RepeatBias, last_seen
 
 HISTORIES = st.lists(
     st.lists(st.integers(0, 4), min_size=2, max_size=9), min_size=1, max_size=6

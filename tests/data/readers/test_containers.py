@@ -16,7 +16,7 @@ import xlsxwriter
 
 from cammsr_cli.data.corpus import Corpus, SourceOptions, read_corpus
 from cammsr_cli.data.dataset import DataSet
-from cammsr_cli.data.readers.contents import Reading
+from cammsr_cli.data.readers.file_contents import Reading
 from cammsr_cli.data.readers.tables import open_table
 from cammsr_cli.errors import CammsrError, UsageError
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from cammsr_cli.model.cammsr import Cammsr, ItemTables
-from cammsr_cli.model.windows import TIME_BUCKETS, Window
+from cammsr_cli.model.history_windows import TIME_BUCKETS, Window
 
 
 class UserEncoderProgram(nn.Module):

@@ -11,7 +11,7 @@ import torch
 from toy_recommender import ITEMS, make_recommender
 
 from cammsr_cli.data.splits import TEST, TRAIN
-from cammsr_cli.ranking import details
+from cammsr_cli.ranking import evaluation_details as details
 from cammsr_cli.ranking.evaluate import ranks_of
 from cammsr_cli.ranking.full_ranking import Ranking, evaluation_cases, item_tables
 from cammsr_cli.ranking.metrics import per_user

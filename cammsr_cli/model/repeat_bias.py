@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cammsr_cli.model.windows import Window
+from cammsr_cli.model.history_windows import Window
 
 
 class LastSeen(NamedTuple):

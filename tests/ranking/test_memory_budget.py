@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from cammsr_cli.errors import CammsrError
-from cammsr_cli.ranking.room import in_parts
+from cammsr_cli.ranking.memory_budget import in_parts
 
 NO_ROOM = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cammsr_cli.data.splits import TRAIN
-from cammsr_cli.model.catalogue import Catalogue, are_new
+from cammsr_cli.model.catalogue_tensors import Catalogue, are_new
 from cammsr_cli.ranking.by_category import (
     CategoryWeights,
     ExpertUse,

@@ -21,8 +21,8 @@ from cammsr_cli.data.dataset import DataSet
 from cammsr_cli.distributed import World
 from cammsr_cli.errors import CammsrError
 from cammsr_cli.locks import only_writer
+from cammsr_cli.prepare.dataset_parts import prepare_together
 from cammsr_cli.prepare.options import PrepareOptions
-from cammsr_cli.prepare.parts import prepare_together
 
 ITEMS = 100
 

@@ -16,8 +16,8 @@ from toy_data import write_toy_data
 
 from cammsr_cli.config import resolve
 from cammsr_cli.distributed import World
-from cammsr_cli.training.ahead import made_ahead
 from cammsr_cli.training.plan import Planner
+from cammsr_cli.training.prefetch import made_ahead
 from cammsr_cli.training.reports import StepReport
 from cammsr_cli.training.train import Listener, train
 

@@ -11,9 +11,9 @@ from small_catalogue import DIMS, C, N, small_catalogue, with_values
 from cammsr_cli.config import PRESETS, ModelConfig
 from cammsr_cli.model import cammsr as model_module
 from cammsr_cli.model.cammsr import Cammsr, ItemTables
-from cammsr_cli.model.catalogue import Catalogue
+from cammsr_cli.model.catalogue_tensors import Catalogue
+from cammsr_cli.model.history_windows import Events, Window, cut, pack
 from cammsr_cli.model.losses import category_loss
-from cammsr_cli.model.windows import Events, Window, cut, pack
 
 LENGTH = 6
 PAPER = PRESETS["paper"]["model"] | {"width": 16, "length": LENGTH}

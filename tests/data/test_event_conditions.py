@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cammsr_cli.data.conditions import Condition
 from cammsr_cli.data.corpus import SourceOptions, read_corpus
+from cammsr_cli.data.event_conditions import Condition
 from cammsr_cli.data.readers.tables import Table
 from cammsr_cli.errors import CammsrError, UsageError
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cammsr_cli.data.conditions import Condition
 from cammsr_cli.data.corpus import Corpus, SourceOptions, read_corpus
 from cammsr_cli.data.dataset import DataSet
-from cammsr_cli.data.kinds import Weights
+from cammsr_cli.data.event_conditions import Condition
+from cammsr_cli.data.event_kinds import Weights
 from cammsr_cli.errors import CammsrError, UsageError
 
 LOG = """user,item,timestamp,action,stars

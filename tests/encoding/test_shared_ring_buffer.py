@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cammsr_cli.encoding import ring as ring_module
+from cammsr_cli.encoding import shared_ring_buffer as ring_module
 from cammsr_cli.encoding.decode import Decoder
-from cammsr_cli.encoding.ring import Ring
+from cammsr_cli.encoding.shared_ring_buffer import Ring
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="a kind of Linux's memory")
 
