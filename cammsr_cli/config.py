@@ -2,6 +2,8 @@
 
 Precedence: preset < config file < environment (`CAMMSR_MODEL__WIDTH=128`) < command line
 (`--set model.width=128`). The resolved settings are saved with every run as `config.yaml`.
+
+This file has more than 400 lines, so that every setting stands in one place with its help.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""`cammsr prepare`: convert raw files to one data set."""
+"""`cammsr prepare`: convert raw files to one data set.
+
+This file has more than 400 lines, since Typer wants each option declared where it is used.
+"""
 
 from __future__ import annotations
 

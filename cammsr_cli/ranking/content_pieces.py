@@ -5,6 +5,7 @@ Axes: V score width.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +24,8 @@ FindMedia = Callable[[str], Path | str]
 """Maps a path or URL from an items file to the local file, or to the reason why there is none."""
 
 Chooser = TypeVar("Chooser", bound="PieceChooser")
+
+_SENTENCE = re.compile(r".+?[.!?](?=\s|$)", re.DOTALL)
 
 
 def media_unknown(_written: str) -> str:
@@ -131,3 +134,11 @@ class Pieces:
 def _remark(remark: str, remarks: list[str]) -> None:
     if remark not in remarks:
         remarks.append(remark)
+
+
+def first_piece(modality: str, value: str) -> str:
+    """The first sentence of a text; other values, such as paths, unchanged."""
+    if modality != "text":
+        return value
+    sentence = _SENTENCE.match(value)
+    return (sentence.group() if sentence else value).strip()

@@ -5,7 +5,6 @@ Axes: U users, N items, K best items, S streams, M modalities, V score width.
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -20,7 +19,13 @@ from cammsr_cli.data.splits import TRAIN
 from cammsr_cli.errors import CammsrError
 from cammsr_cli.model.catalogue_tensors import are_new, unknown_items
 from cammsr_cli.model.history_windows import Events
-from cammsr_cli.ranking.content_pieces import FindMedia, Pieces, PutForward, media_unknown
+from cammsr_cli.ranking.content_pieces import (
+    FindMedia,
+    Pieces,
+    PutForward,
+    first_piece,
+    media_unknown,
+)
 from cammsr_cli.ranking.diversity import spread
 from cammsr_cli.ranking.explain import modality_weights, put_forward
 from cammsr_cli.ranking.full_ranking import Ranking, item_tables, user_queries
@@ -43,8 +48,6 @@ from cammsr_cli.runs.loading import LoadedRun
 
 RECALL_USERS = 256
 """Number of users by whom the recall of an approximate index is measured."""
-
-_SENTENCE = re.compile(r".+?[.!?](?=\s|$)", re.DOTALL)
 
 
 class Recommender:
@@ -359,7 +362,7 @@ class Recommender:
     def _content(self, modality: str, texts: Mapping[str, str]) -> PutForward:
         for name in self._shown_by(modality):
             if texts[name]:
-                return PutForward(modality, name, _piece(modality, texts[name]))
+                return PutForward(modality, name, first_piece(modality, texts[name]))
         return PutForward(modality, "", "")
 
     def _shown_by(self, modality: str) -> list[str]:
@@ -394,11 +397,3 @@ def _most(effects: list[float], items: list[int]) -> list[tuple[int, float]]:
         total[item] = total.get(item, 0.0) + effect
     best = sorted(total.items(), key=lambda pair: -pair[1])[:BECAUSE]
     return [(item, effect) for item, effect in best if effect > 0]
-
-
-def _piece(modality: str, value: str) -> str:
-    """The first sentence of a text; other values, such as paths, unchanged."""
-    if modality != "text":
-        return value
-    sentence = _SENTENCE.match(value)
-    return (sentence.group() if sentence else value).strip()

@@ -3,6 +3,8 @@
 The pytest suite of `cammsr_encoders.testing` and the command `cammsr encoders check` both run
 these. A check returns if all is well and raises `ContractBroken`, which says what to mend, if not.
 Nothing here needs pytest, or the rest of cammsr.
+
+This file has more than 400 lines: the checks are many and small, and are read one after another.
 """
 
 from __future__ import annotations
